@@ -1,0 +1,8 @@
+"""nanogen: deep generative models from scratch, on NumPy and CuPy."""
+
+from nanogen import functional
+from nanogen.autograd import Tensor, grad, no_grad, tensor
+from nanogen.backend import Generator
+from nanogen.functional import *
+
+__version__ = "0.1.0"

@@ -1,0 +1,511 @@
+"""The engine: tensors, primitives and reverse-mode differentiation.  It knows no operation but its own four.
+
+A `Tensor` is an array and its place in the graph, a `Node`.  A node remembers which primitive made it from which
+inputs.  A *primitive* is declared once, its forward on raw arrays and one gradient rule (vector-Jacobian product)
+per differentiable input:
+
+    @primitive
+    def multiply(a, b):
+        return a * b
+
+    multiply.vjp(lambda g, out, a, b: g * b, lambda g, out, a, b: g * a)
+
+Rules receive `(g, out, *inputs)` as Tensors and are written in differentiable operations: gradients have any order.
+Positional arguments of a primitive are tensors, keyword arguments are its static parameters.
+
+Griewank & Walther 2008, Evaluating Derivatives, chapter 3, is the reverse mode that this file carries out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nanogen.backend import Array, array_module, device_of, to_device, to_numpy
+
+_recording: contextvars.ContextVar[bool] = contextvars.ContextVar("recording", default=True)
+_next_index = itertools.count().__next__
+
+
+@contextlib.contextmanager
+def set_grad_enabled(enabled: bool) -> Iterator[None]:
+    """Within this context operations build a graph or do not; local to the thread or task, usable as a decorator."""
+    token = _recording.set(enabled)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+def no_grad() -> contextlib._GeneratorContextManager[None]:
+    """Within this context nothing is recorded, so nothing is kept for a backward pass."""
+    return set_grad_enabled(False)
+
+
+class Node:
+    """A place in the graph: a leaf, or what `primitive` made of `inputs`.
+
+    A node holds its inputs and its output's array but no tensor holds its node's descendants: there is no cycle,
+    and a graph is freed with the last name that holds its end.
+    """
+
+    __slots__ = ("grad", "index", "inputs", "output", "parameters", "primitive", "saved")
+
+    def __init__(self, primitive=None, inputs=(), parameters=None, output=None, saved=None):
+        self.primitive, self.inputs, self.parameters = primitive, inputs, parameters
+        self.output, self.saved = output, saved
+        self.grad: Tensor | None = None
+        self.index = _next_index()  # a node is younger than all it was made from: sorting by age is topological
+
+
+class Tensor:
+    """An array of NumPy's or CuPy's with a place in the graph.
+
+    Made by `nanogen.tensor`; arithmetic, reductions and reshaping are methods as in torch (see `functional`).
+    """
+
+    __slots__ = ("__weakref__", "data", "node")
+    __array_ufunc__ = None  # so that `array * tensor` asks the tensor
+
+    def __init__(self, data: Array, node: Node | None = None):
+        self.data = data
+        self.node: Any = node  # None where no gradient flows
+
+    if TYPE_CHECKING:  # attached by `functional`: the engine knows no operation
+        __add__: Callable[..., Tensor]
+        __radd__: Callable[..., Tensor]
+        __sub__: Callable[..., Tensor]
+        __rsub__: Callable[..., Tensor]
+        __mul__: Callable[..., Tensor]
+        __rmul__: Callable[..., Tensor]
+        __truediv__: Callable[..., Tensor]
+        __rtruediv__: Callable[..., Tensor]
+        __pow__: Callable[..., Tensor]
+        __rpow__: Callable[..., Tensor]
+        __matmul__: Callable[..., Tensor]
+        __neg__: Callable[..., Tensor]
+        __getitem__: Callable[..., Tensor]
+        __invert__: Callable[..., Tensor]
+        __lt__: Callable[..., Tensor]
+        __le__: Callable[..., Tensor]
+        __gt__: Callable[..., Tensor]
+        __ge__: Callable[..., Tensor]
+        __and__: Callable[..., Tensor]
+        __or__: Callable[..., Tensor]
+
+        def __getattr__(self, name: str) -> Callable[..., Any]: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.data.dtype
+
+    @property
+    def device(self) -> str:
+        return device_of(self.data)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow to or through this tensor.  Assign True to make it a leaf, False to cut it off."""
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if value and self.dtype.kind != "f":
+            raise TypeError(f"only floating-point tensors can require gradients, got dtype {self.dtype}")
+        self.node = (self.node or Node()) if value else None
+
+    @property
+    def grad(self) -> Tensor | None:
+        """What `backward` has accumulated in this leaf so far; None before."""
+        return self.node.grad if self.node else None
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if self.node is None:
+            raise ValueError("a tensor that does not require gradients has no grad to assign")
+        self.node.grad = value
+
+    def backward(self, gradient: Tensor | Array | None = None) -> None:
+        """Add the gradient of this tensor to `.grad` of every leaf that it depends on.
+
+        Args:
+            gradient: the cotangent, of this tensor's shape; may be left out for a single number.
+        """
+        if self.node is None:
+            raise ValueError("backward: this tensor does not depend on any that requires gradients")
+        leaves = [node for node in _ancestors([self.node]) if node.primitive is None]
+        found, private = _vector_jacobian_product([(self, _cotangent(self, gradient))], leaves, create_graph=False)
+        for leaf in leaves:
+            g = found[leaf]
+            if leaf.grad is not None:
+                g = Tensor(leaf.grad.data + g.data)
+            elif leaf not in private:
+                g = Tensor(g.data.copy())
+            leaf.grad = g
+
+    def detach(self) -> Tensor:
+        """The same array, cut off from the graph."""
+        return Tensor(self.data)
+
+    def numpy(self) -> np.ndarray:
+        """The numbers as a NumPy array; waits for the device if they lie on one."""
+        return to_numpy(self.data)
+
+    def item(self) -> float | int | bool:
+        """The single number that this tensor holds."""
+        return self.data.item()
+
+    def to(self, target: str | Any) -> Tensor:
+        """On another device (`"cpu"`, `"cuda"`) or of another dtype; differentiable."""
+        if target in ("cpu", "cuda"):
+            return self if target == self.device else move(self, device=target)
+        return self if np.dtype(target) == self.dtype else cast(self, dtype=np.dtype(target))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.device != "cpu":
+            raise TypeError("a tensor on a GPU does not turn into a NumPy array silently: use .numpy()")
+        return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __repr__(self) -> str:
+        return f"tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
+
+
+def tensor(data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None) -> Tensor:
+    """A tensor of a copy of `data`: an array of NumPy's or CuPy's, a tensor, a list or a number; its dtype is kept.
+
+    A Python float is a double, so a list of them becomes float64.
+
+    Raises:
+        TypeError: `data` is not numeric, or gradients are asked for of a tensor of integers.
+    """
+    data = data.data if isinstance(data, Tensor) else data
+    array = array_module(data).array(data, dtype=dtype)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"data must be real numbers, got dtype {array.dtype}")
+    result = Tensor(array if device is None else to_device(array, device))
+    result.requires_grad = requires_grad
+    return result
+
+
+def constant(value: Any, beside: Sequence[Any] = ()) -> Tensor:
+    """`value` as a tensor without a copy.  A Python or NumPy scalar takes the type and device of the tensors
+    `beside` it, so that `x * 0.5` keeps the type of x."""
+    if isinstance(value, Tensor):
+        return value
+    if not isinstance(value, bool | int | float | np.generic):
+        return Tensor(array_module(value).asarray(value))
+    others = [x.data for x in beside if isinstance(x, Tensor)]
+    if not others:
+        return Tensor(np.asarray(value))
+    like = next((x for x in others if x.dtype.kind == "f"), others[0])
+    keeps_type = like.dtype.kind == "f" or (like.dtype.kind in "iu" and isinstance(value, int | np.integer))
+    return Tensor(array_module(like).asarray(value, dtype=like.dtype if keeps_type else None))
+
+
+class Primitive:
+    """A differentiable operation: its forward on raw arrays, and how gradients go back through it.
+
+    What the forward takes before its `*` are tensors, what comes after are static parameters.  Callers may pass
+    the parameters by position too, as in torch.
+    """
+
+    def __init__(self, forward: Callable[..., Array]):
+        self.forward = forward
+        self.rules: tuple[Callable[..., Tensor] | None, ...] = ()
+        self.__name__, self.__doc__ = forward.__name__, forward.__doc__
+        declared = list(inspect.signature(forward).parameters.values())
+        static = [p for p in declared if p.kind is p.KEYWORD_ONLY]
+        self.names = [p.name for p in declared]
+        self.defaults = {p.name: p.default for p in static if p.default is not p.empty}
+        self.tensors = len(declared) - len(static)
+        self.variadic = any(p.kind is p.VAR_POSITIONAL for p in declared)
+        if not self.variadic:
+            by_position = [p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in declared]
+            self.__signature__ = inspect.Signature(by_position)
+
+    def vjp(self, *rules: Callable[..., Tensor] | None) -> None:
+        """Declare one gradient rule `(g, out, *inputs, **parameters) -> Tensor` per input, None where there is none.
+
+        The engine undoes broadcasting and changes of type: a rule may return its gradient in the shape of g."""
+        self.rules = rules
+
+    def vjp_each(self, rule: Callable[..., Tensor]) -> None:
+        """Declare the rule `(i, g, out, *inputs, **parameters) -> Tensor` of the i-th of any number of inputs."""
+        self.rule_of_each = rule
+
+    def __call__(self, *inputs: Any, **parameters: Any) -> Tensor:
+        if len(inputs) != self.tensors and not self.variadic:
+            bound = self.__signature__.bind(*inputs, **parameters).arguments
+            inputs = tuple(bound.pop(name) for name in self.names[: self.tensors])
+            parameters = bound
+        if self.defaults:
+            parameters = {**self.defaults, **parameters}
+        tensors = [x if isinstance(x, Tensor) else constant(x, inputs) for x in inputs]
+        output, saved = self.run(*[x.data for x in tensors], **parameters)
+        if type(output) is not type(tensors[0].data):
+            output = array_module(tensors[0].data).asarray(output)  # NumPy turns 0-d results into scalars
+        if _recording.get():
+            for x in tensors:
+                if x.node is not None and output.dtype.kind == "f":
+                    return Tensor(output, Node(self, tensors, parameters, output, saved))
+        return Tensor(output)
+
+    def run(self, *arrays: Array, **parameters: Any) -> tuple[Array, Any]:
+        return self.forward(*arrays, **parameters), None
+
+    def gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+        """The gradients of the inputs from that of the output; None where not wanted or where there is none."""
+        out = Tensor(node.output, node)
+        if not self.rules:
+            rule = self.rule_of_each
+            return [rule(i, g, out, *node.inputs, **node.parameters) if want else None for i, want in enumerate(wanted)]
+        return [
+            rule(g, out, *node.inputs, **node.parameters) if want and rule else None
+            for rule, want in zip(self.rules, wanted, strict=False)
+        ]
+
+
+class Fused(Primitive):
+    """A primitive with a hand-tuned forward and first-order gradient beside its readable *definition*.
+
+    Its forward returns `(output, saved)`; its gradient works on raw arrays.  Where the gradient itself has to be
+    differentiable, the definition is differentiated instead.
+    """
+
+    definition: Callable[..., Tensor]
+
+    def gradient(self, rule: Callable[..., Sequence[Array | None]]) -> Callable[..., Sequence[Array | None]]:
+        """Declare `(g, out, saved, *inputs, wanted, **parameters) -> the inputs' gradients`, all raw arrays.
+
+        Each array returned is new, a view, or g itself."""
+        self.fast_gradient = rule
+        return rule
+
+    def run(self, *arrays: Array, **parameters: Any) -> tuple[Array, Any]:
+        return self.forward(*arrays, **parameters)
+
+    def gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+        if not _recording.get():
+            arrays = [x.data for x in node.inputs]
+            found = self.fast_gradient(g.data, node.output, node.saved, *arrays, wanted=wanted, **node.parameters)
+            return [None if array is None else Tensor(array) for array in found]
+        copies = [identity(x) if want else x for x, want in zip(node.inputs, wanted, strict=True)]
+        targets = [x for x, want in zip(copies, wanted, strict=True) if want]
+        found = iter(
+            grad(self.definition(*copies, **node.parameters), targets, g, create_graph=True, allow_unused=True)
+        )
+        return [next(found) if want else None for want in wanted]
+
+
+def primitive(forward: Callable[..., Array]) -> Primitive:
+    """Declare a primitive by its forward; its gradient rules follow with `.vjp(…)`."""
+    return Primitive(forward)
+
+
+def fused(definition: Callable[..., Tensor]) -> Callable[[Callable[..., tuple[Array, Any]]], Fused]:
+    """Declare a fused primitive: a fast form of `definition`; its gradient follows with `.gradient`."""
+
+    def declare(forward: Callable[..., tuple[Array, Any]]) -> Fused:
+        result = Fused(forward)
+        result.definition = definition
+        result.__doc__ = definition.__doc__
+        return result
+
+    return declare
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Any = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of `outputs` with respect to `inputs`, one a tensor of `inputs`, of its shape and type.
+
+    Args:
+        outputs: one tensor or several; several are summed.
+        inputs: one tensor or several, leaves or not.
+        grad_outputs: the cotangents, one an output; may be left out for outputs of a single number.
+        create_graph: whether the gradients can themselves be differentiated.
+        allow_unused: whether None is an answer, for an input that the outputs do not depend on.
+
+    Raises:
+        ValueError: an input that does not require gradients or is not used, a cotangent of the wrong shape.
+    """
+    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    given = grad_outputs if isinstance(grad_outputs, list | tuple) else [grad_outputs] * len(outputs)
+    if len(given) != len(outputs):
+        raise ValueError(f"grad_outputs must be one an output: got {len(given)} for {len(outputs)}")
+    for i, x in enumerate(inputs):
+        if x.node is None:
+            raise ValueError(f"inputs[{i}] does not require gradients")
+    for i, y in enumerate(outputs):
+        if y.node is None and not allow_unused:
+            raise ValueError(f"outputs[{i}] does not depend on any tensor that requires gradients")
+    recorded = [(y, _cotangent(y, g)) for y, g in zip(outputs, given, strict=True) if y.node is not None]
+    found, _ = _vector_jacobian_product(recorded, [x.node for x in inputs], create_graph)
+    for i, x in enumerate(inputs):
+        if x.node not in found and not allow_unused:
+            raise ValueError(f"inputs[{i}] is not used by the outputs; allow_unused=True gives None for it")
+    return tuple(found.get(x.node) for x in inputs)
+
+
+def _cotangent(y: Tensor, given: Any) -> Tensor:
+    xp = array_module(y.data)
+    if given is None:
+        if y.data.size != 1:
+            raise ValueError(f"grad_outputs may be left out only for a single number, not for shape {y.shape}")
+        return Tensor(xp.ones_like(y.data))
+    g = constant(given)
+    if g.shape != y.shape:
+        raise ValueError(f"grad_outputs must have the output's shape {y.shape}, got {g.shape}")
+    return g if g.dtype == y.dtype else cast(g, dtype=y.dtype)
+
+
+def _ancestors(nodes: Sequence[Node]) -> list[Node]:
+    """All nodes that these were made from, these included, oldest first."""
+    seen, waiting = set(nodes), list(nodes)
+    while waiting:
+        for x in waiting.pop().inputs:
+            if x.node is not None and x.node not in seen:
+                seen.add(x.node)
+                waiting.append(x.node)
+    return sorted(seen, key=lambda node: node.index)
+
+
+def _vector_jacobian_product(
+    outputs: Sequence[tuple[Tensor, Tensor]], targets: Sequence[Node], create_graph: bool
+) -> tuple[dict[Node, Tensor], set[Node]]:
+    """Walk the graph from young to old, each node once, and gather the gradients of `targets`.
+
+    `outputs` come with their cotangents.  Returns the gradients with the set of the nodes whose gradient is an
+    array that nobody else holds."""
+    order = _ancestors([y.node for y, _ in outputs])
+    kept = set(targets)
+    leading = set(targets)  # the nodes with a target among their ancestors: only they are visited
+    for node in order:
+        if any(x.node in leading for x in node.inputs):
+            leading.add(node)
+    found: dict[Node, Tensor] = {}
+    private: set[Node] = set()
+
+    def accumulate(node: Node, g: Tensor, is_private: bool) -> None:
+        if node not in found:
+            found[node] = g
+            if is_private:
+                private.add(node)
+        elif node in private:
+            found[node].data += g.data  # in place: nobody else can see it
+        else:
+            found[node] = add(found[node], g)
+            if not create_graph:
+                private.add(node)
+
+    for y, cotangent in outputs:
+        accumulate(y.node, cotangent, False)
+    with set_grad_enabled(create_graph):
+        while order:
+            node = order.pop()
+            if node not in leading or node not in found:
+                continue
+            g = found[node] if node in kept else found.pop(node)
+            wanted = [x.node in leading for x in node.inputs]
+            if not any(wanted):
+                continue
+            for x, gx in zip(node.inputs, node.primitive.gradients(node, g, wanted), strict=False):
+                if gx is not None:
+                    gx = _undo_broadcasting(gx, x)
+                    is_private = not create_graph and gx.data is not g.data and gx.data.base is None
+                    accumulate(x.node, gx, is_private)
+    return found, private
+
+
+def _undo_broadcasting(g: Tensor, x: Tensor) -> Tensor:
+    """The gradient g in the shape and type of x: the one place where broadcast axes are summed."""
+    if g.shape != x.shape:
+        g = sum_to(g, shape=x.shape)
+    return g if g.dtype == x.dtype else cast(g, dtype=x.dtype)
+
+
+@primitive
+def add(a, b):
+    """a + b, broadcast against each other."""
+    return a + b
+
+
+add.vjp(lambda g, out, a, b: g, lambda g, out, a, b: g)
+
+
+@primitive
+def broadcast_to(x, *, shape):
+    """x repeated along new axes and axes of length 1 until it has `shape`; the adjoint of `sum_to`."""
+    return array_module(x).broadcast_to(x, shape)
+
+
+broadcast_to.vjp(lambda g, out, x, shape: sum_to(g, shape=x.shape))
+
+
+@primitive
+def sum_to(x, *, shape):
+    """x summed over the axes along which `shape` would be broadcast to x's; the adjoint of `broadcast_to`."""
+    new = x.ndim - len(shape)
+    repeated = tuple(new + i for i, n in enumerate(shape) if n == 1 and x.shape[new + i] != 1)
+    return x.sum(axis=(*range(new), *repeated), keepdims=True).reshape(shape)
+
+
+sum_to.vjp(lambda g, out, x, shape: broadcast_to(g, shape=x.shape))
+
+
+@primitive
+def cast(x, *, dtype):
+    """x in another dtype; the engine casts the gradient back."""
+    return x.astype(dtype)
+
+
+cast.vjp(lambda g, out, x, dtype: g)
+
+
+@primitive
+def move(x, *, device):
+    """x on another device."""
+    return to_device(x, device)
+
+
+move.vjp(lambda g, out, x, device: move(g, device=x.device))
+
+
+@primitive
+def identity(x):
+    """x itself, at a new place in the graph."""
+    return x
+
+
+identity.vjp(lambda g, out, x: g)

@@ -1,0 +1,132 @@
+"""Which array module an array belongs to, moving between devices, and random numbers.
+
+The only file that knows of devices: everything above asks `array_module(x)` and so follows its data.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any  # numpy.ndarray or cupy.ndarray; CuPy need not be installed
+Size = int | tuple[int, ...]
+
+DEVICES = ("cpu", "cuda")
+
+
+def array_module(array: Array) -> ModuleType:
+    """The module whose functions work on `array`: cupy for CuPy's arrays, numpy for everything else.
+
+    An array of CuPy's can only exist once CuPy is imported, so nothing is imported here.
+    """
+    return sys.modules["cupy"] if type(array).__module__.partition(".")[0] == "cupy" else np
+
+
+def device_module(device: str) -> ModuleType:
+    """The array module that makes arrays on `device`.
+
+    Raises:
+        ValueError: no such device.
+        RuntimeError: `cuda` without CuPy or without a GPU, with what to install.
+    """
+    if device not in DEVICES:
+        raise ValueError(f"device must be one of {DEVICES}, got {device!r}")
+    if device == "cpu":
+        return np
+    try:
+        import cupy  # the one import that waits until it is asked for: few machines have a GPU
+    except ImportError as error:
+        raise RuntimeError("device 'cuda' needs CuPy: pip install 'nanogen[cuda13]' (or [cuda12])") from error
+    if not cupy.is_available():
+        raise RuntimeError("device 'cuda' needs an NVIDIA GPU with its driver: CuPy is installed but finds none")
+    return cupy
+
+
+def device_of(array: Array) -> str:
+    """`cpu` or `cuda`."""
+    return "cpu" if array_module(array) is np else "cuda"
+
+
+def to_device(array: Array, device: str) -> Array:
+    """The same numbers on `device`; the array itself if it lies there already."""
+    xp = device_module(device)
+    if array_module(array) is xp:
+        return xp.asarray(array)
+    return xp.asarray(array) if xp is not np else array.get()
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """The same numbers as a NumPy array; waits for the device if they lie on one."""
+    return to_device(array, "cpu")
+
+
+def host_array(array: Array) -> np.ndarray:
+    """What a user gives as data (an array of any device, a tensor, a list) as a NumPy array."""
+    return to_numpy(getattr(array, "data", array) if not isinstance(array, np.ndarray) else array)
+
+
+class Generator:
+    """Random numbers for one device: every function that draws takes one of these.
+
+    A counter-based generator (Philox4x64; Salmon et al. 2011) draws on the host and moves the result, so the
+    same seed gives the same numbers on every device.  A generator is a pure function of `(seed, stream)` and
+    of how much was drawn, so `stream(k)` gives step k of a long run its own numbers without any history.
+
+    Args:
+        seed: a non-negative integer.
+        device: where the drawn arrays lie, `cpu` or `cuda`.
+
+    Raises:
+        ValueError: a negative seed, an unknown device.
+        TypeError: a seed that is no integer.
+    """
+
+    def __init__(self, seed: int, device: str = "cpu"):
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+            raise TypeError(f"seed must be an integer, got {type(seed).__name__}")
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}")
+        device_module(device)
+        self.seed, self.device = int(seed), device
+        self._generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed)))
+
+    def stream(self, index: int) -> Generator:
+        """An independent generator, the `index`-th of this seed, whatever was drawn from this one."""
+        child = Generator(self.seed, self.device)
+        child._generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=(index,))))
+        return child
+
+    def normal(self, size: Size = (), dtype: Any = np.float32) -> Array:
+        """Draws from N(0, 1)."""
+        return self._place(self._generator.standard_normal(size, np.dtype(dtype)))
+
+    def uniform(self, size: Size = (), dtype: Any = np.float32) -> Array:
+        """Draws from the uniform distribution on [0, 1)."""
+        return self._place(self._generator.random(size, np.dtype(dtype)))
+
+    def integers(self, low: int, high: int, size: Size = ()) -> Array:
+        """Integers from `low` up to but not including `high`, each equally likely."""
+        return self._place(self._generator.integers(low, high, size))
+
+    def permutation(self, n: int) -> Array:
+        """0 … n−1 in random order."""
+        return self._place(self._generator.permutation(n))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """All that the next draws depend on, as plain numbers and lists; assign it to go back there."""
+        state = self._generator.bit_generator.state
+        inner = {name: values.tolist() for name, values in state["state"].items()}
+        return {**state, "state": inner, "buffer": state["buffer"].tolist()}
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        inner = {name: np.array(values, np.uint64) for name, values in state["state"].items()}
+        buffer = np.array(state["buffer"], np.uint64)
+        self._generator.bit_generator.state = {**state, "state": inner, "buffer": buffer}
+
+    def _place(self, drawn: Any) -> Array:
+        return to_device(np.asarray(drawn), self.device)

@@ -1,0 +1,49 @@
+"""The differentiable operations: each one's forward and gradient side by side.
+
+Names, argument order and meaning follow `torch.nn.functional` and `torch`.  What a tensor can do as a method is
+listed at the end of this file.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from nanogen.autograd import Tensor, constant
+from nanogen.functional.activation import *
+from nanogen.functional.conv import *
+from nanogen.functional.elementwise import *
+from nanogen.functional.linear import *
+from nanogen.functional.loss import *
+from nanogen.functional.normalization import *
+from nanogen.functional.reduction import *
+from nanogen.functional.shape import *
+from nanogen.functional.shape import get_item
+
+
+def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Tensor, Any], Tensor]:
+    """Comparisons and logic give tensors of bools, which have no gradient."""
+    return lambda self, other: Tensor(compare(self.data, constant(other, [self]).data))
+
+
+for _name in ("lt", "le", "gt", "ge", "eq", "ne", "and_", "or_"):
+    setattr(Tensor, f"__{_name.rstrip('_')}__", _comparison(getattr(operator, _name)))
+setattr(Tensor, "__invert__", lambda self: Tensor(~self.data))
+setattr(Tensor, "__hash__", object.__hash__)  # a tensor is itself: == compares numbers
+
+_OPERATORS: dict[str, Callable[..., Tensor]] = {
+    "add": add, "sub": subtract, "mul": multiply, "truediv": divide, "pow": power, "matmul": matmul
+}  # fmt: skip
+for _name, _operation in _OPERATORS.items():
+    setattr(Tensor, f"__{_name}__", lambda self, other, f=_operation: f(self, other))
+    setattr(Tensor, f"__r{_name}__", lambda self, other, f=_operation: f(other, self))
+setattr(Tensor, "__neg__", lambda self: negative(self))
+setattr(Tensor, "__getitem__", lambda self, key: get_item(self, key))
+
+_METHODS: tuple[Callable[..., Any], ...] = (
+    exp, log, sqrt, abs, clip, maximum, minimum, sign, tanh, sigmoid, relu, softmax, log_softmax, sum, mean, var,
+    amax, amin, logsumexp, matmul, reshape, permute, transpose, flip, split, gather,
+)  # fmt: skip
+for _method in _METHODS:
+    setattr(Tensor, _method.__name__, lambda self, *args, f=_method, **kwargs: f(self, *args, **kwargs))

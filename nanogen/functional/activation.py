@@ -1,0 +1,137 @@
+"""The nonlinearities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanogen.autograd import Tensor, fused, primitive
+from nanogen.backend import Generator, array_module
+from nanogen.functional.elementwise import exp, where
+from nanogen.functional.reduction import axes, sum
+
+__all__ = [
+    "dropout", "leaky_relu", "log_softmax", "logsigmoid", "relu", "sigmoid", "silu", "softmax", "softplus", "tanh",
+]  # fmt: skip
+
+
+@primitive
+def relu(input):
+    """max(x, 0); the gradient at 0 is 0."""
+    return array_module(input).maximum(input, 0)
+
+
+relu.vjp(lambda g, out, x: where(x > 0, g, 0.0))
+
+
+@primitive
+def leaky_relu(input, *, negative_slope=0.01):
+    """x where it is positive, negative_slope · x elsewhere."""
+    return array_module(input).where(input > 0, input, input * negative_slope)
+
+
+leaky_relu.vjp(lambda g, out, x, negative_slope: where(x > 0, g, g * negative_slope))
+
+
+@primitive
+def tanh(input):
+    """The hyperbolic tangent."""
+    return array_module(input).tanh(input)
+
+
+tanh.vjp(lambda g, out, x: g * (1.0 - out * out))
+
+
+@primitive
+def sigmoid(input):
+    """1 / (1 + e⁻ˣ), computed from e^−|x|, which does not overflow."""
+    xp = array_module(input)
+    small = xp.exp(-xp.abs(input))
+    return xp.where(input >= 0, 1, small) / (1 + small)
+
+
+sigmoid.vjp(lambda g, out, x: g * (out * (1.0 - out)))
+
+
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log(1 + e^βx) / β, and x itself where βx is above the threshold."""
+    scaled = input * beta
+    return where(scaled > threshold, input, logsigmoid(-scaled) / -beta)
+
+
+@primitive
+def logsigmoid(input):
+    """log(1 / (1 + e⁻ˣ)) = min(x, 0) − log(1 + e^−|x|), finite for every x."""
+    xp = array_module(input)
+    return xp.minimum(input, 0) - xp.log1p(xp.exp(-xp.abs(input)))
+
+
+logsigmoid.vjp(lambda g, out, x: g * sigmoid(-x))
+
+
+def silu_definition(input: Tensor) -> Tensor:
+    """x · sigmoid(x).  Hendrycks & Gimpel 2016; Elfwing et al. 2018."""
+    return input * sigmoid(input)
+
+
+@fused(silu_definition)
+def silu(input):
+    xp = array_module(input)
+    gate = input * 0.5  # sigmoid(x) = (1 + tanh(x / 2)) / 2, in place: one temporary in place of five
+    xp.tanh(gate, out=gate)
+    gate += 1
+    gate *= 0.5
+    return input * gate, gate
+
+
+@silu.gradient
+def _(g, out, gate, input, *, wanted):
+    """d/dx x·s = s + x·s·(1 − s) = s + out − out·s."""
+    slope = 1 - gate
+    slope *= out
+    slope += gate
+    slope *= g
+    return [slope]
+
+
+@primitive
+def softmax(input, *, dim):
+    """eˣ / Σ eˣ over `dim`."""
+    xp, over = array_module(input), axes(dim, input.ndim)
+    if not input.size:
+        return input
+    out = xp.exp(input - input.max(axis=over, keepdims=True))
+    out /= out.sum(axis=over, keepdims=True)
+    return out
+
+
+softmax.vjp(lambda g, out, x, dim: out * (g - sum(g * out, dim, keepdim=True)))
+
+
+@primitive
+def log_softmax(input, *, dim):
+    """x − log Σ eˣ over `dim`."""
+    xp, over = array_module(input), axes(dim, input.ndim)
+    if not input.size:
+        return input
+    out = input - input.max(axis=over, keepdims=True)
+    out -= xp.log(xp.exp(out).sum(axis=over, keepdims=True))
+    return out
+
+
+log_softmax.vjp(lambda g, out, x, dim: g - exp(out) * sum(g, dim, keepdim=True))
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, rng: Generator | None = None) -> Tensor:
+    """Each element 0 with probability p, divided by 1 − p otherwise.  Srivastava et al. 2014.
+
+    Raises:
+        ValueError: p outside [0, 1], or no rng where one is needed.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout: p must be in [0, 1], got {p}")
+    if not training or p == 0:
+        return input
+    if rng is None:
+        raise ValueError("dropout: draws random numbers in training, give rng")
+    kept: Any = rng.uniform(input.shape) >= p
+    return where(kept, input * (1 / (1 - p)) if p < 1 else 0.0, 0.0)

@@ -1,0 +1,190 @@
+"""Arithmetic and elementary functions, element by element, with broadcasting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanogen.autograd import Tensor, add, constant, primitive
+from nanogen.backend import array_module
+
+__all__ = [
+    "abs", "add", "clip", "divide", "exp", "expm1", "log", "log1p", "maximum", "minimum", "multiply", "negative",
+    "power", "sign", "sqrt", "subtract", "where",
+]  # fmt: skip
+
+
+@primitive
+def subtract(input, other):
+    """input − other."""
+    return input - other
+
+
+subtract.vjp(lambda g, out, a, b: g, lambda g, out, a, b: -g)
+
+
+@primitive
+def multiply(input, other):
+    """input · other."""
+    return input * other
+
+
+multiply.vjp(lambda g, out, a, b: g * b, lambda g, out, a, b: g * a)
+
+
+@primitive
+def divide(input, other):
+    """input / other."""
+    return input / other
+
+
+divide.vjp(lambda g, out, a, b: g / b, lambda g, out, a, b: -g * out / b)
+
+
+@primitive
+def negative(input):
+    """−input."""
+    return -input
+
+
+negative.vjp(lambda g, out, x: -g)
+
+
+@primitive
+def power_constant(input, *, exponent):
+    """inputⁿ for a number n."""
+    return input**exponent
+
+
+power_constant.vjp(
+    lambda g, out, x, exponent: g * (exponent * x ** (exponent - 1)) if exponent != 0 else g * 0.0,
+)
+
+
+@primitive
+def power_tensor(input, exponent):
+    """inputⁿ, element by element."""
+    return input**exponent
+
+
+power_tensor.vjp(
+    lambda g, out, x, n: where(n == 0, 0.0, g * n * x ** (n - 1)),
+    lambda g, out, x, n: where((x == 0) & (n >= 0), 0.0, g * out * log(where(x == 0, 1.0, x))),
+)
+
+
+def power(input: Any, exponent: Any) -> Tensor:
+    """inputⁿ, for a number n or a tensor of exponents."""
+    if isinstance(exponent, int | float) and isinstance(input, Tensor):
+        return power_constant(input, exponent=exponent)
+    return power_tensor(input, exponent)
+
+
+@primitive
+def exp(input):
+    """eˣ."""
+    return array_module(input).exp(input)
+
+
+exp.vjp(lambda g, out, x: g * out)
+
+
+@primitive
+def expm1(input):
+    """eˣ − 1, exact for small x."""
+    return array_module(input).expm1(input)
+
+
+expm1.vjp(lambda g, out, x: g * (out + 1.0))
+
+
+@primitive
+def log(input):
+    """The natural logarithm."""
+    return array_module(input).log(input)
+
+
+log.vjp(lambda g, out, x: g / x)
+
+
+@primitive
+def log1p(input):
+    """log(1 + x), exact for small x."""
+    return array_module(input).log1p(input)
+
+
+log1p.vjp(lambda g, out, x: g / (x + 1.0))
+
+
+@primitive
+def sqrt(input):
+    """The square root."""
+    return array_module(input).sqrt(input)
+
+
+sqrt.vjp(lambda g, out, x: g / (2.0 * out))
+
+
+@primitive
+def sign(input):
+    """−1, 0 or 1; its gradient is 0 wherever it has one."""
+    return array_module(input).sign(input)
+
+
+sign.vjp(None)
+
+
+@primitive
+def abs(input):
+    """|input|; the gradient at 0 is 0."""
+    return array_module(input).abs(input)
+
+
+abs.vjp(lambda g, out, x: g * sign(x))
+
+
+@primitive
+def where(condition, input, other):
+    """input where condition holds, other elsewhere."""
+    return array_module(condition).where(condition, input, other)
+
+
+where.vjp(
+    None,
+    lambda g, out, condition, a, b: where(condition, g, 0.0),
+    lambda g, out, condition, a, b: where(condition, 0.0, g),
+)
+
+
+@primitive
+def maximum(input, other):
+    """The larger of the two; a tie shares the gradient."""
+    return array_module(input).maximum(input, other)
+
+
+maximum.vjp(
+    lambda g, out, a, b: where(a > b, g, where(a == b, 0.5 * g, 0.0)),
+    lambda g, out, a, b: where(b > a, g, where(a == b, 0.5 * g, 0.0)),
+)
+
+
+@primitive
+def minimum(input, other):
+    """The smaller of the two; a tie shares the gradient."""
+    return array_module(input).minimum(input, other)
+
+
+minimum.vjp(
+    lambda g, out, a, b: where(a < b, g, where(a == b, 0.5 * g, 0.0)),
+    lambda g, out, a, b: where(b < a, g, where(a == b, 0.5 * g, 0.0)),
+)
+
+
+def clip(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    """input, but no less than `min` and no more than `max` (numbers or tensors); gradients pass at the bounds."""
+    if min is None and max is None:
+        raise ValueError("clip: give min, max or both")
+    if min is not None:
+        input = where(constant(input) < min, min, input)
+    if max is not None:
+        input = where(constant(input) > max, max, input)
+    return input

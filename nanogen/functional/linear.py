@@ -1,0 +1,82 @@
+"""Products of matrices, and attention, which is two of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from nanogen.autograd import Tensor, constant, primitive
+from nanogen.backend import Array, array_module
+from nanogen.functional.activation import dropout, softmax
+from nanogen.functional.elementwise import where
+
+__all__ = ["linear", "matmul", "scaled_dot_product_attention"]
+
+
+@primitive
+def matrix_product(a, b):
+    """a @ b for two tensors of at least two axes; the leading ones are broadcast."""
+    return a @ b
+
+
+matrix_product.vjp(
+    lambda g, out, a, b: g @ b.transpose(-1, -2),
+    lambda g, out, a, b: a.transpose(-1, -2) @ g,
+)
+
+
+def matmul(input: Any, other: Any) -> Tensor:
+    """The matrix product; an input of one axis is a row on the left and a column on the right."""
+    a, b = constant(input), constant(other)
+    if a.ndim == 0 or b.ndim == 0:
+        raise ValueError(f"matmul: needs at least one axis each, got shapes {a.shape} and {b.shape}")
+    if a.ndim > 1 and b.ndim > 1:
+        return matrix_product(a, b)
+    out = matrix_product(a if a.ndim > 1 else a.reshape(1, -1), b if b.ndim > 1 else b.reshape(-1, 1))
+    if b.ndim == 1:
+        out = out.reshape(out.shape[:-1])
+    return out if a.ndim > 1 else out.reshape((*out.shape[:-2], *out.shape[-1:][: b.ndim - 1]))
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """input · weightᵀ + bias over the last axis: (…, in), (out, in), (out,) to (…, out).
+
+    Raises:
+        ValueError: lengths that do not fit.
+    """
+    if input.shape[-1:] != weight.shape[-1:]:
+        raise ValueError(f"linear: input of shape {input.shape} does not fit a weight of shape {weight.shape}")
+    rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])  # one large product, not many small ones
+    out = matmul(rows, weight.permute(*reversed(range(weight.ndim)))).reshape(input.shape[:-1] + weight.shape[:-1])
+    return out if bias is None else out + bias
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    rng: Any = None,
+) -> Tensor:
+    """softmax(Q Kᵀ / √d + mask) V over the last two axes: (…, L, d), (…, S, d), (…, S, v) to (…, L, v).
+
+    A boolean mask says which keys a query may look at, a float mask is added.  Vaswani et al. 2017, eq. 1.
+    """
+    scores = query @ key.transpose(-1, -2) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        if attn_mask is not None:
+            raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
+        attn_mask = causal_mask(scores.data)
+    if attn_mask is not None:
+        mask = constant(attn_mask)
+        scores = where(mask, scores, -math.inf) if mask.dtype.kind == "b" else scores + mask
+    return dropout(softmax(scores, dim=-1), dropout_p, rng=rng) @ value
+
+
+def causal_mask(scores: Array) -> Array:
+    """True where a query may look: at its own place and those before."""
+    xp = array_module(scores)
+    return xp.tri(*scores.shape[-2:], dtype=bool)

@@ -1,0 +1,82 @@
+"""Losses.  `reduction` is `mean` over all elements, `sum`, or `none`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanogen.autograd import Tensor, constant, fused
+from nanogen.backend import array_module
+from nanogen.functional.activation import log_softmax, logsigmoid
+from nanogen.functional.reduction import mean, sum
+from nanogen.functional.shape import one_hot
+
+__all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "mse_loss"]
+
+
+def reduce(loss: Tensor, reduction: str) -> Tensor:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    return mean(loss) if reduction == "mean" else sum(loss) if reduction == "sum" else loss
+
+
+def mse_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
+    """(input − target)²."""
+    return reduce((input - target) ** 2, reduction)
+
+
+def binary_cross_entropy_with_logits(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
+    """−t·log p − (1 − t)·log(1 − p) with p = sigmoid(input), in nats; finite for every logit."""
+    target = constant(target, [input])
+    if target.shape != input.shape:
+        raise ValueError(f"target must have the shape of the logits {input.shape}, got {target.shape}")
+    return reduce((1.0 - target) * input - logsigmoid(input), reduction)
+
+
+def label_cross_entropy_definition(logits: Tensor, *, labels: Any) -> Tensor:
+    """−log softmax(logits)[label] over the last axis, in nats: logits (…, K), labels (…) to (…)."""
+    return -(log_softmax(logits, dim=-1) * one_hot(labels, logits.shape[-1]).to(logits.dtype)).sum(-1)
+
+
+@fused(label_cross_entropy_definition)
+def label_cross_entropy(logits, *, labels):
+    xp = array_module(logits)
+    odds = logits - logits.max(axis=-1, keepdims=True)
+    chosen = xp.take_along_axis(odds, labels[..., None], axis=-1)[..., 0]
+    xp.exp(odds, out=odds)
+    total = odds.sum(axis=-1)
+    odds /= total[..., None]
+    return xp.log(total) - chosen, odds
+
+
+@label_cross_entropy.gradient
+def _(g, out, odds, logits, *, labels, wanted):
+    """d/dlogits = softmax(logits) − one_hot(label)."""
+    xp = array_module(g)
+    slope = odds * g[..., None]
+    rows = slope.reshape(-1, slope.shape[-1])
+    rows[xp.arange(len(rows)), labels.reshape(-1)] -= g.reshape(-1)
+    return [rows.reshape(slope.shape)]
+
+
+def cross_entropy(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
+    """−log softmax(input)[target] over the classes, in nats.
+
+    Shapes: input (N, K, *) or (K,); target integers (N, *) or (), or probabilities of input's shape.
+
+    Raises:
+        ValueError: a target of another shape, or a label that is no class.
+    """
+    over = 1 if input.ndim > 1 else 0
+    target = constant(target)
+    if target.dtype.kind == "f":
+        if target.shape != input.shape:
+            raise ValueError(f"cross_entropy: probabilities must have shape {input.shape}, got {target.shape}")
+        loss = -sum(log_softmax(input, dim=over) * target, dim=over)
+        return sum(loss) / (loss.data.size or 1) if reduction == "mean" else reduce(loss, reduction)
+    if target.shape != input.shape[:over] + input.shape[over + 1 :]:
+        raise ValueError(f"cross_entropy: target of shape {target.shape} does not fit logits of shape {input.shape}")
+    classes, labels = input.shape[over], target.data
+    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"cross_entropy: labels must be in 0 … {classes - 1}, got {labels.min()} … {labels.max()}")
+    last = input.permute(*[i for i in range(input.ndim) if i != over], over)
+    return reduce(label_cross_entropy(last, labels=labels.astype(int)), reduction)

@@ -1,0 +1,116 @@
+"""Sums, means and extremes over axes.  `dim` is an axis, several, or None for all of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from nanogen.autograd import Tensor, broadcast_to, constant, primitive
+from nanogen.backend import array_module
+from nanogen.functional.elementwise import exp, where
+
+__all__ = ["amax", "amin", "logsumexp", "mean", "sum", "var"]
+
+Dim = int | tuple[int, ...] | None
+
+
+def axes(dim: Dim, ndim: int) -> tuple[int, ...]:
+    """The axes that `dim` names, from 0 on; as in torch, a tensor without axes takes 0 and −1 for none.
+
+    Raises:
+        ValueError: an axis that is not there, or that is named twice.
+    """
+    if dim is None or dim == () or dim == []:
+        return tuple(range(ndim))
+    named = [dim] if isinstance(dim, int) else list(dim)
+    for axis in named:
+        if not -max(ndim, 1) <= axis < max(ndim, 1):
+            raise ValueError(f"dim {axis} is out of range for a tensor of {ndim} axes")
+    found = [axis % max(ndim, 1) for axis in named]
+    if len(set(found)) < len(found):
+        raise ValueError(f"dim names an axis twice: {tuple(named)}")
+    return tuple(found) if ndim else ()
+
+
+def kept_shape(shape: tuple[int, ...], dim: Dim) -> tuple[int, ...]:
+    """`shape` with the reduced axes of length 1."""
+    reduced = axes(dim, len(shape))
+    return tuple(1 if i in reduced else n for i, n in enumerate(shape))
+
+
+def expand(g: Tensor, x: Tensor, dim: Dim) -> Tensor:
+    """g, a reduction of x over `dim`, repeated along the reduced axes."""
+    return broadcast_to(g.reshape(kept_shape(x.shape, dim)), shape=x.shape)
+
+
+@primitive
+def sum(input, *, dim=None, keepdim=False):
+    """The sum over `dim`."""
+    return input.sum(axis=axes(dim, input.ndim), keepdims=keepdim)
+
+
+sum.vjp(lambda g, out, x, dim, keepdim: expand(g, x, dim))
+
+
+def count(x: Tensor, dim: Dim) -> int:
+    """How many elements of x one element of its reduction over `dim` stands for."""
+    return math.prod(x.shape[axis] for axis in axes(dim, x.ndim))
+
+
+def mean(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    """The mean over `dim`; of nothing, NaN."""
+    n = count(input, dim)
+    return sum(input, dim=dim, keepdim=keepdim) * (1.0 / n if n else math.nan)
+
+
+def var(input: Tensor, dim: Dim = None, *, correction: int = 1, keepdim: bool = False) -> Tensor:
+    """The variance over `dim`: Σ(x − mean)² / (n − correction)."""
+    n = count(input, dim) - correction
+    squares = sum((input - mean(input, dim, keepdim=True)) ** 2, dim=dim, keepdim=keepdim)
+    return squares * (1.0 / n if n > 0 else math.nan if n == 0 else math.inf)
+
+
+@primitive
+def amax(input, *, dim=None, keepdim=False):
+    """The largest element over `dim`; ties share the gradient."""
+    return input.max(axis=axes(dim, input.ndim), keepdims=keepdim)
+
+
+def _share_among_ties(g: Tensor, out: Tensor, x: Tensor, dim: Dim, keepdim: bool) -> Tensor:
+    tied: Tensor = constant(x == expand(out, x, dim)).to(x.dtype)
+    return expand(g, x, dim) * (tied / tied.sum(dim, keepdim=True))
+
+
+amax.vjp(_share_among_ties)
+
+
+@primitive
+def amin(input, *, dim=None, keepdim=False):
+    """The smallest element over `dim`; ties share the gradient."""
+    return input.min(axis=axes(dim, input.ndim), keepdims=keepdim)
+
+
+amin.vjp(_share_among_ties)
+
+
+@primitive
+def logsumexp(input, *, dim, keepdim=False):
+    """log Σ eˣ over `dim`, without overflow."""
+    xp, over = array_module(input), axes(dim, input.ndim)
+    highest = input.max(axis=over, keepdims=True)
+    highest = xp.where(xp.isfinite(highest), highest, 0.0).astype(input.dtype)
+    out = xp.log(xp.exp(input - highest).sum(axis=over, keepdims=True)) + highest
+    return out if keepdim else out.reshape([n for i, n in enumerate(input.shape) if i not in over])
+
+
+logsumexp.vjp(lambda g, out, x, dim, keepdim: expand(g, x, dim) * exp(x - expand(_finite(out), x, dim)))
+
+
+def _finite(out: Tensor) -> Tensor:
+    return where(out == -math.inf, 0.0, out)
+
+
+def normalize(input: Tensor, dim: Any, eps: float) -> Tensor:
+    """(x − mean) / √(variance + eps) over `dim`, the variance without correction."""
+    centred = input - mean(input, dim, keepdim=True)
+    return centred * (mean(centred**2, dim, keepdim=True) + eps) ** -0.5
