@@ -57,7 +57,9 @@ class Node:
 
     __slots__ = ("grad", "index", "inputs", "output", "parameters", "primitive", "saved")
 
-    def __init__(self, primitive=None, inputs=(), parameters=None, output=None, saved=None):
+    def __init__(
+        self, primitive: Any = None, inputs: Any = (), parameters: Any = None, output: Any = None, saved: Any = None
+    ):
         self.primitive, self.inputs, self.parameters = primitive, inputs, parameters
         self.output, self.saved = output, saved
         self.grad: Tensor | None = None
@@ -317,10 +319,10 @@ class Fused(Primitive):
             return [None if array is None else Tensor(array) for array in found]
         copies = [identity(x) if want else x for x, want in zip(node.inputs, wanted, strict=True)]
         targets = [x for x, want in zip(copies, wanted, strict=True) if want]
-        found = iter(
+        slopes = iter(
             grad(self.definition(*copies, **node.parameters), targets, g, create_graph=True, allow_unused=True)
         )
-        return [next(found) if want else None for want in wanted]
+        return [next(slopes) if want else None for want in wanted]
 
 
 def primitive(forward: Callable[..., Array]) -> Primitive:
