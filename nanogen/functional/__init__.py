@@ -20,6 +20,7 @@ from nanogen.functional.normalization import *
 from nanogen.functional.reduction import *
 from nanogen.functional.shape import *
 from nanogen.functional.shape import get_item
+from nanogen.functional.special import *
 
 
 def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Tensor, Any], Tensor]:

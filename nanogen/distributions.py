@@ -1,0 +1,260 @@
+"""Densities: log-probabilities, samples, entropies, divergences.  All in nats, element by element.
+
+Parameters are tensors (or arrays, or numbers) that broadcast against each other and against what is evaluated.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from nanogen import functional as F
+from nanogen.autograd import Tensor, broadcast_to, constant
+from nanogen.backend import Array, Generator, array_module
+
+_QUADRATURE = [nodes.tolist() for nodes in np.polynomial.legendre.leggauss(8)]
+
+
+class Normal:
+    """N(mean, std²), a density over real numbers.
+
+    Raises:
+        ValueError: a standard deviation that is not positive (checked where the numbers lie on the host).
+    """
+
+    def __init__(self, mean: Any, std: Any):
+        self.mean = constant(mean, [std])
+        self.std = constant(std, [mean])
+        if isinstance(self.std.data, np.ndarray) and not (self.std.data > 0).all():
+            raise ValueError("Normal: std must be positive")
+
+    def log_prob(self, x: Any) -> Tensor:
+        """−½ ((x − mean) / std)² − log std − ½ log 2π."""
+        standard = (constant(x, [self.mean]) - self.mean) / self.std
+        return -0.5 * standard**2 - F.log(self.std) - 0.5 * math.log(2 * math.pi)
+
+    def rsample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+        """mean + std · ε with ε ~ N(0, 1), differentiable in mean and std.  Kingma & Welling 2014, section 2.4.
+
+        `shape` comes before that of the parameters: so many draws."""
+        noise = rng.normal(shape + self._shape(), dtype=self.mean.dtype)
+        return self.mean + self.std * noise
+
+    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+        """A draw without gradient."""
+        return self.rsample(rng, shape).detach()
+
+    def entropy(self) -> Tensor:
+        """½ log(2πe std²)."""
+        return F.log(self.std) + 0.5 * math.log(2 * math.pi * math.e) + self.mean * 0.0
+
+    def _shape(self) -> tuple[int, ...]:
+        return np.broadcast_shapes(self.mean.shape, self.std.shape)
+
+
+class Bernoulli:
+    """0 or 1, with the probability sigmoid(logits) of a 1."""
+
+    def __init__(self, logits: Any):
+        self.logits = constant(logits)
+
+    def log_prob(self, x: Any) -> Tensor:
+        """x · log p + (1 − x) · log(1 − p), finite for every logit."""
+        x = constant(x, [self.logits]).to(self.logits.dtype)
+        return F.logsigmoid(self.logits) - (1.0 - x) * self.logits
+
+    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+        """Draws of 0 or 1, in the type of the logits."""
+        logits = self.logits.data
+        u = rng.uniform(shape + logits.shape, dtype=logits.dtype)
+        return Tensor((u < F.sigmoid(self.logits).data).astype(logits.dtype))
+
+    def entropy(self) -> Tensor:
+        """−p log p − (1 − p) log(1 − p)."""
+        p = F.sigmoid(self.logits)
+        return -(p * F.logsigmoid(self.logits) + (1.0 - p) * F.logsigmoid(-self.logits))
+
+
+class Categorical:
+    """One of K classes 0 … K − 1, with the probabilities softmax(logits) over the last axis: logits (…, K)."""
+
+    def __init__(self, logits: Any):
+        self.logits = constant(logits)
+        if self.logits.ndim == 0:
+            raise ValueError("Categorical: logits must have an axis of classes")
+
+    def log_prob(self, x: Any) -> Tensor:
+        """log softmax(logits)[x]: integers x, broadcast against the logits' other axes."""
+        labels = constant(x).data
+        shape = np.broadcast_shapes(labels.shape, self.logits.shape[:-1])
+        xp = array_module(labels)
+        logits = self.logits
+        if logits.shape[:-1] != shape:
+            logits = broadcast_to(logits, shape=(*shape, logits.shape[-1]))
+        at_last = F.permute(logits, logits.ndim - 1, *range(logits.ndim - 1))[None]  # classes where they are expected
+        return -F.cross_entropy(at_last, xp.broadcast_to(labels, shape)[None], reduction="none")[0]
+
+    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+        """Draws, integers of shape + logits.shape[:-1], by the inverse of the cumulative distribution."""
+        xp, logits = array_module(self.logits.data), self.logits.data
+        weights = xp.exp((logits - logits.max(axis=-1, keepdims=True)).astype(np.float64))
+        cumulative = weights.cumsum(axis=-1)
+        u = rng.uniform((*shape, *logits.shape[:-1], 1), dtype=np.float64) * cumulative[..., -1:]
+        return Tensor((cumulative <= u).sum(axis=-1))
+
+    def entropy(self) -> Tensor:
+        """−Σ p log p."""
+        log_p = F.log_softmax(self.logits, dim=-1)
+        return -(F.exp(log_p) * log_p).sum(-1)
+
+
+class Discretized:
+    """A density over real numbers made one over the levels 0 … levels − 1.
+
+    The levels' centres divide [−1, 1] evenly, 2 / (levels − 1) apart; a level has the mass between the half-way
+    points to its neighbours, and the first and the last take the tails.  Salimans et al. 2017, eq. 2; Ho et al.
+    2020, eq. 13.
+    """
+
+    def __init__(self, mean: Any, log_scale: Any, levels: int):
+        if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:
+            raise ValueError(f"levels must be an integer of at least 2, got {levels!r}")
+        self.mean = constant(mean, [log_scale])
+        self.log_scale = constant(log_scale, [mean])
+        self.levels = levels
+
+    def log_mass(self, low: Tensor, high: Tensor, width: Tensor) -> Tensor:
+        """log(F(high) − F(low)) for F the standard cumulative distribution; width = high − low without rounding."""
+        raise NotImplementedError
+
+    def log_below(self, z: Tensor) -> Tensor:
+        """log F(z)."""
+        raise NotImplementedError
+
+    def log_prob(self, x: Any) -> Tensor:
+        """The log-probability of the integer levels x; finite however far x is from the mean.
+
+        Raises:
+            ValueError: a level that is not there (checked where the numbers lie on the host)."""
+        levels = constant(x).data
+        if isinstance(levels, np.ndarray) and levels.size and not 0 <= levels.min() <= levels.max() < self.levels:
+            raise ValueError(f"levels must be in 0 … {self.levels - 1}, got {levels.min()} … {levels.max()}")
+        centres = Tensor(scale_levels(levels, self.levels, self.mean.dtype))
+        half = 1.0 / (self.levels - 1)
+        inverse_scale = F.exp(-self.log_scale)
+        low = (centres - half - self.mean) * inverse_scale
+        high = (centres + half - self.mean) * inverse_scale
+        first, last = Tensor(levels == 0), Tensor(levels == self.levels - 1)
+        inside = self.log_mass(low, high, 2 * half * inverse_scale)
+        return F.where(first, self.log_below(high), F.where(last, self.log_below(-low), inside))
+
+    def _round(self, x: Array) -> Tensor:
+        return Tensor(unscale_levels(x, self.levels))
+
+
+class DiscretizedNormal(Discretized):
+    """The normal distribution over integer levels: N(mean, exp(log_std)²) on [−1, 1].  Ho et al. 2020, eq. 13."""
+
+    def __init__(self, mean: Any, log_std: Any, levels: int):
+        super().__init__(mean, log_std, levels)
+
+    @property
+    def log_std(self) -> Tensor:
+        return self.log_scale
+
+    def log_below(self, z: Tensor) -> Tensor:
+        return F.log_ndtr(z)
+
+    def log_mass(self, low: Tensor, high: Tensor, width: Tensor) -> Tensor:
+        """On the side of the mean where both tails are small, little cancels: Φ(h) − Φ(l) = Φ(−l) − Φ(−h).  Where the
+        bin is so narrow that the difference would, Gauss–Legendre quadrature of the density is exact instead."""
+        middle = 0.5 * (low + high)
+        a, b = -F.abs(middle) - 0.5 * width, -F.abs(middle) + 0.5 * width
+        narrow = (width < 0.5) & (F.abs(middle) * width < 1.0)
+        a, b = F.where(narrow, -1.0, a), F.where(narrow, 1.0, b)  # neither branch meets what it can't compute
+        log_b = F.log_ndtr(b)
+        difference = log_b + log1mexp(log_b - F.log_ndtr(a))
+        m, w = F.where(narrow, middle, 0.0), F.where(narrow, width, 0.5)
+        mean_density = sum(
+            0.5 * c * F.exp(-0.5 * m * w * node - 0.125 * (w * node) ** 2) for node, c in zip(*_QUADRATURE)
+        )
+        density = -0.5 * m**2 - 0.5 * math.log(2 * math.pi)
+        return F.where(narrow, density + F.log(w) + F.log(mean_density), difference)
+
+    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+        """A normal draw, rounded to the nearest level: uint8 up to 256 levels."""
+        return self._round(Normal(self.mean, F.exp(self.log_scale)).sample(rng, shape).data)
+
+
+class DiscretizedLogistic(Discretized):
+    """The logistic distribution over integer levels, of location `mean` and scale exp(log_scale).
+
+    Salimans et al. 2017, eq. 2."""
+
+    def log_below(self, z: Tensor) -> Tensor:
+        return F.logsigmoid(z)
+
+    def log_mass(self, low: Tensor, high: Tensor, width: Tensor) -> Tensor:
+        """log(σ(h) − σ(l)) = log σ(h) + log σ(−l) + log(1 − e^−(h−l))."""
+        return F.logsigmoid(high) + F.logsigmoid(-low) + log1mexp(width)
+
+    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+        """A logistic draw by the inverse of its cumulative distribution, rounded to the nearest level."""
+        size = shape + np.broadcast_shapes(self.mean.shape, self.log_scale.shape)
+        xp, u = array_module(self.mean.data), rng.uniform(size, dtype=np.float64)
+        u = xp.maximum(u, np.finfo(np.float64).tiny)
+        return self._round(self.mean.data + xp.exp(self.log_scale.data) * (xp.log(u) - xp.log1p(-u)))
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """log(1 − e⁻ˣ) for x > 0, exact for small and for large x.  Mächler 2012, eq. 7."""
+    small = x < math.log(2)
+    return F.where(small, F.log(-F.expm1(-F.where(small, x, 1.0))), F.log1p(-F.exp(-F.where(small, 1.0, x))))
+
+
+def scale_levels(levels: Array, count: int, dtype: Any = np.float32) -> Array:
+    """The centres in [−1, 1] of integer levels 0 … count − 1: 2 · level / (count − 1) − 1."""
+    return (levels.astype(dtype) * (2 / (count - 1))) - 1
+
+
+def unscale_levels(x: Array, count: int) -> Array:
+    """The level whose centre in [−1, 1] is nearest; what is outside goes to the first or last.  uint8 up to 256."""
+    xp = array_module(x)
+    nearest = xp.clip(xp.rint((x + 1) * ((count - 1) / 2)), 0, count - 1)
+    return nearest.astype(np.uint8 if count <= 256 else np.int64)
+
+
+def kl_divergence(q: Any, p: Any) -> Tensor:
+    """KL(q‖p) = E_q[log q − log p] ≥ 0, in nats, element by element.
+
+    Raises:
+        TypeError: a pair of kinds for which there is no closed form here.
+    """
+    if isinstance(q, Normal) and isinstance(p, Normal):
+        return normal_kl(q, p)
+    if isinstance(q, Bernoulli) and isinstance(p, Bernoulli):
+        return bernoulli_kl(q, p)
+    if isinstance(q, Categorical) and isinstance(p, Categorical):
+        return categorical_kl(q, p)
+    raise TypeError(f"kl_divergence: no closed form for {type(q).__name__} and {type(p).__name__}")
+
+
+def normal_kl(q: Normal, p: Normal) -> Tensor:
+    """½ (σ_q² / σ_p² + (μ_q − μ_p)² / σ_p² − 1 − log(σ_q² / σ_p²)).  Kingma & Welling 2014, appendix B."""
+    ratio = (q.std / p.std) ** 2
+    return 0.5 * (ratio + ((q.mean - p.mean) / p.std) ** 2 - 1.0 - F.log(ratio))
+
+
+def bernoulli_kl(q: Bernoulli, p: Bernoulli) -> Tensor:
+    """Σ over 0 and 1 of q · (log q − log p)."""
+    of_one = F.logsigmoid(q.logits) - F.logsigmoid(p.logits)
+    of_zero = F.logsigmoid(-q.logits) - F.logsigmoid(-p.logits)
+    return F.sigmoid(q.logits) * of_one + F.sigmoid(-q.logits) * of_zero
+
+
+def categorical_kl(q: Categorical, p: Categorical) -> Tensor:
+    """Σ over the classes of q · (log q − log p)."""
+    log_q, log_p = F.log_softmax(q.logits, dim=-1), F.log_softmax(p.logits, dim=-1)
+    return (F.exp(log_q) * (log_q - log_p)).sum(-1)

@@ -1,0 +1,229 @@
+"""Update rules: from the gradients in `.grad` to new parameters.  Names, settings and formulas are torch's.
+
+An update works in place on each parameter's array, with one scratch array a parameter at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from nanogen.autograd import Tensor
+from nanogen.backend import Array, array_module
+
+
+class Optimizer:
+    """Holds the parameters and, per parameter, the arrays that a rule remembers from step to step.
+
+    Raises:
+        ValueError: no parameters, or a setting out of range.
+    """
+
+    remembered: tuple[str, ...] = ()
+
+    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float = 0.0):
+        self.params = list(params)
+        if not self.params:
+            raise ValueError("params: nothing to optimise")
+        _at_least_zero(lr=lr, weight_decay=weight_decay)
+        self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
+        self.state: dict[str, list[Array]] = {
+            name: [array_module(p.data).zeros_like(p.data) for p in self.params] for name in self.remembered
+        }
+
+    def zero_grad(self) -> None:
+        for p in self.params:
+            p.grad = None
+
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        self.steps += 1
+        for i, p in enumerate(self.params):
+            if p.grad is not None:
+                memory = {name: arrays[i] for name, arrays in self.state.items()}
+                self.update(p.data, p.grad.data, **memory)
+
+    def update(self, x: Array, g: Array, **memory: Array) -> None:
+        """One parameter's update, in place."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of steps and a copy of what is remembered, as `name.i` per parameter."""
+        arrays = {f"{name}.{i}": a.copy() for name, many in self.state.items() for i, a in enumerate(many)}
+        return {"steps": self.steps, **arrays}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state_dict of the same rule over parameters of the same shapes.
+
+        Raises:
+            ValueError: a name or a shape that differs; nothing is changed then.
+        """
+        own = self.state_dict()
+        if set(own) != set(state):
+            raise ValueError(f"the optimiser's state has other names: {sorted(set(own) ^ set(state))[:4]}")
+        for name, value in own.items():
+            if name != "steps" and value.shape != state[name].shape:
+                raise ValueError(f"{name} must have shape {value.shape}, got {state[name].shape}")
+        self.steps = int(state["steps"])
+        for name, many in self.state.items():
+            for i, array in enumerate(many):
+                array[...] = array_module(array).asarray(state[f"{name}.{i}"])
+
+
+class SGD(Optimizer):
+    """v ← μ·v + g,  x ← x − lr·v.  Polyak 1964; Sutskever et al. 2013, section 2, in torch's scaling."""
+
+    remembered = ("velocity",)
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0):
+        super().__init__(params, lr, weight_decay)
+        _fractions(momentum=momentum)
+        self.momentum = momentum
+
+    def update(self, x: Array, g: Array, **memory: Array) -> None:
+        velocity = memory["velocity"]
+        velocity *= self.momentum
+        velocity += g + self.weight_decay * x if self.weight_decay else g
+        x -= self.lr * velocity
+
+
+class Adam(Optimizer):
+    """Adam.  Kingma & Ba 2015, algorithm 1; weight decay, if any, is added to the gradient.
+
+    m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²,  x ← x − lr · m̂ / (√v̂ + ε),  m̂ = m/(1 − β₁ᵗ),  v̂ = v/(1 − β₂ᵗ)."""
+
+    remembered = ("mean", "square")
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
+        super().__init__(params, lr, weight_decay)
+        _fractions(beta1=betas[0], beta2=betas[1])
+        _at_least_zero(eps=eps)
+        self.betas, self.eps = betas, eps
+
+    def update(self, x: Array, g: Array, **memory: Array) -> None:
+        if self.weight_decay:
+            g = g + self.weight_decay * x
+        mean, square, (beta1, beta2) = memory["mean"], memory["square"], self.betas
+        scratch = g * (1 - beta1)
+        mean *= beta1
+        mean += scratch
+        xp = array_module(g)
+        xp.multiply(g, g, out=scratch)
+        scratch *= 1 - beta2
+        square *= beta2
+        square += scratch
+        xp.sqrt(square, out=scratch)
+        scratch *= (1 - beta2**self.steps) ** -0.5
+        scratch += self.eps
+        xp.divide(mean, scratch, out=scratch)
+        scratch *= self.lr / (1 - beta1**self.steps)
+        x -= scratch
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: x ← x − lr·λ·x besides.  Loshchilov & Hutter 2019, algorithm 2."""
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ):
+        super().__init__(params, lr, betas, eps)
+        _at_least_zero(weight_decay=weight_decay)
+        self.decoupled_decay = weight_decay
+
+    def update(self, x: Array, g: Array, **memory: Array) -> None:
+        x *= 1 - self.lr * self.decoupled_decay
+        super().update(x, g, **memory)
+
+
+class RMSprop(Optimizer):
+    """v ← α·v + (1 − α)·g²,  x ← x − lr · g / (√v + ε).  Tieleman & Hinton 2012, lecture 6.5."""
+
+    remembered = ("square",)
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
+        super().__init__(params, lr, weight_decay)
+        _fractions(alpha=alpha)
+        _at_least_zero(eps=eps)
+        self.alpha, self.eps = alpha, eps
+
+    def update(self, x: Array, g: Array, **memory: Array) -> None:
+        if self.weight_decay:
+            g = g + self.weight_decay * x
+        square = memory["square"]
+        square *= self.alpha
+        square += (1 - self.alpha) * g * g
+        x -= self.lr * g / (square**0.5 + self.eps)
+
+
+class ExponentialMovingAverage:
+    """A slow copy of the parameters: a ← d·a + (1 − d)·x after each step.  Polyak & Juditsky 1992.
+
+    The decay warms up, d = min(decay, (1 + steps) / (10 + steps)), so that a short run's average is not its start.
+
+    Raises:
+        ValueError: a decay outside [0, 1).
+    """
+
+    def __init__(self, params: Iterable[Tensor], decay: float = 0.999, warmup: bool = True):
+        _fractions(decay=decay)
+        self.params, self.decay, self.warmup, self.steps = list(params), decay, warmup, 0
+        self.averages: list[Array] = [p.data.copy() for p in self.params]
+
+    def update(self) -> None:
+        """Move the averages towards the parameters as they are now."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps)) if self.warmup else self.decay
+        for average, p in zip(self.averages, self.params, strict=True):
+            average *= decay
+            average += (1 - decay) * p.data
+
+    def swap(self) -> None:
+        """Exchange parameters and averages; a second call exchanges them back."""
+        for i, p in enumerate(self.params):
+            p.data, self.averages[i] = self.averages[i], p.data
+
+    def __enter__(self) -> ExponentialMovingAverage:
+        """`with average:` the parameters are the averages."""
+        self.swap()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.swap()
+
+
+def _named_settings(settings: dict[str, float]) -> Iterator[tuple[str, float]]:
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{name} must be a number, got {value!r}")
+        yield name, value
+
+
+def _at_least_zero(**settings: float) -> None:
+    for name, value in _named_settings(settings):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name} must be finite and at least 0, got {value}")
+
+
+def _fractions(**settings: float) -> None:
+    for name, value in _named_settings(settings):
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {value}")
