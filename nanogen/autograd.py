@@ -80,28 +80,14 @@ class Tensor:
         self.node: Any = node  # None where no gradient flows
 
     if TYPE_CHECKING:  # attached by `functional`: the engine knows no operation
-        __add__: Callable[..., Tensor]
-        __radd__: Callable[..., Tensor]
-        __sub__: Callable[..., Tensor]
-        __rsub__: Callable[..., Tensor]
-        __mul__: Callable[..., Tensor]
-        __rmul__: Callable[..., Tensor]
-        __truediv__: Callable[..., Tensor]
-        __rtruediv__: Callable[..., Tensor]
-        __pow__: Callable[..., Tensor]
-        __rpow__: Callable[..., Tensor]
-        __matmul__: Callable[..., Tensor]
-        __neg__: Callable[..., Tensor]
-        __getitem__: Callable[..., Tensor]
-        __invert__: Callable[..., Tensor]
-        __lt__: Callable[..., Tensor]
-        __le__: Callable[..., Tensor]
-        __gt__: Callable[..., Tensor]
-        __ge__: Callable[..., Tensor]
-        __and__: Callable[..., Tensor]
-        __or__: Callable[..., Tensor]
 
         def __getattr__(self, name: str) -> Callable[..., Any]: ...
+        def __neg__(self) -> Tensor: ...
+        def __add__(self, other: Any) -> Tensor: ...
+
+        __abs__ = __invert__ = __neg__
+        __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __add__
+        __matmul__ = __rmatmul__ = __getitem__ = __lt__ = __le__ = __gt__ = __ge__ = __and__ = __or__ = __add__
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -150,11 +136,13 @@ class Tensor:
         if self.node is None:
             raise ValueError("backward: this tensor does not depend on any that requires gradients")
         leaves = [node for node in _ancestors([self.node]) if node.primitive is None]
-        found, private = _vector_jacobian_product([(self, _cotangent(self, gradient))], leaves, create_graph=False)
+        found, private = _vector_jacobian_product(
+            [(self, _cotangent(self, gradient, "gradient"))], leaves, create_graph=False
+        )
         for leaf in leaves:
             g = found[leaf]
             if leaf.grad is not None:
-                g = Tensor(leaf.grad.data + g.data)
+                g = add(leaf.grad, g).detach()
             elif leaf not in private:
                 g = Tensor(g.data.copy())
             leaf.grad = g
@@ -372,7 +360,9 @@ def grad(
     for i, y in enumerate(outputs):
         if y.node is None and not allow_unused:
             raise ValueError(f"outputs[{i}] does not depend on any tensor that requires gradients")
-    recorded = [(y, _cotangent(y, g)) for y, g in zip(outputs, given, strict=True) if y.node is not None]
+    recorded = [
+        (y, _cotangent(y, g, "grad_outputs")) for y, g in zip(outputs, given, strict=True) if y.node is not None
+    ]
     found, _ = _vector_jacobian_product(recorded, [x.node for x in inputs], create_graph)
     for i, x in enumerate(inputs):
         if x.node not in found and not allow_unused:
@@ -380,15 +370,15 @@ def grad(
     return tuple(found.get(x.node) for x in inputs)
 
 
-def _cotangent(y: Tensor, given: Any) -> Tensor:
+def _cotangent(y: Tensor, given: Any, name: str) -> Tensor:
     xp = array_module(y.data)
     if given is None:
         if y.data.size != 1:
-            raise ValueError(f"grad_outputs may be left out only for a single number, not for shape {y.shape}")
+            raise ValueError(f"{name} may be left out only for a single number, not for shape {y.shape}")
         return Tensor(xp.ones_like(y.data))
     g = constant(given)
     if g.shape != y.shape:
-        raise ValueError(f"grad_outputs must have the output's shape {y.shape}, got {g.shape}")
+        raise ValueError(f"{name} must have the output's shape {y.shape}, got {g.shape}")
     return g if g.dtype == y.dtype else cast(g, dtype=y.dtype)
 
 
@@ -458,9 +448,9 @@ def _undo_broadcasting(g: Tensor, x: Tensor) -> Tensor:
 
 
 @primitive
-def add(a, b):
-    """a + b, broadcast against each other."""
-    return a + b
+def add(input, other):
+    """input + other, broadcast against each other."""
+    return input + other
 
 
 add.vjp(lambda g, out, a, b: g, lambda g, out, a, b: g)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nanogen.autograd import Tensor, constant
+from nanogen.backend import array_module
 from nanogen.functional.activation import *
 from nanogen.functional.conv import *
 from nanogen.functional.elementwise import *
@@ -25,12 +26,16 @@ from nanogen.functional.special import *
 
 def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Tensor, Any], Tensor]:
     """Comparisons and logic give tensors of bools, which have no gradient."""
-    return lambda self, other: Tensor(compare(self.data, constant(other, [self]).data))
+
+    def method(self: Tensor, other: Any) -> Tensor:
+        return Tensor(array_module(self.data).asarray(compare(self.data, constant(other, [self]).data)))
+
+    return method
 
 
 for _name in ("lt", "le", "gt", "ge", "eq", "ne", "and_", "or_"):
     setattr(Tensor, f"__{_name.rstrip('_')}__", _comparison(getattr(operator, _name)))
-setattr(Tensor, "__invert__", lambda self: Tensor(~self.data))
+setattr(Tensor, "__invert__", lambda self: Tensor(array_module(self.data).asarray(~self.data)))
 setattr(Tensor, "__hash__", object.__hash__)  # a tensor is itself: == compares numbers
 
 _OPERATORS: dict[str, Callable[..., Tensor]] = {
@@ -40,11 +45,17 @@ for _name, _operation in _OPERATORS.items():
     setattr(Tensor, f"__{_name}__", lambda self, other, f=_operation: f(self, other))
     setattr(Tensor, f"__r{_name}__", lambda self, other, f=_operation: f(other, self))
 setattr(Tensor, "__neg__", lambda self: negative(self))
+setattr(Tensor, "__abs__", lambda self: abs(self))
 setattr(Tensor, "__getitem__", lambda self, key: get_item(self, key))
 
 _METHODS: tuple[Callable[..., Any], ...] = (
     exp, log, sqrt, abs, clip, maximum, minimum, sign, tanh, sigmoid, relu, softmax, log_softmax, sum, mean, var,
-    amax, amin, logsumexp, matmul, reshape, permute, transpose, flip, split, gather,
+    amax, amin, logsumexp, matmul, reshape, flatten, squeeze, unsqueeze, expand, permute, transpose, flip, split,
+    gather,
 )  # fmt: skip
-for _method in _METHODS:
-    setattr(Tensor, _method.__name__, lambda self, *args, f=_method, **kwargs: f(self, *args, **kwargs))
+_ALIASES: dict[str, Callable[..., Any]] = {
+    "add": add, "sub": subtract, "mul": multiply, "div": divide, "pow": power, "neg": negative, "clamp": clip,
+    "view": reshape, "where": lambda input, condition, other: where(condition, input, other),
+}  # fmt: skip
+for _name, _method in ({f.__name__: f for f in _METHODS} | _ALIASES).items():
+    setattr(Tensor, _name, lambda self, *args, f=_method, **kwargs: f(self, *args, **kwargs))

@@ -76,7 +76,7 @@ def silu_definition(input: Tensor) -> Tensor:
 @fused(silu_definition)
 def silu(input):
     xp = array_module(input)
-    gate = input * 0.5  # sigmoid(x) = (1 + tanh(x / 2)) / 2, in place: one temporary in place of five
+    gate = xp.asarray(input * 0.5)  # sigmoid(x) = (1 + tanh(x / 2)) / 2, in place: one temporary in place of five
     xp.tanh(gate, out=gate)
     gate += 1
     gate *= 0.5
@@ -86,7 +86,7 @@ def silu(input):
 @silu.gradient
 def _(g, out, gate, input, *, wanted):
     """d/dx x·s = s + x·s·(1 − s) = s + out − out·s."""
-    slope = 1 - gate
+    slope = array_module(gate).asarray(1 - gate)
     slope *= out
     slope += gate
     slope *= g
@@ -134,4 +134,4 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, rng: Generator
     if rng is None:
         raise ValueError("dropout: draws random numbers in training, give rng")
     kept: Any = rng.uniform(input.shape) >= p
-    return where(kept, input * (1 / (1 - p)) if p < 1 else 0.0, 0.0)
+    return where(kept, input * (1 / (1 - p) if p < 1 else 0.0), 0.0)

@@ -72,9 +72,9 @@ def convolve(x, w, *, stride, padding, dilation):
     xp, (o, _, *kernel) = array_module(x), w.shape
     oh, ow = output_size(x.shape[2:], kernel, stride, padding, dilation)
     out = xp.empty((x.shape[0], oh, ow, o), xp.result_type(x, w))
-    taps = channels_last(w).reshape(o, -1).T
+    taps = channels_last(w).reshape(o, w[0].size if o else 0).T
     for here, patches in columns(x, kernel, stride, padding, dilation):
-        xp.matmul(patches, taps, out=out[here].reshape(-1, o))
+        xp.matmul(patches, taps, out=out[here].reshape(len(patches), o))
     return out.transpose(0, 3, 1, 2)
 
 
@@ -143,16 +143,15 @@ def conv2d(
         ValueError: shapes that do not fit, a kernel larger than the padded image, a setting out of range.
     """
     input, alone = _batched(input, "conv2d")
-    how = {"stride": pair(stride, "stride", 1), "dilation": pair(dilation, "dilation", 1)}
+    if isinstance(padding, str) and padding not in ("same", "valid"):
+        raise ValueError(f"conv2d: padding must be numbers, 'same' or 'valid', got {padding!r}")
+    how = settings(stride, 0 if isinstance(padding, str) else padding, dilation)
     _check_kernel(input, weight, bias, weight.shape[:1], channels_axis=1, name="conv2d")
     if padding == "same":
         if how["stride"] != (1, 1):
             raise ValueError("conv2d: padding 'same' needs stride 1")
         missing = [d * (k - 1) for d, k in zip(how["dilation"], weight.shape[2:], strict=True)]
         input = pad(input, [n for m in reversed(missing) for n in (m // 2, m - m // 2)])
-    how["padding"] = (0, 0) if isinstance(padding, str) else pair(padding, "padding", 0)
-    if isinstance(padding, str) and padding not in ("same", "valid"):
-        raise ValueError(f"conv2d: padding must be numbers, 'same' or 'valid', got {padding!r}")
     if min(output_size(input.shape[2:], weight.shape[2:], **how)) < 1:
         raise ValueError(f"conv2d: kernel {weight.shape[2:]} is larger than the padded image {input.shape[2:]}")
     return _finished(convolve(input, weight, **how), bias, alone)
@@ -177,11 +176,7 @@ def conv_transpose2d(
         ValueError: shapes that do not fit, an output of no size, output_padding not below stride or dilation.
     """
     input, alone = _batched(input, "conv_transpose2d")
-    how = {
-        "stride": pair(stride, "stride", 1),
-        "padding": pair(padding, "padding", 0),
-        "dilation": pair(dilation, "dilation", 1),
-    }
+    how = settings(stride, padding, dilation)
     extra = pair(output_padding, "output_padding", 0)
     _check_kernel(input, weight, bias, weight.shape[1:2], channels_axis=0, name="conv_transpose2d")
     if any(e >= max(s, d) for e, s, d in zip(extra, how["stride"], how["dilation"], strict=True)):
@@ -208,11 +203,7 @@ def conv2d_weight(
     Raises:
         ValueError: an output that is not of the size that conv2d makes of the input.
     """
-    how = {
-        "stride": pair(stride, "stride", 1),
-        "padding": pair(padding, "padding", 0),
-        "dilation": pair(dilation, "dilation", 1),
-    }
+    how = settings(stride, padding, dilation)
     kernel = pair(kernel_size, "kernel_size", 1)
     expected = (input.shape[0], *output_size(input.shape[2:], kernel, **how))
     if (output.shape[0], *output.shape[2:]) != expected:
@@ -225,25 +216,46 @@ def avg_pool2d(
     kernel_size: int | Pair,
     stride: int | Pair | None = None,
     padding: int | Pair = 0,
+    ceil_mode: bool = False,
     count_include_pad: bool = True,
+    divisor_override: int | None = None,
 ) -> Tensor:
     """The means under a window: (N, C, H, W) to (N, C, OH, OW); a convolution of each channel with 1 / (KH · KW).
+
+    With ceil_mode a last window may reach beyond the padding, but not begin there.  Where count_include_pad is
+    False the padding does not count in the mean; divisor_override takes the place of the count.
 
     Raises:
         ValueError: padding of more than half the window, a setting out of range.
     """
     input, alone = _batched(input, "avg_pool2d")
-    xp, kernel = array_module(input.data), pair(kernel_size, "kernel_size", 1)
-    if any(2 * p > k for p, k in zip(pair(padding, "padding", 0), kernel, strict=True)):
+    xp, kernel, padding = array_module(input.data), pair(kernel_size, "kernel_size", 1), pair(padding, "padding", 0)
+    stride = pair(stride, "stride", 1) if stride else kernel
+    if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
         raise ValueError(f"avg_pool2d: padding {padding} is more than half the window {kernel}")
     window = Tensor(xp.ones((1, 1, *kernel), input.dtype))
-    how: dict[str, Any] = {"stride": kernel if stride is None else stride, "padding": padding}
     each = input.reshape(input.shape[0] * input.shape[1], 1, *input.shape[2:])
-    counts: Any = math.prod(kernel)
-    if not count_include_pad:
-        counts = conv2d(Tensor(xp.ones_like(each.data[:1])), window, **how)
-    out = conv2d(each, window, **how) / counts
+    beyond = [0, 0]
+    if ceil_mode:
+        for i, (n, k, s, p) in enumerate(zip(input.shape[2:], kernel, stride, padding, strict=True)):
+            over = (n + 2 * p - k) % s  # what the last whole window leaves over
+            beyond[i] = s - over if over and n + p > (n + 2 * p - k) // s * s + s else 0
+    (p, q), (a, b) = padding, beyond
+    counts: Any = divisor_override or math.prod(kernel)
+    if divisor_override is None and (ceil_mode or not count_include_pad):
+        ones = pad(Tensor(xp.ones((1, 1, *input.shape[2:]), input.dtype)), (q, q, p, p), value=float(count_include_pad))
+        counts = conv2d(pad(ones, (0, b, 0, a)), window, stride=stride)
+    out = conv2d(pad(each, (q, q + b, p, p + a)), window, stride=stride) / counts
     return _finished(out.reshape(*input.shape[:2], *out.shape[2:]), None, alone)
+
+
+def settings(stride: int | Pair, padding: int | Pair, dilation: int | Pair) -> dict[str, Pair]:
+    """The settings of a convolution for height and width, checked."""
+    return {
+        "stride": pair(stride, "stride", 1),
+        "padding": pair(padding, "padding", 0),
+        "dilation": pair(dilation, "dilation", 1),
+    }
 
 
 def pair(value: int | Pair, name: str, least: int) -> Pair:

@@ -8,8 +8,8 @@ from nanogen.autograd import Tensor, add, constant, primitive
 from nanogen.backend import array_module
 
 __all__ = [
-    "abs", "add", "clip", "divide", "exp", "expm1", "log", "log1p", "maximum", "minimum", "multiply", "negative",
-    "power", "sign", "sqrt", "subtract", "where",
+    "abs", "add", "clamp", "clip", "div", "divide", "exp", "expm1", "log", "log1p", "maximum", "minimum", "mul",
+    "multiply", "neg", "negative", "pow", "power", "sign", "sqrt", "sub", "subtract", "where",
 ]  # fmt: skip
 
 
@@ -55,9 +55,7 @@ def power_constant(input, *, exponent):
     return input**exponent
 
 
-power_constant.vjp(
-    lambda g, out, x, exponent: g * (exponent * x ** (exponent - 1)) if exponent != 0 else g * 0.0,
-)
+power_constant.vjp(lambda g, out, x, exponent: g * (exponent * x ** (exponent - 1)) if exponent != 0 else g * 0.0)
 
 
 @primitive
@@ -126,11 +124,11 @@ sqrt.vjp(lambda g, out, x: g / (2.0 * out))
 
 @primitive
 def sign(input):
-    """−1, 0 or 1; its gradient is 0 wherever it has one."""
+    """−1, 0 or 1; its gradient is 0."""
     return array_module(input).sign(input)
 
 
-sign.vjp(None)
+sign.vjp(lambda g, out, x: g * 0.0)
 
 
 @primitive
@@ -188,3 +186,6 @@ def clip(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     if max is not None:
         input = where(constant(input) > max, max, input)
     return input
+
+
+sub, mul, div, pow, neg, clamp = subtract, multiply, divide, power, negative, clip  # torch has both names

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from nanogen.autograd import Tensor, constant, primitive
-from nanogen.backend import Array, array_module
+from nanogen.backend import array_module
 from nanogen.functional.activation import dropout, softmax
 from nanogen.functional.elementwise import where
 
@@ -19,10 +19,7 @@ def matrix_product(a, b):
     return a @ b
 
 
-matrix_product.vjp(
-    lambda g, out, a, b: g @ b.transpose(-1, -2),
-    lambda g, out, a, b: a.transpose(-1, -2) @ g,
-)
+matrix_product.vjp(lambda g, out, a, b: g @ b.transpose(-1, -2), lambda g, out, a, b: a.transpose(-1, -2) @ g)
 
 
 def matmul(input: Any, other: Any) -> Tensor:
@@ -69,14 +66,8 @@ def scaled_dot_product_attention(
     if is_causal:
         if attn_mask is not None:
             raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
-        attn_mask = causal_mask(scores.data)
+        attn_mask = array_module(scores.data).tri(*scores.shape[-2:], dtype=bool)  # to its own place and before
     if attn_mask is not None:
         mask = constant(attn_mask)
         scores = where(mask, scores, -math.inf) if mask.dtype.kind == "b" else scores + mask
     return dropout(softmax(scores, dim=-1), dropout_p, rng=rng) @ value
-
-
-def causal_mask(scores: Array) -> Array:
-    """True where a query may look: at its own place and those before."""
-    xp = array_module(scores)
-    return xp.tri(*scores.shape[-2:], dtype=bool)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanogen.autograd import Tensor, fused
-from nanogen.backend import array_module
+from nanogen.backend import Array, array_module
 from nanogen.functional.reduction import normalize
 
 __all__ = ["batch_norm", "group_norm", "layer_norm"]
@@ -23,18 +23,20 @@ def normalize_groups_definition(rows: Tensor, weight: Tensor, bias: Tensor, *, g
     return grouped.reshape(b, p, c) * weight + bias
 
 
+def group_mean(sums: Array, groups: int, pixels: int) -> Array:
+    """From the sums (B, C) over each column's pixels, the mean over its group of columns, at each column."""
+    b, c = sums.shape
+    means = sums.reshape(b, groups, c // groups).mean(axis=2) / pixels
+    return array_module(sums).repeat(means, c // groups, axis=1)
+
+
 @fused(normalize_groups_definition)
 def normalize_groups(rows, weight, bias, *, groups, eps):
     """A sum per column is one pass over contiguous memory; groups are then sums of a few numbers."""
-    xp, (b, p, c) = array_module(rows), rows.shape
-
-    def group_mean(columns):
-        means = columns.reshape(b, groups, c // groups).mean(axis=2) / p
-        return xp.repeat(means, c // groups, axis=1)
-
-    mean = group_mean(rows.sum(axis=1))
+    xp, pixels = array_module(rows), rows.shape[1]
+    mean = group_mean(rows.sum(axis=1), groups, pixels)
     out = rows - mean[:, None]
-    rstd = (group_mean(xp.einsum("bpc,bpc->bc", out, out)) + eps) ** -0.5
+    rstd = (group_mean(xp.einsum("bpc,bpc->bc", out, out), groups, pixels) + eps) ** -0.5
     out *= (rstd * weight)[:, None]
     out += bias
     return out, (mean, rstd)
@@ -45,16 +47,11 @@ def _(g, out, saved, rows, weight, bias, *, groups, eps, wanted):
     """With x̂ = (x − mean)·rstd:  dx = rstd · (g·w − mean(g·w) − x̂ · mean(g·w·x̂)),  dw = Σ g·x̂,  db = Σ g.
 
     In x itself dx = a·g + b·x + c, with a, b and c a number per column.  Ioffe & Szegedy 2015, section 3."""
-    xp, (b, p, c), (mean, rstd) = array_module(rows), rows.shape, saved
+    xp, pixels, (mean, rstd) = array_module(rows), rows.shape[1], saved
     sum_g = g.sum(axis=1)
     sum_gx = (xp.einsum("bpc,bpc->bc", g, rows) - mean * sum_g) * rstd
-
-    def group_mean(columns):
-        means = columns.reshape(b, groups, c // groups).mean(axis=2) / p
-        return xp.repeat(means, c // groups, axis=1)
-
-    slope = -(rstd**2) * group_mean(weight * sum_gx)
-    offset = -rstd * group_mean(weight * sum_g) - slope * mean
+    slope = -(rstd**2) * group_mean(weight * sum_gx, groups, pixels)
+    offset = -rstd * group_mean(weight * sum_g, groups, pixels) - slope * mean
     dx = g * (rstd * weight)[:, None]
     dx += rows * slope[:, None]
     dx += offset[:, None]
@@ -93,9 +90,14 @@ def batch_norm(
     Shapes: input (N, C, *), the others (C,).  Ioffe & Szegedy 2015, algorithms 1 and 2.
 
     Raises:
-        ValueError: training on one value a channel, evaluation without running moments.
+        ValueError: training on one value a channel, evaluation without running moments, moments of another length.
     """
+    if input.ndim < 2:
+        raise ValueError(f"batch_norm: input must be (N, C, *), got shape {input.shape}")
     channels = input.shape[1]
+    for moment in (running_mean, running_var):
+        if moment is not None and moment.shape != (channels,):
+            raise ValueError(f"batch_norm: running moments must have shape {(channels,)}, got {moment.shape}")
     weight, bias = _affine(input, weight, bias, "batch_norm")
     rows, back = _rows(input)
     if not training:

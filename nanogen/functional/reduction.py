@@ -19,9 +19,12 @@ def axes(dim: Dim, ndim: int) -> tuple[int, ...]:
 
     Raises:
         ValueError: an axis that is not there, or that is named twice.
+        TypeError: a bool.
     """
     if dim is None or dim == () or dim == []:
         return tuple(range(ndim))
+    if isinstance(dim, bool):  # torch's old var(x, unbiased) must not pass for an axis
+        raise TypeError(f"dim must be axes, got {dim}")
     named = [dim] if isinstance(dim, int) else list(dim)
     for axis in named:
         if not -max(ndim, 1) <= axis < max(ndim, 1):
@@ -63,9 +66,9 @@ def mean(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     return sum(input, dim=dim, keepdim=keepdim) * (1.0 / n if n else math.nan)
 
 
-def var(input: Tensor, dim: Dim = None, *, correction: int = 1, keepdim: bool = False) -> Tensor:
+def var(input: Tensor, dim: Dim = None, *, correction: float | None = 1, keepdim: bool = False) -> Tensor:
     """The variance over `dim`: Σ(x − mean)² / (n − correction)."""
-    n = count(input, dim) - correction
+    n = count(input, dim) - (1 if correction is None else correction)
     squares = sum((input - mean(input, dim, keepdim=True)) ** 2, dim=dim, keepdim=keepdim)
     return squares * (1.0 / n if n > 0 else math.nan if n == 0 else math.inf)
 

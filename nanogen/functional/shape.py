@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from nanogen.autograd import Tensor, constant, primitive
+from nanogen.autograd import Tensor, broadcast_to, constant, primitive
 from nanogen.backend import array_module
+from nanogen.functional.reduction import axes
 
 __all__ = [
-    "cat", "embedding", "flip", "gather", "index", "interpolate", "one_hot", "pad", "permute", "reshape", "split",
-    "stack", "transpose", "upsample",
+    "cat", "embedding", "expand", "flatten", "flip", "gather", "index", "interpolate", "one_hot", "pad", "permute",
+    "reshape", "split", "squeeze", "stack", "transpose", "unsqueeze", "upsample",
 ]  # fmt: skip
+
+
+def one_by_one(operation: Callable[[Tensor, Any], Tensor]) -> Callable[..., Tensor]:
+    """`operation(x, (1, 2))` can also be called as `operation(x, 1, 2)`."""
+
+    @functools.wraps(operation)
+    def call(input: Tensor, *numbers: Any, **named: Any) -> Tensor:
+        if named or (numbers and isinstance(numbers[0], tuple | list)):
+            return operation(input, *numbers, **named)
+        return operation(input, numbers)
+
+    return call
 
 
 @primitive
@@ -24,16 +39,41 @@ def reshape_to(input, *, shape):
 reshape_to.vjp(lambda g, out, x, shape: reshape_to(g, shape=x.shape))
 
 
-def reshape(input: Tensor, *shape: Any) -> Tensor:
+@one_by_one
+def reshape(input: Tensor, shape: Any) -> Tensor:
     """The same elements in another shape; one length may be −1."""
-    return reshape_to(input, shape=_unpacked(shape))
+    return reshape_to(input, shape=tuple(shape))
 
 
-def _unpacked(arguments: tuple[Any, ...]) -> tuple[int, ...]:
-    """`f(1, 2)` and `f((1, 2))` mean the same."""
-    if len(arguments) == 1 and not isinstance(arguments[0], int):
-        return tuple(arguments[0])
-    return arguments
+def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """The axes from start_dim to end_dim, both included, as one."""
+    first, last = axis_of(start_dim, input), axis_of(end_dim, input)
+    merged = math.prod(input.shape[first : last + 1])
+    return reshape_to(input, shape=(*input.shape[:first], merged, *input.shape[last + 1 :]))
+
+
+def squeeze(input: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
+    """Without the axes of length 1, all of them or those in `dim`."""
+    among = axes(dim, input.ndim) if dim != () else ()
+    return reshape_to(input, shape=tuple(n for i, n in enumerate(input.shape) if n != 1 or i not in among))
+
+
+def unsqueeze(input: Tensor, dim: int) -> Tensor:
+    """With a new axis of length 1 at `dim`."""
+    (at,) = axes(dim, input.ndim + 1)
+    return reshape_to(input, shape=(*input.shape[:at], 1, *input.shape[at:]))
+
+
+@one_by_one
+def expand(input: Tensor, size: Any) -> Tensor:
+    """Axes of length 1 repeated, and new ones put in front, until the shape is `size`; −1 leaves an axis alone."""
+    here = (1,) * (len(size) - input.ndim) + input.shape
+    return broadcast_to(input, shape=tuple(m if n == -1 else n for n, m in zip(size, here, strict=True)))
+
+
+def axis_of(dim: int, input: Tensor) -> int:
+    """`dim` counted from 0 on."""
+    return next(iter(axes(dim, input.ndim)), 0)
 
 
 @primitive
@@ -45,16 +85,18 @@ def permute_to(input, *, dims):
 permute_to.vjp(lambda g, out, x, dims: permute_to(g, dims=tuple(sorted(range(x.ndim), key=lambda i: dims[i] % x.ndim))))
 
 
-def permute(input: Tensor, *dims: Any) -> Tensor:
+@one_by_one
+def permute(input: Tensor, dims: Any) -> Tensor:
     """The axes in the order `dims`."""
-    return permute_to(input, dims=_unpacked(dims))
+    return permute_to(input, dims=tuple(dims))
 
 
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     """The axes dim0 and dim1 swapped."""
+    a, b = axis_of(dim0, input), axis_of(dim1, input)
     order = list(range(input.ndim))
     if order:
-        order[dim0], order[dim1] = order[dim1], order[dim0]
+        order[a], order[b] = b, a
     return permute_to(input, dims=tuple(order))
 
 
@@ -67,9 +109,10 @@ def flip_over(input, *, dims):
 flip_over.vjp(lambda g, out, x, dims: flip_over(g, dims=dims))
 
 
-def flip(input: Tensor, *dims: Any) -> Tensor:
+@one_by_one
+def flip(input: Tensor, dims: Any) -> Tensor:
     """The order along the axes `dims` reversed."""
-    return flip_over(input, dims=_unpacked(dims) if input.ndim else ())
+    return flip_over(input, dims=axes(dims, input.ndim) if dims != () else ())
 
 
 @primitive
@@ -79,9 +122,7 @@ def concatenate(*inputs, dim):
 
 
 def _part(i: int, g: Tensor, out: Tensor, *inputs: Tensor, dim: int) -> Tensor:
-    start = 0
-    for x in inputs[:i]:
-        start += x.shape[dim]
+    start = sum(x.shape[dim] for x in inputs[:i])
     return g[(slice(None),) * (dim % g.ndim) + (slice(start, start + inputs[i].shape[dim]),)]
 
 
@@ -101,9 +142,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     tensors = [constant(x) for x in tensors]
     if not tensors or any(x.shape != tensors[0].shape for x in tensors):
         raise ValueError(f"stack: give tensors of one shape, got {[x.shape for x in tensors]}")
-    at = dim % (tensors[0].ndim + 1)
-    shape = (*tensors[0].shape[:at], 1, *tensors[0].shape[at:])
-    return concatenate(*[x.reshape(shape) for x in tensors], dim=at)
+    return concatenate(*[unsqueeze(x, dim) for x in tensors], dim=dim)
 
 
 def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
@@ -112,14 +151,17 @@ def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int 
     Raises:
         ValueError: sizes that do not add up to the axis.
     """
-    length, size = tensor.shape[dim], split_size_or_sections
+    dim, size = axis_of(dim, tensor), split_size_or_sections
+    length = tensor.shape[dim]
     if isinstance(size, int):
+        if size < 1:
+            raise ValueError(f"split: split_size_or_sections must be at least 1, got {size}")
         sizes = [min(size, length - start) for start in range(0, length, size)] if length else [0]
     else:
         sizes = list(size)
     if sum(sizes) != length:
         raise ValueError(f"split: sizes {sizes} do not add up to {length}, the length of axis {dim}")
-    before = (slice(None),) * (dim % tensor.ndim)
+    before = (slice(None),) * dim
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     return tuple(tensor[(*before, slice(end - n, end))] for n, end in zip(sizes, ends, strict=True))
 
@@ -162,6 +204,8 @@ def get_item(input: Tensor, key: Any) -> Tensor:
 def gather(input: Tensor, dim: int, index: Any) -> Tensor:
     """The elements of input that `index` names along `dim`: out[i, j, …] = input[i, index[i, j, …], …] for dim 1."""
     places = constant(index).data
+    if places.ndim != input.ndim:
+        raise ValueError(f"gather: index must have the {input.ndim} axes of the input, got shape {places.shape}")
     xp = array_module(places)
     key = list(xp.ix_(*[xp.arange(n) for n in places.shape]))
     key[dim] = places
@@ -170,7 +214,10 @@ def gather(input: Tensor, dim: int, index: Any) -> Tensor:
 
 def embedding(input: Any, weight: Tensor) -> Tensor:
     """The rows of weight (rows, width) that the integers in `input` name: input.shape + (width,)."""
-    return get_item(weight, constant(input))
+    rows = constant(input)
+    if rows.dtype.kind not in "iu":
+        raise TypeError(f"embedding: input must be integers, got dtype {rows.dtype}")
+    return get_item(weight, rows)
 
 
 def one_hot(input: Any, num_classes: int = -1) -> Tensor:
@@ -180,21 +227,24 @@ def one_hot(input: Any, num_classes: int = -1) -> Tensor:
         ValueError: a label below 0 or not below num_classes.
     """
     labels = constant(input).data
+    if labels.dtype.kind not in "iu" or (num_classes == -1 and not labels.size):
+        raise ValueError(f"one_hot: input must be integers, got {labels.size} of dtype {labels.dtype}")
     xp = array_module(labels)
     classes = int(labels.max()) + 1 if num_classes == -1 else num_classes
-    if labels.size and num_classes != -1 and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(f"one_hot: labels must be in 0 … {classes - 1}, got {labels.min()} … {labels.max()}")
     return Tensor((labels[..., None] == xp.arange(classes)).astype(xp.int64))
 
 
 @primitive
-def pad_by(input, *, widths):
-    """Zeros before and after each axis, `widths` of them; a negative width cuts off as many."""
+def pad_by(input, *, widths, value=0.0):
+    """`value` before and after each axis, `widths` times; a negative width cuts off as many."""
     cut = tuple(slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(input.shape, widths, strict=True))
-    return array_module(input).pad(input[cut], [(max(a, 0), max(b, 0)) for a, b in widths])
+    around = [(max(a, 0), max(b, 0)) for a, b in widths]
+    return array_module(input).pad(input[cut], around, constant_values=value)
 
 
-pad_by.vjp(lambda g, out, x, widths: pad_by(g, widths=tuple((-a, -b) for a, b in widths)))
+pad_by.vjp(lambda g, out, x, widths, value: pad_by(g, widths=tuple((-a, -b) for a, b in widths)))
 
 
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
@@ -211,9 +261,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     widths = tuple([(0, 0)] * (input.ndim - len(pairs)) + pairs[::-1])
     if any(n + a + b < 0 for n, (a, b) in zip(input.shape, widths, strict=True)):
         raise ValueError(f"pad: {tuple(pad)} cuts off more than a tensor of shape {input.shape} has")
-    if not value:
-        return pad_by(input, widths=widths)
-    return pad_by(input - value, widths=widths) + value
+    return pad_by(input, widths=widths, value=value or 0.0) if any(pad) else constant(input)
 
 
 @primitive
@@ -231,18 +279,11 @@ upsample.vjp(lambda g, out, x, factor: sum_blocks(g, factor=factor))
 @primitive
 def sum_blocks(input, *, factor):
     """The sums over the blocks of factor × factor pixels of (N, C, H, W)."""
-    rows = sum_of([input[:, :, i::factor] for i in range(factor)])
-    return sum_of([rows[:, :, :, j::factor] for j in range(factor)])
+    rows = functools.reduce(operator.add, [input[:, :, i::factor] for i in range(factor)])
+    return functools.reduce(operator.add, [rows[:, :, :, j::factor] for j in range(factor)])
 
 
 sum_blocks.vjp(lambda g, out, x, factor: upsample(g, factor=factor))
-
-
-def sum_of(arrays: Sequence[Any]) -> Any:
-    total = arrays[0]
-    for array in arrays[1:]:
-        total = total + array
-    return total
 
 
 def interpolate(
@@ -250,28 +291,32 @@ def interpolate(
     size: int | Sequence[int] | None = None,
     scale_factor: float | Sequence[float] | None = None,
     mode: str = "nearest",
+    align_corners: None = None,
+    recompute_scale_factor: bool | None = None,
 ) -> Tensor:
     """The image (N, C, H, W) at another size, each pixel that of the nearest source: ⌊i · H / size⌋.
 
+    With a scale_factor that is ⌊i / scale_factor⌋, unless recompute_scale_factor asks for the former.
+
     Raises:
-        ValueError: another mode than `nearest`, or not exactly one of size and scale_factor.
+        ValueError: another mode than `nearest`, which has no align_corners; not exactly one of size and scale_factor.
     """
-    if mode != "nearest":
-        raise ValueError(f"interpolate: mode must be 'nearest', got {mode!r}")
+    if mode != "nearest" or align_corners is not None:
+        raise ValueError(f"interpolate: mode must be 'nearest' without align_corners, got {mode!r}, {align_corners}")
     if (size is None) == (scale_factor is None):
         raise ValueError("interpolate: give either size or scale_factor")
     spatial = input.shape[2:]
     if size is not None:
         sizes = [size] * len(spatial) if isinstance(size, int) else list(size)
-        scales = [n / m if m else 1.0 for n, m in zip(spatial, sizes, strict=True)]
+        scales: list[tuple[float, float]] = list(zip(spatial, sizes, strict=True))
     else:
         factors = [scale_factor] * len(spatial) if isinstance(scale_factor, int | float) else list(scale_factor or ())
         sizes = [math.floor(n * f) for n, f in zip(spatial, factors, strict=True)]
-        scales = [1.0 / f for f in factors]
+        scales = list(zip(spatial, sizes, strict=True)) if recompute_scale_factor else [(1, f) for f in factors]
     whole = {m // n for n, m in zip(spatial, sizes, strict=True) if n and m % n == 0}
     if len(spatial) == 2 and len(whole) == 1 and all(n and m % n == 0 for n, m in zip(spatial, sizes, strict=True)):
         return upsample(input, factor=whole.pop())
-    for axis, (n, m, scale) in enumerate(zip(spatial, sizes, scales, strict=True), start=2):
-        source = [min(math.floor(i * scale), n - 1) for i in range(m)]
+    for axis, (n, m, (a, b)) in enumerate(zip(spatial, sizes, scales, strict=True), start=2):
+        source = [min(int(i * a // b), n - 1) for i in range(m)]
         input = get_item(input, (slice(None),) * axis + (source,))
     return input
