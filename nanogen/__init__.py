@@ -1,6 +1,6 @@
 """nanogen: deep generative models from scratch, on NumPy and CuPy."""
 
-from nanogen import functional
+from nanogen import data, distributions, functional, models, nn, optim
 from nanogen.autograd import Tensor, grad, no_grad, tensor
 from nanogen.backend import Generator
 from nanogen.functional import *

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -136,10 +137,9 @@ class Tensor:
         if self.node is None:
             raise ValueError("backward: this tensor does not depend on any that requires gradients")
         leaves = [node for node in _ancestors([self.node]) if node.primitive is None]
-        found, private = _vector_jacobian_product(
-            [(self, _cotangent(self, gradient, "gradient"))], leaves, create_graph=False
-        )
-        for leaf in leaves:
+        cotangent = _cotangent(self, gradient, "gradient")
+        found, private = _vector_jacobian_product([(self, cotangent)], leaves, create_graph=False)
+        for leaf in [leaf for leaf in leaves if leaf in found]:
             g = found[leaf]
             if leaf.grad is not None:
                 g = add(leaf.grad, g).detach()
@@ -271,14 +271,10 @@ class Primitive:
 
     def gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
         """The gradients of the inputs from that of the output; None where not wanted or where there is none."""
-        out = Tensor(node.output, node)
-        if not self.rules:
-            rule = self.rule_of_each
-            return [rule(i, g, out, *node.inputs, **node.parameters) if want else None for i, want in enumerate(wanted)]
-        return [
-            rule(g, out, *node.inputs, **node.parameters) if want and rule else None
-            for rule, want in zip(self.rules, wanted, strict=False)
-        ]
+        given = (g, Tensor(node.output, node), *node.inputs)
+        rules = self.rules or [functools.partial(self.rule_of_each, i) for i in range(len(wanted))]
+        pairs = zip(rules, wanted, strict=True)
+        return [rule(*given, **node.parameters) if want and rule else None for rule, want in pairs]
 
 
 class Fused(Primitive):
@@ -307,9 +303,8 @@ class Fused(Primitive):
             return [None if array is None else Tensor(array) for array in found]
         copies = [identity(x) if want else x for x, want in zip(node.inputs, wanted, strict=True)]
         targets = [x for x, want in zip(copies, wanted, strict=True) if want]
-        slopes = iter(
-            grad(self.definition(*copies, **node.parameters), targets, g, create_graph=True, allow_unused=True)
-        )
+        again = self.definition(*copies, **node.parameters)
+        slopes = iter(grad(again, targets, g, create_graph=True, allow_unused=True))
         return [next(slopes) if want else None for want in wanted]
 
 
@@ -360,9 +355,8 @@ def grad(
     for i, y in enumerate(outputs):
         if y.node is None and not allow_unused:
             raise ValueError(f"outputs[{i}] does not depend on any tensor that requires gradients")
-    recorded = [
-        (y, _cotangent(y, g, "grad_outputs")) for y, g in zip(outputs, given, strict=True) if y.node is not None
-    ]
+    pairs = zip(outputs, given, strict=True)
+    recorded = [(y, _cotangent(y, g, "grad_outputs")) for y, g in pairs if y.node is not None]
     found, _ = _vector_jacobian_product(recorded, [x.node for x in inputs], create_graph)
     for i, x in enumerate(inputs):
         if x.node not in found and not allow_unused:
@@ -371,11 +365,10 @@ def grad(
 
 
 def _cotangent(y: Tensor, given: Any, name: str) -> Tensor:
-    xp = array_module(y.data)
     if given is None:
         if y.data.size != 1:
             raise ValueError(f"{name} may be left out only for a single number, not for shape {y.shape}")
-        return Tensor(xp.ones_like(y.data))
+        return Tensor(array_module(y.data).ones_like(y.data))
     g = constant(given)
     if g.shape != y.shape:
         raise ValueError(f"{name} must have the output's shape {y.shape}, got {g.shape}")
@@ -412,14 +405,12 @@ def _vector_jacobian_product(
     def accumulate(node: Node, g: Tensor, is_private: bool) -> None:
         if node not in found:
             found[node] = g
-            if is_private:
-                private.add(node)
         elif node in private:
             found[node].data += g.data  # in place: nobody else can see it
         else:
-            found[node] = add(found[node], g)
-            if not create_graph:
-                private.add(node)
+            found[node], is_private = add(found[node], g), not create_graph
+        if is_private:
+            private.add(node)
 
     for y, cotangent in outputs:
         accumulate(y.node, cotangent, False)
@@ -429,10 +420,10 @@ def _vector_jacobian_product(
             if node not in leading or node not in found:
                 continue
             g = found[node] if node in kept else found.pop(node)
-            wanted = [x.node in leading for x in node.inputs]
-            if not any(wanted):
+            if node.primitive is None:
                 continue
-            for x, gx in zip(node.inputs, node.primitive.gradients(node, g, wanted), strict=False):
+            wanted = [x.node in leading for x in node.inputs]
+            for x, gx in zip(node.inputs, node.primitive.gradients(node, g, wanted), strict=True):
                 if gx is not None:
                     gx = _undo_broadcasting(gx, x)
                     is_private = not create_graph and gx.data is not g.data and gx.data.base is None

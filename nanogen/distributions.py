@@ -13,6 +13,7 @@ import numpy as np
 from nanogen import functional as F
 from nanogen.autograd import Tensor, broadcast_to, constant
 from nanogen.backend import Array, Generator, array_module
+from nanogen.functional.loss import label_cross_entropy
 
 _QUADRATURE = [nodes.tolist() for nodes in np.polynomial.legendre.leggauss(8)]
 
@@ -87,14 +88,13 @@ class Categorical:
 
     def log_prob(self, x: Any) -> Tensor:
         """log softmax(logits)[x]: integers x, broadcast against the logits' other axes."""
-        labels = constant(x).data
-        shape = np.broadcast_shapes(labels.shape, self.logits.shape[:-1])
-        xp = array_module(labels)
-        logits = self.logits
+        labels, logits, classes = constant(x).data, self.logits, self.logits.shape[-1]
+        if isinstance(labels, np.ndarray) and labels.size and not 0 <= labels.min() <= labels.max() < classes:
+            raise ValueError(f"classes must be in 0 … {classes - 1}, got {labels.min()} … {labels.max()}")
+        shape = np.broadcast_shapes(labels.shape, logits.shape[:-1])
         if logits.shape[:-1] != shape:
-            logits = broadcast_to(logits, shape=(*shape, logits.shape[-1]))
-        at_last = F.permute(logits, logits.ndim - 1, *range(logits.ndim - 1))[None]  # classes where they are expected
-        return -F.cross_entropy(at_last, xp.broadcast_to(labels, shape)[None], reduction="none")[0]
+            logits = broadcast_to(logits, shape=(*shape, classes))
+        return -label_cross_entropy(logits, labels=array_module(labels).broadcast_to(labels, shape))
 
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
         """Draws, integers of shape + logits.shape[:-1], by the inverse of the cumulative distribution."""

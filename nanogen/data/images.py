@@ -1,0 +1,58 @@
+"""What a data set is: images of integer levels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of integer levels 0 … levels − 1.
+
+    Attributes:
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,), the class of each, or None.
+        levels: how many levels there are, 2 to 256.
+        name: what to call them.
+
+    Raises:
+        TypeError, ValueError: images of another type or shape, or with a level that is not there.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    levels: int
+    name: str
+
+    def __post_init__(self) -> None:
+        check_levels(self.images, self.levels)
+        if self.labels is not None and self.labels.shape != (len(self.images),):
+            raise ValueError(f"labels must have shape ({len(self.images)},), got {self.labels.shape}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return self.images.shape[1:]
+
+
+def check_levels(images: np.ndarray, levels: int, shape: tuple[int, ...] | None = None) -> None:
+    """Refuse what is not a batch of images of `levels` levels (and of `shape`, if given).
+
+    Raises:
+        TypeError: not an array of integers.
+        ValueError: not (N, C, H, W), another shape, a level that is not there.
+    """
+    if not hasattr(images, "dtype") or images.dtype.kind not in "iu":
+        kind = getattr(images, "dtype", type(images).__name__)
+        raise TypeError(f"images must be an array of integer levels, got {kind}")
+    if images.ndim != 4:
+        raise ValueError(f"images must be (N, C, H, W), got shape {images.shape}")
+    if shape is not None and images.shape[1:] != tuple(shape):
+        raise ValueError(f"images must be (N, {', '.join(map(str, shape))}), got shape {images.shape}")
+    if isinstance(images, np.ndarray) and images.size and not 0 <= images.min() <= images.max() < levels:
+        raise ValueError(f"images must have levels in 0 … {levels - 1}, got {images.min()} … {images.max()}")

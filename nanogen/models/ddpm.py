@@ -1,0 +1,189 @@
+"""Denoising diffusion.  Ho, Jain & Abbeel 2020, Denoising Diffusion Probabilistic Models.
+
+    q(x_t | x_0) = N(√ᾱ_t x_0, (1 − ᾱ_t) I)                     noise is added in T steps              (eq. 4)
+    p_θ(x_{t−1} | x_t) = N(μ_θ(x_t, t), σ_t² I)                 a network takes it away again          (eq. 1)
+    L_simple = E ‖ε − ε_θ(√ᾱ_t x_0 + √(1 − ᾱ_t) ε, t)‖²          by predicting it                       (eq. 14)
+
+The network is in `unet`, the tables of the forward process in `schedule`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from nanogen import functional as F
+from nanogen.autograd import Tensor, no_grad
+from nanogen.backend import Array, Generator
+from nanogen.distributions import DiscretizedNormal, Normal, kl_divergence, unscale_levels
+from nanogen.models.base import GenerativeModel, check_choice, check_counts
+from nanogen.models.schedule import SCHEDULES, NoiseSchedule
+from nanogen.models.unet import UNet
+
+
+class DDPM(GenerativeModel):
+    """A diffusion model that predicts the noise.
+
+    Args:
+        image_shape: (C, H, W).
+        levels: the number of integer levels.
+        T: the number of diffusion steps, at least 2.
+        schedule: `linear`, `quadratic`, `sigmoid`, `cosine`, or a NoiseSchedule.
+        variance: σ_t² of the reverse process: `beta`, β_t, or `posterior`, β̃_t.  Ho et al. 2020, section 3.2.
+        channels, multipliers, blocks, heads, dropout: of the U-Net.
+        rng: draws the initial weights; `Generator(0)` unless given.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        levels: int,
+        T: int = 1000,
+        schedule: str | NoiseSchedule = "linear",
+        variance: str = "posterior",
+        channels: int = 64,
+        multipliers: tuple[int, ...] = (1, 2),
+        blocks: int = 1,
+        heads: int = 4,
+        dropout: float = 0.0,
+        rng: Generator | None = None,
+    ):
+        super().__init__(image_shape, levels)
+        check_counts(
+            channels=channels, blocks=blocks, heads=heads, **{f"multipliers[{i}]": m for i, m in enumerate(multipliers)}
+        )
+        check_choice(variance=(variance, ("beta", "posterior")))
+        if not isinstance(schedule, NoiseSchedule):
+            check_choice(schedule=(schedule, tuple(SCHEDULES)))
+            schedule = SCHEDULES[schedule](T)
+        if channels % 2 or not multipliers or channels * multipliers[-1] % heads:
+            raise ValueError(f"channels must be even, and divide into {heads} heads at the end, got {channels}")
+        self.schedule, self.variance = schedule, variance
+        self.unet = UNet(image_shape[0], channels, tuple(multipliers), blocks, heads, dropout, rng or Generator(0))
+
+    @property
+    def T(self) -> int:
+        return self.schedule.T
+
+    @property
+    def reverse_variances(self) -> np.ndarray:
+        """σ_t² for t = 0 … T.  β̃_1 = 0 is no decoder's variance, so at t = 1 it is β_1 by either choice."""
+        variances = self.schedule.betas.copy()
+        if self.variance == "posterior":
+            variances[2:] = self.schedule.posterior_variances[2:]
+        return variances
+
+    def predict_noise(self, x_t: Tensor, t: Any, rng: Generator | None = None) -> Tensor:
+        """ε_θ(x_t, t): noisy images (N, C, H, W) and times (N,) to the noise in them."""
+        return self.unet(x_t, t, rng)
+
+    def loss(self, images: Any, rng: Generator) -> Tensor:
+        """L_simple: the squared error of the predicted noise at random times, the mean per dimension.  Eq. 14."""
+        x0 = self.scaled(self.pixels(images))
+        t = rng.integers(1, self.T + 1, len(images))
+        noise = Tensor(rng.normal(x0.shape, dtype=x0.dtype))
+        return F.mse_loss(self.predict_noise(self.schedule.q_sample(x0, t, noise), t, rng), noise)
+
+    def predict_x0(self, x_t: Tensor, t: Any) -> Tensor:
+        """What the noise prediction says of the clean image, clipped to where images are."""
+        return self.schedule.x0_from_noise(x_t, t, self.predict_noise(x_t, t)).clip(-1.0, 1.0)
+
+    def p_mean(self, x_t: Tensor, t: Any) -> Tensor:
+        """μ_θ(x_t, t), the mean of p_θ(x_{t−1} | x_t): μ̃_t at the predicted x_0.  Eq. 7 and 11."""
+        return self.schedule.mean_from_x0(x_t, t, self.predict_x0(x_t, t))
+
+    # Sampling
+
+    def sample(self, n: int, rng: Generator, steps: int | None = None, eta: float = 0.0) -> Array:
+        """n images of integer levels: uint8 (n, C, H, W).
+
+        By the T steps of the reverse process (algorithm 2) or, given a number of `steps`, by DDIM in so many."""
+        trajectory = self.ancestral(n, rng) if steps is None else self.ddim(n, rng, steps, eta)
+        for _, x in trajectory:
+            last = x
+        return unscale_levels(last.data, self.levels)
+
+    def _start(self, n: int, rng: Generator) -> Tensor:
+        check_counts(n=n)
+        return Tensor(rng.normal((n, *self.image_shape), dtype=self.anchor.dtype))
+
+    def ancestral(self, n: int, rng: Generator) -> Iterator[tuple[int, Tensor]]:
+        """x_T ~ N(0, I), then x_{t−1} = μ_θ(x_t, t) + σ_t z down to x_0, without noise at t = 1: each (t, x_t).
+
+        Ho et al. 2020, algorithm 2."""
+        x = self._start(n, rng)
+        yield self.T, x
+        variances = self.reverse_variances
+        for t in range(self.T, 0, -1):
+            with no_grad():
+                x = self.p_mean(x, np.full(n, t))
+                if t > 1:
+                    x = x + float(variances[t]) ** 0.5 * rng.normal(x.shape, dtype=x.dtype)
+            yield t - 1, x
+
+    def ddim(self, n: int, rng: Generator, steps: int, eta: float = 0.0) -> Iterator[tuple[int, Tensor]]:
+        """x_T ~ N(0, I), then few larger steps t → s, without noise if eta = 0: each (t, x_t).
+
+        x_s = √ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂ + σ z,  σ² = η² (1 − ᾱ_s)/(1 − ᾱ_t) (1 − ᾱ_t/ᾱ_s).  Song et al. 2021, eq. 12
+        and 16.  ε̂ is the noise that the clipped x̂_0 leaves."""
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta must be in [0, 1], got {eta}")
+        x, times, schedule = self._start(n, rng), ddim_times(self.T, steps), self.schedule
+        yield self.T, x
+        for t, s in itertools.pairwise(times):
+            alpha_bar_t, alpha_bar_s = float(schedule.alpha_bars[t]), float(schedule.alpha_bars[s])
+            sigma2 = eta**2 * (1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)
+            with no_grad():
+                now = np.full(n, t)
+                x0 = self.predict_x0(x, now)
+                noise = schedule.noise_from_x0(x, now, x0)
+                x = alpha_bar_s**0.5 * x0 + (1 - alpha_bar_s - sigma2) ** 0.5 * noise
+                if sigma2 > 0:
+                    x = x + sigma2**0.5 * rng.normal(x.shape, dtype=x.dtype)
+            yield s, x
+
+    # The bound
+
+    def bound_term(self, images: Any, t: int, rng: Generator) -> Tensor:
+        """One term of the bound on −log p(x_0), by one draw of x_t: (N,), nats per image.  Eq. 5.
+
+        t = 0:      L_0 = −log p_θ(x_0 | x_1), the discretised decoder of eq. 13
+        0 < t < T:  L_t = KL(q(x_t | x_{t+1}, x_0) ‖ p_θ(x_t | x_{t+1}))
+        t = T:      L_T = KL(q(x_T | x_0) ‖ N(0, I))
+        """
+        levels = self.pixels(images)
+        x0, schedule = self.scaled(levels), self.schedule
+        if t == self.T:
+            alpha_bar = float(schedule.alpha_bars[t])
+            q = Normal(alpha_bar**0.5 * x0, (1 - alpha_bar) ** 0.5)
+            return kl_divergence(q, Normal(0.0 * x0, 1.0)).sum((1, 2, 3))
+        later = np.full(len(levels), t + 1)
+        x_later = schedule.q_sample(x0, later, rng.normal(x0.shape, dtype=x0.dtype))
+        mean, std = self.p_mean(x_later, later), float(self.reverse_variances[t + 1]) ** 0.5
+        if t == 0:
+            log_std = np.full((), np.log(std), x0.dtype)
+            return -DiscretizedNormal(mean, log_std, self.levels).log_prob(levels).sum((1, 2, 3))
+        posterior_mean, posterior_variance = schedule.q_posterior(x0, x_later, later)
+        q = Normal(posterior_mean, posterior_variance**0.5)
+        return kl_divergence(q, Normal(mean, std)).sum((1, 2, 3))
+
+    def bound_terms(self, images: Any, rng: Generator) -> Tensor:
+        """L_0, L_1, …, L_T: (N, T + 1), nats per image.  On average their sum bounds −log p(x_0).  Eq. 5."""
+        return F.stack([self.bound_term(images, t, rng) for t in range(self.T + 1)], dim=1)
+
+    def elbo(self, images: Any, rng: Generator) -> Tensor:
+        """−(L_T + Σ L_{t−1} + L_0) ≤ log p(x_0), each expectation by one draw: (N,), nats per image.  Eq. 5."""
+        return -self.bound_terms(images, rng).sum(1)
+
+
+def ddim_times(T: int, steps: int) -> list[int]:
+    """steps + 1 falling times from T to 0, as evenly spaced as whole numbers allow.
+
+    Raises:
+        ValueError: steps not in 1 … T."""
+    if not isinstance(steps, int) or not 1 <= steps <= T:
+        raise ValueError(f"steps must be in 1 … {T}, got {steps!r}")
+    return [round(T * (steps - i) / steps) for i in range(steps + 1)]

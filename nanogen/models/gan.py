@@ -1,0 +1,156 @@
+"""The generative adversarial network.  Goodfellow et al. 2014, with the architecture of DCGAN, Radford et al. 2016.
+
+    min_G max_D V(D, G) = E_x[log D(x)] + E_z[log(1 − D(G(z)))]                                       (eq. 1)
+
+D(x) = sigmoid(d(x)); the losses are computed on the logit d, so that none of them overflows.  DCGAN's five rules:
+strided convolutions in place of pooling; batch normalisation in both networks (but for G's output and D's input); no
+fully connected hidden layers; ReLU in G with tanh at its output; leaky ReLU in D.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanogen import functional as F
+from nanogen.autograd import Tensor, no_grad
+from nanogen.backend import Array, Generator
+from nanogen.distributions import unscale_levels
+from nanogen.models.base import GenerativeModel, Update, check_choice, check_counts
+from nanogen.nn import BatchNorm2d, Conv2d, ConvTranspose2d, Module
+
+
+def halvings(height: int, width: int) -> int:
+    """How often both sides can be halved before they are odd or at most 4."""
+    count = 0
+    while height % 2 == width % 2 == 0 and min(height, width) > 4:
+        height, width, count = height // 2, width // 2, count + 1
+    return count
+
+
+class GeneratorNetwork(Module):
+    """Latents (N, latent) to images in [−1, 1]: the first layer makes a small image, each further one doubles it."""
+
+    def __init__(self, image_shape: tuple[int, int, int], channels: int, latent: int, rng: Generator):
+        super().__init__()
+        colors, height, width = image_shape
+        doublings = halvings(height, width)
+        wide = channels * 2**doublings
+        self.first = ConvTranspose2d(latent, wide, (height >> doublings, width >> doublings), bias=False, rng=rng)
+        self.norms = [BatchNorm2d(wide >> i) for i in range(doublings + 1)]
+        self.convs = [
+            ConvTranspose2d(wide >> i, wide >> (i + 1), 4, stride=2, padding=1, bias=False, rng=rng)
+            for i in range(doublings)
+        ]
+        self.last = Conv2d(channels, colors, 3, padding=1, rng=rng)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = F.relu(self.norms[0](self.first(z.reshape(*z.shape, 1, 1))))
+        for conv, norm in zip(self.convs, self.norms[1:], strict=True):
+            h = F.relu(norm(conv(h)))
+        return F.tanh(self.last(h))
+
+
+class DiscriminatorNetwork(Module):
+    """Images in [−1, 1] to the logit of being real (N,): each layer halves the image, the last one takes it whole."""
+
+    def __init__(self, image_shape: tuple[int, int, int], channels: int, rng: Generator):
+        super().__init__()
+        colors, height, width = image_shape
+        count = halvings(height, width)
+        self.first = Conv2d(colors, channels, 3, padding=1, rng=rng)
+        self.convs = [
+            Conv2d(channels << i, channels << (i + 1), 4, stride=2, padding=1, bias=False, rng=rng)
+            for i in range(count)
+        ]
+        self.norms = [BatchNorm2d(channels << (i + 1)) for i in range(count)]
+        self.last = Conv2d(channels << count, 1, (height >> count, width >> count), rng=rng)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.leaky_relu(self.first(x), 0.2)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            h = F.leaky_relu(norm(conv(h)), 0.2)
+        return self.last(h).reshape(len(x))
+
+
+class GAN(GenerativeModel):
+    """A DCGAN.
+
+    Args:
+        image_shape: (C, H, W).
+        levels: the number of integer levels.
+        latent: the dimensions of z.
+        channels: the width at full size; it doubles wherever the size halves.
+        objective: the generator's: `non-saturating`, max E[log D(G(z))], or `minimax`, min E[log(1 − D(G(z)))].
+        discriminator_steps: k of algorithm 1, updates of D to one of G.
+        rng: draws the initial weights; `Generator(0)` unless given.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        levels: int,
+        latent: int = 64,
+        channels: int = 64,
+        objective: str = "non-saturating",
+        discriminator_steps: int = 1,
+        rng: Generator | None = None,
+    ):
+        super().__init__(image_shape, levels)
+        check_counts(latent=latent, channels=channels, discriminator_steps=discriminator_steps)
+        check_choice(objective=(objective, ("non-saturating", "minimax")))
+        rng = rng or Generator(0)
+        self.latent, self.objective, self.discriminator_steps = latent, objective, discriminator_steps
+        self.generator = GeneratorNetwork(image_shape, channels, latent, rng)
+        self.discriminator = DiscriminatorNetwork(image_shape, channels, rng)
+        for name, parameter in self.named_parameters():  # all weights from N(0, 0.02²): Radford et al., section 4
+            if name.endswith("weight") and parameter.ndim == 4:
+                parameter.data = 0.02 * rng.normal(parameter.shape)
+
+    def generate(self, n: int, rng: Generator) -> Tensor:
+        """x = G(z), z ~ N(0, I): images in [−1, 1]."""
+        return self.generator(Tensor(rng.normal((n, self.latent), dtype=self.anchor.dtype)))
+
+    def discriminator_loss(self, images: Any, rng: Generator) -> Tensor:
+        """−E[log D(x)] − E[log(1 − D(G(z)))], which D makes small: nats.  Algorithm 1."""
+        with no_grad():
+            fake = self.generate(len(images), rng)
+        real = self.scaled(self.pixels(images))
+        return discriminator_loss(self.discriminator(real), self.discriminator(fake))
+
+    def generator_loss(self, images: Any, rng: Generator) -> Tensor:
+        """What G makes small, on as many draws as there are images: nats.  Section 3."""
+        return generator_loss(self.discriminator(self.generate(len(images), rng)), self.objective)
+
+    def updates(self) -> list[Update]:
+        """Algorithm 1: k steps of the discriminator, then one of the generator."""
+        return [
+            *[Update("discriminator", self.discriminator_loss, self.discriminator)] * self.discriminator_steps,
+            Update("generator", self.generator_loss, self.generator),
+        ]
+
+    def sample(self, n: int, rng: Generator) -> Array:
+        """x = G(z), rounded to the nearest levels: uint8 (n, C, H, W)."""
+        check_counts(n=n)
+        return self.picture(rng.normal((n, self.latent), dtype=self.anchor.dtype))
+
+    def picture(self, z: Array) -> Array:
+        """The images of latents z (N, latent), as levels: uint8 (N, C, H, W)."""
+        mode = self.training
+        self.eval()
+        with no_grad():
+            x = self.generator(Tensor(z))
+        self.train(mode)
+        return unscale_levels(x.data, self.levels)
+
+
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """−V(D, G): softplus(−d(x)) + softplus(d(G(z))), since −log sigmoid(d) = softplus(−d).  Eq. 1."""
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def generator_loss(fake_logits: Tensor, objective: str = "non-saturating") -> Tensor:
+    """`minimax`: log(1 − D), whose gradient in the logit is −D and vanishes when D is sure; `non-saturating`:
+    −log D, whose gradient is −(1 − D).  Goodfellow et al. 2014, section 3."""
+    if objective == "minimax":
+        return -F.softplus(fake_logits).mean()
+    return F.softplus(-fake_logits).mean()
