@@ -394,8 +394,7 @@ def _vector_jacobian_product(
     `outputs` come with their cotangents.  Returns the gradients with the set of the nodes whose gradient is an
     array that nobody else holds."""
     order = _ancestors([y.node for y, _ in outputs])
-    kept = set(targets)
-    leading = set(targets)  # the nodes with a target among their ancestors: only they are visited
+    kept, leading = set(targets), set(targets)  # leading: with a target among the ancestors; only they are visited
     for node in order:
         if any(x.node in leading for x in node.inputs):
             leading.add(node)
@@ -415,14 +414,11 @@ def _vector_jacobian_product(
     for y, cotangent in outputs:
         accumulate(y.node, cotangent, False)
     with set_grad_enabled(create_graph):
-        while order:
-            node = order.pop()
-            if node not in leading or node not in found:
+        for node in reversed(order):
+            wanted = [x.node in leading for x in node.inputs]
+            if node not in found or not any(wanted):
                 continue
             g = found[node] if node in kept else found.pop(node)
-            if node.primitive is None:
-                continue
-            wanted = [x.node in leading for x in node.inputs]
             for x, gx in zip(node.inputs, node.primitive.gradients(node, g, wanted), strict=True):
                 if gx is not None:
                     gx = _undo_broadcasting(gx, x)
