@@ -93,10 +93,10 @@ class Generator:
         self.seed, self.device = int(seed), device
         self._generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed)))
 
-    def stream(self, index: int) -> Generator:
-        """An independent generator, the `index`-th of this seed, whatever was drawn from this one."""
+    def stream(self, *indices: int) -> Generator:
+        """An independent generator, that of these indices and this seed, whatever was drawn from this one."""
         child = Generator(self.seed, self.device)
-        child._generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=(index,))))
+        child._generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=indices)))
         return child
 
     def normal(self, size: Size = (), dtype: Any = np.float32) -> Array:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from nanogen.autograd import Tensor
 from nanogen.backend import Array, array_module
 
@@ -50,7 +52,7 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """The number of steps and a copy of what is remembered, as `name.i` per parameter."""
         arrays = {f"{name}.{i}": a.copy() for name, many in self.state.items() for i, a in enumerate(many)}
-        return {"steps": self.steps, **arrays}
+        return {"steps": np.asarray(self.steps), **arrays}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state_dict of the same rule over parameters of the same shapes.

@@ -26,7 +26,7 @@ relu.vjp(lambda g, out, x: where(x > 0, g, 0.0))
 @primitive
 def leaky_relu(input, *, negative_slope=0.01):
     """x where it is positive, negative_slope · x elsewhere."""
-    return array_module(input).where(input > 0, input, input * negative_slope)
+    return array_module(input).where(input > 0, input, input * float(negative_slope))
 
 
 leaky_relu.vjp(lambda g, out, x, negative_slope: where(x > 0, g, g * negative_slope))

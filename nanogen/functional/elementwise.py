@@ -73,7 +73,7 @@ power_tensor.vjp(
 def power(input: Any, exponent: Any) -> Tensor:
     """inputⁿ, for a number n or a tensor of exponents."""
     if isinstance(exponent, int | float) and isinstance(input, Tensor):
-        return power_constant(input, exponent=exponent)
+        return power_constant(input, exponent=exponent if isinstance(exponent, int) else float(exponent))
     return power_tensor(input, exponent)
 
 

@@ -1,0 +1,191 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from nanogen import __version__, data
+from nanogen.backend import DEVICES, Generator, to_numpy
+from nanogen.metrics import likelihood
+from nanogen.models import DDPM, MODELS
+from nanogen.training.loop import Trainer, rewind_metrics, train
+from nanogen.training.pictures import draw_pictures, grid
+from nanogen.training.run import EVALUATION, SAMPLES, Run, make_settings, model_parameters, parse_model_setting
+
+SUMMARIES = {
+    "pixelcnn": "pixel by pixel, exact likelihood (van den Oord et al. 2016)",
+    "vae": "latent variables, a bound on the likelihood (Kingma & Welling 2014)",
+    "gan": "a generator against a discriminator (Goodfellow et al. 2014; DCGAN)",
+    "ddpm": "denoising step by step, a bound on the likelihood (Ho et al. 2020)",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    main_parser = argparse.ArgumentParser(prog="nanogen", description="Deep generative models from scratch.")
+    main_parser.add_argument("--version", action="version", version=f"nanogen {__version__}")
+    commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("train", help="train a model and show what it generates")
+    command.add_argument("model", help=", ".join(MODELS))
+    command.add_argument("--data", default="digits", help=f"{', '.join(data.DATASETS)} (default: digits, bundled)")
+    command.add_argument("--data-dir", metavar="DIR", help="the folder of the data set's files")
+    command.add_argument("--steps", type=int, help="training steps (default: the model's recipe)")
+    command.add_argument("--batch", type=int, help="images a step (default: the model's recipe)")
+    command.add_argument("--lr", type=float, help="largest learning rate (default: the model's recipe)")
+    command.add_argument("--seed", type=int, default=0, help="of all random numbers (default: 0)")
+    command.add_argument("--device", choices=DEVICES, default="cpu")
+    command.add_argument("--threads", type=int, help="of the matrix products (default: the cores there are)")
+    command.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/MODEL-DATA)")
+    command.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    command.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the model; see list")
+
+    command = commands.add_parser("sample", help="draw images from a trained model")
+    command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    command.add_argument("-n", type=int, default=64, help="how many (default: 64)")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png: a grid; .npz: the levels")
+    command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
+    command.add_argument("--device", choices=DEVICES, default="cpu")
+    command.add_argument("--steps", type=int, help="ddpm: sample by DDIM in so many steps (default: all T, ancestral)")
+    command.add_argument("--eta", type=float, help="ddpm: DDIM's noise, 0 to 1 (default: 0)")
+
+    command = commands.add_parser("evaluate", help="bits per dimension on the test split, seconds per sample")
+    command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
+    command.add_argument("--device", choices=DEVICES, default="cpu")
+
+    commands.add_parser("list", help="the models with their settings, and the data sets")
+    return main_parser
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    run = Run(arguments.out or free_folder(f"{arguments.model}-{arguments.data}"))
+    if arguments.resume:
+        if arguments.out is None:
+            raise ValueError("--resume needs the run's folder: --out DIR")
+        settings = run.settings()
+        if settings.model != arguments.model:
+            raise ValueError(f"{run.folder} holds a run of {settings.model}, not of {arguments.model}")
+        images = run.images("train")
+    else:
+        if run.exists():
+            raise ValueError(f"{run.folder} already holds a run: --resume goes on with it")
+        images = data.load(arguments.data, "train", arguments.data_dir)
+        settings = make_settings(
+            arguments.model,
+            images,
+            dict(parse_model_setting(arguments.model, text) for text in arguments.set),
+            data_dir=arguments.data_dir and str(Path(arguments.data_dir).resolve()),
+            threads=arguments.threads or len(os.sched_getaffinity(0)),
+            **{name: getattr(arguments, name) for name in ("steps", "batch", "lr", "seed", "device")},
+        )
+    test = data.load(settings.data, "test", settings.data_dir)
+    with threadpool_limits(settings.threads):
+        trainer = Trainer(settings, images)
+        if arguments.resume and run.checkpoint_file.is_file():
+            trainer.restore(run)
+            rewind_metrics(run, trainer.step)
+        else:
+            run.write_settings(settings)
+            run.metrics_file.unlink(missing_ok=True)
+        size = sum(parameter.data.size for parameter in trainer.model.parameters())
+        print(f"{settings.model} ({size:,} parameters) on {settings.data} ({len(images):,} images), in {run.folder}")
+        bar = tqdm(
+            total=settings.steps, initial=trainer.step, unit="step", mininterval=0.5 if sys.stderr.isatty() else 5
+        )
+
+        def on_step(step: int, loss: float) -> None:
+            if loss == loss:  # NaN between the steps that are logged
+                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.update()
+
+        with bar:
+            train(trainer, run, on_step)
+        for path in draw_pictures(run, images, test):
+            print(f"wrote {path}")
+
+
+def free_folder(name: str) -> Path:
+    """runs/NAME, or runs/NAME-2, -3 … where that is taken."""
+    candidates = (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in range(1, 10_000))
+    return next(path for path in candidates if not path.exists())
+
+
+def run_sample(arguments: argparse.Namespace) -> None:
+    if arguments.out.suffix not in (".png", ".npz"):
+        raise ValueError(f"--out must end in .png or .npz, got {arguments.out}")
+    if arguments.n < 1:
+        raise ValueError(f"-n must be at least 1, got {arguments.n}")
+    run = Run(arguments.run)
+    settings, model = run.settings(), run.model(arguments.device)
+    rng = Generator(arguments.seed, arguments.device).stream(SAMPLES)
+    how = {name: getattr(arguments, name) for name in ("steps", "eta") if getattr(arguments, name) is not None}
+    if how and not isinstance(model, DDPM):
+        raise ValueError(f"--{next(iter(how))} is for ddpm; {arguments.run} is a run of {settings.model}")
+    if "eta" in how and "steps" not in how:
+        raise ValueError("--eta is DDIM's: give --steps too")
+    with threadpool_limits(settings.threads):
+        images = to_numpy(model.sample(arguments.n, rng, **how))
+    if arguments.out.suffix == ".png":
+        grid(images, model.levels, columns=min(arguments.n, max(8, round(arguments.n**0.5)))).save(arguments.out)
+    else:
+        np.savez_compressed(arguments.out, images=images)
+    print(f"wrote {arguments.out}")
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    run = Run(arguments.run)
+    settings, model, test = run.settings(), run.model(arguments.device), run.images("test")
+    rng = Generator(arguments.seed, arguments.device)
+    with threadpool_limits(settings.threads):
+        found = likelihood(model, test.images, rng.stream(EVALUATION))
+        start = time.perf_counter()
+        model.sample(64, rng.stream(SAMPLES))
+        seconds = (time.perf_counter() - start) / 64
+    print(f"{settings.model} on {settings.data}, {len(test)} test images")
+    if found is None:
+        print("bits/dim: none, this model has no density")
+    else:
+        print(f"bits/dim: {found.bits_per_dim:.4f} ± {found.standard_error:.4f} ({found.kind})")
+        for name, bits in found.terms.items():
+            print(f"  {name}: {bits:.4f}")
+    print(f"seconds per sample: {seconds:.4f}")
+
+
+def run_list(_: argparse.Namespace) -> None:
+    print("models:")
+    for name in MODELS:
+        print(f"  {name:9} {SUMMARIES[name]}")
+        print(
+            "            " + " ".join(f"{k}={p.default}" for k, p in model_parameters(name).items()).replace(", ", ",")
+        )
+    print("data sets:")
+    for name in data.DATASETS:
+        print(f"  {name:14} {'bundled' if name == 'digits' else 'IDX files in --data-dir DIR'}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status: 0, 1 for a run that failed, 2 for input that can't be used."""
+    parsed = parser().parse_args(arguments)
+    command = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "list": run_list}[parsed.command]
+    try:
+        command(parsed)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"nanogen: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"nanogen: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

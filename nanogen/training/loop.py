@@ -1,0 +1,135 @@
+"""The training loop: batches in, updates, metrics and checkpoints out.  One loop for all four families."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from nanogen.autograd import Tensor, grad
+from nanogen.backend import Generator, device_of, to_device, to_numpy
+from nanogen.data import Images
+from nanogen.models import GenerativeModel
+from nanogen.models.base import Update
+from nanogen.optim import AdamW, ExponentialMovingAverage
+from nanogen.training.checkpoint import load_checkpoint, save_checkpoint, with_prefix, without_prefix
+from nanogen.training.run import SHUFFLES, STEPS, Run, Settings, build_model
+
+LOG_EVERY = 10
+CHECKPOINT_EVERY = 500
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """At step 1 … steps: up to lr in a straight line over `warmup` steps, down to 0 as a half cosine.
+
+    Loshchilov & Hutter 2017, eq. 5, without restarts."""
+    rise = min(1.0, step / settings.warmup) if settings.warmup else 1.0
+    return settings.lr * rise * 0.5 * (1 + math.cos(math.pi * (step - 1) / settings.steps))
+
+
+def batch_indices(step: int, count: int, settings: Settings) -> np.ndarray:
+    """Which images step 1, 2, … takes: every pass goes through all `count` images in an order of its own.
+
+    A function of the step alone, so that a resumed run goes on where it was."""
+    positions = np.arange((step - 1) * settings.batch, step * settings.batch)
+    orders = {
+        epoch: Generator(settings.seed).stream(SHUFFLES, epoch).permutation(count)
+        for epoch in set((positions // count).tolist())
+    }
+    return np.array([orders[position // count][position % count] for position in positions.tolist()])
+
+
+class Trainer:
+    """A model in training: its optimisers, its averaged weights and the step it has reached."""
+
+    def __init__(self, settings: Settings, images: Images):
+        self.settings, self.images, self.step = settings, images, 0
+        self.model: GenerativeModel = build_model(settings)
+        self.updates: list[Update] = self.model.updates()
+        self.parameters = {update.name: list(update.part.parameters()) for update in self.updates}
+        self.optimizers = {
+            name: AdamW(parameters, settings.lr, settings.betas, weight_decay=settings.weight_decay)
+            for name, parameters in self.parameters.items()
+        }
+        self.average = ExponentialMovingAverage(self.model.parameters(), settings.ema)
+
+    def advance(self) -> dict[str, Tensor]:
+        """One training step; the losses by name."""
+        self.step += 1
+        rng = Generator(self.settings.seed, self.settings.device).stream(STEPS, self.step)
+        images = self.images.images[batch_indices(self.step, len(self.images), self.settings)]
+        losses = {}
+        for name, loss_of, _ in self.updates:
+            losses[name] = loss = loss_of(images, rng)
+            for parameter, g in zip(self.parameters[name], grad(loss, self.parameters[name]), strict=True):
+                parameter.grad = g
+            self.optimizers[name].lr = learning_rate(self.step, self.settings)
+            self.optimizers[name].step()
+            self.optimizers[name].zero_grad()
+            losses[name] = loss.detach()
+        self.average.update()
+        return losses
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that the run's future depends on, but for the settings and the step."""
+        names = [name for name, _ in self.model.named_parameters()]
+        arrays = with_prefix("model.", self.model.state_dict())
+        arrays |= with_prefix("average.", dict(zip(names, self.average.averages, strict=True)))
+        for part, optimizer in self.optimizers.items():
+            arrays |= with_prefix(f"optimizer.{part}.", optimizer.state_dict())
+        return {name: to_numpy(array) for name, array in arrays.items()}
+
+    def save(self, run: Run) -> None:
+        save_checkpoint(run.checkpoint_file, self.arrays(), self.step)
+
+    def restore(self, run: Run) -> None:
+        """Go on from the run's checkpoint.
+
+        Raises:
+            FileNotFoundError, ValueError: none there, a broken one, or one of another model.
+        """
+        arrays, self.step = load_checkpoint(run.checkpoint_file)
+        self.model.load_state_dict(without_prefix("model.", arrays))
+        averages = without_prefix("average.", arrays)
+        for (name, _), average in zip(self.model.named_parameters(), self.average.averages, strict=True):
+            average[...] = to_device(averages[name], device_of(average))
+        self.average.steps = self.step
+        for part, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(without_prefix(f"optimizer.{part}.", arrays))
+
+
+def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None]) -> None:
+    """Advance to the last step of the settings; write `metrics.csv` and checkpoints into the run's folder.
+
+    Args:
+        on_step: is told the step and, every so many steps, the sum of the losses (NaN in between).
+
+    Raises:
+        FloatingPointError: a loss that is not finite; the last checkpoint stays as it is.
+    """
+    names = list(trainer.parameters)
+    recent: list[dict[str, Tensor]] = []
+    with run.metrics_file.open("a") as file:
+        if trainer.step == 0:
+            file.write(",".join(["step", *names]) + "\n")
+        while trainer.step < trainer.settings.steps:
+            recent.append(trainer.advance())
+            last, total = trainer.step == trainer.settings.steps, math.nan
+            if last or trainer.step % LOG_EVERY == 0:
+                means = {name: sum(float(losses[name]) for losses in recent) / len(recent) for name in names}
+                if not math.isfinite(total := sum(means.values())):
+                    raise FloatingPointError(f"the loss is {means} at step {trainer.step}: try a smaller lr")
+                file.write(",".join([str(trainer.step), *(f"{means[name]:.6g}" for name in names)]) + "\n")
+                recent = []
+            if last or trainer.step % CHECKPOINT_EVERY == 0:
+                file.flush()
+                trainer.save(run)
+            on_step(trainer.step, total)
+
+
+def rewind_metrics(run: Run, step: int) -> None:
+    """Drop the rows after `step`, which a resumed run will write again."""
+    header, *rows = run.metrics_file.read_text().splitlines()
+    kept = [row for row in rows if int(row.partition(",")[0]) <= step]
+    run.metrics_file.write_text("\n".join([header, *kept]) + "\n")
