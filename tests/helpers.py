@@ -1,0 +1,128 @@
+"""What several test files use: gradients against central differences, and arrays in every kind of memory layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+import nanogen as ng
+
+STEP = 1e-5
+LAYOUTS = ("contiguous", "transposed", "strided", "reversed")
+
+
+def leaf(array: Any) -> ng.Tensor:
+    """A tensor that requires gradients, of this very array: `ng.tensor` would copy and lay it out anew."""
+    x = ng.Tensor(np.asarray(array))
+    x.requires_grad = True
+    return x
+
+
+def vector_jacobian_product(f: Callable[..., Any], inputs: Sequence[Any], cotangents: Sequence[Any]) -> list[ng.Tensor]:
+    """Σ cotangent · ∂f/∂input for each input, as differentiable tensors; zeros where f does not depend on it."""
+    outputs = as_list(f(*inputs))
+    found = ng.grad(outputs, inputs, list(cotangents), create_graph=True, allow_unused=True)
+    return [ng.Tensor(np.zeros_like(x.data)) if g is None else g for x, g in zip(inputs, found, strict=True)]
+
+
+def check_gradients(f: Callable[..., Any], *arrays: Any, order: int = 2, tolerance: float = 1e-6) -> None:
+    """Assert that the gradients of f are those of central differences, up to the given order.
+
+    In a random direction d and for a random cotangent c,
+
+        ⟨vjp(c), d⟩  =  ⟨c, f(x + εd) − f(x − εd)⟩ / 2ε  +  O(ε²),
+
+    and the same for the function (x, c) ↦ vjp(c), whose gradient is the second order, and so on.  As HIPS autograd's
+    `check_grads` has it (Maclaurin et al. 2015).
+    """
+    rng = np.random.default_rng(0)
+    outputs = as_list(f(*[leaf(x) for x in arrays]))
+    cotangents = [rng.standard_normal(y.shape) for y in outputs]
+    directions = [rng.standard_normal(np.shape(x)) for x in arrays]
+    gradients = vector_jacobian_product(f, [leaf(x) for x in arrays], cotangents)
+    for x, g in zip(arrays, gradients, strict=True):
+        assert g.shape == np.shape(x), f"a gradient of shape {g.shape} for an input of shape {np.shape(x)}"
+        assert g.dtype == x.dtype, f"a gradient of type {g.dtype} for an input of type {x.dtype}"
+
+    def along(step: float) -> float:
+        moved = as_list(f(*[leaf(x + step * d) for x, d in zip(arrays, directions, strict=True)]))
+        return sum(inner(c, y.data) for c, y in zip(cotangents, moved, strict=True))
+
+    exact = sum(inner(g.data, d) for g, d in zip(gradients, directions, strict=True))
+    estimate = (along(STEP) - along(-STEP)) / (2 * STEP)
+    assert abs(exact - estimate) <= tolerance * (1 + abs(estimate)), f"gradient {exact}, differences {estimate}"
+    if order > 1:
+        n = len(arrays)
+        slope = lambda *xs: vector_jacobian_product(f, xs[:n], xs[n:])
+        check_gradients(slope, *arrays, *cotangents, order=order - 1, tolerance=tolerance)
+
+
+def as_list(outputs: Any) -> list[ng.Tensor]:
+    return list(outputs) if isinstance(outputs, tuple | list) else [outputs]
+
+
+def inner(a: Any, b: Any) -> float:
+    """⟨a, b⟩; exact, and so fit for ==, where the numbers are small integers."""
+    return float((np.asarray(a) * np.asarray(b)).sum())
+
+
+def laid_out(array: np.ndarray, layout: str) -> np.ndarray:
+    """The same numbers, elsewhere in memory."""
+    if array.ndim == 0:
+        return np.array(array)
+    if layout == "transposed":
+        return np.array(array.T, order="C").T
+    if layout == "strided":
+        spread = np.full([2 * n + 1 for n in array.shape], np.nan)[tuple(slice(n) for n in np.multiply(2, array.shape))]
+        spread[(slice(None, None, 2),) * array.ndim] = array
+        return spread[(slice(None, None, 2),) * array.ndim]
+    if layout == "reversed":
+        backwards = (slice(None, None, -1),) * array.ndim
+        return np.array(array[backwards], order="C")[backwards]
+    return np.array(array, order="C")
+
+
+class Draw:
+    """Numbers, shapes and arrays for one example, chosen by hypothesis."""
+
+    def __init__(self, data: st.DataObject):
+        self.data = data
+        self.rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
+
+    def number(self, low: int, high: int) -> int:
+        return self.data.draw(st.integers(low, high))
+
+    def pick(self, options: Sequence[Any]) -> Any:
+        return self.data.draw(st.sampled_from(options))
+
+    def shape(self, axes: tuple[int, int] = (0, 3), least: int = 0) -> tuple[int, ...]:
+        return tuple(self.pick([n for n in (2, 3, 1, 0) if n >= least]) for _ in range(self.number(*axes)))
+
+    def broadcast(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """A shape that broadcasts to `shape`."""
+        kept = shape[self.number(0, len(shape)) :]
+        return tuple(self.pick([n, 1]) for n in kept)
+
+    def dims(self, ndim: int) -> Any:
+        """One axis, several or all, from the front or from the back."""
+        some = self.data.draw(st.lists(st.integers(0, max(ndim - 1, 0)), unique=True, max_size=ndim))
+        return self.pick(
+            [None, some[0] if some else -1, tuple(i - ndim if ndim else -1 for i in some[:1]), tuple(some)]
+        )
+
+    def array(self, shape: tuple[int, ...], kind: str = "normal") -> np.ndarray:
+        """Numbers of a kind (away from the kinks of piecewise functions: no zeros, no two equal) in any layout."""
+        if kind == "normal":
+            x = self.rng.standard_normal(shape)
+        elif kind == "positive":
+            x = self.rng.uniform(0.5, 2.0, shape)
+        elif kind == "nonzero":
+            x = self.rng.uniform(0.2, 2.0, shape) * self.rng.choice([-1.0, 1.0], shape)
+        elif kind == "distinct":
+            x = 0.3 * self.rng.permutation(int(np.prod(shape))).reshape(shape) - 1.0
+        else:
+            x = self.rng.integers(-4, 5, shape).astype(float)
+        return laid_out(np.asarray(x), self.pick(LAYOUTS))

@@ -1,0 +1,393 @@
+"""The engine: what holds of reverse-mode differentiation whatever the operations are."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+from helpers import Draw, check_gradients, leaf
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nanogen as ng
+from nanogen import functional as F
+from nanogen.autograd import Tensor, cast, constant, primitive
+
+
+def network(x, w):
+    """Something with products, broadcasting, reductions and a shared subexpression."""
+    hidden = F.tanh(x @ w)
+    return (F.softmax(hidden, dim=-1) * hidden + hidden.sum(0)).exp() / (1.0 + hidden * hidden)
+
+
+@given(st.data())
+def test_gradient_is_linear_in_the_cotangent(data):
+    """vjp(a·u + b·v) = a·vjp(u) + b·vjp(v): the vector-Jacobian product is u ↦ Jᵀu (Griewank & Walther 2008, 3.2)."""
+    draw = Draw(data)
+    x, w = leaf(draw.array((4, 3))), leaf(draw.array((3, 5)))
+    y = network(x, w)
+    u, v, (a, b) = draw.array(y.shape), draw.array(y.shape), draw.rng.standard_normal(2)
+    together = ng.grad(y, [x, w], a * u + b * v)
+    for both, gu, gv in zip(together, ng.grad(y, [x, w], u), ng.grad(y, [x, w], v), strict=True):
+        np.testing.assert_allclose(both.data, a * gu.data + b * gv.data, rtol=1e-12, atol=1e-12)
+
+
+def test_hessian_is_symmetric():
+    """∂²f/∂xᵢ∂xⱼ = ∂²f/∂xⱼ∂xᵢ (Schwarz), row by row from gradients of gradients."""
+    rng = np.random.default_rng(1)
+    x, w = leaf(rng.standard_normal(6)), rng.standard_normal((3, 4))
+    (slope,) = ng.grad(network(x.reshape(2, 3), Tensor(w)).sum(), x, create_graph=True)
+    hessian = np.array([ng.grad(slope[i], x)[0].data for i in range(6)])
+    assert np.abs(hessian - hessian.T).max() < 1e-12
+    assert np.abs(hessian).max() > 0.1
+
+
+def test_third_order():
+    """d³/dx³ of x⁵ is 60x², of eˣ is eˣ, of tanh is −2(1 − t²)(1 − 3t²) with t = tanh x."""
+    x = leaf(np.linspace(-1.5, 1.5, 7))
+    t = np.tanh(x.data)
+    for f, expected in (
+        (lambda x: x**5, 60 * x.data**2),
+        (lambda x: x * x * x * x * x, 60 * x.data**2),
+        (F.exp, np.exp(x.data)),
+        (F.tanh, -2 * (1 - t**2) * (1 - 3 * t**2)),
+    ):
+        y = f(x)
+        for _ in range(3):
+            (y,) = ng.grad(y.sum(), x, create_graph=True)
+        np.testing.assert_allclose(y.data, expected, rtol=1e-12, atol=1e-12)
+    check_gradients(network, np.random.default_rng(0).standard_normal((2, 3)), np.ones((3, 2)) / 3, order=3)
+
+
+def test_shared_subexpression_is_visited_once():
+    """Doubling sixty times, y ← y + y, has the gradient 2⁶⁰; a walk over paths in place of nodes would not end."""
+    x = leaf(np.array([1.0, -2.0]))
+    y = x
+    for _ in range(60):
+        y = y + y
+    assert (ng.grad(y.sum(), x)[0].data == 2.0**60).all()
+
+
+def test_every_rule_runs_once():
+    """A node's rule runs once, after all that was made from the node has given its part."""
+    seen = []
+
+    @primitive
+    def counted(x):
+        return 2 * x
+
+    counted.vjp(lambda g, out, x: seen.append(g.data.copy()) or 2.0 * g)
+    x = leaf(np.array(3.0))
+    y = counted(x)
+    (y * y + y + y.exp() * 0.0).backward()
+    assert [g.item() for g in seen] == [13.0]
+    assert x.grad.item() == 26.0
+
+
+def test_backward_accumulates():
+    """Each backward adds to .grad of the leaves; tensors in between keep none."""
+    x, w = leaf(np.array([1.0, 2.0])), leaf(np.array([3.0, 5.0]))
+    for times in (1, 2, 3):
+        y = x * w
+        y.backward(np.array([1.0, 10.0]))
+        assert (x.grad.data == times * np.array([3.0, 50.0])).all()
+        assert (w.grad.data == times * np.array([1.0, 20.0])).all()
+        assert y.grad is None
+    scalar = leaf(np.array(2.0))
+    for _ in range(2):
+        (scalar * 3.0).backward()
+    assert isinstance(scalar.grad.data, np.ndarray)
+    assert scalar.grad.item() == 6.0
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda a, b: a + b,
+        lambda a, b: a - b,
+        lambda a, b: F.cat([a, b]),
+        lambda a, b: F.stack([a, b]),
+        lambda a, b: a.reshape(2, 2) + b.reshape(2, 2),
+        lambda a, b: (a + b)[::-1] + a,
+        lambda a, b: F.where(np.array([True, False, True, False]), a, b),
+        lambda a, b: a.sum() + b.sum(),
+    ],
+)
+def test_leaf_gradients_never_share_memory(f):
+    """z = a + b hands one cotangent to both; what is done to a.grad in place must not reach b.grad or the cotangent."""
+    a, b = leaf(np.arange(4.0)), leaf(np.arange(4.0))
+    z = f(a, b)
+    g = np.ones(z.shape)
+    z.backward(g)
+    before = b.grad.data.copy()
+    a.grad.data[...] = 99.0
+    assert (b.grad.data == before).all()
+    assert (g == 1.0).all()
+    z.backward(g)
+    assert (b.grad.data == 2 * before).all()
+    assert (g == 1.0).all()
+
+
+@given(st.data())
+def test_accumulation_in_place_is_never_visible(data):
+    """On random graphs of operations that hand their cotangent on (sums, views, copies of parts), the gradients are
+    those of the walk that never writes in place, bit for bit, and neither cotangents nor values change."""
+    draw = Draw(data)
+    leaves = [leaf(draw.array((2, 2), "integer")) for _ in range(2)]
+    pool = list(leaves)
+    for _ in range(draw.number(2, 9)):
+        a, b = draw.pick(pool), draw.pick(pool)
+        pool.append(
+            draw.pick(
+                [
+                    lambda a=a, b=b: a + b,
+                    lambda a=a, b=b: a - b,
+                    lambda a=a: a.transpose(0, 1),
+                    lambda a=a: a.reshape(4).reshape(2, 2),
+                    lambda a=a: a[::-1],
+                    lambda a=a, b=b: F.cat([a, b])[1:3],
+                    lambda a=a: a + a,
+                    lambda a=a: a.sum(0),
+                    lambda a=a: a.to("float64") + a[0],
+                    lambda a=a, b=b: F.maximum(a, b),
+                ]
+            )()
+        )
+        if pool[-1].shape != (2, 2):
+            pool[-1] = F.expand(pool[-1], (2, 2))
+    outputs = pool[-3:]
+    values = [x.data.copy() for x in pool]
+    cotangents = [draw.array(y.shape, "integer") for y in outputs]
+    given_before = [c.copy() for c in cotangents]
+    plain = ng.grad(outputs, pool, cotangents, allow_unused=True)
+    again = ng.grad(outputs, pool, cotangents, allow_unused=True)
+    careful = ng.grad(outputs, pool, cotangents, allow_unused=True, create_graph=True)
+    for one, two, three in zip(plain, again, careful, strict=True):
+        assert (one is None) == (two is None) == (three is None)
+        if one is not None:
+            assert np.array_equal(one.data, two.data)
+            assert np.array_equal(one.data, three.data)
+    assert all(np.array_equal(a, b) for a, b in zip(cotangents, given_before, strict=True))
+    assert all(np.array_equal(x.data, value) for x, value in zip(pool, values, strict=True))
+
+
+def test_a_very_deep_graph():
+    """A chain of 100,000 operations is differentiated and freed without recursion."""
+    x = leaf(np.array(1.0))
+    y = x
+    for _ in range(100_000):
+        y = y + 1.0
+    y.backward()
+    assert x.grad.item() == 1.0
+    del y
+
+
+def test_memory_returns_without_the_garbage_collector():
+    """No reference cycles: the last name of a graph frees it, also after gradients of gradients and of fused rules."""
+    gc.collect()
+    gc.disable()
+    try:
+        x, w, b = leaf(np.ones((2, 4, 3, 3))), leaf(np.ones(4)), leaf(np.zeros(4))
+        middle = F.group_norm(x, 2, w, b)
+        y = F.silu(middle).sum()
+        inputs = [weakref.ref(x), weakref.ref(w), weakref.ref(b)]
+        inside = [weakref.ref(middle), weakref.ref(y), weakref.ref(middle.data)]
+        first = ng.grad(y, [x, w], create_graph=True)
+        second = ng.grad((first[0] ** 2).sum() + first[1].sum(), [x, b])
+        y.backward()
+        inside += [weakref.ref(t) for t in (*first, *second)]
+        del middle, y, first, second
+        assert [ref() for ref in inside] == [None] * len(inside)
+        del x, w, b
+        assert [ref() for ref in inputs] == [None] * 3
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("left", ["float32", "float64"])
+@pytest.mark.parametrize("right", ["float32", "float64"])
+def test_gradient_has_the_shape_and_type_of_its_input(left, right):
+    """x (2, 1) of one type against w (3,) of another: each gradient comes back in its own input's shape and type."""
+    x, w = leaf(np.ones((2, 1), left)), leaf(np.full(3, 2.0, right))
+    for y in (x * w, x + w, x / w, F.maximum(x, w), F.where(np.array([True, False, True]), x, w)):
+        assert y.dtype == np.result_type(x.dtype, w.dtype)
+        for create_graph in (False, True):
+            gx, gw = ng.grad(y.sum(), [x, w], create_graph=create_graph)
+            assert (gx.shape, gx.dtype) == (x.shape, x.dtype)
+            assert (gw.shape, gw.dtype) == (w.shape, w.dtype)
+    (g,) = ng.grad((x.to("float64") ** 2).sum(), x)
+    assert g.dtype == x.dtype
+
+
+@pytest.mark.parametrize("value", [2, 2.5, np.float64(2.5), np.int64(2)])
+@pytest.mark.parametrize("shape", [(), (3,), (0,)])
+def test_numbers_keep_the_type(value, shape):
+    """x ∘ number has the type of x, on either side: NumPy's own scalars must not turn float32 into float64."""
+    x = leaf(np.ones(shape, np.float32))
+    results = [
+        x + value,
+        value + x,
+        x - value,
+        value - x,
+        x * value,
+        value * x,
+        x / value,
+        value / x,
+        x**value,
+        value**x,
+    ]
+    results += [
+        F.maximum(x, value),
+        F.clip(x, value, value),
+        F.where(x > value, x, value),
+        F.pad(x, (1, 1)[: 2 * x.ndim]),
+    ]
+    for y in results:
+        assert y.dtype == np.float32
+        assert isinstance(y.data, np.ndarray)
+        (g,) = ng.grad(y.sum(), x)
+        assert g.dtype == np.float32
+
+
+def test_integers_stay_integers():
+    """No operation silently changes the type it was given; comparisons give bools, which have no gradient."""
+    x = ng.tensor([1, 2, 3])
+    assert (x + 1).dtype.kind == "i"
+    assert (x * x).sum().dtype.kind == "i"
+    assert (x > 1).dtype == bool
+    assert not (leaf(np.ones(2)) > 0.0).requires_grad
+    assert isinstance((ng.tensor(1.0) > 0.0).data, np.ndarray)
+
+
+def test_no_grad_is_local_to_a_thread():
+    """Switching recording off in one thread leaves the others recording (contextvars)."""
+    x, entered, leave, recorded = leaf(np.ones(2)), threading.Event(), threading.Event(), []
+
+    def other():
+        with ng.no_grad():
+            entered.set()
+            leave.wait(10)
+            recorded.append((x * 2.0).requires_grad)
+        recorded.append((x * 2.0).requires_grad)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    entered.wait(10)
+    assert (x * 2.0).requires_grad
+    with ng.no_grad():
+        assert not (x * 2.0).requires_grad
+        fresh = []
+        inner = threading.Thread(target=lambda: fresh.append((x * 2.0).requires_grad))
+        inner.start()
+        inner.join()
+        assert fresh == [True]
+    leave.set()
+    thread.join()
+    assert recorded == [False, True]
+
+
+def test_no_grad_ends_with_its_block():
+    """Recording comes back after an exception, and after the inner of two blocks stays off."""
+    x = leaf(np.ones(2))
+    with pytest.raises(KeyError), ng.no_grad():
+        raise KeyError
+    assert (x * 2.0).requires_grad
+    with ng.no_grad():
+        with ng.no_grad():
+            pass
+        assert not (x * 2.0).requires_grad
+
+    @ng.no_grad()
+    def quiet(x):
+        return x * 2.0
+
+    assert not quiet(x).requires_grad
+    assert not x.detach().requires_grad
+    assert x.detach().data is x.data
+
+
+def test_gradients_can_be_asked_for_again():
+    """The graph survives a backward pass: a second one gives the same bits, also after one that kept a graph."""
+    x, w = leaf(np.random.default_rng(0).standard_normal((2, 3))), leaf(np.ones((3, 4)))
+    y = network(x, w).sum()
+    first = ng.grad(y, [x, w])
+    kept = ng.grad(y, [x, w], create_graph=True)
+    for found in (ng.grad(y, [x, w]), kept, ng.grad(y, [x, w])):
+        assert all(np.array_equal(a.data, b.data) for a, b in zip(first, found, strict=True))
+    assert not any(g.requires_grad for g in first)
+    assert all(g.requires_grad for g in kept)
+
+
+def test_gradients_of_several_outputs_and_of_tensors_in_between():
+    """grad sums over its outputs, takes any tensor of the graph as an input, and gives None only where allowed."""
+    x, unused = leaf(np.array(2.0)), leaf(np.array(1.0))
+    y = x * x
+    z = y * x
+    gx, gy, none = ng.grad([z, y], [x, y, unused], allow_unused=True)
+    assert gx.item() == 3 * 4.0 + 4.0
+    assert gy.item() == 2.0 + 1.0
+    assert none is None
+    assert ng.grad(z, z)[0].item() == 1.0
+    (same,) = ng.grad(y, x, grad_outputs=3.0)
+    assert same.item() == 12.0
+
+
+def test_gradient_stops_at_what_has_none():
+    """Through sign the gradient is 0; through a condition, a comparison or detach there is none."""
+    x = leaf(np.array([1.0, -2.0]))
+    F.sign(x).sum().backward()
+    assert (x.grad.data == 0.0).all()
+    condition = leaf(np.array([1.0, 0.0]))
+    (F.where(condition, x, 0.0) * x.detach()).sum().backward()
+    assert (x.grad.data == [1.0, 0.0]).all()
+    assert condition.grad is None
+
+
+ERRORS = {
+    "gradient may be left out only": (ValueError, lambda x: (x * 2.0).backward()),
+    "grad_outputs may be left out only": (ValueError, lambda x: ng.grad(x * 2.0, x)),
+    r"inputs\[1\] is not used": (ValueError, lambda x: ng.grad(x.sum(), [x, leaf(np.ones(2))])),
+    r"inputs\[0\] does not require": (ValueError, lambda x: ng.grad(x.sum(), ng.tensor([1.0]))),
+    r"outputs\[0\] does not depend": (ValueError, lambda x: ng.grad(ng.tensor(1.0), x)),
+    "gradient must have the output's shape": (ValueError, lambda x: (x * 2.0).backward(np.ones(2))),
+    "grad_outputs must have the output's shape": (ValueError, lambda x: ng.grad(x * 2.0, x, np.ones((1, 3)))),
+    "grad_outputs must be one an output": (ValueError, lambda x: ng.grad([x, x], x, [np.ones(3)])),
+    "backward: this tensor does not depend": (ValueError, lambda x: ng.tensor(1.0).backward()),
+    "only floating-point tensors can require gradients": (TypeError, lambda x: ng.tensor([1, 2], requires_grad=True)),
+    "data must be real numbers": (TypeError, lambda x: ng.tensor(["a"])),
+    "does not require gradients has no grad": (ValueError, lambda x: setattr(ng.tensor(1.0), "grad", x)),
+    "device must be one of": (ValueError, lambda x: ng.tensor(1.0, device="tpu")),
+}
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_errors_name_the_argument(message):
+    """Each mistake raises ValueError or TypeError with the argument's name, and leaves no gradient behind."""
+    expected, mistake = ERRORS[message]
+    x = leaf(np.ones(3))
+    with pytest.raises(expected, match=message):
+        mistake(x)
+    assert x.grad is None
+
+
+def test_tensor_copies_and_keeps_the_type():
+    """ng.tensor copies what it is given; a list of floats is float64, an array keeps its type."""
+    array = np.ones(3, np.float32)
+    x = ng.tensor(array)
+    array[0] = 5.0
+    assert x.data[0] == 1.0
+    assert x.dtype == np.float32
+    assert ng.tensor([1.0]).dtype == np.float64
+    assert ng.tensor(ng.tensor([1.0])).shape == (1,)
+    assert ng.tensor([1.0], dtype="float32").dtype == np.float32
+    assert constant(x) is x
+    assert float(ng.tensor(2.0)) == 2.0
+    assert int(ng.tensor(2)) == 2
+    assert bool(ng.tensor(True))
+    assert len(ng.tensor([1, 2])) == 2
+    assert np.asarray(x).dtype == np.float32
+    assert "requires_grad=True" in repr(leaf(np.ones(1)))
+    assert cast(x, dtype=np.dtype("float64")).dtype == np.float64

@@ -1,0 +1,879 @@
+"""The differentiable operations: their gradients, their definitions, their identities, their errors.
+
+`OPERATIONS` says for each of them how to draw an example; every operation goes through the same checks.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import Draw, as_list, check_gradients, inner, laid_out, leaf, vector_jacobian_product
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nanogen as ng
+from nanogen import autograd
+from nanogen import functional as F
+from nanogen.autograd import Fused, Primitive, Tensor
+from nanogen.functional.conv import output_size
+
+MODULES = [importlib.import_module(f"nanogen.functional.{m.name}") for m in pkgutil.iter_modules(F.__path__)]
+PUBLIC = {name: getattr(module, name) for module in MODULES for name in module.__all__}
+PRIMITIVES = {
+    value.__name__: value
+    for module in [autograd, *MODULES]
+    for value in vars(module).values()
+    if isinstance(value, Primitive)
+}
+BY_NAME = PRIMITIVES | PUBLIC
+
+Example = tuple[Callable[..., Any], list[np.ndarray]]  # a function of tensors, and the arrays to put into it
+OPERATIONS: dict[str, Callable[[Any, Draw], Example]] = {}
+
+
+def example(*names: str) -> Callable[[Any], Any]:
+    """Declare how to draw an example for operations: `(operation, draw) -> (function, arrays)`."""
+
+    def declare(sample: Callable[[Any, Draw], Example]) -> Callable[[Any, Draw], Example]:
+        for name in names:
+            OPERATIONS[name] = sample
+        return sample
+
+    return declare
+
+
+def plain(names: str, kind: str = "normal") -> None:
+    """Operations of one tensor of any shape without settings."""
+    example(*names.split())(lambda f, draw: (f, [draw.array(draw.shape(), kind)]))
+
+
+plain("exp expm1 tanh sigmoid silu softplus logsigmoid log_ndtr negative neg identity")
+plain("log sqrt log1p", "positive")
+plain("abs sign relu", "nonzero")
+
+
+@example("add", "subtract", "sub", "multiply", "mul")
+def _(f, draw):
+    shape = draw.shape()
+    return f, [draw.array(draw.broadcast(shape)), draw.array(shape)][:: draw.pick([1, -1])]
+
+
+@example("divide", "div")
+def _(f, draw):
+    shape = draw.shape()
+    return f, [draw.array(draw.broadcast(shape)), draw.array(shape, "nonzero")]
+
+
+@example("maximum", "minimum")
+def _(f, draw):
+    shape = draw.shape()
+    a = draw.array(draw.broadcast(shape), "distinct")
+    return f, [a, draw.array(shape, "distinct") + 0.1]
+
+
+@example("power", "pow")
+def _(f, draw):
+    shape = draw.shape()
+    if draw.pick([True, False]):
+        return f, [draw.array(shape, "positive"), draw.array(draw.broadcast(shape))]
+    exponent = draw.pick([0, 1, 2, 3, -1, 0.5, -0.5])
+    return lambda x: f(x, exponent), [draw.array(shape, "positive" if exponent % 1 else "nonzero")]
+
+
+@example("power_constant")
+def _(f, draw):
+    exponent = draw.pick([0, 1, 2, 3, -2])
+    return lambda x: f(x, exponent=exponent), [draw.array(draw.shape(), "nonzero")]
+
+
+@example("power_tensor")
+def _(f, draw):
+    shape = draw.shape()
+    return f, [draw.array(draw.broadcast(shape), "positive"), draw.array(shape)]
+
+
+@example("where")
+def _(f, draw):
+    shape = draw.shape()
+    condition = draw.array(draw.broadcast(shape), "nonzero") > 0
+    return lambda a, b: f(condition, a, b), [draw.array(draw.broadcast(shape)), draw.array(shape)]
+
+
+@example("clip", "clamp")
+def _(f, draw):
+    low, high = draw.pick([(-1.06, 1.06), (None, 0.55), (0.55, None)])
+    x = draw.array(draw.shape(), "distinct")
+    if draw.pick([True, False]):
+        return lambda x: f(x, low, high), [x]
+    return lambda x, a: f(x, max=a), [x, np.asarray(0.1 + draw.array(draw.broadcast(x.shape), "distinct"))]
+
+
+@example("leaky_relu")
+def _(f, draw):
+    slope = draw.pick([0.01, 0.2])
+    return lambda x: f(x, slope), [draw.array(draw.shape(), "nonzero")]
+
+
+@example("softmax", "log_softmax")
+def _(f, draw):
+    x = draw.array(draw.shape())
+    dim = draw.number(-max(x.ndim, 1), max(x.ndim, 1) - 1)
+    return lambda x: f(x, dim=dim), [x]
+
+
+@example("dropout")
+def _(f, draw):
+    p, seed = draw.pick([0.0, 0.5, 1.0]), draw.number(0, 9)
+    return lambda x: f(x, p, rng=ng.Generator(seed)), [draw.array(draw.shape())]
+
+
+@example("sum", "mean", "var")
+def _(f, draw):
+    x = draw.array(draw.shape(least=2 if f is F.var else 1 if f is F.mean else 0))
+    dim, keepdim, settings = draw.dims(x.ndim), draw.pick([False, True]), {}
+    if f is F.var:
+        settings = {"correction": 0 if x.ndim == 0 else draw.pick([0, 1])}
+    return lambda x: f(x, dim=dim, keepdim=keepdim, **settings), [x]
+
+
+@example("amax", "amin")
+def _(f, draw):
+    x = draw.array(draw.shape(least=1), "distinct")
+    dim, keepdim = draw.dims(x.ndim), draw.pick([False, True])
+    return lambda x: f(x, dim=dim, keepdim=keepdim), [x]
+
+
+@example("logsumexp")
+def _(f, draw):
+    x = draw.array(draw.shape(least=1))
+    dim, keepdim = draw.dims(x.ndim), draw.pick([False, True])
+    return lambda x: f(x, dim=dim, keepdim=keepdim), [x]
+
+
+@example("broadcast_to")
+def _(f, draw):
+    shape = draw.shape()
+    return lambda x: f(x, shape=shape), [draw.array(draw.broadcast(shape))]
+
+
+@example("expand")
+def _(f, draw):
+    shape = draw.shape()
+    x = draw.array(draw.broadcast(shape))
+    return lambda x: f(x, shape), [x]
+
+
+@example("sum_to")
+def _(f, draw):
+    shape = draw.shape()
+    target = draw.broadcast(shape)
+    return lambda x: f(x, shape=target), [draw.array(shape)]
+
+
+@example("cast")
+def _(f, draw):
+    return lambda x: f(x, dtype=np.dtype("float64")), [draw.array(draw.shape())]
+
+
+@example("move")
+def _(f, draw):
+    return lambda x: f(x, device="cpu"), [draw.array(draw.shape())]
+
+
+@example("reshape", "reshape_to")
+def _(f, draw):
+    x = draw.array(draw.shape())
+    shape = draw.pick([x.shape[::-1], (x.size,), (1, *x.shape)] + ([(-1,), (-1, 1)] if x.size else []))
+    return (lambda x: f(x, shape=shape)), [x]
+
+
+@example("flatten")
+def _(f, draw):
+    x = draw.array(draw.shape((1, 3)))
+    start = draw.number(0, x.ndim - 1)
+    end = draw.pick([-1, draw.number(start, x.ndim - 1)])
+    return lambda x: f(x, start, end), [x]
+
+
+@example("squeeze")
+def _(f, draw):
+    x = draw.array(draw.shape())
+    dim = draw.dims(x.ndim)
+    return lambda x: f(x, dim), [x]
+
+
+@example("unsqueeze")
+def _(f, draw):
+    x = draw.array(draw.shape())
+    dim = draw.number(-x.ndim - 1, x.ndim)
+    return lambda x: f(x, dim), [x]
+
+
+@example("permute", "permute_to")
+def _(f, draw):
+    x = draw.array(draw.shape())
+    dims = tuple(int(i) - draw.pick([0, x.ndim]) for i in draw.rng.permutation(x.ndim))
+    return lambda x: f(x, dims=dims), [x]
+
+
+@example("transpose")
+def _(f, draw):
+    x = draw.array(draw.shape((1, 3)))
+    a, b = draw.number(-x.ndim, x.ndim - 1), draw.number(-x.ndim, x.ndim - 1)
+    return lambda x: f(x, a, b), [x]
+
+
+@example("flip", "flip_over")
+def _(f, draw):
+    x = draw.array(draw.shape())
+    dims = tuple(i for i in range(x.ndim) if draw.pick([True, False]))
+    return lambda x: f(x, dims=dims), [x]
+
+
+@example("cat", "concatenate", "stack")
+def _(f, draw):
+    shape, dim = draw.shape((1, 3)), draw.pick([0, -1])
+    lengths = [draw.number(0, 2) for _ in range(draw.number(1, 3))]
+    if f is F.stack:
+        return lambda *xs: f(xs, dim), [draw.array(shape) for _ in lengths]
+    shapes = [(n, *shape[1:]) if dim == 0 else (*shape[:-1], n) for n in lengths]
+    join = (lambda *xs: f(*xs, dim=dim)) if f is PRIMITIVES["concatenate"] else lambda *xs: f(xs, dim)
+    return join, [draw.array(s) for s in shapes]
+
+
+@example("split")
+def _(f, draw):
+    x = draw.array((draw.number(1, 3), draw.number(1, 5)))
+    dim = draw.pick([0, 1, -1])
+    n = x.shape[dim]
+    sizes = draw.pick([1, 2, [n], [1, n - 1], [0, n]])
+    return lambda x: f(x, sizes, dim), [x]
+
+
+KEYS = (
+    (slice(1, None), ...),
+    (0, slice(None, None, -2)),
+    (..., None, -1),
+    (np.array([0, 2, 2, -1]),),
+    (np.array([[0, 1], [2, 0]]), slice(1, 3)),
+    (slice(None), np.array([3, 3, 0]), None),
+    (np.array([1, 1, 0]), np.array([3, 3, 2])),
+    (np.array([True, False, True]),),
+    (np.arange(12).reshape(3, 4) % 5 == 0,),
+    (Ellipsis,),
+    (slice(0, 0),),
+)
+
+
+@example("index")
+def _(f, draw):
+    key = draw.pick(KEYS)
+    return lambda x: f(x, key=key), [draw.array((3, 4))]
+
+
+@example("unindex")
+def _(f, draw):
+    key = draw.pick(KEYS)
+    return lambda y: f(y, key=key, shape=(3, 4)), [draw.array(np.zeros((3, 4))[key].shape)]
+
+
+@example("gather")
+def _(f, draw):
+    x, dim = draw.array((3, 4)), draw.pick([0, 1, -1])
+    places = draw.rng.integers(0, 3, draw.pick([(3, 4), (2, 5) if dim else (5, 2)]))
+    return lambda x: f(x, dim, places), [x]
+
+
+@example("embedding")
+def _(f, draw):
+    rows = draw.rng.integers(0, 4, draw.shape())
+    rows = draw.pick([rows, ng.tensor(rows)])
+    return lambda w: f(rows, w), [draw.array((4, 3))]
+
+
+@example("pad_by")
+def _(f, draw):
+    widths = tuple((draw.number(-1, 2), draw.number(-1, 2)) for _ in range(2))
+    return lambda x: f(x, widths=widths, value=2.0), [draw.array((2, 3))]
+
+
+@example("pad")
+def _(f, draw):
+    x = draw.array((2, 2, 3))
+    widths = [draw.number(-1, 2) for _ in range(2 * draw.number(0, 3))]
+    value = draw.pick([None, 1.5])
+    return lambda x: f(x, widths, value=value), [x]
+
+
+@example("upsample", "sum_blocks")
+def _(f, draw):
+    factor, n, c = draw.number(1, 3), draw.number(0, 2), draw.number(1, 2)
+    h, w = draw.number(1, 2), draw.number(1, 3)
+    size = (h, w) if f is F.upsample else (h * factor, w * factor)
+    return lambda x: f(x, factor=factor), [draw.array((n, c, *size))]
+
+
+@example("interpolate")
+def _(f, draw):
+    size = draw.pick([{"size": (2, 7)}, {"size": 6}, {"scale_factor": 2}, {"scale_factor": (0.5, 1.7)}])
+    return lambda x: f(x, **size), [draw.array((1, 2, 3, 4))]
+
+
+@example("matrix_product", "matmul")
+def _(f, draw):
+    n, m, k = (draw.number(0, 3) for _ in range(3))
+    batch = draw.shape((0, 2))
+    a, b = draw.array((*draw.broadcast(batch), n, m)), draw.array((*batch, m, k))
+    if f is F.matmul and draw.pick([True, False]):
+        a = draw.array((m,))
+    if f is F.matmul and draw.pick([True, False]):
+        b = draw.array((m,))
+    return f, [a, b]
+
+
+@example("linear")
+def _(f, draw):
+    n, m = draw.number(1, 3), draw.number(1, 3)
+    arrays = [draw.array((*draw.shape((0, 2)), n)), draw.array((m, n)), draw.array((m,))]
+    return f, arrays[: draw.pick([2, 3])]
+
+
+@example("scaled_dot_product_attention")
+def _(f, draw):
+    batch, length, sources = draw.shape((0, 2)), draw.number(1, 3), draw.number(1, 3)
+    arrays = [draw.array((*batch, n, 2)) for n in (length, sources, sources)]
+    if draw.pick([True, False]):
+        return lambda q, k, v, mask: f(q, k, v, mask), [*arrays, draw.array((length, sources))]
+    mask = np.tri(length, sources, dtype=bool)
+    how = draw.pick([{}, {"is_causal": True}, {"attn_mask": mask}, {"scale": 0.3}])
+    return lambda q, k, v: f(q, k, v, **how), arrays
+
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+@example("mse_loss", "binary_cross_entropy_with_logits")
+def _(f, draw):
+    shape, reduction = draw.shape(least=1), draw.pick(REDUCTIONS)
+    return lambda x, y: f(x, y, reduction=reduction), [draw.array(shape), draw.array(shape, "positive")]
+
+
+@example("cross_entropy")
+def _(f, draw):
+    shape, reduction = draw.shape((1, 3), least=1), draw.pick(REDUCTIONS)
+    over = 1 if len(shape) > 1 else 0
+    if draw.pick([True, False]):
+        return lambda x, y: f(x, y, reduction=reduction), [draw.array(shape), draw.array(shape, "positive")]
+    labels = draw.rng.integers(0, shape[over], shape[:over] + shape[over + 1 :])
+    return lambda x: f(x, labels, reduction=reduction), [draw.array(shape)]
+
+
+@example("label_cross_entropy")
+def _(f, draw):
+    shape = draw.shape((0, 2))
+    labels = draw.rng.integers(0, 4, shape)
+    return lambda x: f(x, labels=labels), [draw.array((*shape, 4))]
+
+
+@example("normalize_groups")
+def _(f, draw):
+    groups, each = draw.number(1, 2), draw.number(1, 2)
+    rows = draw.array((draw.number(0, 2), draw.number(2, 4), groups * each))
+    settings = {"groups": groups, "eps": draw.pick([0.1, 0.01])}
+    weights = [draw.array((groups * each,)), draw.array((groups * each,))]
+    return lambda *xs: f(*xs, **settings), [rows, *weights]
+
+
+@example("group_norm")
+def _(f, draw):
+    x = draw.array((draw.number(0, 2), 4, *draw.shape((1, 2), least=1)))
+    groups, affine = draw.pick([1, 2]), draw.pick([True, False])
+    weights = [draw.array((4,)), draw.array((4,))] if affine else []
+    return lambda x, *affine: f(x, groups, *affine, eps=0.1), [x, *weights]
+
+
+@example("layer_norm")
+def _(f, draw):
+    shape = draw.shape((1, 3), least=1)
+    last = shape[draw.number(0, len(shape) - 1) :]
+    weights = [draw.array(last), draw.array(last)] if draw.pick([True, False]) else []
+    return lambda x, *affine: f(x, last, *affine, eps=0.1), [draw.array(shape), *weights]
+
+
+@example("batch_norm")
+def _(f, draw):
+    x = draw.array((draw.number(2, 3), 2, *draw.shape((0, 2), least=1)))
+    weights = [draw.array((2,)), draw.array((2,))]
+    if draw.pick([True, False]):
+        return lambda x, w, b: f(x, None, None, w, b, training=True, eps=0.1), [x, *weights]
+    mean, variance = draw.array((2,)), draw.array((2,), "positive")
+    return lambda x, w, b: f(x, Tensor(mean), Tensor(variance), w, b), [x, *weights]
+
+
+@example("avg_pool2d")
+def _(f, draw):
+    kernel = (draw.number(1, 3), draw.number(2, 3))
+    stride = draw.pick([None, 1, (2, 1)])
+    settings = {"ceil_mode": draw.pick([False, True]), "count_include_pad": draw.pick([True, False])}
+    return lambda x: f(x, kernel, stride, (0, 1), **settings), [draw.array((1, 2, 4, 5))]
+
+
+def geometry(draw: Draw) -> tuple[dict[str, Any], tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Settings of a convolution, with the sizes of its input, kernel and output."""
+    pairs = {"stride": (1, 2), "padding": (0, 2), "dilation": (1, 2)}
+    how = {name: (draw.number(*span), draw.number(*span)) for name, span in pairs.items()}
+    kernel = (draw.number(1, 3), draw.number(1, 2))
+    reach = [d * (k - 1) + 1 - 2 * p for k, p, d in zip(kernel, how["padding"], how["dilation"], strict=True)]
+    size = (max(reach[0], 1) + draw.number(0, 2), max(reach[1], 1) + draw.number(1, 3))
+    return how, size, kernel, output_size(size, kernel, **how)
+
+
+@example("convolve", "conv2d")
+def _(f, draw):
+    how, size, kernel, _ = geometry(draw)
+    arrays = [draw.array((draw.number(0, 2), 2, *size)), draw.array((3, 2, *kernel))]
+    bias = [draw.array((3,))] if f is F.conv2d else []
+    return lambda x, w, *bias: f(x, w, *bias, **how), arrays + bias
+
+
+@example("convolve_adjoint")
+def _(f, draw):
+    how, size, kernel, places = geometry(draw)
+    return lambda y, w: f(y, w, size=size, **how), [draw.array((2, 3, *places)), draw.array((3, 2, *kernel))]
+
+
+@example("convolve_weight", "conv2d_weight")
+def _(f, draw):
+    how, size, kernel, places = geometry(draw)
+    name = "kernel" if f is PRIMITIVES["convolve_weight"] else "kernel_size"
+    return lambda x, y: f(x, y, **{name: kernel}, **how), [draw.array((2, 2, *size)), draw.array((2, 3, *places))]
+
+
+@example("conv_transpose2d")
+def _(f, draw):
+    how = {"stride": (2, 1), "padding": (draw.number(0, 1), 0), "dilation": (1, draw.number(1, 2))}
+    how["output_padding"] = (draw.number(0, 1), 0)
+    arrays = [draw.array((2, 2, 2, 3)), draw.array((2, 3, 2, 3)), draw.array((3,))]
+    return lambda y, w, b: f(y, w, b, **how), arrays
+
+
+WITHOUT_GRADIENT = {"one_hot"}
+
+
+def test_every_operation_is_checked():
+    """Every public name and every primitive has an example above, or is known to have no gradient."""
+    assert set(BY_NAME) == set(OPERATIONS) | WITHOUT_GRADIENT
+    assert all(getattr(ng, name) is operation for name, operation in PUBLIC.items())
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@given(data=st.data())
+def test_gradients_are_those_of_central_differences(name, data):
+    """First and second order, over shapes with broadcasting, axes of length 0 and none, and strided memory."""
+    f, arrays = OPERATIONS[name](BY_NAME[name], Draw(data))
+    check_gradients(f, *arrays, order=2)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@given(data=st.data())
+def test_types_layouts_and_inputs_are_left_alone(name, data):
+    """float32 in, float32 out and back; the layout of the memory changes no value; no input is written to."""
+    f, arrays = OPERATIONS[name](BY_NAME[name], Draw(data))
+    plain = [np.array(x, order="C") for x in arrays]
+    outputs = [y.data.copy() for y in as_list(f(*[leaf(x) for x in arrays]))]
+    for y, again in zip(outputs, as_list(f(*[leaf(x) for x in plain])), strict=True):
+        np.testing.assert_allclose(y, again.data, rtol=1e-12, atol=1e-12)
+        assert isinstance(again.data, np.ndarray)
+    assert all(np.array_equal(x, before) for x, before in zip(arrays, plain, strict=True))
+    if name not in ("cast", "batch_norm"):  # their examples hold float64 of their own
+        singles = [leaf(x.astype(np.float32)) for x in arrays]
+        results = as_list(f(*singles))
+        assert all(y.dtype == np.float32 for y in results)
+        slopes = ng.grad(results, singles, [np.ones(y.shape, np.float32) for y in results], allow_unused=True)
+        assert all(g is None or (g.dtype == np.float32 and isinstance(g.data, np.ndarray)) for g in slopes)
+
+
+@pytest.mark.parametrize("name", [name for name, f in PRIMITIVES.items() if isinstance(f, Fused)])
+@given(data=st.data())
+def test_fused_operations_equal_their_definition(name, data):
+    """A fused operation and its definition agree in value, in gradient and in the gradient of the gradient."""
+    draw, operation = Draw(data), BY_NAME[name]
+    taken = [operation]
+    f, arrays = OPERATIONS[name](lambda *xs, **settings: taken[0](*xs, **settings), draw)
+
+    def definition(*xs):
+        taken[0] = operation.definition
+        y = f(*xs)
+        taken[0] = operation
+        return y
+
+    one, other = [leaf(x) for x in arrays], [leaf(x) for x in arrays]
+    y, expected = f(*one), definition(*other)
+    np.testing.assert_allclose(y.data, expected.data, rtol=1e-12, atol=1e-12)
+    g = draw.array(y.shape)
+    for a, b in zip(ng.grad(y, one, g), ng.grad(expected, other, g), strict=True):
+        np.testing.assert_allclose(a.data, b.data, rtol=1e-10, atol=1e-10)
+    slopes = [vector_jacobian_product(f, xs, [g]) for f, xs in ((f, one), (definition, other))]
+    directions = [draw.array(x.shape) for x in arrays]
+    along = [F.sum(F.stack([(s * d).sum() for s, d in zip(each, directions, strict=True)])) for each in slopes]
+    second = [vector_jacobian_product(lambda *_, y=y: y, xs, [1.0]) for y, xs in zip(along, (one, other), strict=True)]
+    for a, b in zip(*second, strict=True):
+        np.testing.assert_allclose(a.data, b.data, rtol=1e-10, atol=1e-10)
+
+
+LINEAR_PAIRS: dict[str, Callable[[Draw], tuple[Any, Any, tuple[int, ...], tuple[int, ...]]]] = {}
+
+
+def adjoint_pair(draw_pair: Any) -> Any:
+    """Declare how to draw a linear map and its adjoint: (A, Aᵀ, the shape of x, the shape of Ax)."""
+    LINEAR_PAIRS[draw_pair.__name__] = draw_pair
+    return draw_pair
+
+
+@adjoint_pair
+def broadcast_to_and_sum_to(draw):
+    shape = draw.shape()
+    small = draw.broadcast(shape)
+    return lambda x: autograd.broadcast_to(x, shape=shape), lambda y: autograd.sum_to(y, shape=small), small, shape
+
+
+@adjoint_pair
+def index_and_unindex(draw):
+    key = draw.pick(KEYS)
+    unindex = PRIMITIVES["unindex"]
+    places = np.zeros((3, 4))[key].shape
+    return lambda x: F.index(x, key=key), lambda y: unindex(y, key=key, shape=(3, 4)), (3, 4), places
+
+
+@adjoint_pair
+def pad_and_cut(draw):
+    widths = [draw.number(-1, 2) for _ in range(4)]
+    size = (2 + widths[2] + widths[3], 3 + widths[0] + widths[1])
+    return lambda x: F.pad(x, widths), lambda y: F.pad(y, [-n for n in widths]), (2, 3), size
+
+
+@adjoint_pair
+def upsample_and_sum_blocks(draw):
+    k, h, w = draw.number(1, 3), draw.number(1, 2), draw.number(1, 3)
+    sum_blocks = PRIMITIVES["sum_blocks"]
+    up, down = lambda x: F.upsample(x, factor=k), lambda y: sum_blocks(y, factor=k)
+    return up, down, (2, 3, h, w), (2, 3, k * h, k * w)
+
+
+@adjoint_pair
+def permute_and_back(draw):
+    shape = draw.shape()
+    dims = tuple(int(i) for i in draw.rng.permutation(len(shape)))
+    back = tuple(int(i) for i in np.argsort(dims))
+    return lambda x: F.permute(x, dims), lambda y: F.permute(y, back), shape, tuple(shape[i] for i in dims)
+
+
+@adjoint_pair
+def flip_and_back(draw):
+    shape = draw.shape()
+    dims = tuple(i for i in range(len(shape)) if draw.pick([True, False]))
+    return lambda x: F.flip(x, dims), lambda y: F.flip(y, dims), shape, shape
+
+
+@adjoint_pair
+def sum_and_expand(draw):
+    shape = draw.shape((2, 2))
+    return lambda x: F.sum(x, 0), lambda y: F.expand(y, shape), shape, shape[1:]
+
+
+@adjoint_pair
+def cat_and_split(draw):
+    sizes, dim = [draw.number(0, 2) for _ in range(3)], draw.pick([0, 1, -1])
+    shape = (sum(sizes), 3) if dim == 0 else (3, sum(sizes))
+    parts = lambda x: F.split(x, sizes, dim)
+    swap = lambda x: F.cat(parts(x)[::-1], dim)
+    back = lambda y: F.cat(F.split(y, sizes[::-1], dim)[::-1], dim)
+    return swap, back, shape, shape
+
+
+@adjoint_pair
+def multiply_by_a_matrix(draw):
+    n, m, k = (draw.number(0, 3) for _ in range(3))
+    a = draw.array((n, m), "integer")
+    return lambda x: F.matmul(a, x), lambda y: F.matmul(a.T, y), (m, k), (n, k)
+
+
+@adjoint_pair
+def gather_and_add(draw):
+    places = draw.rng.integers(0, 3, (5, 4))
+
+    def add(y):
+        onto = np.zeros((3, 4))
+        np.add.at(onto, (places, np.arange(4)), y.data)
+        return Tensor(onto)
+
+    return lambda x: F.gather(x, 0, places), add, (3, 4), (5, 4)
+
+
+@pytest.mark.parametrize("name", LINEAR_PAIRS)
+@given(data=st.data())
+def test_linear_operations_and_their_adjoints(name, data):
+    """⟨Ax, y⟩ = ⟨x, Aᵀy⟩, exactly, in small integers; and Aᵀy is the gradient that A hands back for y."""
+    draw = Draw(data)
+    forward, adjoint, source, result = LINEAR_PAIRS[name](draw)
+    x, y = leaf(draw.array(source, "integer")), leaf(draw.array(result, "integer"))
+    there, back = forward(x), adjoint(y)
+    assert there.shape == result
+    assert back.shape == source
+    assert inner(there.data, y.data) == inner(x.data, back.data)
+    assert np.array_equal(ng.grad(there, x, y.data)[0].data, back.data)
+    if back.requires_grad:
+        assert np.array_equal(ng.grad(back, y, x.data)[0].data, there.data)
+
+
+@given(st.data())
+def test_softmax(data):
+    """Rows sum to 1, adding a number to a row changes nothing, log_softmax is its logarithm and logsumexp its norm."""
+    draw = Draw(data)
+    x = 5 * draw.array(draw.shape((1, 3), least=1))
+    dim = draw.number(-x.ndim, x.ndim - 1)
+    p = F.softmax(Tensor(x), dim=dim).data
+    np.testing.assert_allclose(p.sum(dim), 1.0, rtol=1e-14)
+    shift = 100 * draw.rng.standard_normal(p.sum(dim, keepdims=True).shape)
+    np.testing.assert_allclose(F.softmax(Tensor(x + shift), dim=dim).data, p, rtol=1e-11)
+    np.testing.assert_allclose(F.log_softmax(Tensor(x), dim=dim).data, np.log(p), rtol=1e-11, atol=1e-12)
+    norm = F.logsumexp(Tensor(x), dim, keepdim=True).data
+    np.testing.assert_allclose(np.exp(x - norm), p, rtol=1e-12)
+
+
+def test_extreme_numbers():
+    """No overflow and no NaN where the function itself has a finite value: ±1000 and, for logsumexp, −∞."""
+    x = leaf(np.array([-1000.0, -40.0, 0.0, 40.0, 1000.0]))
+    assert F.sigmoid(x).data.tolist()[::4] == [0.0, 1.0]
+    assert F.logsigmoid(x).data.tolist()[::4] == [-1000.0, 0.0]
+    assert F.softplus(x).data.tolist()[::4] == [0.0, 1000.0]
+    assert F.silu(x).data.tolist()[::4] == [0.0, 1000.0]
+    assert F.logsumexp(x, 0).item() == 1000.0
+    assert F.softmax(x, dim=0).data.tolist() == [0.0, 0.0, 0.0, 0.0, 1.0]
+    for f in (F.sigmoid, F.logsigmoid, F.softplus, F.silu, F.tanh, F.log_ndtr):
+        (g,) = ng.grad(f(x).sum(), x, create_graph=True)
+        assert np.isfinite(g.data).all()
+        assert np.isfinite(ng.grad(g.sum(), x)[0].data).all()
+    loss = F.binary_cross_entropy_with_logits(x, np.array([1.0, 0.0, 1.0, 0.0, 0.0]), reduction="none")
+    np.testing.assert_allclose(loss.data, [1000.0, 0.0, math.log(2), 40.0, 1000.0], atol=1e-12)
+    nothing = leaf(np.full(3, -np.inf))
+    assert F.logsumexp(nothing, 0).item() == -math.inf
+    assert F.pad(Tensor(np.ones(1)), (1, 0), value=-math.inf).data.tolist() == [-math.inf, 1.0]
+
+
+@pytest.mark.parametrize("f", [F.maximum, F.minimum])
+def test_a_tie_of_two_shares_the_gradient(f):
+    """At a = b the gradient is the mean of the two one-sided ones: half for each."""
+    a, b = leaf(np.array([1.0, 2.0])), leaf(np.array([1.0, 2.0]))
+    for g in ng.grad(f(a, b).sum(), [a, b]):
+        assert g.data.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("f", [F.amax, F.amin])
+def test_ties_over_an_axis_share_the_gradient(f):
+    """The largest of k equal elements has the gradient 1/k in each: they sum to 1."""
+    x = leaf(np.array([[3.0, 3.0, 3.0, 3.0], [0.0, 0.0, 5.0, 5.0]]))
+    (g,) = ng.grad(f(x, dim=1).sum(), x)
+    assert g.data[0].tolist() == [0.25] * 4
+    assert g.data[1].sum() == 1.0
+    assert np.count_nonzero(g.data[1]) == 2
+
+
+def test_gradients_at_kinks_and_bounds():
+    """relu and abs have the gradient 0 at 0; clip passes the gradient at its bounds; x⁰ has none at 0."""
+    x = leaf(np.array([-1.0, 0.0, 1.0]))
+    assert ng.grad(F.relu(x).sum(), x)[0].data.tolist() == [0.0, 0.0, 1.0]
+    assert ng.grad(F.abs(x).sum(), x)[0].data.tolist() == [-1.0, 0.0, 1.0]
+    assert ng.grad(F.clip(x, -1.0, 0.0).sum(), x)[0].data.tolist() == [1.0, 1.0, 0.0]
+    assert ng.grad((x**0).sum(), x)[0].data.tolist() == [0.0, 0.0, 0.0]
+    assert ng.grad((x**2).sum(), x)[0].data.tolist() == [-2.0, 0.0, 2.0]
+    n = leaf(np.array([0.0, 2.0, 1.0]))
+    gx, gn = ng.grad(F.power(F.abs(x) * 0.0, n).sum(), [x, n])  # 0⁰, 0², 0¹
+    assert np.isfinite(gx.data).all()
+    assert np.isfinite(gn.data).all()
+
+
+@given(st.data())
+def test_group_norm_invariances(data):
+    """The output does not change when a group is scaled or shifted, has mean 0 and variance 1, and one group over
+    all channels of (N, C) is layer norm, C groups are instance norm (Wu & He 2018, figure 2)."""
+    draw = Draw(data)
+    groups, each = draw.number(1, 3), draw.number(1, 2)
+    x = draw.array((2, groups * each, 3, 4))
+    y = F.group_norm(Tensor(x), groups, eps=0.0).data
+    scale, shift = np.exp(draw.rng.standard_normal((2, groups, 1))), draw.rng.standard_normal((2, groups, 1))
+    moved = (x.reshape(2, groups, -1) * scale + shift).reshape(x.shape)
+    np.testing.assert_allclose(F.group_norm(Tensor(moved), groups, eps=0.0).data, y, rtol=1e-9, atol=1e-9)
+    by_group = y.reshape(2, groups, -1)
+    np.testing.assert_allclose(by_group.mean(-1), 0.0, atol=1e-12)
+    np.testing.assert_allclose(by_group.var(-1), 1.0, rtol=1e-12)
+    together = F.group_norm(Tensor(x), 1).data
+    np.testing.assert_allclose(together, F.layer_norm(Tensor(x), x.shape[1:]).data, rtol=1e-10, atol=1e-10)
+
+
+def test_batch_norm_running_moments():
+    """m ← (1 − momentum)·m + momentum·mean, the same for the unbiased variance (Ioffe & Szegedy 2015, algorithm 2);
+    with momentum 1, evaluation on the same batch differs from training only by the bias of the variance."""
+    rng = np.random.default_rng(0)
+    x = Tensor(3 + 2 * rng.standard_normal((4, 2, 3, 5)))
+    mean, variance = ng.tensor(np.array([1.0, -1.0])), ng.tensor(np.array([2.0, 3.0]))
+    F.batch_norm(x, mean, variance, training=True, momentum=0.25)
+    np.testing.assert_allclose(mean.data, 0.75 * np.array([1, -1]) + 0.25 * x.data.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(
+        variance.data, 0.75 * np.array([2, 3]) + 0.25 * x.data.var((0, 2, 3), ddof=1), rtol=1e-12
+    )
+    trained = F.batch_norm(x, mean, variance, training=True, momentum=1.0, eps=0.0)
+    evaluated = F.batch_norm(x, mean, variance, eps=0.0)
+    np.testing.assert_allclose(evaluated.data * math.sqrt(60 / 59), trained.data, rtol=1e-12)
+
+
+def test_dropout():
+    """Each element is 0 with probability p or divided by 1 − p, so that the mean stays; evaluation is the identity."""
+    x = leaf(np.ones(20_000))
+    y = F.dropout(x, 0.25, rng=ng.Generator(0))
+    assert set(np.unique(y.data)) == {0.0, 1 / 0.75}
+    assert abs(y.data.mean() - 1.0) < 0.02
+    assert np.array_equal(ng.grad(y.sum(), x)[0].data, y.data)
+    assert F.dropout(x, 0.25, training=False) is x
+    assert np.array_equal(F.dropout(x, 0.25, rng=ng.Generator(0)).data, y.data)
+    nothing = F.dropout(leaf(np.ones(3, np.float32)), 1.0, rng=ng.Generator(0))
+    assert nothing.requires_grad
+    assert nothing.dtype == np.float32
+    assert not nothing.data.any()
+
+
+def test_attention_looks_only_where_it_may():
+    """With is_causal, what a query sees does not change when later keys and values do; a masked key has no weight."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((2, 5, 3)) for _ in range(3))
+    out = F.scaled_dot_product_attention(Tensor(q), Tensor(k), Tensor(v), is_causal=True).data
+    later = [np.concatenate([a[:, :3], rng.standard_normal((2, 2, 3))], axis=1) for a in (k, v)]
+    changed = F.scaled_dot_product_attention(Tensor(q), *map(Tensor, later), is_causal=True).data
+    assert np.array_equal(out[:, :3], changed[:, :3])
+    assert (out[:, 3:] != changed[:, 3:]).all()
+    np.testing.assert_allclose(out[:, 0], v[:, 0], rtol=1e-14)
+
+
+@pytest.mark.parametrize("n", range(1, 13))
+def test_interpolate_takes_the_nearest_pixel(n):
+    """Pixel i of m comes from pixel ⌊i·n/m⌋ of n, in exact arithmetic: floats miss a pixel at 49 · (1/49)."""
+    x = Tensor(np.arange(float(n)).reshape(1, 1, n, 1))
+    for m in (*range(1, 26), 49 * n, 98 * n):
+        rows = F.interpolate(x, (m, 2)).data[0, 0, :, 0]
+        assert rows.tolist() == [i * n // m for i in range(m)]
+    for factor in (2, 3, 49):
+        rows = F.interpolate(x, scale_factor=(factor, 1)).data[0, 0, :, 0]
+        assert rows.tolist() == [i // factor for i in range(n * factor)]
+
+
+def test_one_hot():
+    """one_hot(labels)[…, k] is 1 where the label is k and 0 elsewhere, as integers."""
+    y = F.one_hot(np.array([[2, 0], [1, 1]]), 4)
+    assert y.shape == (2, 2, 4)
+    assert y.dtype == np.int64
+    assert np.array_equal(y.data, np.eye(4, dtype=int)[[[2, 0], [1, 1]]])
+    assert F.one_hot(ng.tensor([0, 2])).shape == (2, 3)
+
+
+def test_methods_are_the_functions():
+    """Tensors have the operations as methods and operators, with torch's two ways of giving several numbers."""
+    x = ng.tensor(np.arange(1.0, 7.0).reshape(1, 2, 3))
+    assert x.reshape(3, 2).shape == x.reshape((3, 2)).shape == x.view(3, -1).shape == x.reshape([3, 2]).shape == (3, 2)
+    assert x.permute(2, 0, 1).shape == x.permute((2, 0, 1)).shape == x.permute(dims=(2, 0, 1)).shape == (3, 1, 2)
+    assert np.array_equal(x.flip(0, 2).data, x.flip((0, 2)).data)
+    assert np.array_equal(x.flip(2).data, x.flip(-1).data)
+    assert x.squeeze(0).unsqueeze(-1).flatten(0, 1).shape == (6, 1)
+    assert x.expand(4, -1, -1).shape == x.expand((4, 2, 3)).shape == (4, 2, 3)
+    assert x.transpose(-1, 0).shape == (3, 2, 1)
+    assert ng.tensor(5.0).reshape(()).permute().shape == ()
+    pairs = [
+        (abs(-x), x),
+        (x.add(x), 2 * x),
+        (x.sub(1.0), x - 1),
+        (x.mul(2.0), x + x),
+        (x.div(2.0), x / 2),
+        (x.pow(2), x * x),
+        (x.neg(), -x),
+        (x.clamp(min=2.0), F.maximum(x, 2.0)),
+        (x.where(x > 2.0, 0.0), F.where(x > 2.0, x, 0.0)),
+        (2.0**x, F.exp(x * math.log(2.0))),
+        (x[0] @ x[0].transpose(0, 1), F.matmul(x[0], x[0].permute(1, 0))),
+        (x[0].sum(0, keepdim=True), x.sum(1)),
+    ]
+    for one, other in pairs:
+        np.testing.assert_allclose(one.data, other.data, rtol=1e-14)
+    assert ((x == x) & ~(x != x) | (x < 0)).data.all()
+
+
+ones = lambda *shape: Tensor(np.ones(shape))
+ERRORS: dict[str, Callable[[], Any]] = {
+    "dropout: p must be in": lambda: F.dropout(ones(2), 1.5),
+    "dropout: draws random numbers": lambda: F.dropout(ones(2), 0.5),
+    "clip: give min": lambda: F.clip(ones(2)),
+    "dim 2 is out of range": lambda: F.sum(ones(2, 3), 2),
+    "dim -3 is out of range": lambda: F.softmax(ones(2, 3), dim=-3),
+    "dim names an axis twice": lambda: F.mean(ones(2, 3), (0, -2)),
+    "dim must be axes": lambda: F.var(ones(2, 3), True),
+    "matmul: needs at least one axis": lambda: F.matmul(ones(), ones(2)),
+    "linear: input of shape": lambda: F.linear(ones(2, 3), ones(3, 2)),
+    "give attn_mask or is_causal": lambda: F.scaled_dot_product_attention(
+        ones(2, 3), ones(2, 3), ones(2, 3), np.ones((2, 2), bool), is_causal=True
+    ),
+    "reduction must be": lambda: F.mse_loss(ones(2), ones(2), reduction="max"),
+    "target must have the shape": lambda: F.binary_cross_entropy_with_logits(ones(2), ones(2, 1)),
+    "probabilities must have shape": lambda: F.cross_entropy(ones(2, 3), ones(3, 2)),
+    "target of shape": lambda: F.cross_entropy(ones(2, 3), np.zeros(3, int)),
+    "cross_entropy: labels must be in 0 … 2": lambda: F.cross_entropy(ones(2, 3), np.array([0, 3])),
+    "one_hot: labels must be in 0 … 1": lambda: F.one_hot(np.array([0, 2]), 2),
+    "one_hot: labels must be in": lambda: F.one_hot(np.array([0, -1])),
+    "one_hot: input must be integers": lambda: F.one_hot(np.array([0.5])),
+    "embedding: input must be integers": lambda: F.embedding(np.array([True, False]), ones(2, 3)),
+    "group_norm: input of shape": lambda: F.group_norm(ones(2, 3, 4), 2),
+    "group_norm: weight and bias must have": lambda: F.group_norm(ones(2, 4, 4), 2, ones(3)),
+    "batch_norm: evaluation needs": lambda: F.batch_norm(ones(2, 3), None, None),
+    "batch_norm: training needs more": lambda: F.batch_norm(ones(1, 3), None, None, training=True),
+    "batch_norm: running moments must": lambda: F.batch_norm(ones(2, 3), ones(1), ones(3)),
+    "batch_norm: input must be": lambda: F.batch_norm(ones(3), ones(3), ones(3)),
+    "layer_norm: input of shape": lambda: F.layer_norm(ones(2, 3), (2,)),
+    "cannot reshape array of size 6": lambda: F.reshape(ones(2, 3), 4),
+    "cat: give at least one": lambda: F.cat([]),
+    "stack: give tensors of one shape": lambda: F.stack([ones(2), ones(3)]),
+    "split: sizes": lambda: F.split(ones(4), [1, 2]),
+    "split: split_size_or_sections must be": lambda: F.split(ones(4), 0),
+    "dim 5 is out of range": lambda: F.split(ones(4), 1, 5),
+    "dim 3 is out of range": lambda: F.stack([ones(2)], 3),
+    "dim -2 is out of range": lambda: F.flip(ones(2), -2),
+    "dim 1 is out of range": lambda: F.transpose(ones(2), 0, 1),
+    "gather: index must have": lambda: F.gather(ones(2, 3), 0, np.array([0])),
+    "pad: mode must be": lambda: F.pad(ones(2), (1, 1), mode="reflect"),
+    "pad: needs pairs": lambda: F.pad(ones(2), (1, 1, 1, 1)),
+    "cuts off more": lambda: F.pad(ones(2), (-2, -1)),
+    "interpolate: mode must be": lambda: F.interpolate(ones(1, 1, 2, 2), 4, mode="bilinear"),
+    "interpolate: give either": lambda: F.interpolate(ones(1, 1, 2, 2)),
+    "could not be broadcast": lambda: ones(2) + ones(3),
+}
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_errors_name_what_is_wrong(message):
+    """Wrong shapes and settings raise ValueError (TypeError for a wrong kind of thing) with what was given."""
+    with pytest.raises((ValueError, TypeError), match=message):
+        ERRORS[message]()
+
+
+@given(st.data())
+def test_layouts_are_what_they_say(data):
+    """The arrays that these tests use do lie in memory as named: strided, transposed and backwards."""
+    draw = Draw(data)
+    x = draw.array(draw.shape((2, 3), least=2))
+    for layout in ("contiguous", "transposed", "strided", "reversed"):
+        y = laid_out(x, layout)
+        assert np.array_equal(x, y)
+        assert y.flags.c_contiguous == (layout == "contiguous")
+        assert (min(y.strides) < 0) == (layout == "reversed")
