@@ -231,6 +231,7 @@ ERRORS: dict[str, Any] = {
     "conv_transpose2d: output_padding": lambda: F.conv_transpose2d(ones(1, 4, 2, 2), kernel, output_padding=1),
     "conv2d_weight: output must have": lambda: F.conv2d_weight(image, ones(2, 4, 6, 7), (3, 2)),
     "avg_pool2d: padding": lambda: F.avg_pool2d(image, 2, padding=2),
+    "avg_pool2d: divisor_override": lambda: F.avg_pool2d(image, 2, divisor_override=0),
     "kernel_size must be": lambda: F.avg_pool2d(image, 0),
 }
 

@@ -241,6 +241,8 @@ def avg_pool2d(
             over = (n + 2 * p - k) % s  # what the last whole window leaves over
             beyond[i] = s - over if over and n + p > (n + 2 * p - k) // s * s + s else 0
     (p, q), (a, b) = padding, beyond
+    if divisor_override == 0:
+        raise ValueError("avg_pool2d: divisor_override must not be 0")
     counts: Any = divisor_override or math.prod(kernel)
     if divisor_override is None and (ceil_mode or not count_include_pad):
         ones = pad(Tensor(xp.ones((1, 1, *input.shape[2:]), input.dtype)), (q, q, p, p), value=float(count_include_pad))

@@ -215,6 +215,8 @@ def gather(input: Tensor, dim: int, index: Any) -> Tensor:
 def embedding(input: Any, weight: Tensor) -> Tensor:
     """The rows of weight (rows, width) that the integers in `input` name: input.shape + (width,)."""
     rows = constant(input)
+    if weight.ndim != 2:
+        raise ValueError(f"embedding: weight must be (rows, width), got shape {weight.shape}")
     if rows.dtype.kind not in "iu":
         raise TypeError(f"embedding: input must be integers, got dtype {rows.dtype}")
     return get_item(weight, rows)
