@@ -43,7 +43,7 @@ class DDPM(GenerativeModel):
         levels: int,
         T: int = 1000,
         schedule: str | NoiseSchedule = "linear",
-        variance: str = "posterior",
+        variance: str = "beta",
         channels: int = 64,
         multipliers: tuple[int, ...] = (1, 2),
         blocks: int = 1,
