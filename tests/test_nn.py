@@ -1,0 +1,317 @@
+"""Layers and modules: weights that travel to torch and back, masks that keep the order of the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import leaf
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nanogen as ng
+from nanogen import nn
+from nanogen.nn.layers import causal_mask
+
+torch = pytest.importorskip("torch")
+
+# The layer, by the same call in both libraries, and the shape of an input.  No two sizes of an axis are equal.
+LAYERS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
+    "linear": (lambda nn: nn.Linear(5, 3), (4, 5)),
+    "linear without bias": (lambda nn: nn.Linear(5, 3, bias=False), (2, 4, 5)),
+    "conv": (lambda nn: nn.Conv2d(3, 4, (2, 3), stride=(2, 1), padding=(1, 0), dilation=(1, 2)), (2, 3, 7, 6)),
+    "conv without bias": (lambda nn: nn.Conv2d(2, 5, 3, bias=False), (3, 2, 6, 4)),
+    "conv, same": (lambda nn: nn.Conv2d(2, 3, (3, 5), padding="same"), (3, 2, 6, 4)),
+    "transposed": (lambda nn: nn.ConvTranspose2d(3, 4, (3, 2), (2, 3), (1, 0), (1, 2)), (2, 3, 4, 5)),
+    "transposed, by place": (lambda nn: nn.ConvTranspose2d(3, 4, 3, stride=2, bias=False, dilation=2), (2, 3, 4, 5)),
+    "group norm": (lambda nn: nn.GroupNorm(2, 6, eps=1e-3), (3, 6, 4, 5)),
+    "group norm, not affine": (lambda nn: nn.GroupNorm(3, 6, affine=False), (3, 6, 4, 5)),
+    "batch norm": (lambda nn: nn.BatchNorm2d(4, eps=1e-3, momentum=0.3), (3, 4, 2, 5)),
+    "batch norm, not affine": (lambda nn: nn.BatchNorm2d(4, affine=False), (3, 4, 2, 5)),
+    "layer norm": (lambda nn: nn.LayerNorm((4, 5), eps=1e-3), (2, 3, 4, 5)),
+    "layer norm of one axis": (lambda nn: nn.LayerNorm(5), (2, 3, 5)),
+    "nested": (
+        lambda nn: nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1), nn.Sequential(nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 3, 2)), nn.Dropout(0)
+        ),
+        (3, 2, 4, 5),
+    ),
+}  # fmt: skip
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(shape).standard_normal(shape)
+
+
+def scrambled(layer: Any) -> dict[str, np.ndarray]:
+    """Numbers for all that a layer of torch's remembers; positive, as a variance has to be."""
+    return {
+        k: np.random.default_rng([*k.encode()]).uniform(0.2, 2.0, v.shape) if v.ndim else np.array(7)
+        for k, v in layer.state_dict().items()
+    }
+
+
+def assert_same_state(ours: Any, theirs: Any) -> None:
+    a, b = ours.state_dict(), {k: v.numpy() for k, v in theirs.state_dict().items()}
+    for name in b:
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_names_and_shapes_are_torchs(name: str) -> None:
+    """The keys of state_dict and the shapes behind them equal torch's; so does the number type of each."""
+    make, _ = LAYERS[name]
+    ours, theirs = make(nn).state_dict(), make(torch.nn).state_dict()
+    assert {k: (v.shape, str(v.dtype)) for k, v in ours.items()} == {
+        k: (tuple(v.shape), str(v.dtype).removeprefix("torch.")) for k, v in theirs.items()
+    }
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_weights_travel(name: str) -> None:
+    """Weights from torch give torch's outputs here, and back there; in training and in evaluation, and with the
+    running moments of batch normalisation after three steps of training (Ioffe & Szegedy 2015, algorithm 2)."""
+    make, shape = LAYERS[name]
+    theirs, ours, back = make(torch.nn).double(), make(nn).to(np.float64), make(torch.nn).double()
+    theirs.load_state_dict({k: torch.tensor(v) for k, v in scrambled(theirs).items()})
+    ours.load_state_dict(theirs.state_dict())
+    for step in range(5):
+        training = step < 3
+        for layer in (theirs, ours):
+            layer.train(training)
+        x = normal(step + 1, *shape)[step]
+        expected = theirs(torch.tensor(x)).detach().numpy()
+        np.testing.assert_allclose(ours(ng.tensor(x)).data, expected, rtol=1e-10, atol=1e-10)
+        assert_same_state(ours, theirs)
+    back.load_state_dict({k: torch.tensor(v) for k, v in ours.state_dict().items()})
+    np.testing.assert_allclose(back.eval()(torch.tensor(x)).detach().numpy(), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_embedding_weights_travel() -> None:
+    """Rows of the table, by index: torch's table gives torch's rows."""
+    theirs, ours = torch.nn.Embedding(7, 3), nn.Embedding(7, 3)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {"weight": (7, 3)}
+    ours.load_state_dict(theirs.state_dict())
+    index = np.array([[6, 0, 3], [3, 1, 6]])
+    assert np.array_equal(ours(index).data, theirs(torch.tensor(index)).detach().numpy())
+
+
+@pytest.mark.parametrize("make", [
+    lambda nn, **given: nn.Linear(5, 3, **given),
+    lambda nn, **given: nn.Conv2d(3, 4, (2, 3), **given),
+    lambda nn, **given: nn.ConvTranspose2d(3, 4, (2, 3), **given),
+])  # fmt: skip
+def test_first_weights_are_as_wide_as_torchs(make: Callable[..., Any]) -> None:
+    """U(−1/√fan_in, 1/√fan_in) for weights and biases (LeCun et al. 1998, section 4.6; torch's default bounds): the
+    standard deviation of many draws is torch's within 5 %, and so is the largest of them."""
+    torch.manual_seed(0)
+    layers = [(make(nn, rng=ng.Generator(seed)), make(torch.nn)) for seed in range(200)]
+    for name in ("weight", "bias"):
+        ours = np.concatenate([getattr(a, name).data.ravel() for a, _ in layers])
+        theirs = np.concatenate([getattr(b, name).detach().numpy().ravel() for _, b in layers])
+        assert ours.std() == pytest.approx(theirs.std(), rel=0.05)
+        assert np.abs(ours).max() == pytest.approx(np.abs(theirs).max(), rel=0.05)
+
+
+class Family(nn.Module):
+    """A module with parts in attributes, in lists and below."""
+
+    def __init__(self, seed: int = 0):
+        super().__init__()
+        rng = ng.Generator(seed)
+        self.blocks = [nn.Linear(2, 3, rng=rng), nn.Sequential(nn.Linear(3, 3, rng=rng), nn.BatchNorm2d(3))]
+        self.scale = nn.Parameter(np.ones(2, np.float32))
+        self.nothing, self.number = None, 4
+
+
+def test_names_of_parts() -> None:
+    """Parameters are found in attributes, lists and parts, once each, buffers after them and not among them."""
+    names = ["scale", "blocks.0.weight", "blocks.0.bias", "blocks.1.0.weight", "blocks.1.0.bias",
+             "blocks.1.1.weight", "blocks.1.1.bias"]  # fmt: skip
+    buffers = [f"blocks.1.1.{k}" for k in ("num_batches_tracked", "running_mean", "running_var")]
+    module = Family()
+    assert [name for name, _ in module.named_parameters()] == names
+    assert list(module.state_dict()) == names + buffers
+    assert len({id(p) for p in module.parameters()}) == len(names)
+
+
+def refused(change: Callable[[dict[str, Any]], None], word: str) -> None:
+    module = Family()
+    before = module.state_dict()
+    state = {k: v + 1 for k, v in before.items()}
+    change(state)
+    with pytest.raises(ValueError, match=word):
+        module.load_state_dict(state)
+    for name, value in module.state_dict().items():
+        assert np.array_equal(value, before[name]), f"{name} was changed"
+
+
+@pytest.mark.parametrize("name", Family().state_dict())
+def test_a_state_that_does_not_fit_changes_nothing(name: str) -> None:
+    """A missing name, an unknown one, another shape: ValueError with that name, and every number as it was."""
+    refused(lambda state: state.pop(name), name)
+    refused(lambda state: state.update({f"{name}.extra": 0}), f"{name}.extra")
+    refused(lambda state: state.update({name: np.zeros((9, 9))}), name)
+
+
+def test_state_dict_is_a_copy_both_ways() -> None:
+    """Training on does not change a state_dict that was taken, nor one that was loaded; types stay the module's."""
+    module, other = Family(1), Family(2)
+    state = module.state_dict()
+    kept = {k: v.copy() for k, v in state.items()}
+    other.load_state_dict({k: v.astype(np.float64) for k, v in state.items()})
+    for m in (module, other):
+        assert all(np.array_equal(v, kept[k]) and v.dtype == kept[k].dtype for k, v in m.state_dict().items())
+        for p in m.parameters():
+            p.data += 1
+    assert all(np.array_equal(state[k], kept[k]) for k in kept)
+
+
+def test_train_and_eval_reach_every_part() -> None:
+    """train, eval and to go down to the last part and give the module back; integers keep their type."""
+    module = Family()
+    assert module.eval() is module
+    assert not any(m.training for m in module.modules())
+    assert module.train() is module
+    assert all(m.training for m in module.modules())
+    assert module.to(np.float64) is module
+    assert {v.dtype.name for v in module.state_dict().values()} == {"float64", "int64"}
+    assert all(p.requires_grad for p in module.parameters())
+
+
+def test_dropout_is_off_in_evaluation() -> None:
+    """In training each number is 0 or divided by 1 − p, 0 with probability p (6 σ of the binomial); in evaluation
+    all are as they were.  Srivastava et al. 2014."""
+    layer, x = nn.Dropout(0.3), ng.tensor(np.ones(40_000))
+    out = layer(x, ng.Generator(1)).data
+    assert set(np.unique(out)) == {0.0, 1 / (1 - 0.3)}
+    assert abs((out == 0).sum() - 12_000) < 6 * (40_000 * 0.3 * 0.7) ** 0.5
+    assert np.array_equal(layer(x, ng.Generator(1)).data, out)
+    assert np.array_equal(layer.eval()(x).data, x.data)
+
+
+def test_batch_norm_counts_and_keeps_still_in_evaluation() -> None:
+    """Evaluation leaves the running moments alone; training counts its batches."""
+    layer, x = nn.BatchNorm2d(2), ng.tensor(normal(3, 2, 2, 2).astype(np.float32))
+    layer(x)
+    state = layer.eval().state_dict()
+    layer(x)
+    assert all(np.array_equal(v, state[k]) for k, v in layer.state_dict().items())
+    assert layer.train()(x).dtype == np.float32
+    assert layer.num_batches_tracked.item() == 2
+
+
+@pytest.mark.parametrize("make", [
+    lambda rng: nn.Linear(3, 2, rng=rng), lambda rng: nn.Conv2d(2, 3, 3, rng=rng),
+    lambda rng: nn.Embedding(4, 2, rng=rng),
+    lambda rng: nn.ConvTranspose2d(2, 3, 2, rng=rng), lambda rng: nn.MaskedConv2d("A", 1, 3, 3, rng=rng),
+])  # fmt: skip
+def test_same_seed_same_weights(make: Callable[[Any], nn.Module]) -> None:
+    """Weights are a function of the seed: equal for equal ones, others for others, those of Generator(0) without."""
+
+    def weights(rng: ng.Generator | None) -> bytes:
+        return b"".join(v.tobytes() for v in make(rng).state_dict().values())
+
+    assert weights(ng.Generator(3)) == weights(ng.Generator(3)) != weights(ng.Generator(4))
+    assert weights(None) == weights(None) == weights(ng.Generator(0))
+    rng = ng.Generator(3)
+    assert weights(rng) != weights(rng), "a shared generator goes on"
+
+
+@pytest.mark.parametrize(("make", "word"), [
+    (lambda: nn.Linear(0, 2), "in_features"), (lambda: nn.Linear(2, 2.0), "out_features"),  # type: ignore[arg-type]
+    (lambda: nn.Conv2d(-1, 2, 3), "in_channels"), (lambda: nn.Conv2d(1, 2, 0), "kernel_size"),
+    (lambda: nn.ConvTranspose2d(1, True, 3), "out_channels"), (lambda: nn.GroupNorm(4, 6), "6 channels"),
+    (lambda: nn.BatchNorm2d(0), "num_features"), (lambda: nn.Embedding(0, 1), "num_embeddings"),
+    (lambda: nn.Dropout(1.5), "p must"), (lambda: nn.MaskedConv2d("C", 1, 1, 3), "mask"),
+    (lambda: nn.MaskedConv2d("A", 1, 1, 2), "odd"), (lambda: nn.MaskedConv2d("A", 3, 2, 3, 3), "colours"),
+    (lambda: nn.BatchNorm2d(2)(ng.tensor(np.ones((2, 2)))), "N, C, H, W"),
+])  # fmt: skip
+def test_bad_settings(make: Callable[[], Any], word: str) -> None:
+    """A setting that can't be is refused by name."""
+    with pytest.raises(ValueError, match=word):
+        make()
+
+
+# Masked convolution
+
+
+def sub_pixels(channels: int, colors: int, height: int, width: int) -> np.ndarray:
+    """The place of each feature (C, H, W) in the order of generation: raster over pixels, colours inside a pixel.
+
+    Channels stand in one group a colour, the same number in each (the cases below divide)."""
+    color = np.repeat(np.arange(colors), channels // colors)
+    pixel = np.arange(height * width).reshape(height, width)
+    return pixel[None] * colors + color[:, None, None]
+
+
+def jacobian(layer: nn.Module, x: np.ndarray) -> np.ndarray:
+    """∂ out / ∂ in of one image: (out, in), both flattened (C, H, W)."""
+    image = leaf(x)
+    out = layer(image).reshape(-1)
+    return np.stack([ng.grad(out[i], [image])[0].data.ravel() for i in range(out.shape[0])])
+
+
+@pytest.mark.parametrize("mask", ["A", "B"])
+@pytest.mark.parametrize(("inputs", "outputs", "colors"), [(1, 2, 1), (3, 6, 3), (6, 3, 3), (2, 4, 2)])
+@pytest.mark.parametrize("kernel", [1, 3, (3, 5)])
+def test_masked_convolution_sees_exactly_the_past(
+    mask: str, inputs: int, outputs: int, colors: int, kernel: int | tuple[int, int]
+) -> None:
+    """∂ out_i / ∂ in_j is not 0 exactly where sub-pixel j comes before i (mask A) or not after it (mask B) and lies
+    under the kernel.  van den Oord et al. 2016, section 3.4 and figure 2; the R, G, B order is its equation 2."""
+    height, width = 3, 4
+    layer = nn.MaskedConv2d(mask, inputs, outputs, kernel, colors).to(np.float64)
+    layer.weight.data = np.random.default_rng(1).uniform(0.5, 1.5, layer.weight.shape)  # no accidental zeros
+    found = jacobian(layer, normal(1, inputs, height, width)) != 0
+
+    ends = sub_pixels(outputs, colors, height, width).ravel()[:, None]
+    starts = sub_pixels(inputs, colors, height, width).ravel()[None]
+    past = starts < ends if mask == "A" else starts <= ends
+    rows, columns = (np.arange(height * width) // width, np.arange(height * width) % width)
+    reach = [k // 2 for k in layer.weight.shape[2:]]
+    near = (abs(rows[:, None] - rows) <= reach[0]) & (abs(columns[:, None] - columns) <= reach[1])
+    assert np.array_equal(found, past & np.tile(near, (outputs, inputs)))
+
+
+@pytest.mark.parametrize("mask", ["A", "B"])
+@pytest.mark.parametrize("colors", [1, 3])
+def test_masked_convolution_does_not_move_with_the_future(mask: str, colors: int) -> None:
+    """A change of sub-pixel j leaves every output before it (mask A: and at it) as it was, to the bit, and changes
+    one after it.  A NaN would not do for the change: 0 · NaN is NaN."""
+    height, width, outputs = 3, 3, 2 * colors
+    layer = nn.MaskedConv2d(mask, colors, outputs, 3, colors).to(np.float64)
+    x = normal(1, colors, height, width)
+    out = layer(ng.tensor(x)).data[0]
+    ends, starts = sub_pixels(outputs, colors, height, width), sub_pixels(colors, colors, height, width)
+    for j in np.ndindex(*starts.shape):
+        moved = x.copy()
+        moved[(0, *j)] += 100.0
+        changed = layer(ng.tensor(moved)).data[0] != out
+        later = ends > starts[j] if mask == "A" else ends >= starts[j]
+        assert not changed[~later].any()
+        assert changed.any() or starts[j] == starts.max()
+
+
+@given(colors=st.integers(1, 4), inputs=st.integers(1, 9), outputs=st.integers(1, 9), between=st.integers(1, 9))
+def test_masks_compose(colors: int, inputs: int, outputs: int, between: int) -> None:
+    """However unevenly channels divide into colours, A followed by B sees strictly the past: with the masks of the
+    centre as matrices, (B·A)[o, i] > 0 only if i's colour comes before o's."""
+    inputs, outputs, between = (max(n, colors) for n in (inputs, outputs, between))
+    first, second = (causal_mask(m, (o, i, 1, 1), colors)[:, :, 0, 0]
+                     for m, o, i in (("A", between, inputs), ("B", outputs, between)))  # fmt: skip
+    color = lambda n: np.arange(n) * colors // n
+    seen = second @ first > 0
+    assert not (seen & (color(inputs)[None] >= color(outputs)[:, None])).any()
+    assert set(color(inputs)) == set(color(outputs)) == set(range(colors)), "every colour has a channel"
+
+
+def test_mask_is_not_learned_and_not_saved() -> None:
+    """The mask is neither a parameter nor in the state_dict; hidden weights get the gradient 0."""
+    layer = nn.MaskedConv2d("A", 1, 2, 3)
+    assert set(layer.state_dict()) == {"weight", "bias"}
+    layer(ng.tensor(np.ones((1, 1, 4, 4), np.float32))).sum().backward()
+    assert layer.weight.grad is not None
+    assert (layer.weight.grad.data[causal_mask("A", layer.weight.shape, 1) == 0] == 0).all()
