@@ -17,7 +17,7 @@ FORMAT = "nanogen checkpoint 1"
 def save_checkpoint(path: Path, arrays: dict[str, np.ndarray], step: int) -> None:
     """Write a checkpoint beside its place, then move it there: a reader finds the old one or the new one, whole."""
     temporary = path.with_suffix(".tmp")
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.array(array, order="C") for name, array in arrays.items()}
     save_file(contiguous, temporary, metadata={"format": FORMAT, "step": str(step)})
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
