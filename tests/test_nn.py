@@ -153,7 +153,7 @@ def test_a_state_that_does_not_fit_changes_nothing(name: str) -> None:
     """A missing name, an unknown one, another shape: ValueError with that name, and every number as it was."""
     refused(lambda state: state.pop(name), name)
     refused(lambda state: state.update({f"{name}.extra": 0}), f"{name}.extra")
-    refused(lambda state: state.update({name: np.zeros((9, 9))}), name)
+    refused(lambda state: state.update({name: state[name][..., None]}), name)
 
 
 def test_state_dict_is_a_copy_both_ways() -> None:

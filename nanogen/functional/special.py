@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from nanogen.autograd import primitive
+from nanogen.autograd import Tensor, primitive
 from nanogen.backend import array_module
-from nanogen.functional.elementwise import exp
+from nanogen.functional.elementwise import abs, exp, where
 
 __all__ = ["log_ndtr"]
 
@@ -28,7 +28,9 @@ _L, _COEFFICIENTS = _weideman_coefficients(48)
 
 
 def erfcx(x):
-    """exp(x²) · erfc(x) for x ≥ 0, to about 1e-15: a rational series in (L − x) / (L + x).  Weideman 1994, eq. 38."""
+    """exp(x²) · erfc(x) for x ≥ 0 to about 1e-15, x an array or a tensor: a rational series in (L − x) / (L + x).
+
+    Weideman 1994, eq. 38."""
     z = (_L - x) / (_L + x)
     p = z * 0
     for coefficient in _COEFFICIENTS:
@@ -46,4 +48,11 @@ def log_ndtr(input):
     return xp.where(input < 0, xp.log(tail) + gauss, xp.log1p(-tail * xp.exp(gauss)))
 
 
-log_ndtr.vjp(lambda g, out, z: g * exp(-0.5 * z * z - 0.5 * math.log(2 * math.pi) - out))
+log_ndtr.vjp(lambda g, out, z: g * inverse_mills_ratio(z))
+
+
+def inverse_mills_ratio(z: Tensor) -> Tensor:
+    """φ(z) / Φ(z), from erfcx: the difference of log φ and log Φ would leave no digits far out on the left."""
+    below = math.sqrt(2 / math.pi) / erfcx(abs(z) * math.sqrt(0.5))  # φ(z) / Φ(−|z|)
+    density = exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    return where(z < 0, below, density / (1.0 - density / below))

@@ -1,0 +1,387 @@
+"""Densities against sums, quadrature, SciPy and torch: never against themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import check_gradients, leaf
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import integrate, special, stats
+
+import nanogen as ng
+from nanogen import distributions as D
+from nanogen import functional as F
+
+LEVELS = (2, 3, 17, 256)
+DISCRETIZED = {"normal": (D.DiscretizedNormal, stats.norm), "logistic": (D.DiscretizedLogistic, stats.logistic)}
+SAMPLES = 40_000  # tells a mean that is off by 0.05 standard deviations, with both errors below 1e-6
+FLOOR = 1e-6  # of a p-value; seeds are fixed, so a test that passes passes always
+
+numbers = lambda low, high: st.floats(low, high, allow_nan=False)
+logits = st.lists(numbers(-8, 8), min_size=1, max_size=6).map(np.array)
+
+
+# Continuous
+
+
+@given(mean=numbers(-3, 3), std=numbers(0.05, 5))
+def test_normal_density_integrates_to_one(mean: float, std: float) -> None:
+    """∫ N(x; μ, σ²) dx = 1, with the moments μ and σ², by adaptive quadrature."""
+    p = D.Normal(mean, std)
+    density = lambda x: math.exp(p.log_prob(x).item())
+    ends = (mean - 12 * std, mean + 12 * std)
+    integral = lambda f: integrate.quad(f, *ends, points=[mean], epsabs=1e-11)[0]
+    assert integral(density) == pytest.approx(1, abs=1e-9)
+    assert integral(lambda x: x * density(x)) == pytest.approx(mean, abs=1e-8)
+    assert integral(lambda x: (x - mean) ** 2 * density(x)) == pytest.approx(std**2, rel=1e-8)
+
+
+def test_normal_against_scipy() -> None:
+    """log N(x; μ, σ²) and its entropy ½ log 2πe σ² equal SciPy's over broadcast shapes, far into the tails."""
+    mean, std, x = np.array([[-1.5], [0.3]]), np.array([0.01, 1.0, 50.0]), np.array([[[-1e3]], [[0.2]], [[1e5]]])
+    p = D.Normal(mean, std)
+    np.testing.assert_allclose(p.log_prob(x).data, stats.norm.logpdf(x, mean, std), rtol=1e-12)
+    np.testing.assert_allclose(p.entropy().data, stats.norm.entropy(mean, std), rtol=1e-12)
+
+
+@given(mean=numbers(-3, 3), std=numbers(0.05, 5))
+def test_entropy_is_minus_the_mean_log_density(mean: float, std: float) -> None:
+    """H = −E[log p].  log p of a normal is quadratic: three nodes of Gauss–Hermite quadrature are exact."""
+    p = D.Normal(mean, std)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(3)
+    expected = -(weights * p.log_prob(mean + std * nodes).data).sum() / weights.sum()
+    assert p.entropy().item() == pytest.approx(expected, abs=1e-10)
+
+
+def test_normal_refuses_a_spread_that_is_none() -> None:
+    """A standard deviation of 0, below, or NaN is refused by name."""
+    for std in (0.0, -1.0, math.nan, np.array([1.0, 0.0])):
+        with pytest.raises(ValueError, match="std"):
+            D.Normal(0.0, std)
+
+
+# Discrete densities sum to one
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+@pytest.mark.parametrize("kind", DISCRETIZED)
+@given(mean=st.one_of(numbers(-1.5, 1.5), numbers(-1e4, 1e4)), log_scale=numbers(-12, 8))
+def test_discretized_density_sums_to_one(kind: str, levels: int, mean: float, log_scale: float) -> None:
+    """Σ over the levels of p(x) = 1, the edge bins taking the tails: Ho et al. 2020, eq. 13; Salimans et al. 2017,
+    eq. 2.  Whatever the mean and however narrow or wide; every log-probability finite."""
+    log_p = DISCRETIZED[kind][0](mean, log_scale, levels).log_prob(np.arange(levels)).data
+    assert np.isfinite(log_p).all()
+    assert np.exp(log_p).sum() == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+@pytest.mark.parametrize("kind", DISCRETIZED)
+@given(mean=numbers(-1.2, 1.2), log_scale=numbers(-5, 3))
+def test_discretized_density_is_a_difference_of_cumulatives(
+    kind: str, levels: int, mean: float, log_scale: float
+) -> None:
+    """p(x) = F((c + δ − μ)/s) − F((c − δ − μ)/s), δ = 1/(levels − 1), with F(−∞) = 0 and F(∞) = 1 at the edges, F
+    being SciPy's.  Where that difference cancels, its own rounding is allowed for."""
+    ours, theirs = DISCRETIZED[kind]
+    centres, half = np.linspace(-1, 1, levels), 1 / (levels - 1)
+    low = np.where(centres == -1, -np.inf, centres - half)
+    high = np.where(centres == 1, np.inf, centres + half)
+    cdf = lambda x: theirs.cdf(x, mean, math.exp(log_scale))
+    p = np.exp(ours(mean, log_scale, levels).log_prob(np.arange(levels)).data)
+    np.testing.assert_allclose(p, cdf(high) - cdf(low), rtol=1e-9, atol=4e-16)
+
+
+@pytest.mark.parametrize("kind", DISCRETIZED)
+@given(mean=numbers(-40, 40), log_scale=numbers(-3, 3), level=st.integers(1, 15))
+def test_discretized_density_in_the_tails(kind: str, mean: float, log_scale: float, level: int) -> None:
+    """Out where F(h) − F(l) is 0 in floating point, log p agrees with the logarithm of the integral of the density,
+    which Gauss–Legendre quadrature on subintervals gives relative to the density's largest value."""
+    ours, theirs = DISCRETIZED[kind]
+    centre, half, scale = level / 8 - 1, 1 / 16, math.exp(log_scale)
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    edges = np.linspace(centre - half, centre + half, 401)
+    middles, widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+    x = (middles[:, None] + widths[:, None] / 2 * nodes).ravel()
+    expected = special.logsumexp(theirs.logpdf(x, mean, scale), b=np.outer(widths / 2, weights).ravel())
+    assert ours(mean, log_scale, 17).log_prob(level).item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", DISCRETIZED)
+def test_discretized_density_keeps_its_type_and_stays_finite(kind: str, dtype: Any) -> None:
+    """No infinities and no NaN, in value or gradient, at means far outside and at scales from e⁻⁷ to e⁷; in float32
+    still a density, within its rounding."""
+    mean, log_scale, level = np.meshgrid([-1e3, -3, -1, 0.02, 1, 50], [-7, -2, 0, 7], np.arange(256))
+    inputs = [leaf(mean[..., :1].astype(dtype)), leaf(log_scale[..., :1].astype(dtype))]
+    log_p = DISCRETIZED[kind][0](*inputs, 256).log_prob(level)
+    assert log_p.dtype == dtype
+    for g in (log_p, *ng.grad(log_p.sum(), inputs)):
+        assert np.isfinite(g.data).all()
+    rtol = 1e-9 if dtype == np.float64 else 5e-3
+    np.testing.assert_allclose(np.exp(log_p.data.astype(np.float64)).sum(-1), 1, rtol=rtol)
+
+
+def test_logistic_by_a_known_value() -> None:
+    """Two levels split at 0: p(1) = σ(μ/s), p(0) = σ(−μ/s), the last and the first bin being half-lines."""
+    p = D.DiscretizedLogistic(0.7, math.log(0.3), 2)
+    np.testing.assert_allclose(np.exp(p.log_prob([0, 1]).data), special.expit([-0.7 / 0.3, 0.7 / 0.3]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", DISCRETIZED)
+def test_discretized_settings(kind: str) -> None:
+    """Levels that are not there, and a number of levels that can't be, are refused by name."""
+    make = DISCRETIZED[kind][0]
+    for x in (-1, 17, [0, 20]):
+        with pytest.raises(ValueError, match="levels"):
+            make(0.0, 0.0, 17).log_prob(x)
+    for levels in (1, 0, 2.0, True):
+        with pytest.raises(ValueError, match="levels"):
+            make(0.0, 0.0, levels)
+
+
+@given(logits=numbers(-700, 700))
+def test_bernoulli(logits: float) -> None:
+    """p(1) = σ(logit), p(0) = 1 − p(1), finite logarithms for every logit; SciPy's log σ."""
+    log_p = D.Bernoulli(logits).log_prob(np.array([0.0, 1.0])).data
+    assert np.isfinite(log_p).all()
+    np.testing.assert_allclose(log_p, special.log_expit([-logits, logits]), rtol=1e-12, atol=1e-13)
+    assert np.exp(log_p).sum() == pytest.approx(1, abs=1e-12)
+
+
+@given(logits=logits, shift=numbers(-700, 700))
+def test_categorical(logits: np.ndarray, shift: float) -> None:
+    """p(k) = softmax(logits)_k: sums to 1, SciPy's log softmax, no change when all logits move by the same."""
+    log_p = D.Categorical(logits + shift).log_prob(np.arange(len(logits))).data
+    assert np.exp(log_p).sum() == pytest.approx(1, abs=1e-10)
+    np.testing.assert_allclose(log_p, special.log_softmax(logits), rtol=1e-9, atol=1e-9)
+
+
+def test_categorical_broadcasts() -> None:
+    """Classes broadcast against the logits' other axes: log_prob of (3, 1) under logits (2, K) is (3, 2)."""
+    logits = np.random.default_rng(0).standard_normal((2, 5))
+    labels = np.array([[4], [0], [1]])
+    expected = special.log_softmax(logits, axis=-1)[np.arange(2), labels]
+    np.testing.assert_allclose(D.Categorical(logits).log_prob(labels).data, expected, rtol=1e-12)
+    for wrong in (-1, 5):
+        with pytest.raises(ValueError, match="classes"):
+            D.Categorical(logits).log_prob(wrong)
+    with pytest.raises(ValueError, match="axis"):
+        D.Categorical(0.5)
+
+
+@given(logits=logits)
+def test_discrete_entropies(logits: np.ndarray) -> None:
+    """H = −Σ p log p, in nats: SciPy's; between 0 and log K."""
+    entropy = D.Categorical(logits).entropy().item()
+    assert entropy == pytest.approx(stats.entropy(special.softmax(logits)), abs=1e-12)
+    assert -1e-12 <= entropy <= math.log(len(logits)) + 1e-12
+    p = special.expit(logits)
+    np.testing.assert_allclose(D.Bernoulli(logits).entropy().data, stats.entropy([p, 1 - p]), atol=1e-12)
+
+
+# The normal's cumulative distribution, and 1 − e⁻ˣ
+
+
+@given(z=st.one_of(numbers(-1e5, 1e5), numbers(-8, 8)))
+def test_log_ndtr(z: float) -> None:
+    """log Φ(z) is SciPy's, to the last digits in the left tail, where Φ itself is 0, and in the right, where it is 1;
+    its derivative is φ(z)/Φ(z)."""
+    assert F.log_ndtr(z).item() == pytest.approx(special.log_ndtr(z), rel=2e-13, abs=1e-300)
+    x = leaf(z)
+    slope = ng.grad(F.log_ndtr(x), [x])[0].item()
+    exact = math.sqrt(2 / math.pi) / special.erfcx(-z / math.sqrt(2)) if z < 25 else stats.norm.pdf(z)
+    assert slope == pytest.approx(exact, rel=1e-11, abs=1e-300)
+
+
+@given(exponent=numbers(-300, 2.8))
+def test_log1mexp(exponent: float) -> None:
+    """log(1 − e⁻ˣ) = log(−expm1(−x)) for small x and log1p(−e⁻ˣ) for large, without a loss in between.
+
+    Mächler 2012, eq. 7."""
+    x = 10.0**exponent
+    expected = math.log(-math.expm1(-x)) if x < 1 else math.log1p(-math.exp(-x))
+    assert D.log1mexp(ng.tensor(x)).item() == pytest.approx(expected, rel=1e-14, abs=1e-300)
+
+
+# Divergences
+
+
+def normal(mean: float, log_std: float) -> D.Normal:
+    return D.Normal(mean, math.exp(log_std))
+
+
+@given(q=st.tuples(numbers(-3, 3), numbers(-2, 2)), p=st.tuples(numbers(-3, 3), numbers(-2, 2)))
+def test_normal_kl(q: tuple[float, float], p: tuple[float, float]) -> None:
+    """KL(q‖p) = E_q[log q − log p].  The bracket is quadratic: three nodes of Gauss–Hermite quadrature are exact.
+    Its trace term is σ_q²/σ_p², not the other way round.  Kingma & Welling 2014, appendix B."""
+    kl = D.kl_divergence(normal(*q), normal(*p)).item()
+    nodes, weights = np.polynomial.hermite_e.hermegauss(3)
+    x = q[0] + math.exp(q[1]) * nodes
+    difference = stats.norm.logpdf(x, q[0], math.exp(q[1])) - stats.norm.logpdf(x, p[0], math.exp(p[1]))
+    assert kl == pytest.approx((weights * difference).sum() / weights.sum(), rel=1e-9, abs=1e-10)
+    assert kl >= -1e-12
+    assert D.kl_divergence(normal(*q), normal(*q)).item() == pytest.approx(0, abs=1e-12)
+    far = abs(q[0] - p[0]) > 0.01 or abs(q[1] - p[1]) > 0.01
+    assert kl > 1e-8 or not far
+
+
+def test_normal_kl_by_hand() -> None:
+    """KL(N(0, 1)‖N(0, 4)) = ½ (¼ − 1 + log 4) and the other way ½ (4 − 1 − log 4): they differ."""
+    narrow, wide = D.Normal(0.0, 1.0), D.Normal(0.0, 2.0)
+    assert D.kl_divergence(narrow, wide).item() == pytest.approx((0.25 - 1 + math.log(4)) / 2, abs=1e-15)
+    assert D.kl_divergence(wide, narrow).item() == pytest.approx((4 - 1 - math.log(4)) / 2, abs=1e-15)
+
+
+@given(a=logits, b=logits)
+def test_discrete_kl(a: np.ndarray, b: np.ndarray) -> None:
+    """KL = Σ q log(q/p) by summing SciPy's probabilities; ≥ 0, and 0 only if equal."""
+    a, b = a[: len(b)], b[: len(a)]
+    kl = D.kl_divergence(D.Categorical(a), D.Categorical(b)).item()
+    assert kl == pytest.approx(stats.entropy(special.softmax(a), special.softmax(b)), rel=1e-8, abs=1e-11)
+    assert kl >= -1e-12
+    kl_bernoulli = D.kl_divergence(D.Bernoulli(a), D.Bernoulli(b)).data
+    q, p = special.expit(a), special.expit(b)
+    np.testing.assert_allclose(kl_bernoulli, stats.entropy([q, 1 - q], [p, 1 - p]), rtol=1e-7, atol=1e-11)
+    assert (kl_bernoulli >= -1e-12).all()
+    for same in (D.Categorical(a), D.Bernoulli(a)):
+        np.testing.assert_allclose(D.kl_divergence(same, same).data, 0, atol=1e-12)
+    if np.ptp(a - b) > 1e-2:
+        assert kl > 1e-12
+
+
+def test_kl_of_other_pairs() -> None:
+    """A pair without a closed form is refused, naming both."""
+    with pytest.raises(TypeError, match="Normal and Bernoulli"):
+        D.kl_divergence(D.Normal(0.0, 1.0), D.Bernoulli(0.0))
+
+
+# Samples
+
+
+def test_normal_samples() -> None:
+    """Kolmogorov–Smirnov, which must also tell a sampler that takes the standard deviation for the variance or is off
+    by 0.05 standard deviations; shapes of draws come before those of parameters."""
+    x = D.Normal(1.5, 0.4).sample(ng.Generator(1), (SAMPLES,)).data
+    assert stats.kstest(x, stats.norm(1.5, 0.4).cdf).pvalue > FLOOR
+    for wrong in (stats.norm(1.5, 0.4**0.5), stats.norm(1.52, 0.4), stats.norm(1.5, 0.42)):
+        assert stats.kstest(x, wrong.cdf).pvalue < FLOOR
+    p = D.Normal(np.zeros((2, 1)), np.ones(3))
+    assert p.sample(ng.Generator(0)).shape == (2, 3)
+    assert p.rsample(ng.Generator(0), (4, 5)).shape == (4, 5, 2, 3)
+
+
+def test_samples_follow_the_discrete_densities() -> None:
+    """χ² of counts against the density's own sums-to-one table, for every discrete kind, each with a wrong density
+    (shifted, widened or tilted) that is refused at the same size."""
+    rng = ng.Generator(2)
+    logits = np.array([-1.0, 0.5, 2.0, -3.0])
+
+    def p_value(p: Any, x: np.ndarray, levels: int) -> float:
+        expected = SAMPLES * np.exp(p.log_prob(np.arange(levels)).data.astype(float))
+        counts, kept = np.bincount(x.astype(int).ravel(), minlength=levels), expected > 5
+        assert counts[expected < 1e-7].sum() == 0
+        observed = [*counts[kept], counts[~kept].sum()]
+        predicted = [*expected[kept], expected[~kept].sum()]
+        used = slice(None) if predicted[-1] > 1 else slice(-1)
+        scale = sum(observed[used]) / sum(predicted[used])
+        return stats.chisquare(observed[used], np.array(predicted[used]) * scale).pvalue
+
+    cases = [(D.Bernoulli(0.4), D.Bernoulli(0.5), 2), (D.Categorical(logits), D.Categorical(logits * 1.1), 4)]
+    for make in (D.DiscretizedNormal, D.DiscretizedLogistic):
+        cases += [(make(0.3, -1.0, 17), wrong, 17) for wrong in (make(0.35, -1.0, 17), make(0.3, -0.9, 17))]
+        cases += [(make(-0.9, 0.2, 3), make(-0.8, 0.2, 3), 3)]  # most of it in the edges
+    for right, wrong, levels in cases:
+        x = right.sample(rng, (SAMPLES,)).data
+        assert p_value(right, x, levels) > FLOOR > p_value(wrong, x, levels)
+
+
+def test_samples_of_many_at_once() -> None:
+    """Each place of a batch follows its own parameters: sure ones come out surely, and shapes are as announced."""
+    rng = ng.Generator(3)
+    sure = np.array([[0, 99, 0], [99, 0, 0]])
+    assert np.array_equal(D.Categorical(sure * 1.0).sample(rng, (5,)).data, np.tile([1, 0], (5, 1)))
+    assert np.array_equal(D.Bernoulli(np.array([-99.0, 99.0])).sample(rng, (4,)).data, np.tile([0, 1], (4, 1)))
+    for make in (D.DiscretizedNormal, D.DiscretizedLogistic):
+        x = make(np.array([-1.0, 0.0, 1.0]), np.full((2, 1), -20.0), 17).sample(rng, (6,)).data
+        assert np.array_equal(x, np.tile([0, 8, 16], (6, 2, 1)))
+        assert x.dtype == np.uint8
+
+
+def test_rsample_is_differentiable_in_the_right_direction() -> None:
+    """z = μ + σ ε: ∂z/∂μ = 1 and ∂z/∂σ = ε = (z − μ)/σ.  Kingma & Welling 2014, section 2.4.  E[z³] has the gradient
+    (3μ² + 3σ², 6μσ), which a sign on ε would not change on average, but (z − μ)/σ does tell."""
+    mean, std = leaf(np.full(1000, 0.7)), leaf(np.full(1000, 0.4))
+    z = D.Normal(mean, std).rsample(ng.Generator(4))
+    of_mean, of_std = ng.grad(z.sum(), [mean, std])
+    np.testing.assert_allclose(of_mean.data, 1)
+    np.testing.assert_allclose(of_std.data, (z.data - 0.7) / 0.4, rtol=1e-9, atol=1e-12)
+    assert not D.Normal(mean, std).sample(ng.Generator(4)).requires_grad
+
+
+# Gradients, and torch as the judge
+
+
+GRADIENTS: dict[str, Callable[..., Any]] = {
+    "normal": lambda m, s, x: D.Normal(m, s**2 + 0.1).log_prob(x),
+    "normal entropy": lambda m, s, x: D.Normal(m, s**2 + 0.1).entropy(),
+    "normal kl": lambda m, s, x: D.kl_divergence(D.Normal(m, s**2 + 0.1), D.Normal(x, 0.7)),
+    "bernoulli": lambda m, s, x: D.Bernoulli(m).log_prob(np.array([0.0, 1.0, 1.0])),
+    "bernoulli entropy": lambda m, s, x: D.Bernoulli(m).entropy(),
+    "bernoulli kl": lambda m, s, x: D.kl_divergence(D.Bernoulli(m), D.Bernoulli(s)),
+    "categorical": lambda m, s, x: D.Categorical(m).log_prob(np.array([2, 0])),
+    "categorical entropy": lambda m, s, x: D.Categorical(m).entropy(),
+    "categorical kl": lambda m, s, x: D.kl_divergence(D.Categorical(m), D.Categorical(s)),
+    "discretized normal": lambda m, s, x: D.DiscretizedNormal(m, s - 1.5, 17).log_prob(np.array([0, 9, 16])),
+    "discretized normal, wide": lambda m, s, x: D.DiscretizedNormal(m, s + 2, 17).log_prob(np.array([0, 9, 16])),
+    "discretized normal, narrow": lambda m, s, x: D.DiscretizedNormal(m, s - 6, 17).log_prob(np.array([0, 9, 16])),
+    "discretized logistic": lambda m, s, x: D.DiscretizedLogistic(m, s - 2, 17).log_prob(np.array([0, 9, 16])),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients(name: str) -> None:
+    """Gradients of log p, entropy and divergence in every parameter, to second order, by central differences."""
+    rng = np.random.default_rng(5)
+    m, s, x = 0.4 * rng.standard_normal((3, 2, 3))
+    check_gradients(GRADIENTS[name], m, s, x, tolerance=1e-5)
+
+
+@given(data=st.data())
+def test_against_torch(data: st.DataObject) -> None:
+    """log_prob, entropy and kl_divergence of torch.distributions, over broadcast shapes."""
+    torch = pytest.importorskip("torch")
+    T = torch.distributions
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    (a, b), (s, r) = rng.standard_normal((2, 4, 3)), rng.uniform(0.1, 3, (2, 1, 3))
+    labels, bits = rng.integers(0, 3, (4,)), rng.integers(0, 2, (4, 3)).astype(float)
+    t = torch.tensor
+    pairs = [
+        (D.Normal(a, s), D.Normal(b, r), T.Normal(t(a), t(s)), T.Normal(t(b), t(r)), b),
+        (D.Bernoulli(a), D.Bernoulli(b), T.Bernoulli(logits=t(a)), T.Bernoulli(logits=t(b)), bits),
+        (D.Categorical(a), D.Categorical(b), T.Categorical(logits=t(a)), T.Categorical(logits=t(b)), labels),
+    ]
+    for q, p, their_q, their_p, x in pairs:
+        np.testing.assert_allclose(q.log_prob(x).data, their_q.log_prob(t(x)).numpy(), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(q.entropy().data, their_q.entropy().numpy(), rtol=1e-9, atol=1e-12)
+        expected = T.kl_divergence(their_q, their_p).numpy()
+        np.testing.assert_allclose(D.kl_divergence(q, p).data, expected, rtol=1e-9, atol=1e-12)
+
+
+# Levels and their centres
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_levels_and_centres(levels: int) -> None:
+    """Centres divide [−1, 1] evenly; the nearest level of a centre is the level; what lies outside goes to an end."""
+    x = np.arange(levels)
+    centres = D.scale_levels(x, levels, np.float64)
+    np.testing.assert_allclose(centres, np.linspace(-1, 1, levels), atol=1e-15)
+    for moved in (0.0, 0.49, -0.49):
+        assert np.array_equal(D.unscale_levels(centres + moved * 2 / (levels - 1), levels), x)
+    assert D.unscale_levels(np.array([-9.0, 9.0]), levels).tolist() == [0, levels - 1]
+    assert D.unscale_levels(centres, levels).dtype == np.uint8
