@@ -49,9 +49,9 @@ setattr(Tensor, "__abs__", lambda self: abs(self))
 setattr(Tensor, "__getitem__", lambda self, key: get_item(self, key))
 
 _METHODS: tuple[Callable[..., Any], ...] = (
-    exp, log, sqrt, abs, clip, maximum, minimum, sign, tanh, sigmoid, relu, softmax, log_softmax, sum, mean, var,
-    amax, amin, logsumexp, matmul, reshape, flatten, squeeze, unsqueeze, expand, permute, transpose, flip, split,
-    gather,
+    exp, expm1, log, log1p, sqrt, abs, clip, maximum, minimum, sign, tanh, sigmoid, relu, softmax, log_softmax, sum,
+    mean, var, amax, amin, logsumexp, matmul, reshape, flatten, squeeze, unsqueeze, expand, permute, transpose, flip,
+    split, gather,
 )  # fmt: skip
 _ALIASES: dict[str, Callable[..., Any]] = {
     "add": add, "sub": subtract, "mul": multiply, "div": divide, "pow": power, "neg": negative, "clamp": clip,
