@@ -26,11 +26,7 @@ from nanogen.functional.special import *
 
 def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Tensor, Any], Tensor]:
     """Comparisons and logic give tensors of bools, which have no gradient."""
-
-    def method(self: Tensor, other: Any) -> Tensor:
-        return Tensor(array_module(self.data).asarray(compare(self.data, constant(other, [self]).data)))
-
-    return method
+    return lambda self, other: Tensor(array_module(self.data).asarray(compare(self.data, constant(other, [self]).data)))
 
 
 for _name in ("lt", "le", "gt", "ge", "eq", "ne", "and_", "or_"):
