@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("evaluate", help="bits per dimension on the test split, seconds per sample")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    command.add_argument("--images", type=int, help="how many test images, the first ones (default: all)")
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")
 
@@ -144,13 +145,16 @@ def run_sample(arguments: argparse.Namespace) -> None:
 def run_evaluate(arguments: argparse.Namespace) -> None:
     run = Run(arguments.run)
     settings, model, test = run.settings(), run.model(arguments.device), run.images("test")
+    count = len(test) if arguments.images is None else arguments.images
+    if not 2 <= count <= len(test):
+        raise ValueError(f"--images must be in 2 … {len(test)}, got {count}")
     rng = Generator(arguments.seed, arguments.device)
     with threadpool_limits(settings.threads):
-        found = likelihood(model, test.images, rng.stream(EVALUATION))
+        found = likelihood(model, test.images[:count], rng.stream(EVALUATION))
         start = time.perf_counter()
         model.sample(64, rng.stream(SAMPLES))
         seconds = (time.perf_counter() - start) / 64
-    print(f"{settings.model} on {settings.data}, {len(test)} test images")
+    print(f"{settings.model} on {settings.data}, {count} test images")
     if found is None:
         print("bits/dim: none, this model has no density")
     else:

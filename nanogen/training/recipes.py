@@ -30,18 +30,16 @@ class Recipe:
 
 SMALL = {  # images of up to 16×16, a minute or so on two cores
     "pixelcnn": Recipe(steps=1200, lr=1e-3, ema=0.998, model={"channels": 64}),
-    "vae": Recipe(steps=1000, lr=1e-3, ema=0.998),
-    "gan": Recipe(steps=2000, lr=5e-4, betas=(0.5, 0.999), warmup=0),
+    "vae": Recipe(steps=900, lr=1e-3, ema=0.998),
+    "gan": Recipe(steps=1000, lr=5e-4, betas=(0.5, 0.999), warmup=0),
     "ddpm": Recipe(steps=1000, model={"T": 200, "channels": 32}),
 }
 
-LARGE = {
-    "pixelcnn": Recipe(steps=4000, lr=1e-3, ema=0.998, model={"dropout": 0.0, "kernel_size": 7}),
-    "vae": Recipe(steps=6000, lr=1e-3, ema=0.998, model={"latent": 32, "decoder": "logistic"}),
-    "gan": Recipe(steps=4000, lr=2e-4, betas=(0.5, 0.999), warmup=0),
-    "ddpm": Recipe(
-        steps=6000, lr=1e-3, ema=0.998, model={"channels": 48, "multipliers": (1, 2, 2), "schedule": "cosine"}
-    ),
+LARGE = {  # larger ones, an hour or so
+    "pixelcnn": Recipe(steps=3000, lr=1e-3, ema=0.998, model={"channels": 64, "kernel_size": 7, "dropout": 0.0}),
+    "vae": Recipe(steps=4000, lr=1e-3, ema=0.998, model={"latent": 32, "decoder": "logistic"}),
+    "gan": Recipe(steps=4000, lr=3e-4, betas=(0.5, 0.999), warmup=0, model={"channels": 32}),
+    "ddpm": Recipe(steps=3000, lr=1e-3, ema=0.998, model={"channels": 32, "multipliers": (1, 2, 2)}),
 }
 
 
