@@ -126,6 +126,19 @@ def test_discretized_density_keeps_its_type_and_stays_finite(kind: str, dtype: A
     np.testing.assert_allclose(np.exp(log_p.data.astype(np.float64)).sum(-1), 1, rtol=rtol)
 
 
+@pytest.mark.parametrize("kind", DISCRETIZED)
+@given(mean=numbers(-3, 3), log_scale=numbers(3, 9), level=st.integers(1, 254))
+def test_narrow_bins_keep_their_digits(kind: str, mean: float, log_scale: float, level: int) -> None:
+    """A bin far narrower than the scale has the mass density · width: even in float32, where F(h) and F(l) agree in
+    nearly all their digits."""
+    ours, theirs = DISCRETIZED[kind]
+    log_p = ours(np.float32(mean), np.float32(log_scale), 256).log_prob(level)
+    scale = math.exp(np.float32(log_scale))
+    expected = theirs.logpdf(2 * level / 255 - 1, np.float32(mean), scale) + math.log(2 / 255)
+    assert log_p.dtype == np.float32
+    assert log_p.item() == pytest.approx(expected, rel=2e-6)
+
+
 def test_logistic_by_a_known_value() -> None:
     """Two levels split at 0: p(1) = σ(μ/s), p(0) = σ(−μ/s), the last and the first bin being half-lines."""
     p = D.DiscretizedLogistic(0.7, math.log(0.3), 2)
