@@ -113,10 +113,10 @@ class Adam(Optimizer):
         if self.weight_decay:
             g = g + self.weight_decay * x
         mean, square, (beta1, beta2) = memory["mean"], memory["square"], self.betas
-        scratch = g * (1 - beta1)
+        xp = array_module(g)
+        scratch = xp.asarray(g * (1 - beta1))  # NumPy turns 0-d results into scalars
         mean *= beta1
         mean += scratch
-        xp = array_module(g)
         xp.multiply(g, g, out=scratch)
         scratch *= 1 - beta2
         square *= beta2

@@ -1,0 +1,309 @@
+"""Update rules against their papers' recursions in plain Python, and against torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import leaf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanogen import optim
+
+STEPS = 6
+
+
+# The rules as generators: they are sent (x, g), one number each, and give the next x.
+
+
+def sgd(lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> Any:
+    """v ← μ v + g + λ x, x ← x − lr v.  Sutskever et al. 2013, eq. 1 and 2, in torch's scaling."""
+    v = 0.0
+    x, g = yield
+    while True:
+        v = momentum * v + g + weight_decay * x
+        x, g = yield x - lr * v
+
+
+def adam(lr: float, betas: tuple[float, float], eps: float, weight_decay: float = 0.0, decoupled: float = 0.0) -> Any:
+    """Kingma & Ba 2015, algorithm 1, line by line; decoupled decay as in Loshchilov & Hutter 2019, algorithm 2,
+    line 12, with the schedule multiplier taken as the learning rate, as torch does."""
+    m, v, t = 0.0, 0.0, 0
+    x, g = yield
+    while True:
+        t += 1
+        g += weight_decay * x
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = betas[1] * v + (1 - betas[1]) * g**2
+        m_hat, v_hat = m / (1 - betas[0] ** t), v / (1 - betas[1] ** t)
+        x, g = yield x - lr * m_hat / (math.sqrt(v_hat) + eps) - lr * decoupled * x
+
+
+def rmsprop(lr: float, alpha: float, eps: float, weight_decay: float = 0.0) -> Any:
+    """Tieleman & Hinton 2012, lecture 6.5: v ← α v + (1 − α) g², x ← x − lr g / (√v + ε)."""
+    v = 0.0
+    x, g = yield
+    while True:
+        g += weight_decay * x
+        v = alpha * v + (1 - alpha) * g**2
+        x, g = yield x - lr * g / (math.sqrt(v) + eps)
+
+
+positive = lambda low, high: st.floats(low, high)
+RULES: dict[str, tuple[Any, Callable[..., Any], dict[str, Any]]] = {
+    "SGD": (optim.SGD, sgd, {"momentum": positive(0, 0.95), "weight_decay": positive(0, 0.5)}),
+    "Adam": (
+        optim.Adam, adam,
+        {"betas": st.tuples(positive(0, 0.95), positive(0.5, 0.9999)), "eps": positive(1e-9, 0.1),
+         "weight_decay": positive(0, 0.5)},
+    ),
+    "AdamW": (
+        optim.AdamW, adam,
+        {"betas": st.tuples(positive(0, 0.95), positive(0.5, 0.9999)), "eps": positive(1e-9, 0.1),
+         "weight_decay": positive(0, 0.5)},
+    ),
+    "RMSprop": (
+        optim.RMSprop, rmsprop,
+        {"alpha": positive(0.1, 0.999), "eps": positive(1e-9, 0.1), "weight_decay": positive(0, 0.5)},
+    ),
+}  # fmt: skip
+
+
+def gradients(seed: int) -> list[list[np.ndarray]]:
+    """For each step the gradients of two parameters, of shapes (2, 3) and ()."""
+    rng = np.random.default_rng(seed)
+    return [[rng.standard_normal((2, 3)), rng.standard_normal(())] for _ in range(STEPS)]
+
+
+def parameters(seed: int) -> list[Any]:
+    rng = np.random.default_rng(seed + 1)
+    return [leaf(rng.standard_normal((2, 3))), leaf(rng.standard_normal(()))]
+
+
+def advance(optimizer: Any, params: list[Any], grads: list[np.ndarray]) -> None:
+    for p, g in zip(params, grads, strict=True):
+        p.grad = leaf(g.copy()).detach()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("name", RULES)
+@given(data=st.data(), lr=positive(1e-4, 0.5), seed=st.integers(0, 999))
+def test_rule_is_the_papers(name: str, data: st.DataObject, lr: float, seed: int) -> None:
+    """Every number of every parameter follows the paper's recursion, over several steps and for any settings; the
+    gradient handed in is left as it was."""
+    make, rule, choices = RULES[name]
+    settings = {key: data.draw(value) for key, value in choices.items()}
+    params = parameters(seed)
+    optimizer = make(params, lr, **settings)
+    if name == "AdamW":
+        settings["decoupled"] = settings.pop("weight_decay")
+    recursions = {}
+    for i, p in enumerate(params):
+        for index in np.ndindex(p.shape):
+            recursions[i, index] = rule(lr, **settings)
+            next(recursions[i, index])
+    for grads in gradients(seed):
+        expected = {
+            k: r.send((float(params[k[0]].data[k[1]]), float(grads[k[0]][k[1]]))) for k, r in recursions.items()
+        }
+        advance(optimizer, params, grads)
+        for (i, index), value in expected.items():
+            assert params[i].data[index] == pytest.approx(value, rel=1e-10, abs=1e-12)
+            assert params[i].grad.data[index] == grads[i][index]
+
+
+TORCH = {
+    "SGD": {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.05},
+    "Adam": {"lr": 0.1, "betas": (0.7, 0.95), "eps": 1e-3, "weight_decay": 0.05},
+    "AdamW": {"lr": 0.1, "betas": (0.7, 0.95), "eps": 1e-3, "weight_decay": 0.05},
+    "RMSprop": {"lr": 0.1, "alpha": 0.8, "eps": 1e-3, "weight_decay": 0.05},
+}
+
+
+@pytest.mark.parametrize("given_settings", [True, False])
+@pytest.mark.parametrize("name", RULES)
+def test_rule_is_torchs(name: str, given_settings: bool) -> None:
+    """The same numbers as torch.optim's rule of that name: with the same settings, and with none, so that the
+    defaults are torch's too."""
+    torch = pytest.importorskip("torch")
+    settings = TORCH[name] if given_settings else {}
+    ours = parameters(0)
+    theirs = [torch.nn.Parameter(torch.tensor(p.data.copy())) for p in ours]
+    optimizer, judge = getattr(optim, name)(ours, **settings), getattr(torch.optim, name)(theirs, **settings)
+    for grads in gradients(0):
+        advance(optimizer, ours, grads)
+        for p, g in zip(theirs, grads, strict=True):
+            p.grad = torch.tensor(g)
+        judge.step()
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a.data, b.detach().numpy(), rtol=1e-12)
+
+
+@given(size=positive(1e-3, 1e3), sign=st.sampled_from([-1, 1]))
+def test_adams_first_step_is_lr_whatever_the_gradient(size: float, sign: int) -> None:
+    """m̂ = g and v̂ = g² at t = 1: a step of lr against the sign of g (Kingma & Ba 2015, section 2.1).  Without the
+    corrections for the start it would be lr (1 − β₁) / √(1 − β₂)."""
+    x = leaf(np.array(2.0))
+    advance(optim.Adam([x], lr=0.1, eps=0.0), [x], [np.array(sign * size)])
+    assert x.item() == pytest.approx(2.0 - 0.1 * sign, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_steps_go_downhill(name: str) -> None:
+    """From any start, a small step makes a convex quadratic ½ Σ a x² smaller, and many come close to its minimum."""
+    curvature = np.array([0.5, 1.0, 4.0])
+    for seed in range(5):
+        x = leaf(np.random.default_rng(seed).standard_normal(3) + 3.0)
+        optimizer = getattr(optim, name)([x], lr=1e-2)
+        height = lambda x=x: float((curvature * x.data**2).sum() / 2)
+        start = height()
+        advance(optimizer, [x], [curvature * x.data])
+        assert height() < start
+        for _ in range(1500):
+            advance(optimizer, [x], [curvature * x.data])
+        assert height() < 1e-2 * start
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_state_dict_goes_on_identically(name: str) -> None:
+    """Three steps, the state into a fresh rule, three more: bit for bit six steps in one go; the state is a copy."""
+    whole, first, second = parameters(3), parameters(3), parameters(3)
+    make = lambda params: getattr(optim, name)(params, **TORCH[name])
+    optimizer = make(whole)
+    for grads in gradients(3):
+        advance(optimizer, whole, grads)
+    a, b = make(first), make(second)
+    for grads in gradients(3)[:3]:
+        advance(a, first, grads)
+    state = a.state_dict()
+    for p, q in zip(first, second, strict=True):
+        q.data = p.data.copy()
+    for grads in gradients(3)[3:]:  # the one that the state was taken from goes on: its copy must not notice
+        advance(a, first, grads)
+    b.load_state_dict(state)
+    kept = {k: v.copy() for k, v in state.items()}
+    for grads in gradients(3)[3:]:
+        advance(b, second, grads)
+    for p, q, r in zip(whole, first, second, strict=True):
+        assert np.array_equal(p.data, q.data)
+        assert np.array_equal(p.data, r.data)
+    assert all(np.array_equal(state[k], kept[k]) for k in kept)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_state_that_does_not_fit_changes_nothing(name: str) -> None:
+    """Another rule's state or another shape's: ValueError, and the rule remembers what it did."""
+    params = parameters(0)
+    optimizer = getattr(optim, name)(params, **TORCH[name])
+    advance(optimizer, params, gradients(0)[0])
+    before = optimizer.state_dict()
+    other = {k: v + 1 for k, v in before.items()}
+    key = next(k for k in before if k != "steps")
+    for wrong in ({k: v for k, v in other.items() if k != key}, {**other, "extra.0": other[key]},
+                  {**other, key: np.zeros((7,))}):  # fmt: skip
+        with pytest.raises(ValueError, match=r"names|shape"):
+            optimizer.load_state_dict(wrong)
+        after = optimizer.state_dict()
+        assert all(np.array_equal(after[k], before[k]) for k in before)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_what_has_no_gradient_stays(name: str) -> None:
+    """A parameter without a gradient is not moved, not even by weight decay; zero_grad takes the gradients away;
+    types stay as they are."""
+    a, b = leaf(np.ones(2, np.float32)), leaf(np.ones(3, np.float32))
+    optimizer = getattr(optim, name)([a, b], **TORCH[name])
+    a.grad = leaf(np.ones(2, np.float32)).detach()
+    optimizer.step()
+    assert (a.data != 1).all()
+    assert (b.data == 1).all()
+    assert a.dtype == np.float32
+    assert {v.dtype.name for k, v in optimizer.state_dict().items() if k != "steps"} == {"float32"}
+    optimizer.zero_grad()
+    assert a.grad is None
+    assert b.grad is None
+
+
+@pytest.mark.parametrize(("name", "settings", "word"), [
+    ("SGD", {"lr": -1.0}, "lr"), ("SGD", {"lr": math.nan}, "lr"), ("SGD", {"momentum": 1.0}, "momentum"),
+    ("SGD", {"weight_decay": -0.1}, "weight_decay"), ("SGD", {"lr": "1"}, "lr"), ("SGD", {"lr": True}, "lr"),
+    ("Adam", {"betas": (1.0, 0.9)}, "beta1"), ("Adam", {"betas": (0.9, -0.1)}, "beta2"), ("Adam", {"eps": -1}, "eps"),
+    ("Adam", {"lr": math.inf}, "lr"), ("AdamW", {"weight_decay": -1.0}, "weight_decay"),
+    ("RMSprop", {"alpha": 1.0}, "alpha"), ("RMSprop", {"eps": -1e-8}, "eps"),
+    ("ExponentialMovingAverage", {"decay": 1.0}, "decay"), ("ExponentialMovingAverage", {"decay": -0.5}, "decay"),
+])  # fmt: skip
+def test_bad_settings(name: str, settings: dict[str, Any], word: str) -> None:
+    """A setting out of range is refused by name."""
+    with pytest.raises(ValueError, match=word):
+        getattr(optim, name)(parameters(0), **settings)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_nothing_to_optimise(name: str) -> None:
+    """No parameters is a mistake that is told."""
+    with pytest.raises(ValueError, match="params"):
+        getattr(optim, name)([])
+
+
+# Averages of the parameters
+
+
+@given(decay=positive(0, 0.999), value=st.floats(-5, 5), steps=st.integers(0, 30), warmup=st.booleans())
+def test_average_of_a_constant_is_the_constant(decay: float, value: float, steps: int, warmup: bool) -> None:
+    """Weights that sum to 1: what does not change is its own average."""
+    average = optim.ExponentialMovingAverage([leaf(np.full(3, value))], decay, warmup)
+    for _ in range(steps):
+        average.update()
+    np.testing.assert_allclose(average.averages[0], value, rtol=1e-12, atol=1e-14)
+
+
+@given(decay=positive(0, 0.999), steps=st.integers(1, 12), seed=st.integers(0, 99))
+def test_average_in_closed_form(decay: float, steps: int, seed: int) -> None:
+    """Without warm-up, a_k = d^k x_0 + (1 − d) Σ d^(k−i) x_i.  Polyak & Juditsky 1992."""
+    values = np.random.default_rng(seed).standard_normal(steps + 1)
+    x = leaf(np.array(values[0]))
+    average = optim.ExponentialMovingAverage([x], decay, warmup=False)
+    for value in values[1:]:
+        x.data = np.array(value)
+        average.update()
+    weights = np.array([decay**steps, *((1 - decay) * decay ** (steps - i) for i in range(1, steps + 1))])
+    assert weights.sum() == pytest.approx(1)
+    assert float(average.averages[0]) == pytest.approx(float(weights @ values), abs=1e-12)
+
+
+def test_average_warms_up() -> None:
+    """With warm-up the k-th decay is min(decay, (1 + k) / (10 + k)): 2/11, 3/12, …, then `decay`."""
+    x = leaf(np.array(0.0))
+    average = optim.ExponentialMovingAverage([x], 0.3)
+    expected = 0.0
+    for decay in (2 / 11, 3 / 12, 0.3, 0.3):
+        x.data = x.data + 1.0
+        average.update()
+        expected = decay * expected + (1 - decay) * x.item()
+        assert float(average.averages[0]) == pytest.approx(expected)
+
+
+def test_average_is_swapped_in_and_out() -> None:
+    """`with average:` the parameters are the averages, and afterwards themselves, even after an error; training on
+    inside or outside leaves the other alone."""
+    x = leaf(np.array([1.0, 2.0]))
+    average = optim.ExponentialMovingAverage([x], 0.5, warmup=False)
+    x.data = np.array([3.0, 6.0])
+    average.update()
+    with average as same:
+        assert same is average
+        assert x.data.tolist() == [2.0, 4.0]
+        assert x.requires_grad
+    assert x.data.tolist() == [3.0, 6.0]
+    with pytest.raises(RuntimeError), average:
+        raise RuntimeError
+    assert x.data.tolist() == [3.0, 6.0]
+    x.data += 1
+    assert average.averages[0].tolist() == [2.0, 4.0]
+    average.swap()
+    average.swap()
+    assert x.data.tolist() == [4.0, 7.0]
