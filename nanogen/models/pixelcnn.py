@@ -20,7 +20,9 @@ from nanogen.nn import Dropout, MaskedConv2d, Module
 
 
 class ResidualBlock(Module):
-    """h → h + conv1×1(relu(conv3×3(relu(conv1×1(relu(h)))))), all with mask B, half as wide inside.  Figure 5."""
+    """h → h + conv1×1(relu(conv3×3(relu(conv1×1(relu(h)))))), all with mask B, half as wide inside.  Figure 5.
+
+    Dropout, in training, is the loss's alone, which has an rng: a density is exact in either mode."""
 
     def __init__(self, channels: int, colors: int, dropout: float, rng: Generator):
         super().__init__()
@@ -30,8 +32,8 @@ class ResidualBlock(Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, h: Tensor, rng: Generator | None) -> Tensor:
-        inner = self.look(F.relu(self.reduce(F.relu(h))))
-        return h + self.expand(self.dropout(F.relu(inner), rng))
+        inner = F.relu(self.look(F.relu(self.reduce(F.relu(h)))))
+        return h + self.expand(inner if rng is None else self.dropout(inner, rng))
 
 
 class PixelCNN(GenerativeModel):
@@ -54,7 +56,7 @@ class PixelCNN(GenerativeModel):
         channels: int = 96,
         blocks: int = 5,
         kernel_size: int = 5,
-        dropout: float = 0.3,
+        dropout: float = 0.25,
         rng: Generator | None = None,
     ):
         super().__init__(image_shape, levels)
@@ -101,13 +103,10 @@ class PixelCNN(GenerativeModel):
         colors, height, width = self.image_shape
         if not 0 <= rows <= height:
             raise ValueError(f"rows must be in 0 … {height}, got {rows}")
-        mode = self.training
-        self.eval()
         with no_grad():
             for i in range(rows, height):
                 for j in range(width):
                     for c in range(colors):
                         logits = self(self.scaled(x))[:, i, j, c]
                         x[:, c, i, j] = Categorical(logits).sample(rng).data
-        self.train(mode)
         return x
