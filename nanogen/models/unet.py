@@ -50,7 +50,8 @@ class ResidualBlock(Module):
     def forward(self, h: Tensor, time: Tensor, rng: Generator | None) -> Tensor:
         inner = self.norm2(self.conv1(F.silu(self.norm1(h))))
         scale, shift = self.time(F.silu(time)).reshape(len(time), -1, 1, 1).split(inner.shape[1], 1)
-        inner = self.conv2(self.dropout(F.silu(inner * (1.0 + scale) + shift), rng))
+        inner = F.silu(inner * (1.0 + scale) + shift)
+        inner = self.conv2(inner if rng is None else self.dropout(inner, rng))  # dropout is the loss's alone
         return inner + (h if self.skip is None else self.skip(h))
 
 

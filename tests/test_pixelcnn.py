@@ -1,0 +1,185 @@
+"""PixelCNN: a density that sums to one over all images there are, and looks only back."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import leaf
+from scipy import stats
+
+import nanogen as ng
+from nanogen.models import PixelCNN
+
+SAMPLES = 20_000  # tells the sampler from one whose every factor is tilted as below, with both errors below 1e-6
+FLOOR = 1e-6
+
+
+def model(shape: tuple[int, int, int], levels: int = 2, contrast: float = 3.0, **settings: Any) -> PixelCNN:
+    """A small network in double precision, its weights scaled up so that no factor is close to even."""
+    settings = {"channels": 12, "blocks": 2, "kernel_size": 3, **settings}
+    network = PixelCNN(shape, levels, rng=ng.Generator(1), **settings).to(np.float64)
+    for parameter in network.parameters():
+        parameter.data = parameter.data * contrast
+    return network
+
+
+def all_images(shape: tuple[int, int, int], levels: int) -> np.ndarray:
+    """Every image there is: (levels^CHW, C, H, W)."""
+    n = int(np.prod(shape))
+    return np.array(list(itertools.product(range(levels), repeat=n)), np.uint8).reshape(-1, *shape)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("shape", "levels"), [((1, 3, 3), 2), ((3, 1, 2), 2), ((1, 2, 2), 5), ((3, 1, 1), 4)])
+def test_density_sums_to_one(shape: tuple[int, int, int], levels: int, training: bool) -> None:
+    """Σ p(x) = 1 over every image there is: all 512 of 3×3 black and white pixels, all 64 of two RGB pixels of two
+    levels, …  van den Oord et al. 2016, eq. 1 and 2.  It would not if a factor saw its own number or a later one.
+    Exact in training too, where dropout is the loss's alone."""
+    network = model(shape, levels, dropout=0.5).train(training)
+    p = np.exp(network.log_prob(all_images(shape, levels)).data)
+    assert p.sum() == pytest.approx(1, abs=1e-9)
+    assert p.max() > 2 * p.mean(), "a test of an even density would show little"
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 3), (3, 1, 2)])
+def test_density_is_the_product_of_its_factors(shape: tuple[int, int, int]) -> None:
+    """p(x_i | x_1 … x_{i−1}) by enumeration, as the ratio of sums of p over all images with that beginning, equals the
+    softmax that the network gives at i: the order is raster over pixels and R, G, B inside a pixel."""
+    network, images = model(shape), all_images(shape, 2)
+    p = np.exp(network.log_prob(images).data)
+    logits = network(network.scaled(images)).data  # (N, H, W, C, levels)
+    factors = np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)).reshape(len(images), -1, 2)
+    order = images.transpose(0, 2, 3, 1).reshape(len(images), -1)
+    for image, k in np.ndindex(*order.shape):
+        begins = (order[:, :k] == order[image, :k]).all(axis=1)
+        expected = p[begins & (order[:, k] == 1)].sum() / p[begins].sum()
+        assert factors[image, k, 1] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 3), (3, 3, 2)])
+def test_each_factor_depends_on_the_past_alone(shape: tuple[int, int, int]) -> None:
+    """By gradients: the logits of sub-pixel i have no slope in sub-pixel i or a later one, and have one in the one
+    before.  By perturbation: a change of sub-pixel j leaves the logits up to and with its own as they were, to the
+    bit.  Both, as a gradient misses what is flat and a perturbation what it happens to leave."""
+    network = model(shape, 4)
+    colors, height, width = shape
+    place = np.arange(height * width).reshape(height, width)[None] * colors + np.arange(colors)[:, None, None]
+    rng = np.random.default_rng(0)
+    x = leaf(rng.uniform(-1, 1, (30, *shape)))  # of many images, as one may meet a rectifier where it is flat
+    logits = network(x)
+    for c, i, j in np.ndindex(*shape):
+        weights = rng.standard_normal(4)
+        slope = abs(ng.grad((logits[:, i, j, c] * weights).sum(), [x])[0].data).sum(axis=0)
+        assert (slope[place >= place[c, i, j]] == 0).all()
+        assert (slope[place == place[c, i, j] - 1] > 0).all() or (j == 0 and c == 0)  # there the one before is far off
+    out = logits.data.transpose(0, 3, 1, 2, 4)  # (N, C, H, W, levels)
+    for c, i, j in np.ndindex(*shape):
+        moved = x.data.copy()
+        moved[:, c, i, j] += 5.0
+        changed = (network(ng.tensor(moved)).data.transpose(0, 3, 1, 2, 4) != out).any(axis=(0, -1))
+        assert not changed[place <= place[c, i, j]].any()
+        assert changed.any() or place[c, i, j] == place.max()
+
+
+def p_value(counts: np.ndarray, p: np.ndarray) -> float:
+    """χ² of counts against a density, the rare outcomes together."""
+    expected = p / p.sum() * counts.sum()
+    rare = expected < 5
+    if rare.any():
+        counts = np.append(counts[~rare], counts[rare].sum())
+        expected = np.append(expected[~rare], expected[rare].sum())
+    return stats.chisquare(counts, expected).pvalue
+
+
+@pytest.mark.parametrize(("shape", "levels"), [((1, 2, 2), 2), ((3, 1, 1), 3)])
+def test_samples_follow_the_density(shape: tuple[int, int, int], levels: int) -> None:
+    """χ² of 20,000 samples against the enumerated density; the same samples refuse the density of a network whose
+    weights are 10 % smaller, and that of independent numbers with the same marginals: they look at one another."""
+    images = all_images(shape, levels)
+    network, wrong = model(shape, levels, contrast=5.0), model(shape, levels, contrast=4.5)
+    samples = network.sample(SAMPLES, ng.Generator(5))
+    assert samples.dtype == np.uint8
+    assert samples.shape == (SAMPLES, *shape)
+    digits = levels ** np.arange(images[0].size)[::-1]
+    counts = np.bincount(samples.reshape(SAMPLES, -1) @ digits, minlength=len(images))
+    p, other = (np.exp(m.log_prob(images).data) for m in (network, wrong))
+    numbers = images.reshape(len(images), -1)
+    alone = np.prod([np.bincount(x, p, levels)[x] for x in numbers.T], axis=0)
+    assert p_value(counts, p) > FLOOR > max(p_value(counts, other), p_value(counts, alone))
+
+
+def test_completions_follow_the_conditional_density() -> None:
+    """complete(x, rows) keeps the rows that are given and draws the others from p(rest | rows), the ratio of sums of
+    the enumerated density; what stood below does not matter."""
+    shape, images = (1, 2, 2), all_images((1, 2, 2), 2)
+    network = model(shape)
+    p = np.exp(network.log_prob(images).data)
+    for first in ([0, 1], [1, 1]):
+        begun = np.empty((SAMPLES, *shape), np.uint8)
+        begun[:, 0, 0], begun[:, 0, 1] = first, np.random.default_rng(0).integers(0, 2, (SAMPLES, 2))
+        before = begun.copy()
+        done = network.complete(begun, 1, ng.Generator(6))
+        assert np.array_equal(begun, before), "the images that were given are left alone"
+        assert (done[:, 0, 0] == first).all()
+        kept = (images[:, 0, 0] == first).all(axis=1)
+        counts = np.bincount(done[:, 0, 1] @ [2, 1], minlength=4)
+        assert p_value(counts, p[kept]) > FLOOR > p_value(counts, p[~kept][:4])
+    assert np.array_equal(network.complete(images, 2, ng.Generator(0)), images)
+    for rows in (-1, 3):
+        with pytest.raises(ValueError, match="rows"):
+            network.complete(images, rows, ng.Generator(0))
+
+
+def test_loss_is_minus_the_mean_log_density() -> None:
+    """loss = −E[log p(x)] / (C·H·W), in nats per dimension, when dropout is off; with it, another number by another
+    rng, and dropout in evaluation is off."""
+    network, images = model((3, 2, 2), 3), all_images((3, 1, 1), 3).repeat(2, axis=2).repeat(2, axis=3)
+    exact = -network.log_prob(images).data.mean() / 12
+    assert network.eval().loss(images, ng.Generator(0)).item() == pytest.approx(exact, rel=1e-12)
+    network.train()
+    assert network.loss(images, ng.Generator(0)).item() != network.loss(images, ng.Generator(1)).item()
+    assert network.loss(images, ng.Generator(0)).item() == network.loss(images, ng.Generator(0)).item()
+    assert network.training
+
+
+def test_training_lowers_the_loss_below_that_of_no_model() -> None:
+    """Images in which each pixel repeats its left neighbour: a fitted model knows the copies, close to log 2 a row."""
+    first = all_images((1, 3, 1), 2)
+    images = first.repeat(3, axis=3)
+    network = PixelCNN((1, 3, 3), 2, channels=8, blocks=1, kernel_size=3, dropout=0.0).to(np.float64)
+    optimizer = ng.optim.Adam(network.parameters(), lr=0.02)
+    for _ in range(100):
+        optimizer.zero_grad()
+        network.loss(images, ng.Generator(0)).backward()
+        optimizer.step()
+    nats = -network.log_prob(images).data.mean()
+    assert 3 * np.log(2) - 1e-9 <= nats < 3 * np.log(2) + 0.1
+
+
+@pytest.mark.parametrize(("settings", "word"), [
+    ({"channels": 5}, "channels"), ({"blocks": 0}, "blocks"), ({"kernel_size": 4}, "odd"), ({"dropout": 1.5}, "p must"),
+    ({"levels": 1}, "levels"), ({"levels": 257}, "levels"), ({"image_shape": (3, 0, 2)}, "image_shape"),
+    ({"image_shape": (3, 2)}, "image_shape"),
+])  # fmt: skip
+def test_bad_settings(settings: dict[str, Any], word: str) -> None:
+    """A setting that can't be is refused by name."""
+    with pytest.raises(ValueError, match=word):
+        PixelCNN(**{"image_shape": (3, 2, 2), "levels": 2, "channels": 12, "blocks": 1, **settings})
+
+
+@pytest.mark.parametrize(("images", "error", "word"), [
+    (np.zeros((1, 1, 2, 2)), TypeError, "integer"), (np.full((1, 1, 2, 2), 2, np.uint8), ValueError, "levels"),
+    (np.zeros((1, 2, 2), np.uint8), ValueError, "N, C, H, W"), (np.zeros((1, 1, 2, 3), np.uint8), ValueError, "shape"),
+    (np.full((1, 1, 2, 2), -1), ValueError, "levels"), ([[1]], TypeError, "integer"),
+])  # fmt: skip
+def test_bad_images(images: Any, error: type[Exception], word: str) -> None:
+    """What is no batch of images of these levels is refused."""
+    network = model((1, 2, 2))
+    for call in (network.log_prob, lambda x: network.loss(x, ng.Generator(0))):
+        with pytest.raises(error, match=word):
+            call(images)
+    with pytest.raises(ValueError, match="n must"):
+        network.sample(0, ng.Generator(0))
