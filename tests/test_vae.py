@@ -109,8 +109,8 @@ def test_importance_weights_are_constant_at_the_true_posterior() -> None:
 
 
 def test_importance_weighted_bound_rises_from_elbo_to_likelihood() -> None:
-    """K = 1 has the elbo's expectation (exactly, by quadrature); E[bound] rises with K, by more than six standard errors,
-    to log p(x).  Burda et al. 2016, theorem 1."""
+    """K = 1 has the elbo's expectation (exactly, by quadrature); E[bound] rises with K to log p(x), by more than six
+    standard errors a step.  Burda et al. 2016, theorem 1."""
     model, image, n = LinearVAE(0.3, 1.5), some_images(1), 3000
     elbo = Nodes.weight @ model.elbo(nine(image[0]), Nodes()).data  # type: ignore[arg-type]
     one = Nodes.weight @ model.importance_weighted_bound(nine(image[0]), Nodes(), 1).data  # type: ignore[arg-type]
