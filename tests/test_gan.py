@@ -1,0 +1,238 @@
+"""The generative adversarial network: what the two losses push where, and what the game's optimum is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import leaf
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import optimize, special
+from scipy.spatial import distance
+
+import nanogen as ng
+from nanogen import nn
+from nanogen.models import GAN, gan
+
+OBJECTIVES = ("non-saturating", "minimax")
+
+
+def small(shape: tuple[int, int, int] = (1, 4, 4), levels: int = 2, **settings: Any) -> GAN:
+    settings = {"latent": 3, "channels": 2, **settings}
+    return GAN(shape, levels, rng=ng.Generator(1), **settings).to(np.float64)
+
+
+def some_images(shape: tuple[int, int, int] = (1, 4, 4), n: int = 5, levels: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, levels, (n, *shape)).astype(np.uint8)
+
+
+# The losses on logits
+
+
+@given(
+    real=st.lists(st.floats(-15, 15), min_size=1, max_size=5), fake=st.lists(st.floats(-15, 15), min_size=1, max_size=5)
+)
+def test_discriminator_loss_is_minus_the_value(real: list[float], fake: list[float]) -> None:
+    """−V(D, G) = −E[log D(x)] − E[log(1 − D(G(z)))], D = sigmoid of the logit.  Goodfellow et al. 2014, eq. 1."""
+    value = np.log(special.expit(real)).mean() + np.log1p(-special.expit(fake)).mean()
+    loss = gan.discriminator_loss(ng.tensor(np.array(real)), ng.tensor(np.array(fake)))
+    assert loss.item() == pytest.approx(-value, rel=1e-8)
+
+
+@given(logit=st.floats(-15, 15))
+def test_generator_losses(logit: float) -> None:
+    """minimax: log(1 − D), with the gradient −D in the logit: it vanishes where D is sure that an image is fake,
+    although dV/dD = −1 there.  non-saturating: −log D, with the gradient −(1 − D): largest there.  Goodfellow et al.
+    2014, section 3."""
+    d = special.expit(logit)
+    for objective, value, slope in [("minimax", np.log1p(-d), -d), ("non-saturating", -np.log(d), -(1 - d))]:
+        x = leaf(np.array([logit]))
+        loss = gan.generator_loss(x, objective)
+        assert loss.item() == pytest.approx(value, rel=1e-8)
+        assert ng.grad(loss, [x])[0].item() == pytest.approx(slope, rel=1e-8)
+
+
+def test_losses_are_finite_where_sigmoid_is_not_between_0_and_1() -> None:
+    """At logits of ±1000 D rounds to 0 and 1, the losses and their gradients do not: they are ±1000 or 0, ±1 or 0."""
+    for logit, sure in ((1e3, 1.0), (-1e3, 0.0)):
+        x = leaf(np.array([logit]))
+        expected = {
+            "real": (gan.discriminator_loss(x, ng.tensor([-2e3])), 1e3 * (1 - sure), -(1 - sure)),
+            "fake": (gan.discriminator_loss(ng.tensor([2e3]), x), 1e3 * sure, sure),
+            "non-saturating": (gan.generator_loss(x, "non-saturating"), 1e3 * (1 - sure), -(1 - sure)),
+            "minimax": (gan.generator_loss(x, "minimax"), -1e3 * sure, -sure),
+        }
+        for loss, value, slope in expected.values():
+            assert loss.item() == value
+            assert ng.grad(loss, [x])[0].item() == slope
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_both_objectives_pull_the_same_way(objective: str) -> None:
+    """Both generator losses fall as D(G(z)) rises, for any logit: they share the game's fixed point."""
+    x = leaf(np.linspace(-5, 5, 11))
+    assert (ng.grad(gan.generator_loss(x, objective), [x])[0].data < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("p", "q"), [([5, 3, 2, 6], [1, 7, 4, 4]), ([4, 4, 4, 4], [4, 4, 4, 4]), ([14, 1, 1], [2, 6, 8])]
+)
+def test_the_best_discriminator_and_the_value_of_the_game(p: list[int], q: list[int]) -> None:
+    """On densities that are known, minimising the loss over all discriminators gives D* = p / (p + q) (Goodfellow et
+    al. 2014, proposition 1) and V(D*, G) = 2 · JSD(p‖q) − log 4 (theorem 1), −log 4 only if p = q.  It is √JSD that
+    is a metric, and SciPy's."""
+    real, fake = (np.repeat(np.arange(len(counts)), counts) for counts in (p, q))
+
+    def loss_and_slope(logits: np.ndarray) -> tuple[float, np.ndarray]:
+        d = leaf(logits)
+        loss = gan.discriminator_loss(d[real], d[fake])
+        return loss.item(), ng.grad(loss, [d])[0].data
+
+    best = optimize.minimize(loss_and_slope, np.zeros(len(p)), jac=True, method="BFGS", options={"gtol": 1e-10})
+    density, other = np.array(p) / sum(p), np.array(q) / sum(q)
+    np.testing.assert_allclose(special.expit(best.x), density / (density + other), atol=1e-7)
+    jsd = distance.jensenshannon(density, other) ** 2
+    assert -best.fun == pytest.approx(2 * jsd - math.log(4), abs=1e-10)
+
+
+# Who learns from which loss
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_who_learns_from_which_loss(objective: str) -> None:
+    """The discriminator's loss gives the generator no gradient; the generator's loss gives one to all of the generator.
+
+    Algorithm 1: only the one whose turn it is moves."""
+    model, images = small(objective=objective), some_images()
+    generator, discriminator = list(model.generator.parameters()), list(model.discriminator.parameters())
+    loss = model.discriminator_loss(images, ng.Generator(0))
+    assert ng.grad(loss, generator, allow_unused=True) == (None,) * len(generator)
+    assert all(g is not None and (g.data != 0).any() for g in ng.grad(loss, discriminator))
+    slopes = ng.grad(model.generator_loss(images, ng.Generator(0)), generator)
+    assert all((g.data != 0).any() for g in slopes)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_updates_are_algorithm_1(k: int) -> None:
+    """k updates of D, then one of G, each moving its own part; between them the parts hold every parameter once."""
+    model = small(discriminator_steps=k)
+    updates = model.updates()
+    assert [u.name for u in updates] == ["discriminator"] * k + ["generator"]
+    assert [u.part for u in updates] == [model.discriminator] * k + [model.generator]
+    parts = [id(p) for u in (updates[0], updates[-1]) for p in u.part.parameters()]
+    assert sorted(parts) == sorted(id(p) for p in model.parameters())
+    rng, images = ng.Generator(0), some_images()
+    assert updates[0].loss(images, rng).item() == model.discriminator_loss(images, ng.Generator(0)).item()
+    assert updates[-1].loss(images, ng.Generator(5)).item() == model.generator_loss(images, ng.Generator(5)).item()
+
+
+def test_losses_of_the_model_are_those_of_its_logits() -> None:
+    """discriminator_loss is that of D(x) and D(G(z)) with z ~ N(0, I) of the rng, generator_loss that of D(G(z)); real
+    is real and fake is fake."""
+    model, images = small(), some_images()
+    model.eval()
+    z = ng.tensor(ng.Generator(9).normal((5, 3), dtype=np.float64))
+    fake = model.discriminator(model.generator(z))
+    real = model.discriminator(model.scaled(images))
+    expected = np.logaddexp(0, -real.data).mean() + np.logaddexp(0, fake.data).mean()
+    assert model.discriminator_loss(images, ng.Generator(9)).item() == pytest.approx(expected, rel=1e-12)
+    expected = np.logaddexp(0, -fake.data).mean()
+    assert model.generator_loss(images, ng.Generator(9)).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_step_of_each_lowers_its_own_loss() -> None:
+    """A small step down the gradient of either part lowers that part's loss on the same draws."""
+    model, images = small(), some_images()
+    for update in model.updates():
+        before = update.loss(images, ng.Generator(2))
+        parameters = list(update.part.parameters())
+        for parameter, g in zip(parameters, ng.grad(before, parameters), strict=True):
+            parameter.data = parameter.data - 1e-3 * g.data
+        assert update.loss(images, ng.Generator(2)).item() < before.item()
+
+
+# DCGAN's rules
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 16), (1, 28, 28)])
+def test_architecture_is_dcgans(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Radford et al. 2016, section 3: strided convolutions and no pooling; batch normalisation in both networks but
+    for G's output and D's input (and D's logit); no fully connected layers; ReLU in G and tanh at its end; leaky ReLU
+    of slope 0.2 in D.  Section 4: weights from N(0, 0.02²)."""
+    model = small(shape, channels=8)
+    called: list[Any] = []
+
+    class Recorder:
+        def __getattr__(self, name: str) -> Any:
+            def call(*inputs: Any, **settings: Any) -> Any:
+                called.append((name, *[x for x in inputs if not isinstance(x, ng.Tensor)]))
+                return getattr(ng.functional, name)(*inputs, **settings)
+
+            return call
+
+    monkeypatch.setattr(gan, "F", Recorder())
+    x = model.generate(2, ng.Generator(0))
+    norms = len(model.generator.norms)
+    assert called == [("relu",)] * norms + [("tanh",)]
+    assert len(model.generator.convs) == norms - 1
+    called.clear()
+    assert model.discriminator(x).shape == (2,)
+    assert called == [("leaky_relu", 0.2)] * (len(model.discriminator.convs) + 1)
+    assert len(model.discriminator.norms) == len(model.discriminator.convs) >= 1
+
+    layers = [m for m in model.modules() if not list(m.modules())[1:]]
+    assert {type(m) for m in layers} == {nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d}
+    assert all(conv.stride == 2 for conv in [*model.generator.convs, *model.discriminator.convs])
+    weights = np.concatenate([p.data.ravel() for p in model.parameters() if p.ndim == 4])
+    assert weights.std() == pytest.approx(0.02, rel=0.05)
+    assert abs(weights.mean()) < 0.002
+
+
+SHAPES = st.sampled_from([(1, 7, 5), (3, 8, 4), (1, 1, 1), (3, 6, 6), (2, 12, 20), (1, 16, 8)])
+
+
+@given(shape=SHAPES, levels=st.sampled_from([2, 17, 256]))
+def test_shapes(shape: tuple[int, int, int], levels: int) -> None:
+    """Odd sides, colours, any levels: G(z) in [−1, 1] of the images' shape, one logit an image, samples of levels that
+    exist; sampling leaves the mode and the running moments as they were, and depends on the seed alone."""
+    model = small(shape, levels)
+    x = model.generate(2, ng.Generator(0))
+    assert x.shape == (2, *shape)
+    assert abs(x.data).max() <= 1
+    images, before = some_images(shape, 3, levels), model.state_dict()
+    samples = model.sample(4, ng.Generator(1))
+    assert model.training
+    assert samples.shape == (4, *shape)
+    assert samples.dtype == np.uint8
+    assert samples.max() < levels
+    assert np.array_equal(samples, model.sample(4, ng.Generator(1)))
+    assert all(np.array_equal(v, before[k]) for k, v in model.state_dict().items())
+    if math.prod(shape) > 1:
+        assert np.isfinite(model.discriminator_loss(images, ng.Generator(0)).item())
+        assert np.isfinite(model.generator_loss(images, ng.Generator(0)).item())
+
+
+def test_an_image_is_its_own_whatever_else_is_sampled() -> None:
+    """In evaluation no image depends on the others of its batch: batch normalisation goes by its running moments."""
+    model = small((1, 8, 8), 256)
+    for parameter in model.parameters():
+        parameter.data = parameter.data * 20
+    z = np.random.default_rng(0).standard_normal((4, 3))
+    together = model.picture(z)
+    assert np.array_equal(together, np.concatenate([model.picture(z[i : i + 1]) for i in range(4)]))
+    assert len({image.tobytes() for image in together}) == 4
+
+
+@pytest.mark.parametrize(("settings", "word"), [
+    ({"latent": 0}, "latent"), ({"channels": 0}, "channels"), ({"discriminator_steps": 0}, "discriminator_steps"),
+    ({"objective": "wasserstein"}, "objective must be one of non-saturating, minimax"),
+])  # fmt: skip
+def test_bad_settings(settings: dict[str, Any], word: str) -> None:
+    """A setting that can't be is refused by name."""
+    with pytest.raises(ValueError, match=word):
+        small(**settings)
+    with pytest.raises(ValueError, match="n must"):
+        small().sample(0, ng.Generator(0))
