@@ -68,6 +68,16 @@ def host_array(array: Array) -> np.ndarray:
     return to_numpy(getattr(array, "data", array) if not isinstance(array, np.ndarray) else array)
 
 
+def check_range(name: str, values: Array, count: int) -> None:
+    """Refuse integers that are not in 0 … count − 1.  On a GPU nothing is looked at: that would wait for it.
+
+    Raises:
+        ValueError: such a number.
+    """
+    if isinstance(values, np.ndarray) and values.size and not 0 <= values.min() <= values.max() < count:
+        raise ValueError(f"{name} must be in 0 … {count - 1}, got {values.min()} … {values.max()}")
+
+
 class Generator:
     """Random numbers for one device: every function that draws takes one of these.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, broadcast_to, constant
-from nanogen.backend import Array, Generator, array_module
+from nanogen.backend import Array, Generator, array_module, check_range
 from nanogen.functional.loss import label_cross_entropy
 
 _QUADRATURE = [nodes.tolist() for nodes in np.polynomial.legendre.leggauss(8)]
@@ -89,8 +89,7 @@ class Categorical:
     def log_prob(self, x: Any) -> Tensor:
         """log softmax(logits)[x]: integers x, broadcast against the logits' other axes."""
         labels, logits, classes = constant(x).data, self.logits, self.logits.shape[-1]
-        if isinstance(labels, np.ndarray) and labels.size and not 0 <= labels.min() <= labels.max() < classes:
-            raise ValueError(f"classes must be in 0 … {classes - 1}, got {labels.min()} … {labels.max()}")
+        check_range("classes", labels, classes)
         shape = np.broadcast_shapes(labels.shape, logits.shape[:-1])
         if logits.shape[:-1] != shape:
             logits = broadcast_to(logits, shape=(*shape, classes))
@@ -139,8 +138,7 @@ class Discretized:
         Raises:
             ValueError: a level that is not there (checked where the numbers lie on the host)."""
         levels = constant(x).data
-        if isinstance(levels, np.ndarray) and levels.size and not 0 <= levels.min() <= levels.max() < self.levels:
-            raise ValueError(f"levels must be in 0 … {self.levels - 1}, got {levels.min()} … {levels.max()}")
+        check_range("levels", levels, self.levels)
         centres = Tensor(scale_levels(levels, self.levels, self.mean.dtype))
         half = 1.0 / (self.levels - 1)
         inverse_scale = F.exp(-self.log_scale)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nanogen.backend import check_range
+
 
 @dataclass(frozen=True)
 class Images:
@@ -54,5 +56,4 @@ def check_levels(images: np.ndarray, levels: int, shape: tuple[int, ...] | None 
         raise ValueError(f"images must be (N, C, H, W), got shape {images.shape}")
     if shape is not None and images.shape[1:] != tuple(shape):
         raise ValueError(f"images must be (N, {', '.join(map(str, shape))}), got shape {images.shape}")
-    if isinstance(images, np.ndarray) and images.size and not 0 <= images.min() <= images.max() < levels:
-        raise ValueError(f"images must have levels in 0 … {levels - 1}, got {images.min()} … {images.max()}")
+    check_range("images: levels", images, levels)

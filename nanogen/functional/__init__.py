@@ -12,16 +12,20 @@ from typing import Any
 
 from nanogen.autograd import Tensor, constant
 from nanogen.backend import array_module
+from nanogen.functional import activation, conv, elementwise, loss, matrix, normalization, reduction, shape, special
 from nanogen.functional.activation import *
 from nanogen.functional.conv import *
 from nanogen.functional.elementwise import *
-from nanogen.functional.linear import *
 from nanogen.functional.loss import *
+from nanogen.functional.matrix import *
 from nanogen.functional.normalization import *
 from nanogen.functional.reduction import *
 from nanogen.functional.shape import *
 from nanogen.functional.shape import get_item
 from nanogen.functional.special import *
+
+_FILES = (activation, conv, elementwise, loss, matrix, normalization, reduction, shape, special)
+__all__ = [name for file in _FILES for name in file.__all__]
 
 
 def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Tensor, Any], Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nanogen.autograd import Tensor, constant, fused
-from nanogen.backend import array_module
+from nanogen.backend import array_module, check_range
 from nanogen.functional.activation import log_softmax, logsigmoid
 from nanogen.functional.reduction import mean, sum
 from nanogen.functional.shape import one_hot
@@ -76,7 +76,6 @@ def cross_entropy(input: Tensor, target: Any, reduction: str = "mean") -> Tensor
     if target.shape != input.shape[:over] + input.shape[over + 1 :]:
         raise ValueError(f"cross_entropy: target of shape {target.shape} does not fit logits of shape {input.shape}")
     classes, labels = input.shape[over], target.data
-    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(f"cross_entropy: labels must be in 0 … {classes - 1}, got {labels.min()} … {labels.max()}")
+    check_range("cross_entropy: labels", labels, classes)
     last = input.permute(*[i for i in range(input.ndim) if i != over], over)
     return reduce(label_cross_entropy(last, labels=labels.astype(int)), reduction)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nanogen.autograd import Tensor, broadcast_to, constant, primitive
-from nanogen.backend import array_module
+from nanogen.backend import array_module, check_range
 from nanogen.functional.reduction import axes
 
 __all__ = [
@@ -233,8 +233,7 @@ def one_hot(input: Any, num_classes: int = -1) -> Tensor:
         raise ValueError(f"one_hot: input must be integers, got {labels.size} of dtype {labels.dtype}")
     xp = array_module(labels)
     classes = int(labels.max()) + 1 if num_classes == -1 else num_classes
-    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError(f"one_hot: labels must be in 0 … {classes - 1}, got {labels.min()} … {labels.max()}")
+    check_range("one_hot: labels", labels, classes)
     return Tensor((labels[..., None] == xp.arange(classes)).astype(xp.int64))
 
 

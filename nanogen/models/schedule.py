@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nanogen.autograd import Tensor
-from nanogen.backend import array_module
+from nanogen.backend import array_module, check_range
 from nanogen.models.base import is_count
 
 # Ho et al.'s β_1 and β_T at T = 1000; other T share out the same noise over their steps, but leave some of x_{t−1}.
@@ -92,8 +92,7 @@ class NoiseSchedule:
             ValueError: a time outside 0 … T."""
         array = like.data if isinstance(like, Tensor) else like
         xp, times = array_module(array), np.asarray(t.data if isinstance(t, Tensor) else t)
-        if times.size and not 0 <= times.min() <= times.max() <= self.T:
-            raise ValueError(f"t must be in 0 … {self.T}, got {times.min()} … {times.max()}")
+        check_range("t", times, self.T + 1)
         dtype = array.dtype if array.dtype.kind == "f" else np.float64
         values = xp.asarray(table[times].astype(dtype))
         return values.reshape(values.shape + (1,) * (array.ndim - values.ndim if values.ndim else 0))
