@@ -134,13 +134,13 @@ class DDPM(GenerativeModel):
         x, times, schedule = self._start(n, rng), ddim_times(self.T, steps), self.schedule
         yield self.T, x
         for t, s in itertools.pairwise(times):
-            alpha_bar_t, alpha_bar_s = float(schedule.alpha_bars[t]), float(schedule.alpha_bars[s])
-            sigma2 = eta**2 * (1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)
+            before, after = schedule.beta_between(0, t), float(schedule.beta_between(0, s))  # 1 − ᾱ_t, 1 − ᾱ_s
+            sigma2 = float(eta**2 * after / before * schedule.beta_between(s, t))
             with no_grad():
                 now = np.full(n, t)
                 x0 = self.predict_x0(x, now)
                 noise = schedule.noise_from_x0(x, now, x0)
-                x = alpha_bar_s**0.5 * x0 + (1 - alpha_bar_s - sigma2) ** 0.5 * noise
+                x = float(schedule.sqrt_alpha_bars[s]) * x0 + max(after - sigma2, 0.0) ** 0.5 * noise
                 if sigma2 > 0:
                     x = x + sigma2**0.5 * rng.normal(x.shape, dtype=x.dtype)
             yield s, x
@@ -157,8 +157,7 @@ class DDPM(GenerativeModel):
         levels = self.pixels(images)
         x0, schedule = self.scaled(levels), self.schedule
         if t == self.T:
-            alpha_bar = float(schedule.alpha_bars[t])
-            q = Normal(alpha_bar**0.5 * x0, (1 - alpha_bar) ** 0.5)
+            q = Normal(float(schedule.sqrt_alpha_bars[t]) * x0, float(schedule.sqrt_one_minus_alpha_bars[t]))
             return kl_divergence(q, Normal(0.0 * x0, 1.0)).sum((1, 2, 3))
         later = np.full(len(levels), t + 1)
         x_later = schedule.q_sample(x0, later, rng.normal(x0.shape, dtype=x0.dtype))

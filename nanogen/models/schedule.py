@@ -32,6 +32,7 @@ class NoiseSchedule:
         betas: β_t, with betas[0] = 0.
         alphas: α_t = 1 − β_t.
         alpha_bars: ᾱ_t = Π_{s ≤ t} α_s, with alpha_bars[0] = 1.
+        sqrt_alpha_bars, sqrt_one_minus_alpha_bars: √ᾱ_t and √(1 − ᾱ_t), the scales of image and noise in x_t.
         posterior_variances: β̃_t = (1 − ᾱ_{t−1}) / (1 − ᾱ_t) · β_t, with posterior_variances[1] = 0.  Eq. 7.
 
     Raises:
@@ -48,11 +49,14 @@ class NoiseSchedule:
         self.betas = np.concatenate([[0.0], given])
         self.alphas = 1 - self.betas
         self.alpha_bars = np.cumprod(self.alphas)
-        before = np.concatenate([[1.0], self.alpha_bars[:-1]])  # ᾱ_{t−1}
-        remaining = np.concatenate([[1.0], 1 - self.alpha_bars[1:]])  # 1 − ᾱ_t, and no 0 / 0 at t = 0
-        self.posterior_variances = (1 - before) / remaining * self.betas
-        self._x0_weights = np.sqrt(before) * self.betas / remaining  # of x_0 in μ̃; 1 at t = 1
-        self._x_t_weights = np.sqrt(self.alphas) * (1 - before) / remaining  # of x_t in μ̃; 0 at t = 1
+        self._log_alpha_bars = np.cumsum(np.log1p(-self.betas))  # keeps its digits for the smallest and the largest β
+        noise = self.beta_between(0, np.arange(self.T + 1))  # 1 − ᾱ_t
+        self.sqrt_alpha_bars, self.sqrt_one_minus_alpha_bars = np.sqrt(self.alpha_bars), np.sqrt(noise)
+        before, noise_before = np.roll(self.sqrt_alpha_bars, 1), np.roll(noise, 1)  # at t − 1; nothing is before t = 0
+        before[0], noise_before[0], noise[0] = 1, 0, 1
+        self.posterior_variances = noise_before / noise * self.betas
+        self._x0_weights = before * self.betas / noise  # of x_0 in μ̃; 1 at t = 1
+        self._x_t_weights = np.sqrt(self.alphas) * noise_before / noise  # of x_t in μ̃; 0 at t = 1
 
     @classmethod
     def linear(cls, T: int, beta_first: float | None = None, beta_last: float | None = None) -> NoiseSchedule:
@@ -82,8 +86,12 @@ class NoiseSchedule:
         """The schedule that visits only `times` (rising, from 1 … T): β′ = 1 − ᾱ_t / ᾱ_{previous t} keeps each ᾱ_t.
 
         Nichol & Dhariwal 2021, eq. 19."""
-        kept = np.concatenate([[1.0], self.alpha_bars[np.asarray(times)]])
-        return NoiseSchedule(1 - kept[1:] / kept[:-1])
+        kept = np.asarray(times)
+        return NoiseSchedule(self.beta_between(np.append(0, kept[:-1]), kept))
+
+    def beta_between(self, s: Any, t: Any) -> Any:
+        """1 − ᾱ_t / ᾱ_s, the variance of q(x_t | x_s), for times s ≤ t.  Kingma et al. 2021, eq. 2."""
+        return -np.expm1(self._log_alpha_bars[t] - self._log_alpha_bars[s])
 
     def at(self, table: np.ndarray, t: Any, like: Any) -> Any:
         """table[t] in the type and on the device of `like` (N, …), a number per image: (N, 1, …, 1), or () for one t.
@@ -99,7 +107,7 @@ class NoiseSchedule:
 
     def q_sample(self, x0: Any, t: Any, noise: Any) -> Any:
         """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, a draw from q(x_t | x_0).  Ho et al. 2020, eq. 4."""
-        return self.at(self.alpha_bars**0.5, t, x0) * x0 + self.at((1 - self.alpha_bars) ** 0.5, t, x0) * noise
+        return self.at(self.sqrt_alpha_bars, t, x0) * x0 + self.at(self.sqrt_one_minus_alpha_bars, t, x0) * noise
 
     def q_posterior(self, x0: Any, x_t: Any, t: Any) -> tuple[Any, Any]:
         """The mean μ̃_t(x_t, x_0) and the variance β̃_t of q(x_{t−1} | x_t, x_0).  Ho et al. 2020, eq. 6 and 7."""
@@ -117,16 +125,18 @@ class NoiseSchedule:
 
     def x0_from_noise(self, x_t: Any, t: Any, noise: Any) -> Any:
         """x_0 = (x_t − √(1 − ᾱ_t) ε) / √ᾱ_t.  Ho et al. 2020, eq. 4 solved for x_0."""
-        return (x_t - self.at((1 - self.alpha_bars) ** 0.5, t, x_t) * noise) / self.at(self.alpha_bars**0.5, t, x_t)
+        signal = np.maximum(self.sqrt_alpha_bars, 1e-30)  # where nothing is left of x_0, a large number, not a NaN
+        return (x_t - self.at(self.sqrt_one_minus_alpha_bars, t, x_t) * noise) / self.at(signal, t, x_t)
 
     def noise_from_x0(self, x_t: Any, t: Any, x0: Any) -> Any:
         """ε = (x_t − √ᾱ_t x_0) / √(1 − ᾱ_t).  Ho et al. 2020, eq. 4 solved for ε."""
-        return (x_t - self.at(self.alpha_bars**0.5, t, x_t) * x0) / self.at((1 - self.alpha_bars) ** 0.5, t, x_t)
+        image = self.at(self.sqrt_alpha_bars, t, x_t) * x0
+        return (x_t - image) / self.at(self.sqrt_one_minus_alpha_bars, t, x_t)
 
     def mean_from_noise(self, x_t: Any, t: Any, noise: Any) -> Any:
         """μ = (x_t − β_t / √(1 − ᾱ_t) ε) / √α_t.  Ho et al. 2020, eq. 11."""
-        weights = self.betas / np.sqrt(np.maximum(1 - self.alpha_bars, np.finfo(float).tiny))
-        return (x_t - self.at(weights, t, x_t) * noise) / self.at(self.alphas**0.5, t, x_t)
+        weights = self.betas[1:] / self.sqrt_one_minus_alpha_bars[1:]
+        return (x_t - self.at(np.append(0.0, weights), t, x_t) * noise) / self.at(self.alphas**0.5, t, x_t)
 
     def noise_from_mean(self, x_t: Any, t: Any, mean: Any) -> Any:
         """Eq. 11 solved for ε."""
