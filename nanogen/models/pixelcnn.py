@@ -42,7 +42,7 @@ class PixelCNN(GenerativeModel):
     Args:
         image_shape: (C, H, W).
         levels: the number of integer levels.
-        channels: the width, a multiple of 2·C or cut down to one by the colours' groups.
+        channels: the width, at least 2·C: the features are shared out among the colours.
         blocks: the number of residual blocks.
         kernel_size: of the first, masked-A convolution; odd.
         dropout: inside the residual blocks, for small data sets.

@@ -91,7 +91,7 @@ class NoiseSchedule:
 
     def beta_between(self, s: Any, t: Any) -> Any:
         """1 − ᾱ_t / ᾱ_s, the variance of q(x_t | x_s), for times s ≤ t.  Kingma et al. 2021, eq. 2."""
-        return -np.expm1(self._log_alpha_bars[t] - self._log_alpha_bars[s])
+        return 0.0 - np.expm1(self._log_alpha_bars[t] - self._log_alpha_bars[s])
 
     def at(self, table: np.ndarray, t: Any, like: Any) -> Any:
         """table[t] in the type and on the device of `like` (N, …), a number per image: (N, 1, …, 1), or () for one t.
