@@ -1,0 +1,319 @@
+"""`python -m benchmarks`: nanogen against PyTorch eager on this machine, the same weights, data, threads and type.
+
+First both sides' losses and gradients are compared, then they are timed by turns.  PyTorch runs in its default memory
+format and in channels-last; the better one counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+import nanogen as ng
+from benchmarks import torch_models
+from benchmarks.timing import Comparison, compare, seconds
+from nanogen import functional as F
+from nanogen.training.recipes import recipe
+
+SIZES = {"8×8": ((1, 8, 8), 17), "28×28": ((1, 28, 28), 256)}
+BATCH = 64
+
+
+def models(size: str) -> dict[str, ng.models.GenerativeModel]:
+    """The four with the settings of their recipes, but for dropout: the two sides would drop different elements."""
+    shape, levels = SIZES[size]
+    found = {}
+    for name, cls in ng.models.MODELS.items():
+        settings: dict[str, Any] = dict(recipe(name, shape).model)
+        if name == "pixelcnn":
+            settings["dropout"] = 0.0
+        found[name] = cls(shape, levels, **settings)
+    return found
+
+
+def random_images(size: str, n: int = BATCH) -> np.ndarray:
+    shape, levels = SIZES[size]
+    return np.random.default_rng(0).integers(0, levels, (n, *shape)).astype(np.uint8)
+
+
+def step_of_ours(model: ng.models.GenerativeModel, images: np.ndarray) -> Callable[[], None]:
+    updates = model.updates()
+    parameters = {name: list(part.parameters()) for name, _, part in updates}
+    optimizers = {name: ng.optim.Adam(p, lr=1e-4) for name, p in parameters.items()}
+    rng = ng.Generator(0)
+
+    def step() -> None:
+        for name, loss_of, _ in updates:
+            for p, g in zip(parameters[name], ng.grad(loss_of(images, rng), parameters[name]), strict=True):
+                p.grad = g
+            optimizers[name].step()
+
+    return step
+
+
+def step_of_theirs(model: Any, images: np.ndarray) -> Callable[[], None]:
+    updates = torch_models.updates(model)
+    optimizers = [torch.optim.Adam(p, lr=1e-4) for _, p in updates]
+    rng = ng.Generator(0)
+
+    def step() -> None:
+        for (loss_of, parameters), optimizer in zip(updates, optimizers, strict=True):
+            loss = loss_of(images, rng)
+            for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                p.grad = g
+            optimizer.step()
+
+    return step
+
+
+def both_formats(ours: ng.models.GenerativeModel) -> list[Any]:
+    """Torch's model in its default memory format and in channels-last."""
+    plain, last = torch_models.mirror(ours), torch_models.mirror(ours)
+    last.memory_format = torch.channels_last
+    return [plain, last.to(memory_format=torch.channels_last)]
+
+
+def check_equal(name: str, ours: ng.models.GenerativeModel, theirs: Any, images: np.ndarray) -> None:
+    """The same loss and the same gradients, to float32's accuracy.
+
+    Raises:
+        AssertionError: they differ."""
+    for (part, loss_of, module), (torch_loss_of, _) in zip(ours.updates(), torch_models.updates(theirs), strict=True):
+        a, b = loss_of(images, ng.Generator(1)), torch_loss_of(images, ng.Generator(1))
+        assert abs(a.item() - b.item()) < 1e-4 * abs(b.item()), (name, part, a.item(), b.item())
+        torch_module = theirs if part == "loss" else getattr(theirs, part)
+        named = dict(torch_module.named_parameters())
+        theirs_g = dict(zip(named, torch.autograd.grad(b, list(named.values())), strict=True))
+        scale = max(float(g.abs().max()) for g in theirs_g.values())
+        for (key, _), g in zip(module.named_parameters(), ng.grad(a, list(module.parameters())), strict=True):
+            error = np.abs(g.numpy() - theirs_g[key].numpy()).max()
+            assert error < 1e-3 * scale, (name, part, key, error, scale)
+
+
+def training_steps() -> list[Comparison]:
+    rows = []
+    for size in SIZES:
+        images = random_images(size)
+        for name, ours in models(size).items():
+            theirs = both_formats(ours)
+            check_equal(name, ours, theirs[0], images)
+            steps = [step_of_theirs(model, images) for model in theirs]
+            rows.append(compare(f"training step, {name}, {size}", step_of_ours(ours, images), *steps, budget=20))
+            report(rows[-1])
+    return rows
+
+
+def layer_cases() -> dict[str, tuple[tuple[tuple[int, ...], ...], Callable[..., Any], Callable[..., Any]]]:
+    """Name: the shapes of the inputs (the first one an image), ours, theirs."""
+    T = torch.nn.functional
+    convolution = (lambda x, w: F.conv2d(x, w, padding=1), lambda x, w: T.conv2d(x, w, padding=1))
+    pointwise = (lambda x, w: F.conv2d(x, w), lambda x, w: T.conv2d(x, w))
+    strided = (lambda x, w: F.conv2d(x, w, stride=2, padding=1), lambda x, w: T.conv2d(x, w, stride=2, padding=1))
+    up = (
+        lambda x, w: F.conv_transpose2d(x, w, stride=2, padding=1),
+        lambda x, w: T.conv_transpose2d(x, w, stride=2, padding=1),
+    )
+    norm = (lambda x, w, b: F.group_norm(x, 8, w, b), lambda x, w, b: T.group_norm(x, 8, w, b))
+    batch = (
+        lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
+        lambda x, w, b: T.batch_norm(x, None, None, w, b, training=True),
+    )
+    attention = (
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v),
+        lambda q, k, v: T.scaled_dot_product_attention(q, k, v),
+    )
+    n = BATCH
+    return {
+        "conv 3×3, 32→32, 8×8": (((n, 32, 8, 8), (32, 32, 3, 3)), *convolution),
+        "conv 3×3, 64→64, 4×4": (((n, 64, 4, 4), (64, 64, 3, 3)), *convolution),
+        "conv 3×3, 32→32, 28×28": (((n, 32, 28, 28), (32, 32, 3, 3)), *convolution),
+        "conv 3×3, 64→64, 14×14": (((n, 64, 14, 14), (64, 64, 3, 3)), *convolution),
+        "conv 1×1, 64→32, 28×28": (((n, 64, 28, 28), (32, 64, 1, 1)), *pointwise),
+        "conv 4×4 stride 2, 32→64, 28×28": (((n, 32, 28, 28), (64, 32, 4, 4)), *strided),
+        "transposed conv 4×4 stride 2, 64→32, 14×14": (((n, 64, 14, 14), (64, 32, 4, 4)), *up),
+        "group norm, 32, 28×28": (((n, 32, 28, 28), (32,), (32,)), *norm),
+        "batch norm, 32, 28×28": (((n, 32, 28, 28), (32,), (32,)), *batch),
+        "SiLU, 32, 28×28": (((n, 32, 28, 28),), F.silu, T.silu),
+        "attention, 4 heads of 16, 49": (((n, 4, 49, 16),) * 3, *attention),
+    }
+
+
+def layers() -> list[Comparison]:
+    rows, draw = [], np.random.default_rng(0)
+    for name, (shapes, ours, theirs) in layer_cases().items():
+        arrays = [draw.normal(size=shape).astype(np.float32) for shape in shapes]
+
+        def ours_once(inputs: list[Any], f: Callable[..., Any] = ours) -> None:
+            y = f(*inputs)
+            ng.grad(y, inputs, y.data)
+
+        def theirs_once(inputs: list[Any], f: Callable[..., Any] = theirs) -> None:
+            y = f(*inputs)
+            torch.autograd.grad(y, inputs, y.detach())
+
+        mine = [ng.tensor(as_channels_last(a), requires_grad=True) for a in arrays]
+        plain = [torch.tensor(a, requires_grad=True) for a in arrays]
+        last = [
+            torch.tensor(a).to(memory_format=torch.channels_last).requires_grad_() if a.ndim == 4 else p
+            for a, p in zip(arrays, plain, strict=True)
+        ]
+        np.testing.assert_allclose(ours(*mine).numpy(), theirs(*plain).detach().numpy(), atol=2e-4)
+        sides = [lambda i=inputs, g=theirs_once: g(i) for inputs in (plain, last)]
+        rows.append(compare(f"{name}, forward and backward", lambda i=mine, g=ours_once: g(i), *sides, budget=3))
+        report(rows[-1])
+    return rows
+
+
+def as_channels_last(array: np.ndarray) -> np.ndarray:
+    """Images as our convolutions leave them in memory."""
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if array.ndim == 4 else array
+
+
+def engine_overhead() -> list[Comparison]:
+    """One multiplication of one-element arrays, forward and backward, in a chain of 100."""
+
+    def ours() -> None:
+        x = y = ng.tensor(np.ones(1, np.float32), requires_grad=True)
+        for _ in range(100):
+            y = y * x
+        y.backward()
+
+    def theirs() -> None:
+        x = y = torch.ones(1, requires_grad=True)
+        for _ in range(100):
+            y = y * x
+        y.backward()
+
+    rows = [compare("100 multiplications of one element, forward and backward", ours, theirs, budget=3)]
+    report(rows[-1])
+    return rows
+
+
+def sampling() -> list[Comparison]:
+    """One reverse step of diffusion on 16 images; one forward of PixelCNN, of which naive sampling takes 784."""
+    rows = []
+    found = models("28×28")
+    images = random_images("28×28", 16)
+    t = np.full(16, 500)
+    ddpm, theirs = found["ddpm"], both_formats(found["ddpm"])
+    x = ddpm.scaled(images)
+
+    def torch_step(model: Any) -> None:
+        with torch.no_grad():
+            model.unet(model.scaled(images), torch.from_numpy(t))
+
+    def our_step() -> None:
+        with ng.no_grad():
+            ddpm.predict_noise(x, t)
+
+    rows.append(compare("DDPM sampling step, 28×28, batch 16", our_step, *[lambda m=m: torch_step(m) for m in theirs]))
+    report(rows[-1])
+    return rows
+
+
+def peak_memory() -> list[tuple[str, float, float]]:
+    """MiB at most, of a process that takes three training steps, beyond one that has only made the model."""
+    rows = []
+    for name in ng.models.MODELS:
+        sizes = []
+        for side in ("ours", "theirs"):
+            runs = [
+                float(
+                    subprocess.run(
+                        [sys.executable, "-m", "benchmarks", "--memory", side, name, str(steps)],
+                        check=True,
+                        capture_output=True,
+                        text=True,
+                    ).stdout
+                )
+                for steps in (0, 3)
+            ]
+            sizes.append(runs[1] - runs[0])
+        rows.append((name, sizes[0], sizes[1]))
+        print(f"peak memory, {name}, 28×28: {sizes[0]:.0f} MiB against {sizes[1]:.0f} MiB: {sizes[0] / sizes[1]:.2f}")
+    return rows
+
+
+def memory_of(side: str, name: str, steps: int) -> float:
+    model, images = models("28×28")[name], random_images("28×28")
+    step = step_of_ours(model, images) if side == "ours" else step_of_theirs(torch_models.mirror(model), images)
+    for _ in range(steps):
+        step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def gemm_rate() -> float:
+    """GFLOP/s of a float32 product of 1024 × 1024 matrices."""
+    a = np.random.default_rng(0).normal(size=(1024, 1024)).astype(np.float32)
+    best = min(seconds(lambda: a @ a) for _ in range(30))
+    return 2 * 1024**3 / best / 1e9
+
+
+def report(row: Comparison) -> None:
+    print(f"{row.name}: {row.ours * 1e3:.2f} ms against {row.theirs * 1e3:.2f} ms: {row.ratio:.2f}", flush=True)
+
+
+def table(rows: list[Comparison]) -> list[str]:
+    return [
+        "| what | nanogen, ms | PyTorch, ms | ratio | quartiles |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {r.name} | {r.ours * 1e3:.2f} | {r.theirs * 1e3:.2f} | {r.ratio:.2f} | {r.low:.2f} … {r.high:.2f} |"
+            for r in rows
+        ),
+    ]
+
+
+PARTS: dict[str, Callable[[], list[Comparison]]] = {
+    "training": training_steps,
+    "layers": layers,
+    "sampling": sampling,
+    "engine": engine_overhead,
+}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--only", choices=[*PARTS, "memory"], help="one part (default: all)")
+    options.add_argument("--out", type=Path, help="write the tables there, as Markdown")
+    options.add_argument("--memory", nargs=3, metavar=("SIDE", "MODEL", "STEPS"), help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    torch.set_num_threads(chosen.threads)
+    with threadpool_limits(chosen.threads):
+        if chosen.memory:
+            print(memory_of(chosen.memory[0], chosen.memory[1], int(chosen.memory[2])))
+            return
+        lines = [
+            f"{datetime.date.today()}, {chosen.threads} threads, {platform.processor() or platform.machine()}, "
+            f"NumPy {np.__version__}, PyTorch {torch.__version__}; matrix products at {gemm_rate():.0f} GFLOP/s.",
+        ]
+        for part, run in PARTS.items():
+            if chosen.only in (None, part):
+                lines += ["", f"## {part.capitalize()}", "", *table(run())]
+        if chosen.only in (None, "memory"):
+            lines += [
+                "",
+                "## Memory",
+                "",
+                "| model, 28×28 | nanogen, MiB | PyTorch, MiB | ratio |",
+                "|---|---|---|---|",
+            ]
+            lines += [f"| {name} | {a:.0f} | {b:.0f} | {a / b:.2f} |" for name, a, b in peak_memory()]
+    if chosen.out:
+        chosen.out.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

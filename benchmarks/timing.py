@@ -1,0 +1,52 @@
+"""Timing that only trusts ratios: both sides by turns in one process, warmed up, the median of many."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Seconds of ours and of theirs, medians, and the quartiles of the ratio of neighbouring runs."""
+
+    name: str
+    ours: float
+    theirs: float
+    low: float
+    high: float
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.theirs
+
+
+def seconds(f: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    f()
+    return time.perf_counter() - start
+
+
+def compare(name: str, ours: Callable[[], Any], *theirs: Callable[[], Any], budget: float = 4.0) -> Comparison:
+    """Time ours against the best of theirs (the one with the smallest median), by turns, for `budget` seconds."""
+    sides = [ours, *theirs]
+    for f in sides * 2:
+        f()
+    once = sum(seconds(f) for f in sides)
+    rounds = max(5, min(200, int(budget / max(once, 1e-9))))
+    times: list[list[float]] = [[] for _ in sides]
+    for _ in range(rounds):
+        for f, kept in zip(sides, times, strict=True):
+            kept.append(seconds(f))
+    best = min(times[1:], key=statistics.median)
+    ratios = sorted(a / b for a, b in zip(times[0], best, strict=True))
+    return Comparison(
+        name,
+        statistics.median(times[0]),
+        statistics.median(best),
+        ratios[len(ratios) // 4],
+        ratios[3 * len(ratios) // 4],
+    )

@@ -1,0 +1,259 @@
+"""The four models once more, in PyTorch: the same layers under the same names, so that weights load both ways.
+
+Each class takes one of ours, copies its settings, and has the same losses, with the same random numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import nanogen as ng
+from nanogen.distributions import scale_levels
+from nanogen.nn.layers import MaskedConv2d
+
+
+def mirror(ours: ng.models.GenerativeModel) -> Any:
+    """The same model in PyTorch, with the same weights."""
+    theirs = {ng.models.PixelCNN: PixelCNN, ng.models.VAE: VAE, ng.models.GAN: GAN, ng.models.DDPM: DDPM}[type(ours)](
+        ours
+    )
+    theirs.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in ours.state_dict().items()})
+    return theirs
+
+
+def layers_of(module: ng.nn.Module) -> nn.Module:
+    """Torch's counterpart of a layer of ours."""
+    if isinstance(module, MaskedConv2d):
+        return MaskedConv(module)
+    if isinstance(module, ng.nn.Conv2d):
+        o, c, *kernel = module.weight.shape
+        bias = module.bias is not None
+        return nn.Conv2d(c, o, tuple(kernel), module.stride, module.padding, module.dilation, bias=bias)
+    if isinstance(module, ng.nn.ConvTranspose2d):
+        c, o, *kernel = module.weight.shape
+        bias = module.bias is not None
+        return nn.ConvTranspose2d(c, o, tuple(kernel), module.stride, module.padding, module.output_padding, bias=bias)
+    if isinstance(module, ng.nn.Linear):
+        return nn.Linear(module.weight.shape[1], module.weight.shape[0])
+    if isinstance(module, ng.nn.GroupNorm):
+        return nn.GroupNorm(module.num_groups, module.weight.shape[0], module.eps)
+    if isinstance(module, ng.nn.BatchNorm2d):
+        return nn.BatchNorm2d(module.weight.shape[0], module.eps, module.momentum)
+    if isinstance(module, ng.nn.Dropout):
+        return nn.Dropout(module.p)
+    raise TypeError(f"no counterpart of {type(module).__name__}")
+
+
+class MaskedConv(nn.Conv2d):
+    def __init__(self, ours: MaskedConv2d):
+        o, c, *kernel = ours.weight.shape
+        super().__init__(c, o, tuple(kernel), padding=ours.padding)
+        self.register_buffer("mask", torch.from_numpy(ours.mask.numpy()), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)
+
+
+class Mirror(nn.Module):
+    """Copies the parts of one of our modules under their names; `forward` is written once more below."""
+
+    def __init__(self, ours: ng.nn.Module):
+        super().__init__()
+        self.ours = [ours]  # in a list, where torch does not look for parameters
+        for name, part in vars(ours).items():
+            if isinstance(part, list) and all(isinstance(p, ng.nn.Module) for p in part):
+                setattr(self, name, nn.ModuleList([counterpart(p) for p in part]))
+            elif isinstance(part, ng.nn.Module):
+                setattr(self, name, counterpart(part))
+
+    def scaled(self, images: np.ndarray) -> torch.Tensor:
+        x = torch.from_numpy(scale_levels(images, self.ours[0].levels))
+        return x.to(memory_format=self.memory_format)
+
+    memory_format = torch.contiguous_format
+
+
+def counterpart(module: ng.nn.Module) -> nn.Module:
+    for ours, theirs in PARTS.items():
+        if type(module) is ours:
+            return theirs(module)
+    return layers_of(module)
+
+
+def normal(rng: ng.Generator, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_numpy(rng.normal(shape))
+
+
+class PixelBlock(Mirror):
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        inner = F.relu(self.look(F.relu(self.reduce(F.relu(h)))))
+        return h + self.expand(self.dropout(inner))
+
+
+class PixelCNN(Mirror):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x)
+        for block in self.blocks:
+            h = block(h)
+        return self.last(F.relu(self.mix(F.relu(h))))
+
+    def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        n, c, h, w = images.shape
+        logits = self(self.scaled(images)).reshape(n, c, -1, h, w).permute(0, 2, 1, 3, 4)
+        return F.cross_entropy(logits, torch.from_numpy(images.astype(np.int64)))
+
+
+class VAEBlock(Mirror):
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return h + self.conv(F.silu(self.norm(h)))
+
+
+class Encoder(Mirror):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        h = self.first(x)
+        for stage in self.stages:
+            h = stage(h)
+        return self.last(F.silu(self.block(h)).reshape(len(x), -1)).chunk(2, dim=1)
+
+
+class Decoder(Mirror):
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        sizes = self.ours[0].sizes
+        h = self.stages[0](self.first(z).reshape(len(z), self.ours[0].channels, *sizes[0]))
+        for i, size in enumerate(sizes[1:]):
+            h = self.stages[2 + 2 * i](self.stages[1 + 2 * i](F.interpolate(h, size=size)))
+        return self.last(F.silu(self.norm(h)))
+
+
+class VAE(Mirror):
+    def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        n, c, h, w = images.shape
+        mean, log_variance = self.encoder(self.scaled(images))
+        std = torch.exp(0.5 * log_variance)
+        out = self.decoder(mean + std * normal(rng, mean.shape)).reshape(n, c, -1, h, w).permute(0, 2, 1, 3, 4)
+        levels = torch.from_numpy(images.astype(np.int64))
+        if self.ours[0].density == "categorical":
+            reconstruction = F.cross_entropy(out, levels, reduction="sum")
+        else:
+            reconstruction = -discretized_logistic(self.scaled(images), out[:, 0], out[:, 1] - 2.0, levels, 256).sum()
+        kl = 0.5 * (std**2 + mean**2 - 1 - log_variance).sum()
+        return (reconstruction + kl) / images.size
+
+
+def discretized_logistic(
+    x: torch.Tensor, mean: torch.Tensor, log_scale: torch.Tensor, levels: torch.Tensor, count: int
+) -> torch.Tensor:
+    """Salimans et al. 2017, eq. 2."""
+    half, inverse = 1 / (count - 1), torch.exp(-log_scale)
+    low, high = (x - half - mean) * inverse, (x + half - mean) * inverse
+    inside = F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1(-2 * half * inverse))
+    return torch.where(levels == 0, F.logsigmoid(high), torch.where(levels == count - 1, F.logsigmoid(-low), inside))
+
+
+class GeneratorNetwork(Mirror):
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        h = F.relu(self.norms[0](self.first(z[:, :, None, None])))
+        for conv, norm in zip(self.convs, list(self.norms)[1:], strict=True):
+            h = F.relu(norm(conv(h)))
+        return torch.tanh(self.last(h))
+
+
+class DiscriminatorNetwork(Mirror):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.leaky_relu(self.first(x), 0.2)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            h = F.leaky_relu(norm(conv(h)), 0.2)
+        return self.last(h).reshape(len(x))
+
+
+class GAN(Mirror):
+    def generate(self, n: int, rng: ng.Generator) -> torch.Tensor:
+        return self.generator(normal(rng, (n, self.ours[0].latent)))
+
+    def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        with torch.no_grad():
+            fake = self.generate(len(images), rng)
+        real = self.discriminator(self.scaled(images))
+        return F.softplus(-real).mean() + F.softplus(self.discriminator(fake)).mean()
+
+    def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        return F.softplus(-self.discriminator(self.generate(len(images), rng))).mean()
+
+
+class ResidualBlock(Mirror):
+    def forward(self, h: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        inner = self.norm2(self.conv1(F.silu(self.norm1(h))))
+        scale, shift = self.time(F.silu(time))[:, :, None, None].chunk(2, dim=1)
+        inner = self.conv2(self.dropout(F.silu(inner * (1 + scale) + shift)))
+        return inner + (self.skip(h) if hasattr(self, "skip") else h)
+
+
+class Attention(Mirror):
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        n, c, height, width = h.shape
+        heads = self.ours[0].heads
+        tokens = self.qkv(self.norm(h)).permute(0, 2, 3, 1).reshape(n, height * width, 3, heads, c // heads)
+        query, key, value = (tokens[:, :, i].permute(0, 2, 1, 3) for i in range(3))
+        seen = F.scaled_dot_product_attention(query, key, value).permute(0, 2, 1, 3)
+        return h + self.out(seen.reshape(n, height, width, c).permute(0, 3, 1, 2))
+
+
+class UNet(Mirror):
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        half = self.ours[0].channels // 2
+        angles = t.float()[:, None] * 10000.0 ** -(torch.arange(half) / half)
+        time = self.time2(F.silu(self.time1(torch.cat([angles.sin(), angles.cos()], dim=1))))
+        h = self.first(x)
+        kept = [h]
+        for part in self.down:
+            h = part(h, time) if isinstance(part, ResidualBlock) else part(h)
+            kept.append(h)
+        h = self.middle2(self.attention(self.middle1(h, time)), time)
+        for part in self.up:
+            if isinstance(part, ResidualBlock):
+                h = part(torch.cat([h, kept.pop()], dim=1), time)
+            else:
+                h = part(F.interpolate(h, size=kept[-1].shape[2:]))
+        return self.last(F.silu(self.norm(h)))
+
+
+class DDPM(Mirror):
+    def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        x0, schedule = self.scaled(images), self.ours[0].schedule
+        t = rng.integers(1, schedule.T + 1, len(images))
+        noise = normal(rng, images.shape).to(memory_format=self.memory_format)
+        signal, spread = (
+            torch.from_numpy(table[t].astype(np.float32))[:, None, None, None]
+            for table in (schedule.sqrt_alpha_bars, schedule.sqrt_one_minus_alpha_bars)
+        )
+        return F.mse_loss(self.unet(signal * x0 + spread * noise, torch.from_numpy(t)), noise)
+
+
+PARTS: dict[type, type[Mirror]] = {
+    ng.models.pixelcnn.ResidualBlock: PixelBlock,
+    ng.models.vae.Block: VAEBlock,
+    ng.models.vae.Encoder: Encoder,
+    ng.models.vae.Decoder: Decoder,
+    ng.models.gan.GeneratorNetwork: GeneratorNetwork,
+    ng.models.gan.DiscriminatorNetwork: DiscriminatorNetwork,
+    ng.models.unet.ResidualBlock: ResidualBlock,
+    ng.models.unet.Attention: Attention,
+    ng.models.unet.UNet: UNet,
+}
+
+
+def updates(theirs: Mirror) -> list[tuple[Any, list[nn.Parameter]]]:
+    """The losses of one training step with the parameters that each of them moves, in the order of ours."""
+    found = []
+    for name, _, part in theirs.ours[0].updates():
+        if name == "loss":
+            found.append((theirs.loss, list(theirs.parameters())))
+        else:
+            assert isinstance(part, ng.nn.Module)
+            found.append((getattr(theirs, f"{name}_loss"), list(getattr(theirs, name).parameters())))
+    return found
