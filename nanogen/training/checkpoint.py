@@ -18,7 +18,7 @@ def save_checkpoint(path: Path, arrays: dict[str, np.ndarray], step: int) -> Non
     """Write a checkpoint beside its place, then move it there: a reader finds the old one or the new one, whole."""
     temporary = path.with_suffix(".tmp")
     contiguous = {name: np.array(array, order="C") for name, array in arrays.items()}
-    save_file(contiguous, temporary, metadata={"format": FORMAT, "step": str(step)})
+    save_file(contiguous, temporary, metadata={FORMAT: str(step)})  # one entry: several come in a random order
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -38,9 +38,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], int]:
         metadata = read_metadata(path)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is not a checkpoint, or is broken: {error}") from error
-    if metadata.get("format") != FORMAT or not metadata.get("step", "").isdigit():
+    if not metadata.get(FORMAT, "").isdecimal():
         raise ValueError(f"{path} is not a {FORMAT!r}")
-    return arrays, int(metadata["step"])
+    return arrays, int(metadata[FORMAT])
 
 
 def read_metadata(path: Path) -> dict[str, str]:

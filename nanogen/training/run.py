@@ -155,8 +155,10 @@ class Run:
             for name in ("image_shape", "betas"):
                 found[name] = tuple(found[name])
             own = {k: tuple(v) if isinstance(v, list) else v for k, v in found["model_settings"].items()}
+            if unknown := set(own) - set(model_parameters(found["model"])):
+                raise ValueError(f"{found['model']} has no setting {', '.join(sorted(unknown))}")
             return Settings(**{**found, "model_settings": own})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{self.settings_file} is not a run's settings: {error}") from error
 
     def model(self, device: str | None = None) -> GenerativeModel:

@@ -1,0 +1,413 @@
+"""The training loop: the same seed gives the same bits, and an interruption leaves no trace."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+import nanogen as ng
+from nanogen import data, metrics
+from nanogen.data import Images
+from nanogen.models import DDPM, GAN, VAE, PixelCNN
+from nanogen.training import checkpoint, loop
+from nanogen.training.loop import Trainer, batch_indices, learning_rate, train
+from nanogen.training.pictures import grid
+from nanogen.training.run import Run, Settings, make_settings, parse_model_setting
+
+TINY = {
+    "pixelcnn": {"channels": 4, "blocks": 1, "kernel_size": 3, "dropout": 0.3},
+    "vae": {"latent": 2, "channels": 2, "stages": 1},
+    "gan": {"latent": 2, "channels": 2, "discriminator_steps": 2},
+    "ddpm": {"T": 3, "channels": 2, "multipliers": (1,), "heads": 1, "dropout": 0.2},
+}
+STEPS = 12
+
+
+def some_images(n: int = 30, levels: int = 4) -> Images:
+    """Stripes of random levels, 4×4."""
+    rows = np.random.default_rng(0).integers(0, levels, (n, 1, 4, 1)).astype(np.uint8)
+    return Images(rows.repeat(4, axis=3), None, levels, "digits")
+
+
+def settings_of(model: str, **changes: Any) -> Settings:
+    return make_settings(model, some_images(), TINY[model], **{"steps": STEPS, "batch": 8, "warmup": 3, **changes})
+
+
+def trained(model: str, folder: Path, **changes: Any) -> tuple[Trainer, Run]:
+    settings, run = settings_of(model, **changes), Run(folder)
+    run.write_settings(settings)
+    trainer = Trainer(settings, some_images())
+    train(trainer, run, lambda step, loss: None)
+    return trainer, run
+
+
+def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].tobytes() == b[name].tobytes(), name
+
+
+# The loop
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_same_seed_same_bits(model: str, tmp_path: Path) -> None:
+    """Weights, averages, optimiser state, metrics and samples are functions of the seed, to the bit."""
+    (a, run_a), (b, run_b), (c, _) = (
+        trained(model, tmp_path / name, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    )
+    assert_same(a.arrays(), b.arrays())
+    assert run_a.metrics_file.read_bytes() == run_b.metrics_file.read_bytes()
+    assert run_a.checkpoint_file.read_bytes() == run_b.checkpoint_file.read_bytes()
+    assert np.array_equal(run_a.model().sample(5, ng.Generator(0)), run_b.model().sample(5, ng.Generator(0)))
+    assert any(not np.array_equal(a.arrays()[k], v) for k, v in c.arrays().items())
+
+
+class Interruption(Exception):
+    """Ctrl-C, a power cut."""
+
+
+@pytest.mark.parametrize("stop", [3, 7, 10])
+@pytest.mark.parametrize("model", TINY)
+def test_an_interruption_leaves_no_trace(
+    model: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after step `stop` and resumed from the checkpoint of the 5th or 10th step, or from none: weights,
+    averages, optimiser state and metrics end up bit for bit as those of a run that was never stopped."""
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 5)
+    monkeypatch.setattr(loop, "LOG_EVERY", 5)
+    whole, whole_run = trained(model, tmp_path / "whole")
+    run, settings = Run(tmp_path / "stopped"), settings_of(model)
+    run.write_settings(settings)
+
+    def stop_there(step: int, loss: float) -> None:
+        if step == stop:
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        train(Trainer(settings, some_images()), run, stop_there)
+    assert run.checkpoint_file.exists() == (stop >= 5)
+
+    resumed = Trainer(run.settings(), some_images())
+    if run.checkpoint_file.exists():
+        resumed.restore(run)
+        assert resumed.step == stop // 5 * 5
+        loop.rewind_metrics(run, resumed.step)
+    else:
+        run.metrics_file.unlink()
+    train(resumed, run, lambda step, loss: None)
+    assert_same(resumed.arrays(), whole.arrays())
+    assert run.metrics_file.read_bytes() == whole_run.metrics_file.read_bytes()
+    assert run.checkpoint_file.read_bytes() == whole_run.checkpoint_file.read_bytes()
+
+
+def test_metrics_are_rewound(tmp_path: Path) -> None:
+    """Rows after the checkpoint's step go: the resumed run writes them again, once."""
+    run = Run(tmp_path)
+    run.metrics_file.write_text("step,loss\n5,1.5\n10,1.25\n12,1\n")
+    loop.rewind_metrics(run, 10)
+    assert run.metrics_file.read_text() == "step,loss\n5,1.5\n10,1.25\n"
+
+
+def test_step_by_hand() -> None:
+    """A step is AdamW on the gradient of the loss at the step's images and random numbers, then the average: written
+    out with the same parts.  Two steps, of a model with one part."""
+    settings = settings_of("vae")
+    trainer = Trainer(settings, some_images())
+    ours = loop.build_model(settings)
+    optimizer = ng.optim.AdamW(ours.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay)
+    average = ng.optim.ExponentialMovingAverage(ours.parameters(), settings.ema)
+    for step in (1, 2):
+        found = trainer.advance()
+        images = some_images().images[batch_indices(step, 30, settings)]
+        optimizer.zero_grad()
+        loss = ours.loss(images, ng.Generator(settings.seed).stream(loop.STEPS, step))
+        loss.backward()
+        optimizer.lr = learning_rate(step, settings)
+        optimizer.step()
+        average.update()
+        assert found["loss"].item() == loss.item()
+    for p, q in zip(trainer.model.parameters(), ours.parameters(), strict=True):
+        np.testing.assert_allclose(p.data, q.data, rtol=1e-6, atol=1e-9)
+    for p, q in zip(trainer.average.averages, average.averages, strict=True):
+        np.testing.assert_allclose(p, q, rtol=1e-6, atol=1e-9)
+
+
+def test_each_part_is_moved_by_its_own_loss() -> None:
+    """A GAN's step moves both parts, the discriminator k times; each has an optimiser of its own."""
+    trainer = Trainer(settings_of("gan"), some_images())
+    before = trainer.model.state_dict()
+    losses = trainer.advance()
+    assert list(losses) == ["discriminator", "generator"]
+    after = trainer.model.state_dict()
+    assert all((after[name] != before[name]).any() for name, _ in trainer.model.named_parameters())
+    assert (trainer.optimizers["discriminator"].steps, trainer.optimizers["generator"].steps) == (2, 1)
+    assert isinstance(trainer.model, GAN)
+    ids = {name: {id(p) for p in trainer.optimizers[name].params} for name in losses}
+    assert ids["generator"] == {id(p) for p in trainer.model.generator.parameters()}
+    assert ids["discriminator"] == {id(p) for p in trainer.model.discriminator.parameters()}
+
+
+def test_metrics_are_the_means_since_the_last_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """metrics.csv: a row every LOG_EVERY steps and at the last, the mean loss of the steps since the row before."""
+    monkeypatch.setattr(loop, "LOG_EVERY", 5)
+    _, run = trained("vae", tmp_path)
+    trainer = Trainer(settings_of("vae"), some_images())
+    losses = [trainer.advance()["loss"].item() for _ in range(STEPS)]
+    header, *rows = run.metrics_file.read_text().splitlines()
+    assert header == "step,loss"
+    expected = [(5, losses[:5]), (10, losses[5:10]), (12, losses[10:])]
+    for row, (step, values) in zip(rows, expected, strict=True):
+        assert row.split(",")[0] == str(step)
+        assert float(row.split(",")[1]) == pytest.approx(np.mean(values), rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FloatingPointError with the step, and the checkpoint of before stays as it was."""
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 5)
+    trainer, run = Trainer(settings_of("ddpm"), some_images()), Run(tmp_path)
+    run.write_settings(trainer.settings)
+
+    def poison(step: int, loss: float) -> None:
+        if step == 6:
+            next(trainer.model.parameters()).data[...] = np.nan
+
+    with pytest.raises(FloatingPointError, match="step 10"):
+        train(trainer, run, poison)
+    arrays, step = checkpoint.load_checkpoint(run.checkpoint_file)
+    assert step == 5
+    assert all(np.isfinite(a).all() for a in arrays.values())
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    """Forty steps make every loss that has to fall fall; a GAN's need not."""
+    for model in ("pixelcnn", "vae", "ddpm"):
+        _, run = trained(model, tmp_path / model, steps=60, lr=1e-2)
+        rows = [float(line.split(",")[1]) for line in run.metrics_file.read_text().splitlines()[1:]]
+        assert rows[-1] < 0.97 * rows[0], model
+
+
+# Schedules of learning rates and of images
+
+
+@given(steps=st.integers(1, 300), warmup=st.integers(0, 50), lr=st.floats(1e-5, 1))
+def test_learning_rate(steps: int, warmup: int, lr: float) -> None:
+    """lr · min(1, t/warmup) · ½ (1 + cos(π (t − 1)/steps)): positive throughout, at most lr, lr at the first step
+    without warm-up, close to 0 at the last, one fall after the rise.  Loshchilov & Hutter 2017, eq. 5."""
+    settings = dataclasses.replace(settings_of("vae"), steps=steps, warmup=warmup, lr=lr)
+    rates = [learning_rate(step, settings) for step in range(1, steps + 1)]
+    for i, rate in enumerate(rates):
+        rise = min(1.0, (i + 1) / warmup) if warmup else 1.0
+        assert rate == pytest.approx(lr * rise * (1 + math.cos(math.pi * i / steps)) / 2)
+        assert 0 < rate <= lr
+    fall = rates[warmup:]
+    assert all(a >= b for a, b in itertools.pairwise(fall))
+
+
+@given(count=st.integers(1, 40), batch=st.integers(1, 40), seed=st.integers(0, 99))
+def test_every_pass_goes_through_all_images(count: int, batch: int, seed: int) -> None:
+    """The images of all steps in a row, cut into passes of `count`: each pass is a permutation, and not the one
+    before; a step's images follow from the step alone."""
+    settings = dataclasses.replace(settings_of("vae"), batch=batch, seed=seed)
+    steps = range(1, 3 * count // batch + 3)
+    flow = np.concatenate([batch_indices(step, count, settings) for step in steps])
+    passes = flow[: len(flow) // count * count].reshape(-1, count)
+    assert (np.sort(passes, axis=1) == np.arange(count)).all()
+    assert count < 8 or len(passes) < 2 or not np.array_equal(passes[0], passes[1])
+    assert np.array_equal(batch_indices(2, count, settings), flow[batch : 2 * batch])
+
+
+# Checkpoints
+
+
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
+    """Arrays of any type, order and shape come back bit for bit, with the step; the old file stands until the new one
+    is whole."""
+    path = tmp_path / "checkpoint.safetensors"
+    arrays = {
+        "a": np.arange(6.0).reshape(2, 3).T,
+        "b": np.float32(2.5) * np.ones(()),
+        "c": np.arange(3),
+        "d": np.zeros(0),
+    }
+    checkpoint.save_checkpoint(path, arrays, 7)
+    found, step = checkpoint.load_checkpoint(path)
+    assert step == 7
+    assert all(np.array_equal(found[k], v) and found[k].dtype == v.dtype for k, v in arrays.items())
+    checkpoint.save_checkpoint(path, {"a": np.ones(2)}, 8)
+    assert checkpoint.load_checkpoint(path)[1] == 8
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong while saving, the checkpoint of before is still there, whole."""
+    path = tmp_path / "checkpoint.safetensors"
+    checkpoint.save_checkpoint(path, {"a": np.ones(2)}, 1)
+    for step in ("save_file", "os.fsync", "os.replace"):
+        with monkeypatch.context() as m:
+            target = checkpoint if step == "save_file" else checkpoint.os
+            m.setattr(target, step.rpartition(".")[2], lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
+            with pytest.raises(OSError, match="disk full"):
+                checkpoint.save_checkpoint(path, {"a": np.zeros(2)}, 2)
+        found, at = checkpoint.load_checkpoint(path)
+        assert at == 1
+        assert found["a"].tolist() == [1, 1]
+
+
+def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
+    """Truncated anywhere, empty, of another format or from another program: ValueError with the path."""
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"checkpoint\.safetensors"):
+        checkpoint.load_checkpoint(path)
+    checkpoint.save_checkpoint(path, {"a": np.ones(20)}, 1)
+    whole = path.read_bytes()
+    for contents in (b"", whole[:5], whole[:30], whole[:-1], whole + b"\0", b"\xff" * 100, b"{}" * 50):
+        path.write_bytes(contents)
+        with pytest.raises(ValueError, match=r"checkpoint\.safetensors"):
+            checkpoint.load_checkpoint(path)
+    for metadata in (None, {"format": "another"}, {checkpoint.FORMAT: "x"}, {checkpoint.FORMAT: "-1"}):
+        save_file({"a": np.ones(2)}, path, metadata=metadata)
+        with pytest.raises(ValueError, match=r"checkpoint\.safetensors"):
+            checkpoint.load_checkpoint(path)
+
+
+def test_a_run_samples_with_the_averaged_weights(tmp_path: Path) -> None:
+    """run.model() holds the averages, not the last weights, and is in evaluation; settings come back as they were."""
+    trainer, run = trained("gan", tmp_path)
+    model = run.model()
+    assert run.settings() == trainer.settings
+    assert not model.training
+    for (name, p), average in zip(model.named_parameters(), trainer.average.averages, strict=True):
+        assert np.array_equal(p.data, average), name
+        assert not np.array_equal(p.data, trainer.model.state_dict()[name])
+    assert np.array_equal(model.state_dict()["generator.norms.0.running_mean"],
+                          trainer.model.state_dict()["generator.norms.0.running_mean"])  # fmt: skip
+
+
+def test_a_checkpoint_of_another_model(tmp_path: Path) -> None:
+    """A checkpoint whose arrays are not this model's is refused, for going on and for sampling."""
+    _, run = trained("vae", tmp_path / "a")
+    other = dataclasses.replace(settings_of("vae"), model_settings={**TINY["vae"], "latent": 3})
+    run.write_settings(other)
+    with pytest.raises(ValueError, match="must have shape"):
+        Trainer(other, some_images()).restore(run)
+    with pytest.raises(ValueError, match="must have shape"):
+        run.model()
+
+
+@pytest.mark.parametrize("change", [
+    lambda s: "not json", lambda s: "[]", lambda s: "{}", lambda s: json.dumps({**s, "extra": 1}),
+    lambda s: json.dumps({**s, "model": "rnn"}), lambda s: json.dumps({**s, "model_settings": {"nothing": 1}}),
+    lambda s: json.dumps({**s, "model_settings": [1]}), lambda s: json.dumps({k: v for k, v in s.items() if k != "lr"}),
+    lambda s: json.dumps({**s, "image_shape": 3}), lambda s: json.dumps({**s, "model_settings": {"latent": "x"}}),
+])  # fmt: skip
+def test_broken_settings_are_named(change: Any, tmp_path: Path) -> None:
+    """A settings.json that is none, or of another program: ValueError, not a traceback of some other kind."""
+    _, run = trained("vae", tmp_path)
+    run.settings_file.write_text(change(json.loads(run.settings_file.read_text())))
+    with pytest.raises(ValueError, match=r"settings\.json|latent"):
+        run.model()
+
+
+# Settings
+
+
+@pytest.mark.parametrize(("model", "own", "changes", "word"), [
+    ("ddmp", {}, {}, "did you mean 'ddpm'"), ("vae", {"latnet": 3}, {}, "did you mean 'latent'"),
+    ("vae", {"latent": 0}, {}, "latent"), ("vae", {}, {"steps": 0}, "steps"), ("vae", {}, {"batch": 31}, "batch"),
+    ("vae", {}, {"batch": 0}, "batch"), ("vae", {}, {"lr": 0.0}, "lr"), ("vae", {}, {"lr": math.nan}, "lr"),
+    ("vae", {}, {"lr": math.inf}, "lr"), ("vae", {}, {"seed": -1}, "seed"), ("vae", {}, {"threads": 0}, "threads"),
+    ("vae", {}, {"device": "tpu"}, "device"),
+])  # fmt: skip
+def test_bad_settings(model: str, own: dict[str, Any], changes: dict[str, Any], word: str) -> None:
+    """A setting that can't be is refused by name, with the nearest name there is."""
+    with pytest.raises(ValueError, match=word):
+        make_settings(model, some_images(), own, **{"batch": 8, **changes})
+
+
+def test_model_settings_are_read_in_their_types() -> None:
+    """name=value, in the type that the model declares."""
+    assert parse_model_setting("vae", "latent=3") == ("latent", 3)
+    assert parse_model_setting("pixelcnn", "dropout=0.25") == ("dropout", 0.25)
+    assert parse_model_setting("vae", "decoder=logistic") == ("decoder", "logistic")
+    assert parse_model_setting("ddpm", "schedule=cosine") == ("schedule", "cosine")
+    assert parse_model_setting("ddpm", "multipliers=1,2,4") == ("multipliers", (1, 2, 4))
+    for model, text, word in [
+        ("vae", "latent", "name=value"), ("vae", "latent=3.5", "int"), ("vae", "latent=", "int"),
+        ("vae", "rng=3", "no setting 'rng'"), ("ddpm", "multipliers=1,x", "multipliers"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=word):
+            parse_model_setting(model, text)
+
+
+# Figures and pictures
+
+
+def test_bits_per_dim() -> None:
+    """nats / (D log 2): 8 bits for 256 equally likely levels."""
+    assert metrics.bits_per_dim(12 * math.log(256), 12) == pytest.approx(8)
+
+
+@pytest.mark.parametrize(("model", "kind"), [("pixelcnn", "exact"), ("vae", "upper bound"), ("ddpm", "upper bound")])
+def test_likelihood(model: str, kind: str) -> None:
+    """The mean of −log₂ p / D over the images with its standard error, whatever the batches; exact or a bound.  The
+    importance-weighted bound is below the elbo's, a DDPM's parts add up."""
+    network = loop.build_model(settings_of(model))
+    images = np.concatenate([some_images().images] * 4)
+    found = metrics.likelihood(network, images, ng.Generator(0))
+    assert found is not None
+    assert found.kind == kind
+    assert not network.training
+    if isinstance(network, PixelCNN):
+        bits = -network.log_prob(images).data.astype(np.float64) / (16 * math.log(2))
+        assert found.bits_per_dim == pytest.approx(bits.mean(), rel=1e-6)
+        assert found.standard_error == pytest.approx(bits.std(ddof=1) / len(bits) ** 0.5, rel=1e-5)
+        again = metrics.likelihood(network, images, ng.Generator(1), batch=7)
+        assert again is not None
+        assert again.bits_per_dim == pytest.approx(found.bits_per_dim, rel=1e-6)
+    elif isinstance(network, VAE):
+        assert found.terms["importance-weighted, K = 64"] < found.bits_per_dim + 6 * found.standard_error
+        elbo = network.elbo(images, ng.Generator(0)).data
+        assert found.bits_per_dim == pytest.approx(-elbo.mean() / (16 * math.log(2)), rel=1e-5)
+    else:
+        assert isinstance(network, DDPM)
+        assert sum(found.terms.values()) == pytest.approx(found.bits_per_dim, rel=1e-5)
+
+
+def test_a_gan_has_no_likelihood() -> None:
+    """None for the family without a density."""
+    assert metrics.likelihood(loop.build_model(settings_of("gan")), some_images().images, ng.Generator(0)) is None
+
+
+def test_nearest_by_brute_force() -> None:
+    """The image at the smallest Euclidean distance, by trying all; uint8 does not wrap around."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(0, 256, (n, 1, 3, 2)).astype(np.uint8) for n in (5, 9))
+    expected = [np.argmin([((x.astype(float) - y) ** 2).sum() for y in b]) for x in a]
+    assert metrics.nearest(a, b).tolist() == expected
+
+
+@pytest.mark.parametrize("colors", [1, 3])
+def test_grid(colors: int) -> None:
+    """Row by row, levels spread over 0 … 255, each pixel enlarged to a square, and grey where no image is."""
+    images = np.random.default_rng(0).integers(0, 5, (5, colors, 14, 28)).astype(np.uint8)
+    picture = np.asarray(grid(images, 5, columns=3)).reshape(2 * 28 + 2, 3 * 56 + 4, -1)
+    assert picture.shape[2] == colors
+    for i, image in enumerate(images):
+        y, x = i // 3 * 30, i % 3 * 58
+        cell = picture[y : y + 28, x : x + 56]
+        expected = (image.transpose(1, 2, 0) * 63.75).round()
+        for dy, dx in ((0, 0), (1, 1), (0, 1)):
+            assert np.array_equal(cell[dy::2, dx::2], expected)
+    assert (picture[30:, 2 * 58 :] == 96).all(), "no image there"
+    assert data.load("digits").levels == 17
