@@ -123,11 +123,11 @@ def manifold(model: VAE, side: int = 16) -> Image.Image:
 
 
 def gan_pictures(model: GAN, train: Images, rng: Generator) -> dict[str, Image.Image]:
-    """interpolation: straight lines between latents, a row each.  nearest: rows of samples, each above the training
+    """interpolation: arcs between latents, a row each, along which z stays as long as a draw is.  nearest: rows of samples, each above the training
     image that is nearest to it: a sample that *is* one was learned by heart."""
     a, b = rng.normal((2, 8, 1, model.latent), dtype=model.anchor.dtype)
-    weights = np.linspace(0, 1, 10, dtype=np.float32)[:, None]
-    lines = model.picture(((1 - weights) * to_numpy(a) + weights * to_numpy(b)).reshape(-1, model.latent))
+    angles = np.linspace(0, np.pi / 2, 10, dtype=a.dtype)[:, None]
+    lines = model.picture((np.cos(angles) * to_numpy(a) + np.sin(angles) * to_numpy(b)).reshape(-1, model.latent))
     drawn = samples(model, 32, rng)
     closest = train.images[nearest(drawn, train.images)]
     rows = [part[i : i + 16] for i in range(0, len(drawn), 16) for part in (drawn, closest)]
