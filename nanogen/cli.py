@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -29,8 +30,14 @@ SUMMARIES = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line as for all other bad input, in place of the usage."""
+        self.exit(2, f"nanogen: error: {message} ({self.prog} --help)\n")
+
+
 def parser() -> argparse.ArgumentParser:
-    main_parser = argparse.ArgumentParser(prog="nanogen", description="Deep generative models from scratch.")
+    main_parser = Parser(prog="nanogen", description="Deep generative models from scratch.")
     main_parser.add_argument("--version", action="version", version=f"nanogen {__version__}")
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

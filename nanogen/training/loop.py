@@ -14,7 +14,7 @@ from nanogen.models import GenerativeModel
 from nanogen.models.base import Update
 from nanogen.optim import AdamW, ExponentialMovingAverage
 from nanogen.training.checkpoint import load_checkpoint, save_checkpoint, with_prefix, without_prefix
-from nanogen.training.run import SHUFFLES, STEPS, Run, Settings, build_model
+from nanogen.training.run import SHUFFLES, STEPS, Run, Settings, averaged_weights, build_model
 
 LOG_EVERY = 10
 CHECKPOINT_EVERY = 500
@@ -91,7 +91,7 @@ class Trainer:
         """
         arrays, self.step = load_checkpoint(run.checkpoint_file)
         self.model.load_state_dict(without_prefix("model.", arrays))
-        averages = without_prefix("average.", arrays)
+        averages = averaged_weights(self.model, arrays)
         for (name, _), average in zip(self.model.named_parameters(), self.average.averages, strict=True):
             average[...] = to_device(averages[name], device_of(average))
         self.average.steps = self.step

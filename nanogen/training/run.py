@@ -118,6 +118,18 @@ def build_model(settings: Settings) -> GenerativeModel:
     return model.to(settings.device)
 
 
+def averaged_weights(model: GenerativeModel, arrays: dict[str, Any]) -> dict[str, Any]:
+    """The averages in a checkpoint, by the names of the parameters.
+
+    Raises:
+        ValueError: those of another model.
+    """
+    found = without_prefix("average.", arrays)
+    if {k: v.shape for k, v in found.items()} != {k: p.shape for k, p in model.named_parameters()}:
+        raise ValueError("the checkpoint's averaged weights are not those of this model")
+    return found
+
+
 class Run:
     """A run's folder and what is in it.
 
@@ -167,8 +179,9 @@ class Run:
         model = build_model(settings if device is None else dataclasses.replace(settings, device=device))
         arrays, _ = load_checkpoint(self.checkpoint_file)
         model.load_state_dict(without_prefix("model.", arrays))
+        averages = averaged_weights(model, arrays)
         for name, parameter in model.named_parameters():
-            parameter.data = to_device(arrays[f"average.{name}"], parameter.device)
+            parameter.data = to_device(averages[name], parameter.device)
         model.eval()
         return model
 

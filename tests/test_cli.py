@@ -1,0 +1,377 @@
+"""The command line: what a user types, what is written, and what is said when it can't be done."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from nanogen import cli
+from nanogen.cli import main
+from nanogen.models import MODELS
+from nanogen.training import loop
+
+TINY = {
+    "pixelcnn": ["channels=4", "blocks=1", "kernel_size=3"],
+    "vae": ["latent=2", "channels=2", "stages=1"],
+    "gan": ["latent=2", "channels=2"],
+    "ddpm": ["T=3", "channels=4", "multipliers=1", "heads=1"],
+}
+PICTURES = {
+    "pixelcnn": ["completions"],
+    "vae": ["interpolation", "manifold", "prior_means", "reconstructions"],
+    "gan": ["interpolation", "nearest"],
+    "ddpm": ["denoising"],
+}
+RUN_FILES = {"settings.json", "metrics.csv", "checkpoint.safetensors", "samples.png", "loss.png"}
+
+
+def train_command(model: str, out: Path, *more: str) -> list[str]:
+    return ["train", model, "--steps", "12", "--batch", "16", "--threads", "1", "--out", str(out),
+            "--set", *TINY[model], *more]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A finished run of each model, trained by the command line when it is first asked for."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def run_of(model: str) -> Path:
+        out = folder / model
+        if not out.exists():
+            assert main(train_command(model, out)) == 0
+        return out
+
+    return run_of
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training without drawing, where pictures are not what is tested."""
+    monkeypatch.setattr(cli, "draw_pictures", lambda run, train, test: [])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+# What is written
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
+    """settings.json, metrics.csv, the checkpoint, and the pictures of the family, which open as images."""
+    out = runs(model)
+    assert {p.name for p in out.iterdir()} == RUN_FILES | {f"{name}.png" for name in PICTURES[model]}
+    settings = json.loads((out / "settings.json").read_text())
+    assert (settings["model"], settings["data"], settings["steps"], settings["seed"]) == (model, "digits", 12, 0)
+    assert (
+        settings["model_settings"].items()
+        >= {k: [int(v)] if k == "multipliers" else int(v) for k, v in (text.split("=") for text in TINY[model])}.items()
+    )
+    rows = [line.split(",") for line in (out / "metrics.csv").read_text().splitlines()]
+    assert rows[0] == (["step", "discriminator", "generator"] if model == "gan" else ["step", "loss"])
+    assert [row[0] for row in rows[1:]] == ["10", "12"]
+    assert all(np.isfinite(float(x)) for row in rows[1:] for x in row)
+    for picture in out.glob("*.png"):
+        assert np.asarray(Image.open(picture)).std() > 0, picture.name
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_same_seed_same_bits(
+    model: str, runs: Callable[[str], Path], tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command again writes the same metrics, the same checkpoint and, sampled, the same images, to the bit;
+    another seed another checkpoint."""
+    first, again, other = runs(model), tmp_path / "again", tmp_path / "other"
+    assert main(train_command(model, again)) == 0
+    assert main(train_command(model, other, "--seed", "1")) == 0
+    a, b, c = (contents(run) for run in (first, again, other))
+    for name in ("metrics.csv", "checkpoint.safetensors", "settings.json"):
+        assert a[name] == b[name] != c[name], name
+    drawn = []
+    for run, file in ((first, "a.npz"), (again, "b.npz")):
+        assert main(["sample", str(run), "-n", "5", "--out", str(tmp_path / file), "--seed", "3"]) == 0
+        drawn.append(np.load(tmp_path / file)["images"])
+    assert np.array_equal(*drawn)
+
+
+class Interruption(Exception):
+    """Ctrl-C, a power cut."""
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_resume_after_an_interruption(
+    model: str, runs: Callable[[str], Path], tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at the 11th step, resumed from the checkpoint of the 10th: bit for bit the run that was not stopped.
+    A finished run that is resumed stays as it is."""
+    out, real = tmp_path / "run", loop.train
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 10)
+
+    def interrupted(trainer: Any, run: Any, on_step: Any) -> None:
+        def stop(step: int, loss: float) -> None:
+            if step == 11:
+                raise Interruption
+
+        real(trainer, run, stop)
+
+    monkeypatch.setattr(cli, "train", interrupted)
+    with pytest.raises(Interruption):
+        main(train_command(model, out))
+    monkeypatch.setattr(cli, "train", real)
+    for _ in range(2):
+        assert main(["train", model, "--out", str(out), "--resume"]) == 0
+        whole, resumed = contents(runs(model)), contents(out)
+        for name in ("metrics.csv", "checkpoint.safetensors", "settings.json"):
+            assert resumed[name] == whole[name], name
+
+
+def test_resume_before_the_first_checkpoint(
+    runs: Callable[[str], Path], tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before anything was saved, a resumed run begins anew and ends as one that was not stopped."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as m:
+        m.setattr(cli, "train", lambda trainer, run, on_step: (_ for _ in ()).throw(Interruption))
+        with pytest.raises(Interruption):
+            main(train_command("vae", out))
+    assert main(["train", "vae", "--out", str(out), "--resume"]) == 0
+    whole, resumed = contents(runs("vae")), contents(out)
+    assert all(resumed[name] == whole[name] for name in ("metrics.csv", "checkpoint.safetensors"))
+
+
+def test_runs_have_folders_of_their_own(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --out: runs/MODEL-DATA, then -2: no run overwrites another."""
+    monkeypatch.chdir(tmp_path)
+    command = train_command("vae", tmp_path)
+    where = command.index("--out")
+    command[where : where + 2] = []
+    for _ in range(2):
+        assert main(command) == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["vae-digits", "vae-digits-2"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_sample(model: str, runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """.npz holds the levels as `images`, uint8 (n, C, H, W); .png is a grid of them."""
+    for file in ("out.npz", "out.png"):
+        assert main(["sample", str(runs(model)), "-n", "3", "--out", str(tmp_path / file)]) == 0
+        assert f"wrote {tmp_path / file}" in capsys.readouterr().out
+    images = np.load(tmp_path / "out.npz")["images"]
+    assert images.shape == (3, 1, 8, 8)
+    assert images.dtype == np.uint8
+    assert images.max() <= 16
+    picture = np.asarray(Image.open(tmp_path / "out.png"))
+    assert picture.shape == (56, 3 * 56 + 2 * 2)
+    shown = np.stack([picture[3::7, i * 58 + 3 : i * 58 + 56 : 7] for i in range(3)])
+    assert np.array_equal(shown, (images[:, 0] * (255 / 16)).round()), "the same images as in the .npz"
+
+
+def test_sample_by_ddim(runs: Callable[[str], Path], tmp_path: Path) -> None:
+    """--steps and --eta are DDIM's: other images than by ancestral sampling, the same again by the same seed."""
+    drawn = []
+    for more in (
+        [],
+        ["--steps", "2"],
+        ["--steps", "2"],
+        ["--steps", "2", "--eta", "1"],
+        ["--steps", "2", "--seed", "5"],
+    ):
+        assert main(["sample", str(runs("ddpm")), "-n", "4", "--out", str(tmp_path / "x.npz"), *more]) == 0
+        drawn.append(np.load(tmp_path / "x.npz")["images"])
+    assert np.array_equal(drawn[1], drawn[2])
+    for a, b in itertools.combinations([drawn[0], *drawn[2:]], 2):
+        assert not np.array_equal(a, b)
+
+
+@pytest.mark.parametrize(("model", "kind"), [
+    ("pixelcnn", "(exact)"), ("vae", "(upper bound)"), ("ddpm", "(upper bound)"), ("gan", "none"),
+])  # fmt: skip
+def test_evaluate(model: str, kind: str, runs: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Bits per dimension of the test split and whether that is exact or a bound, and the seconds of a sample; a hardly
+    trained model is not far from log₂ 17 bits."""
+    assert main(["evaluate", str(runs(model))]) == 0
+    lines = capsys.readouterr().out.splitlines()[-6:]
+    assert any(f"{model} on digits, 297 test images" in line for line in lines)
+    [bits] = [line for line in lines if line.startswith("bits/dim:")]
+    assert kind in bits
+    if model != "gan":
+        value, error = float(bits.split()[1]), float(bits.split()[3])
+        assert 1 < value < 12
+        assert 0 < error < 0.2 * value
+    assert float(lines[-1].removeprefix("seconds per sample: ")) >= 0
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    """All models with their settings, all data sets."""
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    for word in [*MODELS, "digits", "mnist", "fashion-mnist", "latent=", "T=", "variance=", "blocks="]:
+        assert word in shown
+
+
+# What can't be done
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that is said; the exit status is 2."""
+    capsys.readouterr()
+    try:
+        status: Any = main(arguments)
+    except SystemExit as exit:
+        status = exit.code
+    said = capsys.readouterr()
+    assert status == 2
+    assert said.err.startswith("nanogen: error: ")
+    assert said.err.count("\n") == 1
+    assert said.err.endswith("\n")
+    assert "Traceback" not in said.err
+    return said.err
+
+
+@pytest.mark.parametrize(("arguments", "word"), [
+    (["train", "vea"], "did you mean 'vae'"), (["train", "vae", "--set", "latnet=2"], "did you mean 'latent'"),
+    (["train", "vae", "--set", "latent"], "name=value"), (["train", "vae", "--set", "latent=two"], "latent"),
+    (["train", "vae", "--set", "latent=0"], "latent"), (["train", "ddpm", "--set", "T=1"], "T must"),
+    (["train", "ddpm", "--set", "schedule=square"], "schedule"), (["train", "vae", "--data", "cifar"], "cifar"),
+    (["train", "vae", "--data", "mnist"], "--data-dir"),
+    (["train", "vae", "--data", "mnist", "--data-dir", "nowhere"], "nowhere"),
+    (["train", "vae", "--steps", "0"], "steps"), (["train", "vae", "--steps", "many"], "--steps"),
+    (["train", "vae", "--batch", "0"], "batch"), (["train", "vae", "--batch", "1501"], "1500"),
+    (["train", "vae", "--lr", "-1"], "lr"), (["train", "vae", "--lr", "nan"], "lr"),
+    (["train", "vae", "--seed", "-1"], "seed"), (["train", "vae", "--threads", "-1"], "threads"),
+    (["train", "vae", "--device", "tpu"], "--device"), (["train", "vae", "--resume"], "no run"),
+    (["train"], "model"), ([], "COMMAND"), (["fly"], "fly"),
+])  # fmt: skip
+def test_bad_training(arguments: list[str], word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line that names what is wrong, exit status 2, and nothing written."""
+    out = tmp_path / "run"
+    if arguments[:1] == ["train"] and len(arguments) > 1:
+        arguments = [*arguments, "--out", str(out)]
+    assert word in refused(arguments, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_resume_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    """--resume without --out says so."""
+    assert "--out" in refused(["train", "vae", "--resume"], capsys)
+
+
+def test_an_existing_run_is_not_overwritten(runs: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Training into a run's folder, or going on with it as another model: refused, and no byte changed.  A file in the
+    place of the folder is refused too."""
+    out = runs("vae")
+    before = contents(out)
+    assert "--resume" in refused(train_command("vae", out), capsys)
+    assert "run of vae" in refused(["train", "gan", "--out", str(out), "--resume"], capsys)
+    assert "metrics.csv" in refused(train_command("vae", out / "metrics.csv"), capsys)
+    assert contents(out) == before
+
+
+BROKEN: dict[str, Callable[[Path], Any]] = {
+    "no checkpoint": lambda run: (run / "checkpoint.safetensors").unlink(),
+    "truncated checkpoint": lambda run: truncate(run / "checkpoint.safetensors", -100),
+    "empty checkpoint": lambda run: truncate(run / "checkpoint.safetensors", 0),
+    "foreign checkpoint": lambda run: save_file({"w": np.ones(3)}, run / "checkpoint.safetensors"),
+    "a picture for a checkpoint": lambda run: (run / "samples.png").replace(run / "checkpoint.safetensors"),
+    "checkpoint of other weights": lambda run: drop(run / "checkpoint.safetensors", "model.encoder.last.bias"),
+    "checkpoint without averages": lambda run: drop(run / "checkpoint.safetensors", "average.encoder.last.bias"),
+    "no settings": lambda run: (run / "settings.json").unlink(),
+    "truncated settings": lambda run: truncate(run / "settings.json", 40),
+    "settings of another model": lambda run: replace(run / "settings.json", '"vae"', '"rnn"'),
+    "settings of another size": lambda run: replace(run / "settings.json", '"latent": 2', '"latent": 3'),
+    "settings of other data": lambda run: replace(run / "settings.json", '"digits"', '"cifar"'),
+}
+
+
+def truncate(path: Path, length: int) -> None:
+    path.write_bytes(path.read_bytes()[:length])
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+def drop(path: Path, name: str) -> None:
+    arrays = load_file(path)
+    del arrays[name]
+    save_file(arrays, path, metadata={"nanogen checkpoint 1": "12"})
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_run_is_refused(
+    kind: str, runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sampling from, evaluating and going on with a run whose files are broken or not ours: one line, exit status 2,
+    and nothing written."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for name, bytes_ in contents(runs("vae")).items():
+        (run / name).write_bytes(bytes_)
+    BROKEN[kind](run)
+    before = contents(tmp_path)
+    commands = [["sample", str(run), "--out", str(tmp_path / "x.npz")], ["evaluate", str(run)],
+                ["train", "vae", "--out", str(run), "--resume"]]  # fmt: skip
+    if kind == "settings of other data":
+        commands.pop(0)  # sampling needs no data
+    if kind == "no checkpoint":
+        commands.pop()  # begins anew
+    for command in commands:
+        refused(command, capsys)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(("more", "word"), [
+    (["--out", "x.jpg"], ".png or .npz"), (["--out", "x.png", "-n", "0"], "-n"), ([], "--out"),
+    (["--out", "nowhere/x.png"], "nowhere"), (["--out", "x.npz", "--steps", "2"], "ddpm"),
+    (["--out", "x.npz", "--seed", "-1"], "seed"),
+])  # fmt: skip
+def test_bad_sampling(
+    more: list[str], word: str, runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A file of another kind, no images, a folder that is not there, DDIM for what is no DDPM: refused by name."""
+    run = runs("vae")
+    monkeypatch.chdir(tmp_path)
+    assert word in refused(["sample", str(run), *more], capsys)
+    assert word in refused(["sample", str(run), *more], capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("more", "word"), [
+    (["--steps", "4"], "1 … 3"), (["--steps", "0"], "1 … 3"), (["--eta", "0.5"], "--steps"),
+    (["--steps", "2", "--eta", "2"], "eta"),
+])  # fmt: skip
+def test_bad_ddim(
+    more: list[str], word: str, runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More steps than T, none, noise without DDIM, too much of it: refused by name."""
+    assert word in refused(["sample", str(runs("ddpm")), "--out", str(tmp_path / "x.png"), *more], capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_are_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that is not there, or is empty: refused with its name."""
+    for folder in (tmp_path / "nowhere", tmp_path):
+        assert folder.name in refused(["sample", str(folder), "--out", str(tmp_path / "x.png")], capsys)
+        assert folder.name in refused(["evaluate", str(folder)], capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_diverges(tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """A loss that is not finite: one line with the step and exit status 1, as the input was fine."""
+    with np.errstate(all="ignore"):
+        assert main(train_command("ddpm", tmp_path / "run", "--lr", "1e30")) == 1
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("nanogen: error: ")]
+    assert len(error) == 1
+    assert "step" in error[0]
