@@ -123,8 +123,8 @@ def manifold(model: VAE, side: int = 16) -> Image.Image:
 
 
 def gan_pictures(model: GAN, train: Images, rng: Generator) -> dict[str, Image.Image]:
-    """interpolation: arcs between latents, a row each, along which z stays as long as a draw is.  nearest: rows of samples, each above the training
-    image that is nearest to it: a sample that *is* one was learned by heart."""
+    """interpolation: arcs between latents, a row each, along which z stays as long as a draw is.  nearest: rows of
+    samples, each above the training image that is nearest to it: one that *is* it was learned by heart."""
     a, b = rng.normal((2, 8, 1, model.latent), dtype=model.anchor.dtype)
     angles = np.linspace(0, np.pi / 2, 10, dtype=a.dtype)[:, None]
     lines = model.picture((np.cos(angles) * to_numpy(a) + np.sin(angles) * to_numpy(b)).reshape(-1, model.latent))
