@@ -287,6 +287,17 @@ def test_average_warms_up() -> None:
         assert float(average.averages[0]) == pytest.approx(expected)
 
 
+def test_averages_are_copies() -> None:
+    """A rule that moves the parameters in place leaves the averages where they are until `update`."""
+    x = leaf(np.array([1.0, 2.0]))
+    average = optim.ExponentialMovingAverage([x], 0.5, warmup=False)
+    advance(optim.SGD([x], lr=1.0), [x], [np.array([4.0, 4.0])])
+    assert x.data.tolist() == [-3.0, -2.0]
+    assert average.averages[0].tolist() == [1.0, 2.0]
+    average.update()
+    assert average.averages[0].tolist() == [-1.0, 0.0]
+
+
 def test_average_is_swapped_in_and_out() -> None:
     """`with average:` the parameters are the averages, and afterwards themselves, even after an error; training on
     inside or outside leaves the other alone."""
