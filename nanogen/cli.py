@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -50,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--lr", type=float, help="largest learning rate (default: the model's recipe)")
     command.add_argument("--seed", type=int, default=0, help="of all random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")
-    command.add_argument("--threads", type=int, help="of the matrix products (default: the cores there are)")
+    command.add_argument("--threads", type=int, help="of the matrix products (default: the model's recipe)")
     command.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/MODEL-DATA)")
     command.add_argument("--resume", action="store_true", help="go on with the run in --out")
     command.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the model; see list")
@@ -92,8 +91,7 @@ def run_train(arguments: argparse.Namespace) -> None:
             images,
             dict(parse_model_setting(arguments.model, text) for text in arguments.set),
             data_dir=arguments.data_dir and str(Path(arguments.data_dir).resolve()),
-            threads=arguments.threads or len(os.sched_getaffinity(0)),
-            **{name: getattr(arguments, name) for name in ("steps", "batch", "lr", "seed", "device")},
+            **{name: getattr(arguments, name) for name in ("steps", "batch", "lr", "seed", "device", "threads")},
         )
     test = data.load(settings.data, "test", settings.data_dir)
     with threadpool_limits(settings.threads):

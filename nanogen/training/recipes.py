@@ -15,6 +15,7 @@ class Recipe:
     betas: Adam's decay rates.
     weight_decay: AdamW's.
     ema: the decay of the averaged weights that sampling and evaluation use.
+    threads: of the matrix products.  Small ones gain little by more than one, and lose much on a busy machine.
     model: settings of the model that differ from its defaults.
     """
 
@@ -25,6 +26,7 @@ class Recipe:
     weight_decay: float = 0.0
     warmup: int = 100
     ema: float = 0.995
+    threads: int = 1
     model: dict[str, Any] = field(default_factory=dict)
 
 
@@ -36,10 +38,12 @@ SMALL = {  # images of up to 16×16, a minute or so on two cores
 }
 
 LARGE = {  # larger ones, an hour or so
-    "pixelcnn": Recipe(steps=3000, lr=1e-3, ema=0.998, model={"channels": 64, "kernel_size": 7, "dropout": 0.0}),
-    "vae": Recipe(steps=4000, lr=1e-3, ema=0.998, model={"latent": 32, "decoder": "logistic"}),
-    "gan": Recipe(steps=4000, lr=3e-4, betas=(0.5, 0.999), warmup=0, model={"channels": 32}),
-    "ddpm": Recipe(steps=3000, lr=1e-3, ema=0.998, model={"channels": 32, "multipliers": (1, 2, 2)}),
+    "pixelcnn": Recipe(
+        threads=2, steps=3000, lr=1e-3, ema=0.998, model={"channels": 64, "kernel_size": 7, "dropout": 0.0}
+    ),
+    "vae": Recipe(threads=2, steps=4000, lr=1e-3, ema=0.998, model={"latent": 32, "decoder": "logistic"}),
+    "gan": Recipe(threads=2, steps=4000, lr=3e-4, betas=(0.5, 0.999), warmup=0, model={"channels": 32}),
+    "ddpm": Recipe(threads=2, steps=3000, lr=1e-3, ema=0.998, model={"channels": 32, "multipliers": (1, 2, 2)}),
 }
 
 

@@ -38,9 +38,9 @@ class Settings:
     weight_decay: float
     warmup: int
     ema: float
+    threads: int
     seed: int = 0
     device: str = "cpu"
-    threads: int = 1
     data_dir: str | None = None
     model_settings: dict[str, Any] = field(default_factory=dict)
 
