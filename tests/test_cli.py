@@ -127,6 +127,8 @@ def test_resume_after_an_interruption(
     with pytest.raises(Interruption):
         main(train_command(model, out))
     monkeypatch.setattr(cli, "train", real)
+    with (out / "metrics.csv").open("a") as file:
+        file.write("11,0.5,0.5\n")  # a row of a step that is lost, as the checkpoint is of the 10th
     for _ in range(2):
         assert main(["train", model, "--out", str(out), "--resume"]) == 0
         whole, resumed = contents(runs(model)), contents(out)
@@ -139,8 +141,13 @@ def test_resume_before_the_first_checkpoint(
 ) -> None:
     """Stopped before anything was saved, a resumed run begins anew and ends as one that was not stopped."""
     out = tmp_path / "run"
+
+    def interrupted(trainer: Any, run: Any, on_step: Any) -> None:
+        run.metrics_file.write_text("step,loss\n3,0.5\n")
+        raise Interruption
+
     with monkeypatch.context() as m:
-        m.setattr(cli, "train", lambda trainer, run, on_step: (_ for _ in ()).throw(Interruption))
+        m.setattr(cli, "train", interrupted)
         with pytest.raises(Interruption):
             main(train_command("vae", out))
     assert main(["train", "vae", "--out", str(out), "--resume"]) == 0
