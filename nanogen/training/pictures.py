@@ -24,7 +24,8 @@ def grid(images: np.ndarray, levels: int, columns: int) -> Image.Image:
     """Images (N, C, H, W) of integer levels, row by row, enlarged without smoothing."""
     images = to_numpy(images)
     n, c, height, width = images.shape
-    rows, gap, factor = math.ceil(n / columns), 2, max(1, math.ceil(IMAGE_SIDE / max(height, width)))
+    rows, factor = math.ceil(n / columns), max(1, math.ceil(IMAGE_SIDE / max(height, width)))
+    gap = max(3, factor)
     grey = (images.astype(np.float64) * (255 / (levels - 1))).round().astype(np.uint8).transpose(0, 2, 3, 1)
     canvas = np.full((rows * (height * factor + gap) - gap, columns * (width * factor + gap) - gap, c), GREY, np.uint8)
     for i, image in enumerate(grey.repeat(factor, axis=1).repeat(factor, axis=2)):
@@ -88,7 +89,7 @@ def special_pictures(model: GenerativeModel, train: Images, test: Images, rng: G
 
 def denoising(model: DDPM, rng: Generator, n: int = 8, frames: int = 12) -> Image.Image:
     """A film strip a row: x_t from noise (left) to image (right)."""
-    shown = [round(model.T * (1 - i / (frames - 1)) ** 2) for i in range(frames)]  # most happens at small t
+    shown = [round(model.T * (1 - i / (frames - 1)) ** 3) for i in range(frames)]  # most happens at small t
     film = {t: unscale_levels(x.data, model.levels) for t, x in model.ancestral(n, rng) if t in shown}
     strip = np.stack([to_numpy(film[t]) for t in sorted(film, reverse=True)], axis=1)
     return grid(strip.reshape(-1, *model.image_shape), model.levels, strip.shape[1])
