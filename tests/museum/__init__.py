@@ -1,0 +1,127 @@
+"""The museum of mistakes: famous bugs and wrong formulas, each one a change of our source that a test must notice.
+
+`mutations.toml` is the table.  `python -m tests.museum` applies each mutation alone to a copy of the source and runs
+the one test that has to fail then; `python -m tests.museum --write` writes the table into `tests/README.md`.
+
+Mutation testing: DeMillo, Lipton & Sayward 1978, Hints on Test Data Selection.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TABLE = ROOT / "tests" / "museum" / "mutations.toml"
+README = ROOT / "tests" / "README.md"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One mistake.
+
+    Attributes:
+        name: what to call it on the command line.
+        file: the file of `nanogen` that is changed.
+        old: the text that is replaced; it occurs exactly once in the file.
+        new: what takes its place.
+        test: the pytest node, under `tests`, that must fail then; without [parameters], any of its cases.
+        mistake: what is wrong, and where it is known from.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+    mistake: str
+
+    def apply(self, root: Path) -> None:
+        """Change the file below `root`.
+
+        Raises:
+            ValueError: a text that does not occur, or more than once."""
+        path = root / "nanogen" / self.file
+        source = path.read_text()
+        if (count := source.count(self.old)) != 1:
+            raise ValueError(f"{self.name}: the text to replace occurs {count} times in {self.file}, not once")
+        changed = source.replace(self.old, self.new)
+        ast.parse(changed, str(path))
+        path.write_text(changed)
+
+
+def table() -> dict[str, list[Mutation]]:
+    """The mutations by hall: the parts of the library, in the order of the file."""
+    halls = tomllib.loads(TABLE.read_text())
+    return {
+        hall: [Mutation(f"{hall}.{name}", **entry) for name, entry in known.items()] for hall, known in halls.items()
+    }
+
+
+def mutations() -> list[Mutation]:
+    return [mutation for hall in table().values() for mutation in hall]
+
+
+@functools.cache
+def functions(file: str) -> frozenset[str]:
+    """The names of the test functions in a file of `tests`."""
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
+def readme() -> str:
+    """`tests/README.md` as it should be: the introduction of this file's template, then the table."""
+    lines = [INTRODUCTION.format(count=len(mutations()))]
+    for hall, entries in table().items():
+        lines += [
+            f"### {TITLES.get(hall, hall.capitalize())}\n",
+            "| mistake | replaced by | caught by |",
+            "|---|---|---|",
+        ]
+        for m in entries:
+            change = f"{_code(m.old)} → {_code(m.new) if m.new.strip() else 'nothing'}<br>in `{m.file}`"
+            lines.append(
+                f"| **{m.name.partition('.')[2]}**: {m.mistake} | {change} | `{m.test.replace('::', ':: ')}` |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _code(text: str) -> str:
+    """A piece of source in one cell of a table."""
+    lines = [re.sub(r"\s+", " ", line.strip()) for line in text.strip("\n").split("\n")]
+    return "<br>".join(f"`{line}`" for line in lines if line).replace("|", "\\|")
+
+
+TITLES = {"pixelcnn": "PixelCNN", "vae": "VAE", "gan": "GAN", "ddpm": "DDPM", "unet": "U-Net", "known": "Known sources"}
+
+INTRODUCTION = """\
+# The tests
+
+Each test file goes with a part of the library and says, test by test, which equation it holds the code to: by
+enumeration, by quadrature, by an identity, by a second implementation (SciPy, torch), or by a statistical test whose
+power is stated and which refuses a deliberately wrong sampler.  No test compares the code with itself.
+
+    python -m pytest                                    # all: about a minute on two cores
+    python -m pytest tests/test_schedule.py             # one part
+    python -m pytest --hypothesis-profile=thorough      # 500 new examples a property in place of the same 20
+    python -m pytest -m museum                          # the museum below, 5 to 10 minutes
+
+`helpers.py` has gradients against central differences and arrays in every memory layout.  Hypothesis draws the same
+examples on every run (profile `ci`), so a red test stays red until the code changes.
+
+## The museum of mistakes
+
+{count} famous bugs and wrong formulas.  Each is applied alone to a copy of the source, and the one test named beside it
+must fail then, in its body, with the rest of the copy importing as before:
+
+    python -m tests.museum                              # all, 5 to 10 minutes; exits 1 if a mistake goes unnoticed
+    python -m tests.museum schedule.noise-without-root  # some, by name
+    python -m tests.museum --list
+
+The table is `museum/mutations.toml`; this page is written from it by `python -m tests.museum --write`.
+"""

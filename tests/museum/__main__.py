@@ -1,0 +1,121 @@
+"""Apply each mutation alone to a copy of the source, and see the named test fail."""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.museum import README, ROOT, Mutation, mutations, readme
+from tests.museum.report import COPY, REPORT
+
+SECONDS = 300
+# What a change that is no longer a program raises, or a machine that is too small.
+NOT_A_VERDICT = {"ImportError", "ModuleNotFoundError", "SyntaxError", "NameError", "KeyboardInterrupt", "MemoryError"}
+
+
+class Copy:
+    """nanogen, its tests and its settings in a scratch folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        ignore = shutil.ignore_patterns("__pycache__", ".hypothesis")
+        for name in ("nanogen", "tests"):
+            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+        for name in ("setup.cfg", "README.md"):
+            shutil.copy(ROOT / name, folder)
+
+    def run(self, *nodes: str) -> tuple[int, list[dict[str, str]], str]:
+        """pytest in a process of its own: its exit status, how each test ended, and what it printed."""
+        report = self.folder / "report.json"
+        report.unlink(missing_ok=True)
+        own = {COPY: str(self.folder), REPORT: str(report), "PYTHONPATH": str(self.folder)}
+        command = [sys.executable, "-B", "-m", "pytest", "-p", "tests.museum.report", "-p", "no:cacheprovider", "-x"]
+        command += ["--tb=line", "--hypothesis-profile=museum", *(f"tests/{node}" for node in nodes)]
+        try:
+            done = subprocess.run(
+                command, cwd=self.folder, env={**os.environ, **own}, capture_output=True, text=True, timeout=SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return -1, [], f"no end after {SECONDS} s"
+        outcomes = json.loads(report.read_text()) if report.is_file() else []
+        return done.returncode, outcomes, done.stdout + done.stderr
+
+    def try_out(self, mutation: Mutation) -> tuple[bool, str]:
+        """Whether the named test fails in its body under the mutation; and with what error, or what happened."""
+        shutil.rmtree(self.folder / "nanogen")
+        shutil.copytree(ROOT / "nanogen", self.folder / "nanogen", ignore=shutil.ignore_patterns("__pycache__"))
+        try:
+            mutation.apply(self.folder)
+        except (ValueError, OSError) as error:
+            return False, str(error)
+        status, outcomes, printed = self.run(mutation.test)
+        errors = [
+            o["error"] for o in outcomes if o["phase"] == "call" and o["outcome"] == "failed"
+            and o["node"].removeprefix("tests/").startswith(mutation.test) and o["error"] not in NOT_A_VERDICT
+        ]  # fmt: skip
+        if status == 1 and errors:
+            return True, errors[0]
+        return False, f"pytest's exit status {status}; {' '.join(printed.split())[-300:]}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.museum", description=__doc__)
+    parser.add_argument("names", nargs="*", help="which mutations (default: all)")
+    parser.add_argument("--list", action="store_true", help="print the mutations and stop")
+    parser.add_argument("--write", action="store_true", help="write the table into tests/README.md and stop")
+    parser.add_argument("--workers", type=int, default=1, help="how many at a time (default: 1)")
+    given = parser.parse_args()
+    if given.write:
+        README.write_text(readme())
+        return 0
+    chosen = [m for m in mutations() if not given.names or m.name in given.names]
+    if unknown := set(given.names) - {m.name for m in chosen}:
+        parser.error(f"no such mutation: {', '.join(sorted(unknown))}")
+    if given.list:
+        for m in chosen:
+            print(f"{m.name:40} {m.file:28} {m.mistake}")
+        return 0
+
+    start, survivors = time.perf_counter(), []
+    with tempfile.TemporaryDirectory() as scratch:
+        copies: queue.Queue[Copy] = queue.Queue()
+        for i in range(given.workers):
+            copies.put(Copy(Path(scratch).resolve() / str(i)))
+        untouched = copies.get()
+        tests = sorted({m.test for m in chosen})
+        status, _, printed = untouched.run(*tests)
+        if status != 0:
+            print(f"without any mutation the named tests do not pass:\n{printed[-4000:]}")
+            return 1
+        print(f"{len(tests)} tests pass on the source as it is, {time.perf_counter() - start:.0f} s", flush=True)
+        copies.put(untouched)
+
+        def try_out(mutation: Mutation) -> tuple[Mutation, bool, str, float]:
+            copy, begin = copies.get(), time.perf_counter()
+            try:
+                return mutation, *copy.try_out(mutation), time.perf_counter() - begin
+            finally:
+                copies.put(copy)
+
+        with concurrent.futures.ThreadPoolExecutor(given.workers) as pool:
+            for m, caught, how, seconds in pool.map(try_out, chosen):
+                verdict = "caught  " if caught else "SURVIVED"
+                print(f"{verdict} {m.name:50} {seconds:5.1f} s  {how}", flush=True)
+                survivors += [] if caught else [m.name]
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} caught, {time.perf_counter() - start:.0f} s")
+    if survivors:
+        print(f"survived: {' '.join(survivors)}")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
