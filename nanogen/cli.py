@@ -19,7 +19,15 @@ from nanogen.metrics import likelihood
 from nanogen.models import DDPM, MODELS
 from nanogen.training.loop import Trainer, rewind_metrics, train
 from nanogen.training.pictures import draw_pictures, grid
-from nanogen.training.run import EVALUATION, SAMPLES, Run, make_settings, model_parameters, parse_model_setting
+from nanogen.training.run import (
+    EVALUATION,
+    SAMPLES,
+    Run,
+    Settings,
+    make_settings,
+    model_parameters,
+    parse_model_setting,
+)
 
 SUMMARIES = {
     "pixelcnn": "pixel by pixel, exact likelihood (van den Oord et al. 2016)",
@@ -42,13 +50,13 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("train", help="train a model and show what it generates")
     command.add_argument("model", help=", ".join(MODELS))
-    command.add_argument("--data", default="digits", help=f"{', '.join(data.DATASETS)} (default: digits, bundled)")
+    command.add_argument("--data", help=f"{', '.join(data.DATASETS)} (default: digits, bundled)")
     command.add_argument("--data-dir", metavar="DIR", help="the folder of the data set's files")
     command.add_argument("--steps", type=int, help="training steps (default: the model's recipe)")
     command.add_argument("--batch", type=int, help="images a step (default: the model's recipe)")
     command.add_argument("--lr", type=float, help="largest learning rate (default: the model's recipe)")
-    command.add_argument("--seed", type=int, default=0, help="of all random numbers (default: 0)")
-    command.add_argument("--device", choices=DEVICES, default="cpu")
+    command.add_argument("--seed", type=int, help="of all random numbers (default: 0)")
+    command.add_argument("--device", choices=DEVICES, help="default: cpu")
     command.add_argument("--threads", type=int, help="of the matrix products (default: the model's recipe)")
     command.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/MODEL-DATA)")
     command.add_argument("--resume", action="store_true", help="go on with the run in --out")
@@ -74,18 +82,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_train(arguments: argparse.Namespace) -> None:
-    run = Run(arguments.out or free_folder(f"{arguments.model}-{arguments.data}"))
+    name = arguments.data or "digits"
+    run = Run(arguments.out or free_folder(f"{arguments.model}-{name}"))
     if arguments.resume:
         if arguments.out is None:
             raise ValueError("--resume needs the run's folder: --out DIR")
         settings = run.settings()
-        if settings.model != arguments.model:
-            raise ValueError(f"{run.folder} holds a run of {settings.model}, not of {arguments.model}")
+        check_same(arguments, settings)
         images = run.images("train")
     else:
         if run.exists():
             raise ValueError(f"{run.folder} already holds a run: --resume goes on with it")
-        images = data.load(arguments.data, "train", arguments.data_dir)
+        images = data.load(name, "train", arguments.data_dir)
         settings = make_settings(
             arguments.model,
             images,
@@ -117,6 +125,23 @@ def run_train(arguments: argparse.Namespace) -> None:
             train(trainer, run, on_step)
         for path in draw_pictures(run, images, test):
             print(f"wrote {path}")
+
+
+def check_same(arguments: argparse.Namespace, settings: Settings) -> None:
+    """A resumed run keeps its settings: what is given besides --resume must not say otherwise.
+
+    Raises:
+        ValueError: it does."""
+    if arguments.model != settings.model:
+        raise ValueError(f"{arguments.out} holds a run of {settings.model}, not of {arguments.model}")
+    for name in ("data", "steps", "batch", "lr", "seed", "device", "threads"):
+        given, own = getattr(arguments, name), getattr(settings, name)
+        if given not in (None, own):
+            raise ValueError(f"the run in {arguments.out} has {name} {own}, not {given}: --resume keeps its settings")
+    for name, given in (parse_model_setting(settings.model, text) for text in arguments.set):
+        if given != settings.model_settings.get(name, given):
+            own = settings.model_settings[name]
+            raise ValueError(f"the run in {arguments.out} has {name} {own}, not {given}: --resume keeps its settings")
 
 
 def free_folder(name: str) -> Path:
@@ -187,8 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "list": run_list}[parsed.command]
     try:
         command(parsed)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"nanogen: error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        print(f"nanogen: error: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
         print(f"nanogen: error: {error}", file=sys.stderr)

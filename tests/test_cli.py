@@ -383,3 +383,14 @@ def test_a_run_that_diverges(tmp_path: Path, no_pictures: None, capsys: pytest.C
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("nanogen: error: ")]
     assert len(error) == 1
     assert "step" in error[0]
+
+
+def test_resume_keeps_the_settings(runs: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command with --resume goes on; one that says otherwise is refused, and names what."""
+    out = runs("vae")
+    before = contents(out)
+    for flag, value, name in (("--steps", "99", "steps"), ("--seed", "5", "seed"), ("--lr", "0.5", "lr")):
+        assert name in refused(["train", "vae", "--out", str(out), "--resume", flag, value], capsys)
+    assert "latent" in refused(["train", "vae", "--out", str(out), "--resume", "--set", "latent=31"], capsys)
+    assert contents(out) == before
+    assert main([*train_command("vae", out), "--resume"]) == 0

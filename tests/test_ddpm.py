@@ -483,3 +483,10 @@ def test_bad_ways_of_sampling(how: dict[str, Any], word: str) -> None:
     """A number of steps outside 1 … T, or an η outside [0, 1], is refused by name."""
     with pytest.raises(ValueError, match=word):
         small().sample(**{"n": 1, "rng": ng.Generator(0), **how})
+
+
+def test_eta_is_ddim_s() -> None:
+    """eta has no meaning for the full chain: given without steps it is refused."""
+    model = DDPM((1, 4, 4), 4, T=3, channels=8, multipliers=(1,), heads=2)
+    with pytest.raises(ValueError, match="steps"):
+        model.sample(1, ng.Generator(0), eta=0.5)

@@ -413,3 +413,31 @@ def test_grid(colors: int) -> None:
         for dy, dx in ((0, 0), (1, 1), (0, 1)):
             assert np.array_equal(cell[dy::2, dx::2], expected)
     assert (picture[28 + gap :, 2 * (56 + gap) :] == GREY).all(), "no image there"
+
+
+def test_each_discriminator_step_sees_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """k steps of the discriminator draw k minibatches, and the next k go on from there.  Goodfellow et al. 2014,
+    algorithm 1."""
+    model_settings = {**TINY["gan"], "discriminator_steps": 3}
+    settings = make_settings("gan", some_images(), model_settings, steps=STEPS, batch=5)
+    trainer, seen = Trainer(settings, some_images()), []
+    loss = trainer.model.discriminator_loss
+
+    def record(images: np.ndarray, rng: ng.Generator) -> ng.Tensor:
+        seen.append(images)
+        return loss(images, rng)
+
+    trainer.updates = [
+        update._replace(loss=record) if update.name == "discriminator" else update for update in trainer.updates
+    ]
+    for _ in range(2):
+        trainer.advance()
+    expected = [some_images().images[batch_indices(i, 30, settings)] for i in range(1, 7)]
+    assert len(seen) == 6
+    assert all(np.array_equal(a, b) for a, b in zip(seen, expected, strict=True))
+
+
+def test_numbers_that_go_wrong_stop_the_run(tmp_path: Path) -> None:
+    """A learning rate far too large ends with the step and the advice, whichever part of the model notices first."""
+    with pytest.raises(FloatingPointError, match="smaller lr"), np.errstate(all="ignore"):
+        trained("vae", tmp_path, lr=1e6, steps=40)

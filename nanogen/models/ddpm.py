@@ -100,7 +100,12 @@ class DDPM(GenerativeModel):
     def sample(self, n: int, rng: Generator, steps: int | None = None, eta: float = 0.0) -> Array:
         """n images of integer levels: uint8 (n, C, H, W).
 
-        By the T steps of the reverse process (algorithm 2) or, given a number of `steps`, by DDIM in so many."""
+        By the T steps of the reverse process (algorithm 2) or, given a number of `steps`, by DDIM in so many.
+
+        Raises:
+            ValueError: n or steps out of range, an eta without steps."""
+        if steps is None and eta:
+            raise ValueError("eta is DDIM's: give steps too")
         trajectory = self.ancestral(n, rng) if steps is None else self.ddim(n, rng, steps, eta)
         for _, x in trajectory:
             last = x

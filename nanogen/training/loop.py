@@ -29,9 +29,9 @@ def learning_rate(step: int, settings: Settings) -> float:
 
 
 def batch_indices(step: int, count: int, settings: Settings) -> np.ndarray:
-    """Which images step 1, 2, … takes: every pass goes through all `count` images in an order of its own.
+    """Which images batch 1, 2, … takes: every pass goes through all `count` images in an order of its own.
 
-    A function of the step alone, so that a resumed run goes on where it was."""
+    A function of its number alone, so that a resumed run goes on where it was."""
     positions = np.arange((step - 1) * settings.batch, step * settings.batch)
     orders = {
         epoch: Generator(settings.seed).stream(SHUFFLES, epoch).permutation(count)
@@ -58,9 +58,13 @@ class Trainer:
         """One training step; the losses by name."""
         self.step += 1
         rng = Generator(self.settings.seed, self.settings.device).stream(STEPS, self.step)
-        images = self.images.images[batch_indices(self.step, len(self.images), self.settings)]
-        losses = {}
-        for name, loss_of, _ in self.updates:
+        losses, names = {}, [update.name for update in self.updates]
+        repeats = max(names.count(name) for name in names)
+        for i, (name, loss_of, _) in enumerate(self.updates):
+            batch = (
+                (self.step - 1) * repeats + names[:i].count(name) + 1
+            )  # an update that is repeated sees other images
+            images = self.images.images[batch_indices(batch, len(self.images), self.settings)]
             losses[name] = loss = loss_of(images, rng)
             for parameter, g in zip(self.parameters[name], grad(loss, self.parameters[name]), strict=True):
                 parameter.grad = g
@@ -106,7 +110,7 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None]) -> 
         on_step: is told the step and, every so many steps, the sum of the losses (NaN in between).
 
     Raises:
-        FloatingPointError: a loss that is not finite; the last checkpoint stays as it is.
+        FloatingPointError: a loss that is not finite, or can't be computed; the last checkpoint stays as it is.
     """
     names = list(trainer.parameters)
     recent: list[dict[str, Tensor]] = []
@@ -114,7 +118,10 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None]) -> 
         if trainer.step == 0:
             file.write(",".join(["step", *names]) + "\n")
         while trainer.step < trainer.settings.steps:
-            recent.append(trainer.advance())
+            try:
+                recent.append(trainer.advance())
+            except ValueError as error:  # numbers that have gone wrong are no density's parameters
+                raise FloatingPointError(f"step {trainer.step} failed, {error}: try a smaller lr") from error
             last, total = trainer.step == trainer.settings.steps, math.nan
             if last or trainer.step % LOG_EVERY == 0:
                 means = {name: sum(float(losses[name]) for losses in recent) / len(recent) for name in names}

@@ -33,7 +33,7 @@ class Recipe:
 SMALL = {  # images of up to 16×16, a minute or so on two cores
     "pixelcnn": Recipe(steps=800, lr=3e-3, ema=0.998, model={"channels": 64}),
     "vae": Recipe(steps=900, lr=1e-3, ema=0.998),
-    "gan": Recipe(steps=1000, lr=5e-4, betas=(0.5, 0.999), warmup=0),
+    "gan": Recipe(steps=800, lr=5e-4, betas=(0.5, 0.999), warmup=0),
     "ddpm": Recipe(steps=600, model={"T": 200, "channels": 32}),
 }
 
