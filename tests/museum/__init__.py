@@ -84,9 +84,8 @@ def readme() -> str:
         ]
         for m in entries:
             change = f"{_code(m.old)} → {_code(m.new) if m.new.strip() else 'nothing'}<br>in `{m.file}`"
-            lines.append(
-                f"| **{m.name.partition('.')[2]}**: {m.mistake} | {change} | `{m.test.replace('::', ':: ')}` |"
-            )
+            mistake = f"**{m.name.partition('.')[2]}**: {_escaped(m.mistake)}"
+            lines.append(f"| {mistake} | {change} | `{m.test.replace('::', ':: ')}` |")
         lines.append("")
     return "\n".join(lines)
 
@@ -94,7 +93,11 @@ def readme() -> str:
 def _code(text: str) -> str:
     """A piece of source in one cell of a table."""
     lines = [re.sub(r"\s+", " ", line.strip()) for line in text.strip("\n").split("\n")]
-    return "<br>".join(f"`{line}`" for line in lines if line).replace("|", "\\|")
+    return "<br>".join(f"`{_escaped(line)}`" for line in lines if line)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 TITLES = {"pixelcnn": "PixelCNN", "vae": "VAE", "gan": "GAN", "ddpm": "DDPM", "unet": "U-Net", "known": "Known sources"}
