@@ -467,7 +467,7 @@ def test_every_pixel_reaches_every_output() -> None:
     ({"T": 1}, "T must"), ({"T": 2.5}, "T must"), ({"schedule": "square"}, "schedule must be one of"),
     ({"variance": "learned"}, "variance must be one of beta, posterior"), ({"channels": 3}, "channels"),
     ({"channels": 0}, "channels"), ({"heads": 3}, "channels"), ({"blocks": 0}, "blocks"),
-    ({"multipliers": ()}, "channels"), ({"multipliers": (1, 0)}, "multipliers"), ({"dropout": -0.1}, "p must"),
+    ({"multipliers": ()}, "multipliers"), ({"multipliers": (1, 0)}, "multipliers"), ({"dropout": -0.1}, "p must"),
 ])  # fmt: skip
 def test_bad_settings(settings: dict[str, Any], word: str) -> None:
     """A setting that can't be is refused by name."""

@@ -59,7 +59,9 @@ class DDPM(GenerativeModel):
         if not isinstance(schedule, NoiseSchedule):
             check_choice(schedule=(schedule, tuple(SCHEDULES)))
             schedule = SCHEDULES[schedule](T)
-        if channels % 2 or not multipliers or channels * multipliers[-1] % heads:
+        if not multipliers:
+            raise ValueError("multipliers must be at least one positive integer, got none")
+        if channels % 2 or channels * multipliers[-1] % heads:
             raise ValueError(f"channels must be even, and divide into {heads} heads at the end, got {channels}")
         self.schedule, self.variance = schedule, variance
         self.unet = UNet(image_shape[0], channels, tuple(multipliers), blocks, heads, dropout, rng or Generator(0))

@@ -94,16 +94,18 @@ class NoiseSchedule:
         return 0.0 - np.expm1(self._log_alpha_bars[t] - self._log_alpha_bars[s])
 
     def at(self, table: np.ndarray, t: Any, like: Any) -> Any:
-        """table[t] in the type and on the device of `like` (N, …), a number per image: (N, 1, …, 1), or () for one t.
+        """table[t], array or tensor as `like` (N, …) is: a number per image, (N, 1, …, 1), or () for one t.
 
         Raises:
             ValueError: a time outside 0 … T."""
         array = like.data if isinstance(like, Tensor) else like
-        xp, times = array_module(array), np.asarray(t.data if isinstance(t, Tensor) else t)
+        xp = array_module(array)
+        times = xp.asarray(t.data if isinstance(t, Tensor) else t)
         check_range("t", times, self.T + 1)
         dtype = array.dtype if array.dtype.kind == "f" else np.float64
-        values = xp.asarray(table[times].astype(dtype))
-        return values.reshape(values.shape + (1,) * (array.ndim - values.ndim if values.ndim else 0))
+        values = xp.asarray(table.astype(dtype))[times]
+        values = values.reshape(values.shape + (1,) * (array.ndim - values.ndim if values.ndim else 0))
+        return Tensor(values) if isinstance(like, Tensor) else values
 
     def q_sample(self, x0: Any, t: Any, noise: Any) -> Any:
         """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, a draw from q(x_t | x_0).  Ho et al. 2020, eq. 4."""
