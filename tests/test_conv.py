@@ -241,3 +241,16 @@ def test_errors_name_what_is_wrong(message):
     """Shapes that do not fit and settings out of range raise ValueError before any work is done."""
     with pytest.raises(ValueError, match=message):
         ERRORS[message]()
+
+
+@given(stride=st.integers(2, 4), kernel=st.integers(1, 9), height=st.integers(4, 6), seed=st.integers(0, 99))
+def test_checkerboard_only_where_the_stride_does_not_divide_the_kernel(stride, kernel, height, seed):
+    """An even image under an even kernel comes out even, away from the border, if and only if the stride divides the
+    kernel: else some pixels are reached by more places than others.  Odena et al. 2016, "Deconvolution and checkerboard
+    artifacts"."""
+    weight = np.random.default_rng(seed).integers(1, 9, (2, 3, 1, 1)) * np.ones((1, 1, kernel, kernel))
+    x = np.ones((1, 2, height + kernel, height + 1 + kernel))
+    out = F.conv_transpose2d(x, weight, stride=stride).data
+    inner_part = out[:, :, kernel:-kernel, kernel:-kernel]
+    even = all((inner_part[0, o] == inner_part[0, o, 0, 0]).all() for o in range(3))
+    assert even == (kernel % stride == 0)

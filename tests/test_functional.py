@@ -881,3 +881,37 @@ def test_layouts_are_what_they_say(data):
         assert np.array_equal(x, y)
         assert y.flags.c_contiguous == (layout == "contiguous")
         assert (min(y.strides) < 0) == (layout == "reversed")
+
+
+@given(st.data())
+def test_cross_entropy_does_not_care_which_class_is_called_1(data):
+    """BCE(p, t) = BCE(1 − p, 1 − t), the logit of 1 − p being minus that of p; far out too, where a clip on one side
+    would show."""
+    draw = Draw(data)
+    shape = (draw.number(1, 3), draw.number(1, 4))
+    x, t = 300.0 * draw.array(shape), 0.5 + 0.5 * np.tanh(draw.array(shape))
+    one = F.binary_cross_entropy_with_logits(ng.tensor(x), t, reduction="none").data
+    other = F.binary_cross_entropy_with_logits(ng.tensor(-x), 1 - t, reduction="none").data
+    np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11)
+    assert (one >= 0).all()
+    assert np.isfinite(one).all()
+
+
+@given(st.data())
+def test_batch_mates(data):
+    """Group norm, and batch norm in evaluation, treat each image alone; batch norm in training does not.
+
+    Wu & He 2018, section 3; Ioffe & Szegedy 2015, algorithm 2."""
+    draw = Draw(data)
+    x, weight, bias = draw.array((4, 6, 3, 2)), draw.array((6,)), draw.array((6,))
+    moments = lambda: (ng.tensor(np.linspace(-1, 1, 6)), ng.tensor(np.linspace(0.5, 2, 6)))
+    alone = {
+        "group": lambda x: F.group_norm(x, 3, weight, bias).data,
+        "batch, evaluation": lambda x: F.batch_norm(x, *moments(), weight, bias, training=False).data,
+    }
+    for f in alone.values():
+        np.testing.assert_allclose(f(ng.tensor(x))[1:2], f(ng.tensor(x[1:2])), rtol=1e-12, atol=1e-12)
+    together = lambda x: F.batch_norm(x, None, None, np.ones(6), np.zeros(6), training=True).data
+    others = x.copy()
+    others[0] = others[0] * 3 + np.arange(6).reshape(6, 1, 1)
+    assert not np.allclose(together(ng.tensor(x))[1:], together(ng.tensor(others))[1:])

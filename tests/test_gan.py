@@ -236,3 +236,37 @@ def test_bad_settings(settings: dict[str, Any], word: str) -> None:
         small(**settings)
     with pytest.raises(ValueError, match="n must"):
         small().sample(0, ng.Generator(0))
+
+
+def value_of_the_game(p: np.ndarray, q: np.ndarray) -> float:
+    """V(D*, G) = E_p[log D*] + E_q[log(1 − D*)] with D* = p / (p + q), from the definition."""
+    return float(special.xlogy(p, p / (p + q)).sum() + special.xlogy(q, q / (p + q)).sum())
+
+
+def divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """JSD = ½ KL(p‖m) + ½ KL(q‖m), m = (p + q) / 2, in nats.  Lin 1991, eq. 3.5."""
+    m = (p + q) / 2
+    return float((special.rel_entr(p, m) + special.rel_entr(q, m)).sum() / 2)
+
+
+def test_the_game_at_its_ends() -> None:
+    """V(D*, G) is −log 4 where the densities are the same and 0 where they have nothing in common: JSD is 0 and log 2.
+
+    Goodfellow et al. 2014, theorem 1, in the right form, 2 · JSD − log 4."""
+    p, q = np.array([0.2, 0.3, 0.5]), np.array([0.6, 0.3, 0.1])
+    assert value_of_the_game(p, p) == pytest.approx(-math.log(4), abs=1e-15)
+    apart = np.array([0.5, 0.5, 0, 0]), np.array([0, 0, 0.3, 0.7])
+    with np.errstate(invalid="ignore"):
+        assert value_of_the_game(*apart) == pytest.approx(0, abs=1e-15)
+    assert value_of_the_game(p, q) == pytest.approx(2 * divergence(p, q) - math.log(4), abs=1e-14)
+    assert value_of_the_game(p, q) != pytest.approx(divergence(p, q) - math.log(4), abs=1e-2)
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 20)] * 3), min_size=2, max_size=6))
+def test_the_root_of_the_divergence_is_a_metric(counts: list[tuple[int, int, int]]) -> None:
+    """√JSD(p, r) ≤ √JSD(p, q) + √JSD(q, r); JSD itself does not obey.  Endres & Schindelin 2003, theorem 1."""
+    p, q, r = (np.array(column) + 1e-3 for column in zip(*counts, strict=True))
+    p, q, r = p / p.sum(), q / q.sum(), r / r.sum()
+    assert divergence(p, r) ** 0.5 <= divergence(p, q) ** 0.5 + divergence(q, r) ** 0.5 + 1e-9
+    ends, middle = (np.array([1.0, 0.0]), np.array([0.0, 1.0])), np.array([0.5, 0.5])
+    assert divergence(*ends) > divergence(ends[0], middle) + divergence(middle, ends[1]) + 0.1

@@ -466,3 +466,37 @@ def test_estimators_of_the_bound() -> None:
         error = math.hypot(estimate.std(), full.std()) / n**0.5
         assert estimate.mean() == pytest.approx(full.mean(), abs=ERRORS * error)
         assert abs(estimate.mean() - full.mean() * 7 / 8) > ERRORS * error, "a weight of T − 1 would show"
+
+
+@pytest.mark.parametrize("variance", ["beta", "posterior"])
+def test_the_bound_is_the_trajectorys(variance: str) -> None:
+    """L_T + Σ L_{t−1} + L_0 = E_q[−log p(x_T) − Σ_t log p_θ(x_{t−1}|x_t) / q(x_t|x_{t−1})]: the form with KLs and the
+    one over whole trajectories have one expectation.  Sohl-Dickstein et al. 2015, eq. 10 to 14;
+    Ho et al. 2020, eq. 3 and 5 and appendix A.
+
+    40,000 trajectories: a term of the wrong factor, or t off by one, is many standard errors away."""
+    levels, n = 3, 40_000
+    model = DDPM((1, 1, 1), levels, T=4, schedule="cosine", variance=variance, channels=8, multipliers=(1,), heads=2)
+    model = model.to(np.float64)
+    model.predict_noise = lambda x_t, t, rng=None: 0.6 * x_t + 0.05 * np.reshape(t, (-1, 1, 1, 1))
+    images, rng, schedule = np.full((n, 1, 1, 1), 2, np.uint8), np.random.default_rng(0), model.schedule
+    closed = model.bound_terms(images, ng.Generator(5)).data.sum(1)
+
+    def log_normal(x: np.ndarray, mean: np.ndarray, variance: float) -> np.ndarray:
+        return (-0.5 * (x - mean) ** 2 / variance - 0.5 * math.log(2 * math.pi * variance)).reshape(len(x))
+
+    x = [np.full((n, 1, 1, 1), 1.0)]  # level 2 of 3
+    for t in range(1, 5):
+        x.append(schedule.alphas[t] ** 0.5 * x[-1] + schedule.betas[t] ** 0.5 * rng.normal(size=x[0].shape))
+    total = -log_normal(x[4], np.zeros_like(x[4]), 1.0)
+    for t in range(2, 5):
+        mean = model.p_mean(ng.tensor(x[t]), np.full(n, t)).data
+        total -= log_normal(x[t - 1], mean, model.reverse_variances[t])
+        total += log_normal(x[t], schedule.alphas[t] ** 0.5 * x[t - 1], schedule.betas[t])
+    total += log_normal(x[1], schedule.alphas[1] ** 0.5 * x[0], schedule.betas[1])
+    mean, std = model.p_mean(ng.tensor(x[1]), np.full(n, 1)).data, model.reverse_variances[1] ** 0.5
+    decoder = ng.distributions.DiscretizedNormal(mean, np.full((), math.log(std)), levels)
+    total -= decoder.log_prob(images).data.reshape(n)
+    error = math.hypot(total.std(), closed.std()) / n**0.5
+    assert error < 0.05
+    assert total.mean() == pytest.approx(closed.mean(), abs=5 * error)

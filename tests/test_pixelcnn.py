@@ -184,3 +184,29 @@ def test_bad_images(images: Any, error: type[Exception], word: str) -> None:
             call(images)
     with pytest.raises(ValueError, match="n must"):
         network.sample(0, ng.Generator(0))
+
+
+def test_receptive_field_and_its_blind_spot() -> None:
+    """A plain stack of 3×3 masked convolutions sees, after L of mask B upon one of mask A, exactly the pixels that
+    L + 1 causal steps reach: each step stays, goes one to the left, or one up and at most one aside.  To the right
+    that is a wedge: of the past above and to the right, a blind spot stays unseen however deep the network.
+
+    van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders, figure 1."""
+    size, row, column, blocks = 9, 7, 4, 6
+    network = PixelCNN((1, size, size), 2, channels=8, blocks=blocks, kernel_size=3, rng=ng.Generator(3)).to(np.float64)
+    for name, parameter in network.named_parameters():  # no relu is shut: what can be seen is seen
+        parameter.data = np.abs(parameter.data) + 0.1 if name.endswith("bias") else np.abs(parameter.data)
+    x = leaf(np.abs(np.random.default_rng(2).normal(size=(1, 1, size, size))))
+    slopes = ng.grad(network(x)[0, row, column, 0].sum(), [x])[0].data[0, 0]
+
+    moves = {(0, -1), (-1, -1), (-1, 0), (-1, 1)}
+    reached = {(row + i, column + j) for i, j in moves}
+    for _ in range(blocks):
+        reached |= {(i + a, j + b) for i, j in reached for a, b in moves}
+    expected = np.array([[(i, j) in reached for j in range(size)] for i in range(size)])
+    assert np.array_equal(slopes != 0, expected)
+    past = np.arange(size * size).reshape(size, size) < row * size + column
+    assert not (expected & ~past).any()
+    blind = past & ~expected
+    assert blind.any()
+    assert all(j > column and j - column > row - i for i, j in zip(*np.nonzero(blind), strict=True) if i > row - blocks)
