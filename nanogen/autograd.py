@@ -205,12 +205,13 @@ def tensor(data: Any, requires_grad: bool = False, dtype: Any = None, device: st
 
 def constant(value: Any, beside: Sequence[Any] = ()) -> Tensor:
     """`value` as a tensor without a copy.  A Python or NumPy scalar takes the type and device of the tensors
-    `beside` it, so that `x * 0.5` keeps the type of x."""
+    or arrays `beside` it, so that `x * 0.5` keeps the type of x."""
     if isinstance(value, Tensor):
         return value
     if not isinstance(value, bool | int | float | np.generic):
         return Tensor(array_module(value).asarray(value))
     others = [x.data for x in beside if isinstance(x, Tensor)]
+    others += [x for x in beside if hasattr(x, "ndim") and not isinstance(x, Tensor | np.generic)]
     if not others:
         return Tensor(np.asarray(value))
     like = next((x for x in others if x.dtype.kind == "f"), others[0])

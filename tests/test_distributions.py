@@ -398,3 +398,68 @@ def test_levels_and_centres(levels: int) -> None:
         assert np.array_equal(D.unscale_levels(centres + moved * 2 / (levels - 1), levels), x)
     assert D.unscale_levels(np.array([-9.0, 9.0]), levels).tolist() == [0, levels - 1]
     assert D.unscale_levels(centres, levels).dtype == np.uint8
+
+
+# Samples are functions of the generator's numbers: equalities, where a statistical test would let a sign or a type by
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_normal_samples_are_mean_plus_std_times_noise(dtype: type) -> None:
+    """x = μ + σ ε with the generator's own ε, in the parameters' type.  Kingma & Welling 2014, section 2.4."""
+    mean, std = np.array([1.0, -2.0], dtype), np.array([0.5, 3.0], dtype)
+    drawn = D.Normal(mean, std).sample(ng.Generator(4), (5,)).data
+    assert drawn.dtype == dtype
+    assert np.array_equal(drawn, mean + std * ng.Generator(4).normal((5, 2), dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_bernoulli_samples_are_where_u_is_below_p(dtype: type) -> None:
+    """x = 1 where u < sigmoid(logit), u the generator's own, all in the logits' type."""
+    logits = np.linspace(-2, 2, 7).astype(dtype)
+    drawn = D.Bernoulli(logits).sample(ng.Generator(4), (50,)).data
+    assert drawn.dtype == dtype
+    assert np.array_equal(drawn, ng.Generator(4).uniform((50, 7), dtype) < special.expit(logits))
+
+
+def test_categorical_samples_invert_the_cumulative_distribution() -> None:
+    """The first class whose cumulative probability exceeds u; rows of logits far apart, and far from 0, do not meet."""
+    logits = np.array([[[0.0, 1.0, -1.0], [900.0, 901.0, 899.5]], [[-900.0, -902.0, -900.5], [3.0, 3.0, 3.0]]])
+    drawn = D.Categorical(logits).sample(ng.Generator(4), (40,)).data
+    u = ng.Generator(4).uniform((40, 2, 2, 1), np.float64)[..., 0]
+    p = special.softmax(logits, axis=-1)
+    expected = [[[np.searchsorted(p[i, j].cumsum(), u[k, i, j], "right") for j in (0, 1)] for i in (0, 1)]
+                for k in range(40)]  # fmt: skip
+    assert np.array_equal(drawn, expected)
+
+
+def test_logistic_samples_invert_the_cumulative_distribution() -> None:
+    """x = μ + s · logit(u), rounded to the nearest level; as many as the parameters' shapes make together."""
+    mean, log_scale = np.array([-0.5, 0.0, 0.8]), -1.2
+    drawn = D.DiscretizedLogistic(mean, log_scale, 9).sample(ng.Generator(4), (30,)).data
+    u = ng.Generator(4).uniform((30, 3), np.float64)
+    x = mean + math.exp(log_scale) * special.logit(u)
+    assert np.array_equal(drawn, np.clip(np.rint((x + 1) * 4), 0, 8))
+
+
+def test_a_number_beside_an_array_takes_its_type() -> None:
+    """Of mean and log-scale one may be a number: the density stays in the other's type."""
+    array = np.zeros(3, np.float32)
+    for kind in (D.DiscretizedNormal, D.DiscretizedLogistic):
+        assert kind(0.25, array, 5).log_prob(np.arange(3)).dtype == np.float32
+        assert kind(array, -1.0, 5).log_prob(np.arange(3)).dtype == np.float32
+        with pytest.raises(ValueError, match=r"^levels must be in 0 … 4, got 5"):
+            kind(0.25, array, 5).log_prob(np.array([5]))
+
+
+def test_many_levels_are_not_cut_to_bytes() -> None:
+    """Up to 256 levels fit uint8; the 257th does not."""
+    assert D.unscale_levels(np.ones(1), 256).dtype == np.uint8
+    for count in (257, 300):
+        assert D.unscale_levels(np.ones(1), count).tolist() == [count - 1]
+
+
+def test_log1mexp_has_a_slope_everywhere() -> None:
+    """d/dx log(1 − e⁻ˣ) = 1 / (eˣ − 1), for the smallest x and for large: no branch spoils the other's gradient."""
+    x = leaf(np.array([1e-300, 1e-20, 0.5, 0.8, 30.0, 700.0]))
+    slope = ng.grad(D.log1mexp(x).sum(), [x])[0].data
+    np.testing.assert_allclose(slope, 1 / np.expm1(x.data), rtol=1e-12)
