@@ -1,0 +1,45 @@
+"""What the README says of the code is so."""
+
+from __future__ import annotations
+
+import re
+from functools import reduce
+from pathlib import Path
+
+import nanogen as ng
+import nanogen.distributions
+import nanogen.functional.conv
+import nanogen.models.gan
+import nanogen.nn.layers
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_every_equation_has_its_function_and_its_test() -> None:
+    """The table from equation to function and test names what exists."""
+    table = TEXT.partition("| equation | source | function | test |")[2].partition("\n\n")[0]
+    rows = [line.split(" | ")[-2:] for line in table.splitlines()[2:]]
+    assert len(rows) >= 20
+    for functions, test in rows:
+        first, *others = re.findall(r"`([\w.]+)`", functions)
+        parent = first.rpartition(".")[0]
+        for name in (first, *(f"{parent}.{other}" for other in others)):
+            assert callable(reduce(getattr, name.split("."), ng)), name
+        file, _, function = test.strip("`| ").partition("::")
+        assert f"def {function}(" in (ROOT / "tests" / file).read_text(), test
+
+
+def test_the_reading_order_is_the_import_order() -> None:
+    """Each file in the table of what to read exists, and every file of the library is in it."""
+    table = TEXT.partition("| file | what it is |")[2].partition("\n\n")[0]
+    listed: set[Path] = set()
+    for line in table.splitlines()[2:]:
+        names = re.findall(r"`([\w./]+)`", line.split(" | ")[0])
+        folder = Path(names[0]).parent if not names[0].endswith("/") else Path(names[0])
+        for name in (names[0], *(str(folder / other) for other in names[1:])):
+            path = ROOT / name
+            assert path.exists(), name
+            listed |= {path} if path.is_file() else set(path.glob("*.py"))
+    for path in (ROOT / "nanogen").rglob("*.py"):
+        assert path in listed or path.name == "__init__.py", path
