@@ -72,8 +72,16 @@ class Mirror(nn.Module):
                 setattr(self, name, counterpart(part))
 
     def scaled(self, images: np.ndarray) -> torch.Tensor:
-        x = torch.from_numpy(scale_levels(images, self.ours[0].levels))
+        x = torch.from_numpy(scale_levels(images, self.ours[0].levels, self.dtype))
         return x.to(memory_format=self.memory_format)
+
+    def normal(self, rng: ng.Generator, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.from_numpy(rng.normal(shape, self.dtype))
+
+    @property
+    def dtype(self) -> Any:
+        """NumPy's name of the parameters' type."""
+        return np.float64 if next(self.parameters()).dtype == torch.float64 else np.float32
 
     memory_format = torch.contiguous_format
 
@@ -83,10 +91,6 @@ def counterpart(module: ng.nn.Module) -> nn.Module:
         if type(module) is ours:
             return theirs(module)
     return layers_of(module)
-
-
-def normal(rng: ng.Generator, shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.from_numpy(rng.normal(shape))
 
 
 class PixelBlock(Mirror):
@@ -135,7 +139,7 @@ class VAE(Mirror):
         n, c, h, w = images.shape
         mean, log_variance = self.encoder(self.scaled(images))
         std = torch.exp(0.5 * log_variance)
-        out = self.decoder(mean + std * normal(rng, mean.shape)).reshape(n, c, -1, h, w).permute(0, 2, 1, 3, 4)
+        out = self.decoder(mean + std * self.normal(rng, mean.shape)).reshape(n, c, -1, h, w).permute(0, 2, 1, 3, 4)
         levels = torch.from_numpy(images.astype(np.int64))
         if self.ours[0].density == "categorical":
             reconstruction = F.cross_entropy(out, levels, reduction="sum")
@@ -173,7 +177,7 @@ class DiscriminatorNetwork(Mirror):
 
 class GAN(Mirror):
     def generate(self, n: int, rng: ng.Generator) -> torch.Tensor:
-        return self.generator(normal(rng, (n, self.ours[0].latent)))
+        return self.generator(self.normal(rng, (n, self.ours[0].latent)))
 
     def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
         with torch.no_grad():
@@ -206,7 +210,7 @@ class Attention(Mirror):
 class UNet(Mirror):
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         half = self.ours[0].channels // 2
-        angles = t.float()[:, None] * 10000.0 ** -(torch.arange(half) / half)
+        angles = t.to(x.dtype)[:, None] * 10000.0 ** -(torch.arange(half, dtype=x.dtype) / half)
         time = self.time2(F.silu(self.time1(torch.cat([angles.sin(), angles.cos()], dim=1))))
         h = self.first(x)
         kept = [h]
@@ -226,9 +230,9 @@ class DDPM(Mirror):
     def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
         x0, schedule = self.scaled(images), self.ours[0].schedule
         t = rng.integers(1, schedule.T + 1, len(images))
-        noise = normal(rng, images.shape).to(memory_format=self.memory_format)
+        noise = self.normal(rng, images.shape).to(memory_format=self.memory_format)
         signal, spread = (
-            torch.from_numpy(table[t].astype(np.float32))[:, None, None, None]
+            torch.from_numpy(table[t].astype(self.dtype))[:, None, None, None]
             for table in (schedule.sqrt_alpha_bars, schedule.sqrt_one_minus_alpha_bars)
         )
         return F.mse_loss(self.unet(signal * x0 + spread * noise, torch.from_numpy(t)), noise)
