@@ -391,3 +391,81 @@ def test_tensor_copies_and_keeps_the_type():
     assert np.asarray(x).dtype == np.float32
     assert "requires_grad=True" in repr(leaf(np.ones(1)))
     assert cast(x, dtype=np.dtype("float64")).dtype == np.float64
+
+
+# What a tensor is besides a place in the graph
+
+
+def test_to_another_type_and_back():
+    """`to` gives a tensor of the type asked for, itself if it has that type, and passes gradients on in the old one."""
+    x = leaf(np.array([1.5, -2.0, 0.25], np.float32))
+    assert x.to(np.float32) is x
+    assert x.to("float32") is x
+    wide = x.to(np.float64)
+    assert wide.dtype == np.float64
+    assert np.array_equal(wide.data, x.data)
+    (g,) = ng.grad((wide * wide).sum(), [x])
+    assert g.dtype == np.float32
+    assert np.array_equal(g.data, 2 * x.data)
+    assert ng.tensor([1, 2]).to("float32").dtype == np.float32
+
+
+def test_to_the_device_it_is_on():
+    """`to("cpu")` of what lies there is the tensor itself; a device that does not exist is no type either."""
+    x = leaf(np.ones(2))
+    assert x.to("cpu") is x
+    assert x.device == "cpu"
+    for name in ("CPU", "gpu"):
+        with pytest.raises(TypeError):
+            x.to(name)
+
+
+def test_a_tensor_as_an_array():
+    """NumPy sees the numbers: without a copy where it may, with one where it must, in the type asked for."""
+    x = ng.tensor([1.0, 2.5])
+    assert np.shares_memory(np.asarray(x), x.data)
+    assert not np.shares_memory(np.array(x), x.data)
+    assert np.asarray(x, dtype=np.float32).dtype == np.float32
+    with pytest.raises(ValueError, match="copy"):
+        np.array(x, dtype=np.float32, copy=False)
+    assert (len(x), float(x[1]), int(x[1]), bool(x[0])) == (2, 2.5, 2, True)
+
+
+def test_a_tensor_says_what_it_is():
+    """repr shows the numbers, and requires_grad only where it is so."""
+    assert repr(ng.tensor([1.0])) == "tensor(array([1.]))"
+    assert repr(ng.tensor([1.0], requires_grad=True)) == "tensor(array([1.]), requires_grad=True)"
+
+
+def test_tensors_are_made_of_numbers():
+    """Arrays, tensors, lists, numbers and bools; not text and not objects.  A tensor of a tensor is a copy."""
+    x = ng.tensor([1.0, 2.0])
+    y = ng.tensor(x)
+    assert not np.shares_memory(x.data, y.data)
+    assert ng.tensor([True, False]).dtype == bool
+    assert ng.tensor(np.arange(3, dtype=np.uint8)).dtype == np.uint8
+    assert ng.tensor([1.0], dtype=np.float32).dtype == np.float32
+    assert ng.tensor([1.0], device="cpu").device == "cpu"
+    for wrong in ("text", [None], [1j]):
+        with pytest.raises(TypeError, match=r"^data must be real numbers"):
+            ng.tensor(wrong)
+
+
+def test_gradients_of_backward_have_no_graph():
+    """What `backward` leaves in `.grad` is a constant; what `grad` gives is one unless create_graph is asked for."""
+    x = leaf(np.array([2.0]))
+    (x**3).sum().backward()
+    assert not x.grad.requires_grad
+    assert not ng.grad((x**3).sum(), [x])[0].requires_grad
+    assert ng.grad((x**3).sum(), [x], create_graph=True)[0].requires_grad
+
+
+def test_parameters_by_position_and_by_name():
+    """What a primitive takes after its tensors may be passed by position or by name; what it lacks is refused."""
+    x = leaf(np.arange(6.0).reshape(2, 3))
+    assert np.array_equal(F.sum(x, 1, True).data, F.sum(x, dim=1, keepdim=True).data)
+    assert np.array_equal(F.sum(input=x, dim=0).data, x.data.sum(0))
+    with pytest.raises(TypeError, match="argument"):
+        F.sum(x, 1, True, 3)
+    with pytest.raises(TypeError, match="missing"):
+        F.multiply(x)

@@ -225,3 +225,22 @@ def test_bad_times(t: Any) -> None:
     x = np.zeros((np.size(t), 1))
     with pytest.raises(ValueError, match="t must"):
         NoiseSchedule.linear(10).q_sample(x, np.array(t), x)
+
+
+def test_one_time_and_integer_images() -> None:
+    """One t gives one number, of no axes; integer images are scaled in float64, not cut to integers."""
+    schedule = NoiseSchedule.linear(10)
+    x0 = np.arange(6).reshape(3, 1, 1, 2)
+    assert schedule.at(schedule.alphas, 4, x0).shape == ()
+    assert schedule.at(schedule.alphas, np.array([4, 5, 6]), x0).shape == (3, 1, 1, 1)
+    x_t = schedule.q_sample(x0, 4, np.zeros(x0.shape))
+    assert x_t.dtype == np.float64
+    np.testing.assert_allclose(x_t, schedule.alpha_bars[4] ** 0.5 * x0)
+
+
+def test_at_time_0_nothing_has_happened() -> None:
+    """q_sample gives x_0 back, and the step that is none moves nothing: ᾱ_0 = 1, β_0 = 0."""
+    schedule, x, noise = NoiseSchedule.cosine(10), np.linspace(-1, 1, 5), np.ones(5)
+    np.testing.assert_array_equal(schedule.q_sample(x, 0, noise), x)
+    np.testing.assert_array_equal(schedule.mean_from_noise(x, 0, noise), x)
+    np.testing.assert_array_equal(schedule.mean_from_x0(x, 0, noise), 0 * x)
