@@ -212,9 +212,7 @@ def constant(value: Any, beside: Sequence[Any] = ()) -> Tensor:
         return Tensor(array_module(value).asarray(value))
     others = [x.data for x in beside if isinstance(x, Tensor)]
     others += [x for x in beside if hasattr(x, "ndim") and not isinstance(x, Tensor | np.generic)]
-    if not others:
-        return Tensor(np.asarray(value))
-    like = next((x for x in others if x.dtype.kind == "f"), others[0])
+    like = next((x for x in others if x.dtype.kind == "f"), others[0] if others else np.asarray(value))
     keeps_type = like.dtype.kind == "f" or (like.dtype.kind in "iu" and isinstance(value, int | np.integer))
     return Tensor(array_module(like).asarray(value, dtype=like.dtype if keeps_type else None))
 

@@ -44,9 +44,6 @@ _OPERATORS: dict[str, Callable[..., Tensor]] = {
 for _name, _operation in _OPERATORS.items():
     setattr(Tensor, f"__{_name}__", lambda self, other, f=_operation: f(self, other))
     setattr(Tensor, f"__r{_name}__", lambda self, other, f=_operation: f(other, self))
-setattr(Tensor, "__neg__", lambda self: negative(self))
-setattr(Tensor, "__abs__", lambda self: abs(self))
-setattr(Tensor, "__getitem__", lambda self, key: get_item(self, key))
 
 _METHODS: tuple[Callable[..., Any], ...] = (
     exp, expm1, log, log1p, sqrt, abs, clip, maximum, minimum, sign, tanh, sigmoid, relu, softmax, log_softmax, sum,
@@ -55,6 +52,7 @@ _METHODS: tuple[Callable[..., Any], ...] = (
 )  # fmt: skip
 _ALIASES: dict[str, Callable[..., Any]] = {
     "add": add, "sub": subtract, "mul": multiply, "div": divide, "pow": power, "neg": negative, "clamp": clip,
+    "__neg__": negative, "__abs__": abs, "__getitem__": get_item,
     "view": reshape, "where": lambda input, condition, other: where(condition, input, other),
 }  # fmt: skip
 for _name, _method in ({f.__name__: f for f in _METHODS} | _ALIASES).items():

@@ -32,8 +32,7 @@ def group_mean(sums: Array, groups: int, pixels: int) -> Array:
 
 def column_sums(rows: Array) -> Array:
     """Σ over the P rows: (B, P, C) to (B, C).  A product with ones, nine times as fast as a sum over a middle axis."""
-    xp = array_module(rows)
-    return xp.matmul(xp.ones((1, rows.shape[1]), rows.dtype), rows)[:, 0]
+    return (array_module(rows).ones((1, rows.shape[1]), rows.dtype) @ rows)[:, 0]
 
 
 @fused(normalize_groups_definition)
