@@ -63,11 +63,6 @@ def to_numpy(array: Array) -> np.ndarray:
     return to_device(array, "cpu")
 
 
-def host_array(array: Array) -> np.ndarray:
-    """What a user gives as data (an array of any device, a tensor, a list) as a NumPy array."""
-    return to_numpy(getattr(array, "data", array) if not isinstance(array, np.ndarray) else array)
-
-
 def check_range(name: str, values: Array, count: int) -> None:
     """Refuse integers that are not in 0 … count − 1.  On a GPU nothing is looked at: that would wait for it.
 

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers import as_list
+from torch.testing._internal.common_methods_invocations import op_db
 
 import nanogen as ng
 from nanogen import functional as F
-
-torch = pytest.importorskip("torch")
-op_db = pytest.importorskip("torch.testing._internal.common_methods_invocations").op_db
 
 IN_TORCH_NN = [
     "conv2d", "conv_transpose2d", "linear", "pad", "interpolate", "avg_pool2d", "embedding", "one_hot",

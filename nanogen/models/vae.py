@@ -45,7 +45,6 @@ class Encoder(Module):
             channels, height, width = 2 * channels, (height + 1) // 2, (width + 1) // 2
         self.block = Block(channels, rng)
         self.last = Linear(channels * height * width, 2 * latent, rng=rng)
-        self.inner_shape = (channels, height, width)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = self.first(x)

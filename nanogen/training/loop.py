@@ -61,9 +61,8 @@ class Trainer:
         losses, names = {}, [update.name for update in self.updates]
         repeats = max(names.count(name) for name in names)
         for i, (name, loss_of, _) in enumerate(self.updates):
-            batch = (
-                (self.step - 1) * repeats + names[:i].count(name) + 1
-            )  # an update that is repeated sees other images
+            # an update that is repeated within the step sees other images each time
+            batch = (self.step - 1) * repeats + names[:i].count(name) + 1
             images = self.images.images[batch_indices(batch, len(self.images), self.settings)]
             losses[name] = loss = loss_of(images, rng)
             for parameter, g in zip(self.parameters[name], grad(loss, self.parameters[name]), strict=True):
