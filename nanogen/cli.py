@@ -17,7 +17,8 @@ from nanogen import __version__, data
 from nanogen.backend import DEVICES, Generator, to_numpy
 from nanogen.metrics import likelihood
 from nanogen.models import DDPM, MODELS
-from nanogen.training.loop import Trainer, rewind_metrics, train
+from nanogen.training.files import locked
+from nanogen.training.loop import Trainer, begin_metrics, train
 from nanogen.training.pictures import draw_pictures, grid
 from nanogen.training.run import (
     EVALUATION,
@@ -91,8 +92,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         check_same(arguments, settings)
         images = run.images("train")
     else:
-        if run.exists():
-            raise ValueError(f"{run.folder} already holds a run: --resume goes on with it")
+        run.check_new()
         images = data.load(name, "train", arguments.data_dir)
         settings = make_settings(
             arguments.model,
@@ -102,14 +102,16 @@ def run_train(arguments: argparse.Namespace) -> None:
             **{name: getattr(arguments, name) for name in ("steps", "batch", "lr", "seed", "device", "threads")},
         )
     test = data.load(settings.data, "test", settings.data_dir)
-    with threadpool_limits(settings.threads):
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with locked(run.folder), threadpool_limits(settings.threads):
         trainer = Trainer(settings, images)
-        if arguments.resume and run.checkpoint_file.is_file():
-            trainer.restore(run)
-            rewind_metrics(run, trainer.step)
+        if arguments.resume:
+            if checkpoint := run.recover():
+                trainer.restore(checkpoint)
         else:
+            run.check_new()
             run.write_settings(settings)
-            run.metrics_file.unlink(missing_ok=True)
+        begin_metrics(trainer, run)
         size = sum(parameter.data.size for parameter in trainer.model.parameters())
         print(f"{settings.model} ({size:,} parameters) on {settings.data} ({len(images):,} images), in {run.folder}")
         bar = tqdm(

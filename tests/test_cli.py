@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from nanogen import cli
 from nanogen.cli import main
 from nanogen.models import MODELS
-from nanogen.training import loop
+from nanogen.training.checkpoint import load_checkpoint, save_checkpoint
 
 TINY = {
     "pixelcnn": ["channels=4", "blocks=1", "kernel_size=3"],
@@ -30,7 +31,8 @@ PICTURES = {
     "gan": ["interpolation", "nearest"],
     "ddpm": ["denoising"],
 }
-RUN_FILES = {"settings.json", "metrics.csv", "checkpoint.safetensors", "samples.png", "loss.png"}
+CHECKPOINT = "checkpoints/step-00000012.safetensors"
+RUN_FILES = {".lock", "settings.json", "metrics.csv", CHECKPOINT, "samples.png", "loss.png"}
 
 
 def train_command(model: str, out: Path, *more: str) -> list[str]:
@@ -69,7 +71,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
     """settings.json, metrics.csv, the checkpoint, and the pictures of the family, which open as images."""
     out = runs(model)
-    assert {p.name for p in out.iterdir()} == RUN_FILES | {f"{name}.png" for name in PICTURES[model]}
+    assert contents(out).keys() == RUN_FILES | {f"{name}.png" for name in PICTURES[model]}
     settings = json.loads((out / "settings.json").read_text())
     assert (settings["model"], settings["data"], settings["steps"], settings["seed"]) == (model, "digits", 12, 0)
     assert (
@@ -94,65 +96,13 @@ def test_same_seed_same_bits(
     assert main(train_command(model, again)) == 0
     assert main(train_command(model, other, "--seed", "1")) == 0
     a, b, c = (contents(run) for run in (first, again, other))
-    for name in ("metrics.csv", "checkpoint.safetensors", "settings.json"):
+    for name in ("metrics.csv", CHECKPOINT, "settings.json"):
         assert a[name] == b[name] != c[name], name
     drawn = []
     for run, file in ((first, "a.npz"), (again, "b.npz")):
         assert main(["sample", str(run), "-n", "5", "--out", str(tmp_path / file), "--seed", "3"]) == 0
         drawn.append(np.load(tmp_path / file)["images"])
     assert np.array_equal(*drawn)
-
-
-class Interruption(Exception):
-    """Ctrl-C, a power cut."""
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_resume_after_an_interruption(
-    model: str, runs: Callable[[str], Path], tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped at the 11th step, resumed from the checkpoint of the 10th: bit for bit the run that was not stopped.
-    A finished run that is resumed stays as it is."""
-    out, real = tmp_path / "run", loop.train
-    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 10)
-
-    def interrupted(trainer: Any, run: Any, on_step: Any) -> None:
-        def stop(step: int, loss: float) -> None:
-            if step == 11:
-                raise Interruption
-
-        real(trainer, run, stop)
-
-    monkeypatch.setattr(cli, "train", interrupted)
-    with pytest.raises(Interruption):
-        main(train_command(model, out))
-    monkeypatch.setattr(cli, "train", real)
-    with (out / "metrics.csv").open("a") as file:
-        file.write("11,0.5,0.5\n")  # a row of a step that is lost, as the checkpoint is of the 10th
-    for _ in range(2):
-        assert main(["train", model, "--out", str(out), "--resume"]) == 0
-        whole, resumed = contents(runs(model)), contents(out)
-        for name in ("metrics.csv", "checkpoint.safetensors", "settings.json"):
-            assert resumed[name] == whole[name], name
-
-
-def test_resume_before_the_first_checkpoint(
-    runs: Callable[[str], Path], tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped before anything was saved, a resumed run begins anew and ends as one that was not stopped."""
-    out = tmp_path / "run"
-
-    def interrupted(trainer: Any, run: Any, on_step: Any) -> None:
-        run.metrics_file.write_text("step,loss\n3,0.5\n")
-        raise Interruption
-
-    with monkeypatch.context() as m:
-        m.setattr(cli, "train", interrupted)
-        with pytest.raises(Interruption):
-            main(train_command("vae", out))
-    assert main(["train", "vae", "--out", str(out), "--resume"]) == 0
-    whole, resumed = contents(runs("vae")), contents(out)
-    assert all(resumed[name] == whole[name] for name in ("metrics.csv", "checkpoint.safetensors"))
 
 
 def test_runs_have_folders_of_their_own(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,13 +235,13 @@ def test_an_existing_run_is_not_overwritten(runs: Callable[[str], Path], capsys:
 
 
 BROKEN: dict[str, Callable[[Path], Any]] = {
-    "no checkpoint": lambda run: (run / "checkpoint.safetensors").unlink(),
-    "truncated checkpoint": lambda run: truncate(run / "checkpoint.safetensors", -100),
-    "empty checkpoint": lambda run: truncate(run / "checkpoint.safetensors", 0),
-    "foreign checkpoint": lambda run: save_file({"w": np.ones(3)}, run / "checkpoint.safetensors"),
-    "a picture for a checkpoint": lambda run: (run / "samples.png").replace(run / "checkpoint.safetensors"),
-    "checkpoint of other weights": lambda run: drop(run / "checkpoint.safetensors", "model.encoder.last.bias"),
-    "checkpoint without averages": lambda run: drop(run / "checkpoint.safetensors", "average.encoder.last.bias"),
+    "no checkpoint": lambda run: (run / CHECKPOINT).unlink(),
+    "truncated checkpoint": lambda run: truncate(run / CHECKPOINT, -100),
+    "empty checkpoint": lambda run: truncate(run / CHECKPOINT, 0),
+    "foreign checkpoint": lambda run: save_file({"w": np.ones(3)}, run / CHECKPOINT),
+    "a picture for a checkpoint": lambda run: (run / "samples.png").replace(run / CHECKPOINT),
+    "checkpoint of other weights": lambda run: drop(run / CHECKPOINT, "model.encoder.last.bias"),
+    "checkpoint without averages": lambda run: drop(run / CHECKPOINT, "average.encoder.last.bias"),
     "no settings": lambda run: (run / "settings.json").unlink(),
     "truncated settings": lambda run: truncate(run / "settings.json", 40),
     "settings of another model": lambda run: replace(run / "settings.json", '"vae"', '"rnn"'),
@@ -311,9 +261,9 @@ def replace(path: Path, old: str, new: str) -> None:
 
 
 def drop(path: Path, name: str) -> None:
-    arrays = load_file(path)
-    del arrays[name]
-    save_file(arrays, path, metadata={"nanogen checkpoint 1": "12"})
+    checkpoint = load_checkpoint(path)
+    del checkpoint.arrays[name]
+    save_checkpoint(path, checkpoint)
 
 
 @pytest.mark.parametrize("kind", BROKEN)
@@ -323,9 +273,7 @@ def test_a_broken_run_is_refused(
     """Sampling from, evaluating and going on with a run whose files are broken or not ours: one line, exit status 2,
     and nothing written."""
     run = tmp_path / "run"
-    run.mkdir()
-    for name, bytes_ in contents(runs("vae")).items():
-        (run / name).write_bytes(bytes_)
+    shutil.copytree(runs("vae"), run)
     BROKEN[kind](run)
     before = contents(tmp_path)
     commands = [["sample", str(run), "--out", str(tmp_path / "x.npz")], ["evaluate", str(run)],

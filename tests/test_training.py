@@ -13,49 +13,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from tiny_runs import STEPS, TINY, assert_same, begun, resumed, settings_of, some_images, trained
 
 import nanogen as ng
 from nanogen import metrics
-from nanogen.data import Images
 from nanogen.models import DDPM, GAN, VAE, PixelCNN
-from nanogen.training import checkpoint, loop
-from nanogen.training.loop import Trainer, batch_indices, learning_rate, train
+from nanogen.training import loop
+from nanogen.training.loop import Trainer, batch_indices, begin_metrics, learning_rate, train
 from nanogen.training.pictures import GREY, grid
-from nanogen.training.run import Run, Settings, make_settings, parse_model_setting
-
-TINY = {
-    "pixelcnn": {"channels": 4, "blocks": 1, "kernel_size": 3, "dropout": 0.3},
-    "vae": {"latent": 2, "channels": 2, "stages": 1},
-    "gan": {"latent": 2, "channels": 2, "discriminator_steps": 2},
-    "ddpm": {"T": 3, "channels": 2, "multipliers": (1,), "heads": 1, "dropout": 0.2},
-}
-STEPS = 12
-
-
-def some_images(n: int = 30, levels: int = 4) -> Images:
-    """Stripes of random levels, 4×4."""
-    rows = np.random.default_rng(0).integers(0, levels, (n, 1, 4, 1)).astype(np.uint8)
-    return Images(rows.repeat(4, axis=3), None, levels, "digits")
-
-
-def settings_of(model: str, **changes: Any) -> Settings:
-    return make_settings(model, some_images(), TINY[model], **{"steps": STEPS, "batch": 8, "warmup": 3, **changes})
-
-
-def trained(model: str, folder: Path, **changes: Any) -> tuple[Trainer, Run]:
-    settings, run = settings_of(model, **changes), Run(folder)
-    run.write_settings(settings)
-    trainer = Trainer(settings, some_images())
-    train(trainer, run, lambda step, loss: None)
-    return trainer, run
-
-
-def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
-    assert a.keys() == b.keys()
-    for name in a:
-        assert a[name].tobytes() == b[name].tobytes(), name
-
+from nanogen.training.run import make_settings, parse_model_setting
 
 # The loop
 
@@ -68,7 +34,7 @@ def test_same_seed_same_bits(model: str, tmp_path: Path) -> None:
     )
     assert_same(a.arrays(), b.arrays())
     assert run_a.metrics_file.read_bytes() == run_b.metrics_file.read_bytes()
-    assert run_a.checkpoint_file.read_bytes() == run_b.checkpoint_file.read_bytes()
+    assert run_a.checkpoint_file(STEPS).read_bytes() == run_b.checkpoint_file(STEPS).read_bytes()
     assert np.array_equal(run_a.model().sample(5, ng.Generator(0)), run_b.model().sample(5, ng.Generator(0)))
     assert any(not np.array_equal(a.arrays()[k], v) for k, v in c.arrays().items())
 
@@ -79,43 +45,34 @@ class Interruption(Exception):
 
 @pytest.mark.parametrize("stop", [3, 7, 10])
 @pytest.mark.parametrize("model", TINY)
-def test_an_interruption_leaves_no_trace(
-    model: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interruption_leaves_no_trace(model: str, stop: int, tmp_path: Path) -> None:
     """Stopped after step `stop` and resumed from the checkpoint of the 5th or 10th step, or from none: weights,
-    averages, optimiser state and metrics end up bit for bit as those of a run that was never stopped."""
-    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 5)
-    monkeypatch.setattr(loop, "LOG_EVERY", 5)
-    whole, whole_run = trained(model, tmp_path / "whole")
-    run, settings = Run(tmp_path / "stopped"), settings_of(model)
-    run.write_settings(settings)
+    averages, optimiser state and metrics end up bit for bit as those of a run that was never stopped.  The rows of
+    metrics are of other steps than the checkpoints."""
+    every = {"checkpoint_every": 5, "log_every": 4}
+    whole, whole_run = trained(model, tmp_path / "whole", **every)
+    trainer, run = begun(settings_of(model, **every), tmp_path / "stopped")
 
     def stop_there(step: int, loss: float) -> None:
         if step == stop:
             raise Interruption
 
     with pytest.raises(Interruption):
-        train(Trainer(settings, some_images()), run, stop_there)
-    assert run.checkpoint_file.exists() == (stop >= 5)
-
-    resumed = Trainer(run.settings(), some_images())
-    if run.checkpoint_file.exists():
-        resumed.restore(run)
-        assert resumed.step == stop // 5 * 5
-        loop.rewind_metrics(run, resumed.step)
-    else:
-        run.metrics_file.unlink()
-    train(resumed, run, lambda step, loss: None)
-    assert_same(resumed.arrays(), whole.arrays())
+        train(trainer, run, stop_there)
+    assert run.checkpoint_files()[:1] == ([run.checkpoint_file(stop // 5 * 5)] if stop >= 5 else [])
+    again, _ = resumed(tmp_path / "stopped")
+    assert_same(again.arrays(), whole.arrays())
     assert run.metrics_file.read_bytes() == whole_run.metrics_file.read_bytes()
-    assert run.checkpoint_file.read_bytes() == whole_run.checkpoint_file.read_bytes()
+    assert run.checkpoint_file(STEPS).read_bytes() == whole_run.checkpoint_file(STEPS).read_bytes()
 
 
-def test_metrics_are_rewound(tmp_path: Path) -> None:
-    """Rows after the checkpoint's step go: the resumed run writes them again, once."""
-    run = Run(tmp_path)
-    run.metrics_file.write_text("step,loss\n5,1.5\n10,1.25\n12,1\n")
-    loop.rewind_metrics(run, 10)
+@pytest.mark.parametrize("tail", ["", "12,1\n", "12", "12,1,1\n", "12,", "\0\xff", "12,1\n13,1\n1"])
+def test_metrics_are_rewound(tail: str, tmp_path: Path) -> None:
+    """Rows after the checkpoint's step go, whole or cut off: the resumed run writes them again, once."""
+    trainer, run = begun(settings_of("vae"), tmp_path)
+    trainer.step = 10
+    run.metrics_file.write_text("step,loss\n5,1.5\n10,1.25\n" + tail)
+    begin_metrics(trainer, run)
     assert run.metrics_file.read_text() == "step,loss\n5,1.5\n10,1.25\n"
 
 
@@ -158,10 +115,9 @@ def test_each_part_is_moved_by_its_own_loss() -> None:
     assert ids["discriminator"] == {id(p) for p in trainer.model.discriminator.parameters()}
 
 
-def test_metrics_are_the_means_since_the_last_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """metrics.csv: a row every LOG_EVERY steps and at the last, the mean loss of the steps since the row before."""
-    monkeypatch.setattr(loop, "LOG_EVERY", 5)
-    _, run = trained("vae", tmp_path)
+def test_metrics_are_the_means_since_the_last_row(tmp_path: Path) -> None:
+    """metrics.csv: a row every `log_every` steps and at the last, the mean loss of the steps since the row before."""
+    _, run = trained("vae", tmp_path, log_every=5)
     trainer = Trainer(settings_of("vae"), some_images())
     losses = [trainer.advance()["loss"].item() for _ in range(STEPS)]
     header, *rows = run.metrics_file.read_text().splitlines()
@@ -172,11 +128,9 @@ def test_metrics_are_the_means_since_the_last_row(tmp_path: Path, monkeypatch: p
         assert float(row.split(",")[1]) == pytest.approx(np.mean(values), rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     """FloatingPointError with the step, and the checkpoint of before stays as it was."""
-    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 5)
-    trainer, run = Trainer(settings_of("ddpm"), some_images()), Run(tmp_path)
-    run.write_settings(trainer.settings)
+    trainer, run = begun(settings_of("ddpm", checkpoint_every=5), tmp_path)
 
     def poison(step: int, loss: float) -> None:
         if step == 6:
@@ -184,9 +138,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
 
     with pytest.raises(FloatingPointError, match="step 10"):
         train(trainer, run, poison)
-    arrays, step = checkpoint.load_checkpoint(run.checkpoint_file)
-    assert step == 5
-    assert all(np.isfinite(a).all() for a in arrays.values())
+    found = run.checkpoint()
+    assert found is not None
+    assert found.step == 5
+    assert all(np.isfinite(a).all() for a in found.arrays.values())
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
@@ -227,58 +182,7 @@ def test_every_pass_goes_through_all_images(count: int, batch: int, seed: int) -
     assert np.array_equal(batch_indices(2, count, settings), flow[batch : 2 * batch])
 
 
-# Checkpoints
-
-
-def test_checkpoint_round_trip(tmp_path: Path) -> None:
-    """Arrays of any type, order and shape come back bit for bit, with the step; the old file stands until the new one
-    is whole."""
-    path = tmp_path / "checkpoint.safetensors"
-    arrays = {
-        "a": np.arange(6.0).reshape(2, 3).T,
-        "b": np.float32(2.5) * np.ones(()),
-        "c": np.arange(3),
-        "d": np.zeros(0),
-    }
-    checkpoint.save_checkpoint(path, arrays, 7)
-    found, step = checkpoint.load_checkpoint(path)
-    assert step == 7
-    assert all(np.array_equal(found[k], v) and found[k].dtype == v.dtype for k, v in arrays.items())
-    checkpoint.save_checkpoint(path, {"a": np.ones(2)}, 8)
-    assert checkpoint.load_checkpoint(path)[1] == 8
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever goes wrong while saving, the checkpoint of before is still there, whole."""
-    path = tmp_path / "checkpoint.safetensors"
-    checkpoint.save_checkpoint(path, {"a": np.ones(2)}, 1)
-    for step in ("save_file", "os.fsync", "os.replace"):
-        with monkeypatch.context() as m:
-            target = checkpoint if step == "save_file" else checkpoint.os
-            m.setattr(target, step.rpartition(".")[2], lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
-            with pytest.raises(OSError, match="disk full"):
-                checkpoint.save_checkpoint(path, {"a": np.zeros(2)}, 2)
-        found, at = checkpoint.load_checkpoint(path)
-        assert at == 1
-        assert found["a"].tolist() == [1, 1]
-
-
-def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
-    """Truncated anywhere, empty, of another format or from another program: ValueError with the path."""
-    path = tmp_path / "checkpoint.safetensors"
-    with pytest.raises(FileNotFoundError, match=r"checkpoint\.safetensors"):
-        checkpoint.load_checkpoint(path)
-    checkpoint.save_checkpoint(path, {"a": np.ones(20)}, 1)
-    whole = path.read_bytes()
-    for contents in (b"", whole[:5], whole[:30], whole[:-1], whole + b"\0", b"\xff" * 100, b"{}" * 50):
-        path.write_bytes(contents)
-        with pytest.raises(ValueError, match=r"checkpoint\.safetensors"):
-            checkpoint.load_checkpoint(path)
-    for metadata in (None, {"format": "another"}, {checkpoint.FORMAT: "x"}, {checkpoint.FORMAT: "-1"}):
-        save_file({"a": np.ones(2)}, path, metadata=metadata)
-        with pytest.raises(ValueError, match=r"checkpoint\.safetensors"):
-            checkpoint.load_checkpoint(path)
+# Checkpoints: more in test_checkpoint.py
 
 
 def test_a_run_samples_with_the_averaged_weights(tmp_path: Path) -> None:
@@ -292,17 +196,6 @@ def test_a_run_samples_with_the_averaged_weights(tmp_path: Path) -> None:
         assert not np.array_equal(p.data, trainer.model.state_dict()[name])
     assert np.array_equal(model.state_dict()["generator.norms.0.running_mean"],
                           trainer.model.state_dict()["generator.norms.0.running_mean"])  # fmt: skip
-
-
-def test_a_checkpoint_of_another_model(tmp_path: Path) -> None:
-    """A checkpoint whose arrays are not this model's is refused, for going on and for sampling."""
-    _, run = trained("vae", tmp_path / "a")
-    other = dataclasses.replace(settings_of("vae"), model_settings={**TINY["vae"], "latent": 3})
-    run.write_settings(other)
-    with pytest.raises(ValueError, match="must have shape"):
-        Trainer(other, some_images()).restore(run)
-    with pytest.raises(ValueError, match="must have shape"):
-        run.model()
 
 
 @pytest.mark.parametrize("change", [

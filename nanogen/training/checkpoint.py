@@ -1,54 +1,87 @@
-"""One file holds all of a run's numbers: weights, their averages, the optimisers' memory, and the step."""
+"""One file holds all of a run's numbers: weights, their averages, the optimisers' memory, the settings and the step.
+
+It is a safetensors file.  The weights are there as `model.NAME`, in torch's names and shapes, so that
+
+    weights = safetensors.torch.load_file(path)
+    module.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
+
+loads them into PyTorch.  Random numbers and the place in the data follow from the seed and the step: there is no other
+state of them to save.  The format itself has no checksum, so the metadata hold one: the SHA-256 of the file with zeros
+in the checksum's place.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
-FORMAT = "nanogen checkpoint 1"
+from nanogen import __version__
+from nanogen.training.files import write_atomically
 
-
-def save_checkpoint(path: Path, arrays: dict[str, np.ndarray], step: int) -> None:
-    """Write a checkpoint beside its place, then move it there: a reader finds the old one or the new one, whole."""
-    temporary = path.with_suffix(".tmp")
-    contiguous = {name: np.array(array, order="C") for name, array in arrays.items()}
-    save_file(contiguous, temporary, metadata={FORMAT: str(step)})  # one entry: several come in a random order
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+FORMAT = 2  # of the metadata and of the arrays' names
+BLANK = "0" * 64  # in the place of the checksum
+LONGEST_HEADER = 100_000_000  # bytes; as in the format's own description
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], int]:
-    """The arrays of a checkpoint and its step.
+class Checkpoint(NamedTuple):
+    """Attributes:
+    step: the step that was reached.
+    settings: all that the run follows from, as JSON has it.
+    arrays: by name, `model.…`, `average.…`, `optimizer.…` and `recent.…`, the losses since the last row of metrics.
+    """
+
+    step: int
+    settings: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; the same one always as the same bytes.
 
     Raises:
-        FileNotFoundError: no checkpoint there.
-        ValueError: a file that is none, or is broken.
+        OSError: it can't be written; what was there before is still there.
+    """
+    described = {"format": FORMAT, "version": __version__, "step": checkpoint.step, "settings": checkpoint.settings}
+    contiguous = {name: np.array(array, order="C") for name, array in checkpoint.arrays.items()}
+    # one entry of metadata: several come in a random order
+    whole = save(contiguous, metadata={"nanogen": json.dumps({"sha256": BLANK, **described})})
+    write_atomically(path, whole.replace(BLANK.encode(), hashlib.sha256(whole).hexdigest().encode(), 1))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint that is, byte for byte, as it was written.
+
+    Raises:
+        FileNotFoundError: no file there.
+        ValueError: a file that is no checkpoint of this format, or was cut off or altered.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
-    try:
-        arrays = load_file(path)
-        metadata = read_metadata(path)
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is not a checkpoint, or is broken: {error}") from error
-    if not metadata.get(FORMAT, "").isdecimal():
-        raise ValueError(f"{path} is not a {FORMAT!r}")
-    return arrays, int(metadata[FORMAT])
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The text fields in a safetensors header: 8 bytes of its length, then JSON."""
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
-    return header.get("__metadata__", {})
+        length = file.read(8)
+        if int.from_bytes(length, "little") > LONGEST_HEADER:
+            raise ValueError(f"{path} is not a checkpoint")
+        header = file.read(int.from_bytes(length, "little"))
+        try:
+            described = json.loads(json.loads(header)["__metadata__"]["nanogen"])
+            checksum, version = described["sha256"].encode(), described["format"]
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise ValueError(f"{path} is not a checkpoint, or is broken") from None
+        whole = length + header + file.read()
+    if hashlib.sha256(whole.replace(checksum, BLANK.encode(), 1)).hexdigest().encode() != checksum:
+        raise ValueError(f"{path} is broken: it was cut off or altered, its checksum does not fit")
+    if version != FORMAT:
+        raise ValueError(f"{path} is a checkpoint of format {version}; this version reads format {FORMAT}")
+    try:
+        return Checkpoint(int(described["step"]), dict(described["settings"]), load(whole))
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is not a checkpoint: {error}") from error
 
 
 def with_prefix(prefix: str, arrays: dict[str, Any]) -> dict[str, Any]:

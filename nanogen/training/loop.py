@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+import os
 from collections.abc import Callable
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -13,11 +17,9 @@ from nanogen.data import Images
 from nanogen.models import GenerativeModel
 from nanogen.models.base import Update
 from nanogen.optim import AdamW, ExponentialMovingAverage
-from nanogen.training.checkpoint import load_checkpoint, save_checkpoint, with_prefix, without_prefix
+from nanogen.training.checkpoint import Checkpoint, save_checkpoint, with_prefix, without_prefix
+from nanogen.training.files import write_atomically
 from nanogen.training.run import SHUFFLES, STEPS, Run, Settings, averaged_weights, build_model
-
-LOG_EVERY = 10
-CHECKPOINT_EVERY = 500
 
 
 def learning_rate(step: int, settings: Settings) -> float:
@@ -53,6 +55,7 @@ class Trainer:
             for name, parameters in self.parameters.items()
         }
         self.average = ExponentialMovingAverage(self.model.parameters(), settings.ema)
+        self.recent: dict[str, list[Any]] = {name: [] for name in self.parameters}  # losses, one a step
 
     def advance(self) -> dict[str, Tensor]:
         """One training step; the losses by name."""
@@ -83,16 +86,18 @@ class Trainer:
             arrays |= with_prefix(f"optimizer.{part}.", optimizer.state_dict())
         return {name: to_numpy(array) for name, array in arrays.items()}
 
-    def save(self, run: Run) -> None:
-        save_checkpoint(run.checkpoint_file, self.arrays(), self.step)
+    def checkpoint(self) -> Checkpoint:
+        recent = {name: np.array([float(loss) for loss in losses]) for name, losses in self.recent.items()}
+        settings = json.loads(json.dumps(dataclasses.asdict(self.settings)))
+        return Checkpoint(self.step, settings, self.arrays() | with_prefix("recent.", recent))
 
-    def restore(self, run: Run) -> None:
-        """Go on from the run's checkpoint.
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint.
 
         Raises:
-            FileNotFoundError, ValueError: none there, a broken one, or one of another model.
+            ValueError: one of another model.
         """
-        arrays, self.step = load_checkpoint(run.checkpoint_file)
+        self.step, arrays = checkpoint.step, checkpoint.arrays
         self.model.load_state_dict(without_prefix("model.", arrays))
         averages = averaged_weights(self.model, arrays)
         for (name, _), average in zip(self.model.named_parameters(), self.average.averages, strict=True):
@@ -100,6 +105,10 @@ class Trainer:
         self.average.steps = self.step
         for part, optimizer in self.optimizers.items():
             optimizer.load_state_dict(without_prefix(f"optimizer.{part}.", arrays))
+        recent = without_prefix("recent.", arrays)
+        if recent.keys() != self.recent.keys():
+            raise ValueError(f"the checkpoint's losses are {sorted(recent)}, not {sorted(self.recent)}")
+        self.recent = {name: recent[name].tolist() for name in self.recent}  # a file's arrays come in any order
 
 
 def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None]) -> None:
@@ -110,32 +119,48 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None]) -> 
 
     Raises:
         FloatingPointError: a loss that is not finite, or can't be computed; the last checkpoint stays as it is.
+        OSError: a file that can't be written; the last checkpoint stays as it is.
     """
-    names = list(trainer.parameters)
-    recent: list[dict[str, Tensor]] = []
+    settings = trainer.settings
     with run.metrics_file.open("a") as file:
-        if trainer.step == 0:
-            file.write(",".join(["step", *names]) + "\n")
-        while trainer.step < trainer.settings.steps:
+        while trainer.step < settings.steps:
             try:
-                recent.append(trainer.advance())
+                losses = trainer.advance()
             except ValueError as error:  # numbers that have gone wrong are no density's parameters
                 raise FloatingPointError(f"step {trainer.step} failed, {error}: try a smaller lr") from error
-            last, total = trainer.step == trainer.settings.steps, math.nan
-            if last or trainer.step % LOG_EVERY == 0:
-                means = {name: sum(float(losses[name]) for losses in recent) / len(recent) for name in names}
+            for name, loss in losses.items():
+                trainer.recent[name].append(loss)
+            last, total = trainer.step == settings.steps, math.nan
+            if last or trainer.step % settings.log_every == 0:
+                means = {name: sum(map(float, recent)) / len(recent) for name, recent in trainer.recent.items()}
                 if not math.isfinite(total := sum(means.values())):
                     raise FloatingPointError(f"the loss is {means} at step {trainer.step}: try a smaller lr")
-                file.write(",".join([str(trainer.step), *(f"{means[name]:.6g}" for name in names)]) + "\n")
-                recent = []
-            if last or trainer.step % CHECKPOINT_EVERY == 0:
-                file.flush()
-                trainer.save(run)
+                file.write(",".join([str(trainer.step), *(f"{mean:.6g}" for mean in means.values())]) + "\n")
+                trainer.recent = {name: [] for name in means}
+            if last or trainer.step % settings.checkpoint_every == 0:
+                save(trainer, run, file)
             on_step(trainer.step, total)
 
 
-def rewind_metrics(run: Run, step: int) -> None:
-    """Drop the rows after `step`, which a resumed run will write again."""
-    header, *rows = run.metrics_file.read_text().splitlines()
-    kept = [row for row in rows if int(row.partition(",")[0]) <= step]
-    run.metrics_file.write_text("\n".join([header, *kept]) + "\n")
+def save(trainer: Trainer, run: Run, metrics: TextIO) -> None:
+    """Write a checkpoint, once the metrics up to its step are on the disk; then remove those beyond the last few."""
+    metrics.flush()
+    os.fsync(metrics.fileno())
+    save_checkpoint(run.checkpoint_file(trainer.step), trainer.checkpoint())
+    for old in run.checkpoint_files()[trainer.settings.keep :]:
+        old.unlink()
+
+
+def begin_metrics(trainer: Trainer, run: Run) -> None:
+    """Write `metrics.csv` with the rows up to the trainer's step: a resumed run writes those after it again, and the
+    last line may be cut off."""
+    header = ",".join(["step", *trainer.parameters])
+    known = trainer.step and run.metrics_file.is_file()
+    rows = run.metrics_file.read_text(errors="replace").splitlines() if known else []
+    kept = [row for row in rows[1:] if row.count(",") == header.count(",") and before(row, trainer.step)]
+    write_atomically(run.metrics_file, ("\n".join([header, *kept]) + "\n").encode())
+
+
+def before(row: str, step: int) -> bool:
+    number = row.partition(",")[0]
+    return number.isdecimal() and int(number) <= step

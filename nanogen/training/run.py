@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import json
+import logging
 import types
 import typing
 from dataclasses import dataclass, field
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from nanogen import data
-from nanogen.backend import Generator, device_module, to_device
+from nanogen.backend import Generator, device_module
 from nanogen.data import Images
 from nanogen.models import MODELS, GenerativeModel
-from nanogen.training.checkpoint import load_checkpoint, without_prefix
+from nanogen.training.checkpoint import Checkpoint, load_checkpoint, without_prefix
+from nanogen.training.files import remove_parts, write_atomically
 from nanogen.training.recipes import recipe
+
+log = logging.getLogger("nanogen")
 
 # Independent streams of random numbers of one seed.
 INITIAL_WEIGHTS, STEPS, SHUFFLES, PICTURES, SAMPLES, EVALUATION = range(6)
@@ -39,6 +43,9 @@ class Settings:
     warmup: int
     ema: float
     threads: int
+    log_every: int = 10
+    checkpoint_every: int = 500
+    keep: int = 3
     seed: int = 0
     device: str = "cpu"
     data_dir: str | None = None
@@ -62,7 +69,7 @@ def make_settings(model: str, images: Images, model_settings: dict[str, Any] | N
     given = {name: value for name, value in changes.items() if value is not None}
     shape = {"image_shape": images.shape, "levels": images.levels}
     settings = Settings(model=model, data=images.name, model_settings=own, **{**basis, **shape, **given})
-    for name in ("steps", "batch", "threads"):
+    for name in ("steps", "batch", "threads", "log_every", "checkpoint_every", "keep"):
         if getattr(settings, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(settings, name)}")
     if settings.batch > len(images):
@@ -148,19 +155,69 @@ class Run:
     def metrics_file(self) -> Path:
         return self.folder / "metrics.csv"
 
-    @property
-    def checkpoint_file(self) -> Path:
-        return self.folder / "checkpoint.safetensors"
+    def checkpoint_file(self, step: int) -> Path:
+        return self.folder / "checkpoints" / f"step-{step:08d}.safetensors"
 
-    def exists(self) -> bool:
-        return self.settings_file.is_file()
+    def checkpoint_files(self) -> list[Path]:
+        """Those that are there, the newest first."""
+        found = self.checkpoint_file(0).parent.glob("step-*.safetensors")
+        return sorted((path for path in found if path.stem[5:].isdecimal()), reverse=True)
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint that can be read, those that can't are named; None if there never was one.
+
+        Raises:
+            ValueError: there are some, and none can be read; or the newest is another run's.
+        """
+        broken: list[str] = []
+        for path in self.checkpoint_files():
+            try:
+                found = load_checkpoint(path)
+            except ValueError as error:
+                broken.append(str(error))
+                continue
+            self.check_owner(path, found)
+            for problem in broken:
+                log.warning("nanogen: %s; taking %s", problem, path.name)
+            return found
+        if broken:
+            raise ValueError(f"{broken[0]}; there is no other")
+        return None
+
+    def check_owner(self, path: Path, checkpoint: Checkpoint) -> None:
+        """Refuse a checkpoint that was written with other settings; where the data lie is all that may change."""
+        own = json.loads(json.dumps(dataclasses.asdict(self.settings())))
+        for name in own.keys() - {"data_dir"}:
+            if checkpoint.settings.get(name) != own[name]:
+                there = checkpoint.settings.get(name)
+                raise ValueError(f"{path} is a checkpoint of another run: {name} is {there} there, not {own[name]}")
+
+    def recover(self) -> Checkpoint | None:
+        """As `checkpoint`, to go on from: what a killed process left unfinished is removed, and broken checkpoints,
+        which training would write over, are put aside as `….broken`."""
+        found = self.checkpoint()
+        for folder in (self.folder, self.checkpoint_file(0).parent):
+            remove_parts(folder)
+        for path in self.checkpoint_files():
+            if found and path > self.checkpoint_file(found.step):
+                path.replace(path.with_name(f"{path.name}.broken"))
+        return found
+
+    def check_new(self) -> None:
+        """Refuse a folder that holds a run, or a part of one.
+
+        Raises:
+            ValueError: it does."""
+        for path in (self.settings_file, self.metrics_file, *self.checkpoint_files()):
+            if path.exists():
+                raise ValueError(f"{self.folder} already holds a run ({path.name}): --resume goes on with it")
 
     def write_settings(self, settings: Settings) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.settings_file.write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
+        self.checkpoint_file(0).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.settings_file, (json.dumps(dataclasses.asdict(settings), indent=2) + "\n").encode())
 
     def settings(self) -> Settings:
-        if not self.exists():
+        if not self.settings_file.is_file():
             raise FileNotFoundError(f"{self.folder} holds no run: there is no {self.settings_file.name}")
         try:
             found = json.loads(self.settings_file.read_text())
@@ -177,11 +234,12 @@ class Run:
         """The model with its averaged weights, in evaluation, as `sample` and `evaluate` use it."""
         settings = self.settings()
         model = build_model(settings if device is None else dataclasses.replace(settings, device=device))
-        arrays, _ = load_checkpoint(self.checkpoint_file)
+        if (checkpoint := self.checkpoint()) is None:
+            raise FileNotFoundError(f"{self.folder} has no checkpoint yet")
+        arrays = checkpoint.arrays
         model.load_state_dict(without_prefix("model.", arrays))
         averages = averaged_weights(model, arrays)
-        for name, parameter in model.named_parameters():
-            parameter.data = to_device(averages[name], parameter.device)
+        model.load_state_dict(model.state_dict() | averages)
         model.eval()
         return model
 

@@ -1,0 +1,60 @@
+"""Runs of a second or less, for the tests of training, checkpoints and stopping."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanogen.data import Images
+from nanogen.training.loop import Trainer, begin_metrics, train
+from nanogen.training.run import Run, Settings, make_settings
+
+TINY: dict[str, dict[str, Any]] = {
+    "pixelcnn": {"channels": 4, "blocks": 1, "kernel_size": 3, "dropout": 0.3},
+    "vae": {"latent": 2, "channels": 2, "stages": 1},
+    "gan": {"latent": 2, "channels": 2, "discriminator_steps": 2},
+    "ddpm": {"T": 3, "channels": 2, "multipliers": (1,), "heads": 1, "dropout": 0.2},
+}
+STEPS = 12
+
+
+def some_images(n: int = 30, levels: int = 4) -> Images:
+    """Stripes of random levels, 4×4."""
+    rows = np.random.default_rng(0).integers(0, levels, (n, 1, 4, 1)).astype(np.uint8)
+    return Images(rows.repeat(4, axis=3), None, levels, "digits")
+
+
+def settings_of(model: str, **changes: Any) -> Settings:
+    return make_settings(model, some_images(), TINY[model], **{"steps": STEPS, "batch": 8, "warmup": 3, **changes})
+
+
+def begun(settings: Settings, folder: Path) -> tuple[Trainer, Run]:
+    trainer, run = Trainer(settings, some_images()), Run(folder)
+    run.write_settings(settings)
+    begin_metrics(trainer, run)
+    return trainer, run
+
+
+def trained(model: str, folder: Path, **changes: Any) -> tuple[Trainer, Run]:
+    trainer, run = begun(settings_of(model, **changes), folder)
+    train(trainer, run, lambda step, loss: None)
+    return trainer, run
+
+
+def resumed(folder: Path) -> tuple[Trainer, Run]:
+    """Gone on with from the newest checkpoint, or from the start, to the end."""
+    run = Run(folder)
+    trainer = Trainer(run.settings(), some_images())
+    if checkpoint := run.recover():
+        trainer.restore(checkpoint)
+    begin_metrics(trainer, run)
+    train(trainer, run, lambda step, loss: None)
+    return trainer, run
+
+
+def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].tobytes() == b[name].tobytes(), name
