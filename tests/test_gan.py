@@ -17,7 +17,7 @@ import nanogen as ng
 from nanogen import nn
 from nanogen.models import GAN, gan
 
-OBJECTIVES = ("non-saturating", "minimax")
+OBJECTIVES = ("non-saturating", "minimax")  # of the classical game
 
 
 def small(shape: tuple[int, int, int] = (1, 4, 4), levels: int = 2, **settings: Any) -> GAN:
@@ -228,7 +228,9 @@ def test_an_image_is_its_own_whatever_else_is_sampled() -> None:
 
 @pytest.mark.parametrize(("settings", "word"), [
     ({"latent": 0}, "latent"), ({"channels": 0}, "channels"), ({"discriminator_steps": 0}, "discriminator_steps"),
-    ({"objective": "wasserstein"}, "objective must be one of non-saturating, minimax"),
+    ({"objective": "hinge"}, "objective must be one of non-saturating, minimax, wasserstein"),
+    ({"objective": "wasserstein"}, "gradient_penalty must not be negative, nor 0 with wasserstein, got 0.0"),
+    ({"gradient_penalty": -1.0}, "gradient_penalty"), ({"gradient_penalty": math.nan}, "gradient_penalty"),
 ])  # fmt: skip
 def test_bad_settings(settings: dict[str, Any], word: str) -> None:
     """A setting that can't be is refused by name."""
@@ -236,6 +238,68 @@ def test_bad_settings(settings: dict[str, Any], word: str) -> None:
         small(**settings)
     with pytest.raises(ValueError, match="n must"):
         small().sample(0, ng.Generator(0))
+
+
+# The Wasserstein distance and the gradient penalty
+
+
+@given(seed=st.integers(0, 999), scale=st.sampled_from([0.0, 0.1, 1.0, 7.0]))
+def test_penalty_of_a_linear_critic(seed: int, scale: float) -> None:
+    """d(x) = ⟨w, x⟩ + b has the slope w everywhere: the penalty is (‖w‖ − 1)², the norm over all of an image's axes,
+    and its gradient in w is 2 (‖w‖ − 1) w / ‖w‖, for w = 0 none.  Gulrajani et al. 2017, eq. 3."""
+    rng = np.random.default_rng(seed)
+    real, fake = rng.standard_normal((2, 4, 2, 3, 5))
+    w = leaf(scale * rng.standard_normal((2, 3, 5)))
+    critic = lambda x: (x * w).sum((1, 2, 3)) + 3.0
+    penalty = gan.gradient_penalty(critic, ng.tensor(real), ng.tensor(fake), ng.Generator(seed))
+    norm = np.sqrt((w.data**2).sum())
+    assert penalty.item() == pytest.approx((norm - 1) ** 2, rel=1e-5)
+    np.testing.assert_allclose(
+        ng.grad(penalty, [w])[0].data, 2 * (norm - 1) * w.data / max(norm, 1e-30), rtol=1e-5, atol=1e-12
+    )
+
+
+def test_penalty_is_taken_between_real_and_fake() -> None:
+    """d(x) = ½‖x‖² has the slope x̂ itself, a point of the line from the fake image to the real one, ε of the way, a
+    point of its own for each image; and each image's term is its own."""
+    rng = np.random.default_rng(0)
+    real, fake = rng.standard_normal((2, 6, 1, 2, 2))
+    half_square = lambda x: 0.5 * (x**2).sum((1, 2, 3))
+    found = gan.gradient_penalty(half_square, ng.tensor(real), ng.tensor(fake), ng.Generator(3)).item()
+    epsilon = ng.Generator(3).uniform((6, 1, 1, 1), np.float64)
+    assert len(set(epsilon.ravel())) == 6
+    between = fake + epsilon * (real - fake)
+    assert found == pytest.approx(((np.sqrt((between**2).sum((1, 2, 3))) - 1) ** 2).mean(), rel=1e-9)
+
+
+def test_penalised_loss() -> None:
+    """E[d(G(z))] − E[d(x)] + λ E[(‖∇d(x̂)‖ − 1)²], and the generator's −E[d(G(z))]; the penalty reaches all weights of D
+    but none of G.  Gulrajani et al. 2017, eq. 3 and algorithm 1."""
+    shape = (1, 8, 8)
+    model, images = small(shape, objective="wasserstein", gradient_penalty=10.0), some_images(shape)
+    rng = ng.Generator(9)
+    fake = model.generator(ng.tensor(rng.normal((5, 3), dtype=np.float64)))
+    d_fake, d_real = model.discriminator(fake), model.discriminator(model.scaled(images))
+    penalty = gan.gradient_penalty(model.discriminator, model.scaled(images), fake, rng)
+    expected = d_fake.data.mean() - d_real.data.mean() + 10 * penalty.item()
+    loss = model.discriminator_loss(images, ng.Generator(9))
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    assert model.generator_loss(images, ng.Generator(9)).item() == pytest.approx(-d_fake.data.mean(), rel=1e-12)
+    parameters = list(model.generator.parameters())
+    assert ng.grad(loss, parameters, allow_unused=True) == (None,) * len(parameters)
+    weights = [p for name, p in model.discriminator.named_parameters() if name.endswith("weight")]
+    assert all(g.data.any() for g in ng.grad(penalty, weights))
+
+
+def test_a_penalised_critic_treats_each_image_alone() -> None:
+    """With the penalty, the slope of d at an image does not depend on the rest of its batch: no batch normalisation in
+    D.  Gulrajani et al. 2017, section 4."""
+    x = np.random.default_rng(0).standard_normal((4, 1, 8, 8))
+    for penalty, same in ((10.0, True), (0.0, False)):
+        critic = small((1, 8, 8), gradient_penalty=penalty).discriminator
+        others = np.concatenate([x[:1], 5 * x[1:]])
+        one, two = (critic(ng.tensor(images)).data[0] for images in (x, others))
+        assert (one == pytest.approx(two, rel=1e-12)) == same
 
 
 def value_of_the_game(p: np.ndarray, q: np.ndarray) -> float:

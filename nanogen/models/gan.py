@@ -5,18 +5,21 @@
 D(x) = sigmoid(d(x)); the losses are computed on the logit d, so that none of them overflows.  DCGAN's five rules:
 strided convolutions in place of pooling; batch normalisation in both networks (but for G's output and D's input); no
 fully connected hidden layers; ReLU in G with tanh at its output; leaky ReLU in D.
+
+Or the Wasserstein distance in place of the divergence, d being held to slopes of norm 1: Gulrajani et al. 2017.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from nanogen import functional as F
-from nanogen.autograd import Tensor, no_grad
+from nanogen.autograd import Tensor, grad, no_grad
 from nanogen.backend import Array, Generator
 from nanogen.distributions import unscale_levels
 from nanogen.models.base import GenerativeModel, Update, check_choice, check_counts
-from nanogen.nn import BatchNorm2d, Conv2d, ConvTranspose2d, Module
+from nanogen.nn import BatchNorm2d, Conv2d, ConvTranspose2d, GroupNorm, Module
 
 
 def halvings(height: int, width: int) -> int:
@@ -51,9 +54,11 @@ class GeneratorNetwork(Module):
 
 
 class DiscriminatorNetwork(Module):
-    """Images in [−1, 1] to the logit of being real (N,): each layer halves the image, the last one takes it whole."""
+    """Images in [−1, 1] to the logit of being real (N,): each layer halves the image, the last one takes it whole.
 
-    def __init__(self, image_shape: tuple[int, int, int], channels: int, rng: Generator):
+    With `alone`, each image is normalised by itself, not with its batch, so that it has a slope of its own."""
+
+    def __init__(self, image_shape: tuple[int, int, int], channels: int, rng: Generator, alone: bool = False):
         super().__init__()
         colors, height, width = image_shape
         count = halvings(height, width)
@@ -62,7 +67,8 @@ class DiscriminatorNetwork(Module):
             Conv2d(channels << i, channels << (i + 1), 4, stride=2, padding=1, bias=False, rng=rng)
             for i in range(count)
         ]
-        self.norms = [BatchNorm2d(channels << (i + 1)) for i in range(count)]
+        widths = [channels << (i + 1) for i in range(count)]
+        self.norms = [GroupNorm(1, width) if alone else BatchNorm2d(width) for width in widths]
         self.last = Conv2d(channels << count, 1, (height >> count, width >> count), rng=rng)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,8 +86,10 @@ class GAN(GenerativeModel):
         levels: the number of integer levels.
         latent: the dimensions of z.
         channels: the width at full size; it doubles wherever the size halves.
-        objective: the generator's: `non-saturating`, max E[log D(G(z))], or `minimax`, min E[log(1 − D(G(z)))].
+        objective: the generator's: `non-saturating`, max E[log D(G(z))], or `minimax`, min E[log(1 − D(G(z)))]; or of
+            both, `wasserstein`, min_G max_D E[d(x)] − E[d(G(z))], which needs the penalty.
         discriminator_steps: k of algorithm 1, updates of D to one of G.
+        gradient_penalty: the weight λ of `gradient_penalty` in the discriminator's loss; Gulrajani et al. take 10.
         rng: draws the initial weights; `Generator(0)` unless given.
     """
 
@@ -93,15 +101,19 @@ class GAN(GenerativeModel):
         channels: int = 64,
         objective: str = "non-saturating",
         discriminator_steps: int = 1,
+        gradient_penalty: float = 0.0,
         rng: Generator | None = None,
     ):
         super().__init__(image_shape, levels)
         check_counts(latent=latent, channels=channels, discriminator_steps=discriminator_steps)
-        check_choice(objective=(objective, ("non-saturating", "minimax")))
+        check_choice(objective=(objective, ("non-saturating", "minimax", "wasserstein")))
+        if not (gradient_penalty > 0 or (gradient_penalty == 0 and objective != "wasserstein")):
+            raise ValueError(f"gradient_penalty must not be negative, nor 0 with wasserstein, got {gradient_penalty!r}")
         rng = rng or Generator(0)
         self.latent, self.objective, self.discriminator_steps = latent, objective, discriminator_steps
+        self.gradient_penalty = gradient_penalty
         self.generator = GeneratorNetwork(image_shape, channels, latent, rng)
-        self.discriminator = DiscriminatorNetwork(image_shape, channels, rng)
+        self.discriminator = DiscriminatorNetwork(image_shape, channels, rng, alone=gradient_penalty > 0)
         for name, parameter in self.named_parameters():  # all weights from N(0, 0.02²): Radford et al., section 4
             if name.endswith("weight") and parameter.ndim == 4:
                 parameter.data = 0.02 * rng.normal(parameter.shape)
@@ -111,11 +123,14 @@ class GAN(GenerativeModel):
         return self.generator(Tensor(rng.normal((n, self.latent), dtype=self.anchor.dtype)))
 
     def discriminator_loss(self, images: Any, rng: Generator) -> Tensor:
-        """−E[log D(x)] − E[log(1 − D(G(z)))], which D makes small: nats.  Algorithm 1."""
+        """−E[log D(x)] − E[log(1 − D(G(z)))], which D makes small, with the penalty if there is one.  Algorithm 1."""
         with no_grad():
             fake = self.generate(len(images), rng)
         real = self.scaled(self.pixels(images))
-        return discriminator_loss(self.discriminator(real), self.discriminator(fake))
+        loss = discriminator_loss(self.discriminator(real), self.discriminator(fake), self.objective)
+        if self.gradient_penalty:
+            loss = loss + self.gradient_penalty * gradient_penalty(self.discriminator, real, fake, rng)
+        return loss
 
     def generator_loss(self, images: Any, rng: Generator) -> Tensor:
         """What G makes small, on as many draws as there are images: nats.  Section 3."""
@@ -143,14 +158,33 @@ class GAN(GenerativeModel):
         return unscale_levels(x.data, self.levels)
 
 
-def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """−V(D, G): softplus(−d(x)) + softplus(d(G(z))), since −log sigmoid(d) = softplus(−d).  Eq. 1."""
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, objective: str = "non-saturating") -> Tensor:
+    """−V(D, G): softplus(−d(x)) + softplus(d(G(z))), since −log sigmoid(d) = softplus(−d).  Eq. 1.
+
+    `wasserstein`: d(G(z)) − d(x).  Arjovsky et al. 2017, eq. 2."""
+    if objective == "wasserstein":
+        return fake_logits.mean() - real_logits.mean()
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
 def generator_loss(fake_logits: Tensor, objective: str = "non-saturating") -> Tensor:
     """`minimax`: log(1 − D), whose gradient in the logit is −D and vanishes when D is sure; `non-saturating`:
-    −log D, whose gradient is −(1 − D).  Goodfellow et al. 2014, section 3."""
+    −log D, whose gradient is −(1 − D); `wasserstein`: −d.  Goodfellow et al. 2014, section 3."""
+    if objective == "wasserstein":
+        return -fake_logits.mean()
     if objective == "minimax":
         return -F.softplus(fake_logits).mean()
     return F.softplus(-fake_logits).mean()
+
+
+def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, rng: Generator) -> Tensor:
+    """E[(‖∇d(x̂)‖ − 1)²] at x̂ = ε x + (1 − ε) G(z), ε ~ U[0, 1], one ε an image.  Gulrajani et al. 2017, eq. 3.
+
+    Shapes: real and fake (N, *); the norm is that of an image's whole slope.  `critic` takes (N, *) to (N,) and must
+    treat each image alone."""
+    epsilon = rng.uniform((len(real), *[1] * (real.ndim - 1)), dtype=real.dtype)
+    between = Tensor(epsilon * real.data + (1 - epsilon) * fake.data)
+    between.requires_grad = True
+    slope: Any = grad(critic(between).sum(), between, create_graph=True)[0]
+    norm = ((slope**2).sum(tuple(range(1, real.ndim))) + 1e-12) ** 0.5  # √ has no slope at 0
+    return ((norm - 1.0) ** 2).mean()

@@ -4,67 +4,34 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import json
-import os
 import queue
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from tests.museum import README, ROOT, Mutation, mutations, readme
-from tests.museum.report import COPY, REPORT
+from tests.museum import README, Mutation, mutations, readme
+from tests.museum.copies import Copy
 
-SECONDS = 300
 # What a change that is no longer a program raises, or a machine that is too small.
 NOT_A_VERDICT = {"ImportError", "ModuleNotFoundError", "SyntaxError", "NameError", "KeyboardInterrupt", "MemoryError"}
 
 
-class Copy:
-    """nanogen, its tests and its settings in a scratch folder."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        ignore = shutil.ignore_patterns("__pycache__", ".hypothesis")
-        for name in ("nanogen", "tests"):
-            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-        for name in ("setup.cfg", "README.md"):
-            shutil.copy(ROOT / name, folder)
-
-    def run(self, *nodes: str) -> tuple[int, list[dict[str, str]], str]:
-        """pytest in a process of its own: its exit status, how each test ended, and what it printed."""
-        report = self.folder / "report.json"
-        report.unlink(missing_ok=True)
-        own = {COPY: str(self.folder), REPORT: str(report), "PYTHONPATH": str(self.folder)}
-        command = [sys.executable, "-B", "-m", "pytest", "-p", "tests.museum.report", "-p", "no:cacheprovider", "-x"]
-        command += ["--tb=line", "--hypothesis-profile=museum", *(f"tests/{node}" for node in nodes)]
-        try:
-            done = subprocess.run(
-                command, cwd=self.folder, env={**os.environ, **own}, capture_output=True, text=True, timeout=SECONDS
-            )
-        except subprocess.TimeoutExpired:
-            return -1, [], f"no end after {SECONDS} s"
-        outcomes = json.loads(report.read_text()) if report.is_file() else []
-        return done.returncode, outcomes, done.stdout + done.stderr
-
-    def try_out(self, mutation: Mutation) -> tuple[bool, str]:
-        """Whether the named test fails in its body under the mutation; and with what error, or what happened."""
-        shutil.rmtree(self.folder / "nanogen")
-        shutil.copytree(ROOT / "nanogen", self.folder / "nanogen", ignore=shutil.ignore_patterns("__pycache__"))
-        try:
-            mutation.apply(self.folder)
-        except (ValueError, OSError) as error:
-            return False, str(error)
-        status, outcomes, printed = self.run(mutation.test)
-        errors = [
-            o["error"] for o in outcomes if o["phase"] == "call" and o["outcome"] == "failed"
-            and o["node"].removeprefix("tests/").startswith(mutation.test) and o["error"] not in NOT_A_VERDICT
-        ]  # fmt: skip
-        if status == 1 and errors:
-            return True, errors[0]
-        return False, f"pytest's exit status {status}; {' '.join(printed.split())[-300:]}"
+def try_out(copy: Copy, mutation: Mutation) -> tuple[bool, str]:
+    """Whether the named test fails in its body under the mutation; and with what error, or what happened."""
+    copy.restore()
+    try:
+        mutation.apply(copy.folder)
+    except (ValueError, OSError) as error:
+        return False, str(error)
+    status, outcomes, printed = copy.run(mutation.test)
+    errors = [
+        o["error"] for o in outcomes if o["phase"] == "call" and o["outcome"] == "failed"
+        and o["node"].removeprefix("tests/").startswith(mutation.test) and o["error"] not in NOT_A_VERDICT
+    ]  # fmt: skip
+    if status == 1 and errors:
+        return True, errors[0]
+    return False, f"pytest's exit status {status}; {' '.join(printed.split())[-300:]}"
 
 
 def main() -> int:
@@ -99,15 +66,15 @@ def main() -> int:
         print(f"{len(tests)} tests pass on the source as it is, {time.perf_counter() - start:.0f} s", flush=True)
         copies.put(untouched)
 
-        def try_out(mutation: Mutation) -> tuple[Mutation, bool, str, float]:
+        def in_some_copy(mutation: Mutation) -> tuple[Mutation, bool, str, float]:
             copy, begin = copies.get(), time.perf_counter()
             try:
-                return mutation, *copy.try_out(mutation), time.perf_counter() - begin
+                return mutation, *try_out(copy, mutation), time.perf_counter() - begin
             finally:
                 copies.put(copy)
 
         with concurrent.futures.ThreadPoolExecutor(given.workers) as pool:
-            for m, caught, how, seconds in pool.map(try_out, chosen):
+            for m, caught, how, seconds in pool.map(in_some_copy, chosen):
                 verdict = "caught  " if caught else "SURVIVED"
                 print(f"{verdict} {m.name:50} {seconds:5.1f} s  {how}", flush=True)
                 survivors += [] if caught else [m.name]
