@@ -171,7 +171,7 @@ class DiscretizedNormal(Discretized):
         middle = 0.5 * (low + high)
         a, b = -F.abs(middle) - 0.5 * width, -F.abs(middle) + 0.5 * width
         narrow = (width < 0.5) & (F.abs(middle) * width < 1.0)
-        a, b = F.where(narrow, -1.0, a), F.where(narrow, 1.0, b)  # neither branch meets what it can't compute
+        b = F.where(narrow, 1.0, b)  # so that neither branch meets what it can't compute
         log_b = F.log_ndtr(b)
         difference = log_b + log1mexp(log_b - F.log_ndtr(a))
         m, w = F.where(narrow, middle, 0.0), F.where(narrow, width, 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -61,7 +62,7 @@ def test_entropy_is_minus_the_mean_log_density(mean: float, std: float) -> None:
 def test_normal_refuses_a_spread_that_is_none() -> None:
     """A standard deviation of 0, below, or NaN is refused by name."""
     for std in (0.0, -1.0, math.nan, np.array([1.0, 0.0])):
-        with pytest.raises(ValueError, match="std"):
+        with pytest.raises(ValueError, match=r"^Normal: std must be positive"):
             D.Normal(0.0, std)
 
 
@@ -180,10 +181,14 @@ def test_categorical_broadcasts() -> None:
     labels = np.array([[4], [0], [1]])
     expected = special.log_softmax(logits, axis=-1)[np.arange(2), labels]
     np.testing.assert_allclose(D.Categorical(logits).log_prob(labels).data, expected, rtol=1e-12)
+    for shape in ((4,), (2, 3, 4)):
+        logits = np.random.default_rng(1).standard_normal(shape)
+        one = D.Categorical(logits).log_prob(3).data
+        np.testing.assert_allclose(one, special.log_softmax(logits, axis=-1)[..., 3], rtol=1e-12)
     for wrong in (-1, 5):
-        with pytest.raises(ValueError, match="classes"):
+        with pytest.raises(ValueError, match=r"^classes must be in 0 … 3, got"):
             D.Categorical(logits).log_prob(wrong)
-    with pytest.raises(ValueError, match="axis"):
+    with pytest.raises(ValueError, match=r"^Categorical: logits must have an axis of classes"):
         D.Categorical(0.5)
 
 
@@ -268,9 +273,11 @@ def test_discrete_kl(a: np.ndarray, b: np.ndarray) -> None:
 
 
 def test_kl_of_other_pairs() -> None:
-    """A pair without a closed form is refused, naming both."""
-    with pytest.raises(TypeError, match="Normal and Bernoulli"):
-        D.kl_divergence(D.Normal(0.0, 1.0), D.Bernoulli(0.0))
+    """A pair without a closed form is refused, naming both: any two of different kinds."""
+    kinds = (D.Normal(0.0, 1.0), D.Bernoulli(np.zeros(2)), D.Categorical(np.zeros(2)), D.DiscretizedNormal(0.0, 0.0, 2))
+    for q, p in itertools.permutations(kinds, 2):
+        with pytest.raises(TypeError, match=f"no closed form for {type(q).__name__} and {type(p).__name__}"):
+            D.kl_divergence(q, p)
 
 
 # Samples
@@ -449,6 +456,28 @@ def test_a_number_beside_an_array_takes_its_type() -> None:
         assert kind(array, -1.0, 5).log_prob(np.arange(3)).dtype == np.float32
         with pytest.raises(ValueError, match=r"^levels must be in 0 … 4, got 5"):
             kind(0.25, array, 5).log_prob(np.array([5]))
+    for p in (D.Normal(0.25, array + 1), D.Normal(array, 2.0)):
+        assert p.mean.dtype == p.std.dtype == p.log_prob(0.5).dtype == np.float32
+        assert p.sample(ng.Generator(0)).dtype == p.entropy().dtype == np.float32
+    for x in (1, 0.5, True, np.ones(3), np.ones(3, int)):
+        assert D.Bernoulli(array).log_prob(x).dtype == np.float32
+
+
+class Zeros:
+    """A generator whose every uniform draw is 0, as one in 2²⁴ is."""
+
+    def uniform(self, size: Any, dtype: Any) -> np.ndarray:
+        return np.zeros(size, dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_has_no_probability_is_never_drawn(dtype: Any) -> None:
+    """u ~ U[0, 1) can be 0: also then a class of probability 0 is not drawn, and a level is finite."""
+    never = np.array(-2000.0, dtype)
+    assert D.Bernoulli(never).sample(Zeros()).item() == 0
+    assert D.Bernoulli(-never).sample(Zeros()).item() == 1
+    assert D.Categorical(np.array([never, never, 0.0, 0.0])).sample(Zeros()).item() == 2
+    assert D.DiscretizedLogistic(np.zeros(2, dtype), 0.0, 5).sample(Zeros()).data.tolist() == [0, 0]
 
 
 def test_many_levels_are_not_cut_to_bytes() -> None:

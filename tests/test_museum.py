@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import itertools
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
-from museum import README, ROOT, functions, mutations, readme
+from museum import README, ROOT, answered, functions, mutations, readme, reasons, scores
+from museum.survivors import PARTS, exposed
 
 MUTATIONS = mutations()
 
@@ -44,6 +47,51 @@ def test_each_mutations_test_exists() -> None:
         if function not in functions(file) or (case and case.removesuffix("]") not in cases(file, function)):
             missing.append(node)
     assert missing == []
+
+
+def test_survivors_are_those_of_the_scores() -> None:
+    """Each part has a score of at least 95 %, and as many reasons as changes went unnoticed."""
+    assert set(reasons()) == set(scores())
+    for part, score in scores().items():
+        assert len(answered(part)) == score["mutants"] - score["killed"]
+        assert score["killed"] >= 0.95 * score["mutants"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_survivors_are_lines_of_the_source(part: str) -> None:
+    """What is answered for is there: the function in the file, and the line before the change."""
+    with_one_quote = lambda text: text.replace('"', "'")
+    for change in answered(part):
+        where, _, lines = change.partition(": ")
+        file, function = where.split(" ")
+        source = exposed((ROOT / "nanogen" / file).read_text())
+        assert any(Path(file).match(pattern) for pattern in PARTS[part].files)
+        assert f"def {function.rpartition('.')[2]}(" in source, change
+        assert with_one_quote(lines.partition(" → ")[0]) in with_one_quote(source), change
+
+
+def test_plain_functions_are_the_same_program() -> None:
+    """What mutmut is given computes the same without decorators and lambdas, but for class methods, which it takes."""
+    source = (
+        "@twice\ndef f(x):\n    return x + 1\n"
+        "add(lambda x: 2 * x, 3)\n"
+        "class A:\n    @property\n    def a(self):\n        return 5\n"
+        "    @a.setter\n    def a(self, x):\n        self.b = x\n"
+    )
+    prelude = "twice = lambda f: lambda x: f(f(x))\nadd = lambda f, x: results.append(f(x))\nresults = []\n"
+    for text in (source, exposed(source)):
+        names: dict[str, Any] = {}
+        exec(prelude + text, names)
+        a = names["A"]()
+        a.a = 7
+        assert (names["f"](1), names["results"], a.a, a.b) == (3, [6], 5, 7)
+    assert exposed(source).count("def ") == 4
+    for part in PARTS.values():
+        for path in (path for pattern in part.files for path in (ROOT / "nanogen").glob(pattern)):
+            statements = ast.parse(exposed(path.read_text())).body
+            statements += [inner for s in statements if isinstance(s, ast.ClassDef) for inner in s.body]
+            functions = [s for s in statements if isinstance(s, ast.FunctionDef)]
+            assert {ast.unparse(d) for f in functions for d in f.decorator_list} <= {"classmethod"}
 
 
 def test_readme_is_up_to_date() -> None:

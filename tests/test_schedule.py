@@ -238,6 +238,26 @@ def test_one_time_and_integer_images() -> None:
     np.testing.assert_allclose(x_t, schedule.alpha_bars[4] ** 0.5 * x0)
 
 
+def test_tables_are_float64() -> None:
+    """Whatever the numbers come as: shorter, longer, or text from a settings file."""
+    for betas in (np.array([0.25, 0.5], np.float32), np.array([0.25, 0.5], np.longdouble), ["0.25", "0.5"]):
+        s = NoiseSchedule(betas)
+        assert s.betas.dtype == s.alphas.dtype == s.alpha_bars.dtype == s.posterior_variances.dtype == np.float64
+        assert s.betas.tolist() == [0, 0.25, 0.5]
+
+
+def test_a_table_comes_as_what_it_is_for() -> None:
+    """A tensor beside a tensor, whose times may be a tensor too, and an array beside an array."""
+    s, t = NoiseSchedule.linear(10), np.array([1, 10])
+    x = ng.tensor(np.ones((2, 3)), requires_grad=True)
+    for times in (t, ng.tensor(t)):
+        row = s.at(s.betas, times, x)
+        assert isinstance(row, ng.Tensor)
+        assert not row.requires_grad
+        assert np.array_equal(row.data, s.betas[[1, 10]][:, None])
+        assert isinstance(s.at(s.betas, times, x.data), np.ndarray)
+
+
 def test_at_time_0_nothing_has_happened() -> None:
     """q_sample gives x_0 back, and the step that is none moves nothing: ᾱ_0 = 1, β_0 = 0."""
     schedule, x, noise = NoiseSchedule.cosine(10), np.linspace(-1, 1, 5), np.ones(5)

@@ -53,7 +53,7 @@ class NoiseSchedule:
         noise = self.beta_between(0, np.arange(self.T + 1))  # 1 − ᾱ_t
         self.sqrt_alpha_bars, self.sqrt_one_minus_alpha_bars = np.sqrt(self.alpha_bars), np.sqrt(noise)
         before, noise_before = np.roll(self.sqrt_alpha_bars, 1), np.roll(noise, 1)  # at t − 1; nothing is before t = 0
-        before[0], noise_before[0], noise[0] = 1, 0, 1
+        noise_before[0], noise[0] = 0, 1
         self.posterior_variances = noise_before / noise * self.betas
         self._x0_weights = before * self.betas / noise  # of x_0 in μ̃; 1 at t = 1
         self._x_t_weights = np.sqrt(self.alphas) * noise_before / noise  # of x_t in μ̃; 0 at t = 1

@@ -14,9 +14,12 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "tests" / "museum" / "mutations.toml"
+REASONS = ROOT / "tests" / "museum" / "survivors.toml"
+SCORES = ROOT / "tests" / "museum" / "scores.toml"
 README = ROOT / "tests" / "README.md"
 
 
@@ -66,6 +69,21 @@ def mutations() -> list[Mutation]:
     return [mutation for hall in table().values() for mutation in hall]
 
 
+def reasons() -> dict[str, list[dict[str, Any]]]:
+    """Why which of mutmut's changes are not noticed, by part: `kind`, `reason` and the list `changes`."""
+    return tomllib.loads(REASONS.read_text())
+
+
+def answered(part: str) -> list[str]:
+    """The changes to a part that nothing notices, with a reason for each."""
+    return [change for entry in reasons().get(part, []) for change in entry["changes"]]
+
+
+def scores() -> dict[str, dict[str, Any]]:
+    """What `python -m tests.museum.survivors` last gave, by part: date, mutmut, mutants, killed, seconds."""
+    return tomllib.loads(SCORES.read_text())
+
+
 @functools.cache
 def functions(file: str) -> frozenset[str]:
     """The names of the test functions in a file of `tests`."""
@@ -87,7 +105,34 @@ def readme() -> str:
             mistake = f"**{m.name.partition('.')[2]}**: {_escaped(m.mistake)}"
             lines.append(f"| {mistake} | {change} | `{m.test.replace('::', ':: ')}` |")
         lines.append("")
-    return "\n".join(lines)
+    minutes = round(sum(score["seconds"] for score in scores().values()) / 60)
+    return "\n".join([*lines, EVERY_CHANGE.format(minutes=minutes), *_score_table(), *_survivor_table()])
+
+
+def _score_table() -> list[str]:
+    lines = [
+        "| part | changes | noticed | of those that change anything | mutmut | date |",
+        "|---|---|---|---|---|---|",
+    ]
+    for part, s in scores().items():
+        same = sum(len(entry["changes"]) for entry in reasons().get(part, []) if entry["kind"] == "equivalent")
+        share, of_rest = s["killed"] / s["mutants"], s["killed"] / (s["mutants"] - same)
+        lines.append(
+            f"| {part} | {s['mutants']} | {s['killed']}, {share:.1%} | {of_rest:.1%} | {s['mutmut']} | {s['date']} |"
+        )
+    return [*lines, ""]
+
+
+def _survivor_table() -> list[str]:
+    lines: list[str] = []
+    for part, entries in reasons().items():
+        lines += [f"### What survives in {part}\n", "| change | why it is not noticed |", "|---|---|"]
+        for entry in entries:
+            cells = (change.partition(": ") for change in entry["changes"])
+            changes = "<br>".join(f"{where.replace(' ', ' `', 1)}`: {_code(what)}" for where, _, what in cells)
+            lines.append(f"| {changes} | *{entry['kind']}*: {_escaped(entry['reason'])} |")
+        lines.append("")
+    return lines
 
 
 def _code(text: str) -> str:
@@ -127,4 +172,20 @@ must fail then, in its body, with the rest of the copy importing as before:
     python -m tests.museum --list
 
 The table is `museum/mutations.toml`; this page is written from it by `python -m tests.museum --write`.
+"""
+
+EVERY_CHANGE = """\
+## Every small change
+
+The museum has the mistakes that people make.  [mutmut](https://github.com/boxed/mutmut) makes all that a program can:
+each operator, number, argument and condition of these parts is changed alone, and the tests have to notice.
+
+    pip install -e '.[test,mutation]'
+    python -m tests.museum.survivors                    # all, about {minutes} minutes; exits 1 at one without a reason
+    python -m tests.museum.survivors schedule           # one part
+
+mutmut looks into no decorated function and no lambda, which here are the primitives and their gradient rules, so it is
+given a copy in which they are plain functions.  What survives its run is tried again by more tests, in a new process
+with the change made before the import.  What survives that too is listed, with the reason why: *equivalent* where no
+result differs but by rounding, *wording* where only the text of an error does, *device* where only on a GPU.
 """
