@@ -25,6 +25,7 @@ from nanogen.training.run import (
     SAMPLES,
     Run,
     Settings,
+    load_images,
     make_settings,
     model_parameters,
     parse_model_setting,
@@ -36,6 +37,10 @@ SUMMARIES = {
     "gan": "a generator against a discriminator (Goodfellow et al. 2014; DCGAN)",
     "ddpm": "denoising step by step, a bound on the likelihood (Ho et al. 2020)",
 }
+
+
+WHERE = {"digits": "bundled"}
+SETTINGS = ("size", "color", "steps", "batch", "lr", "seed", "device", "threads")  # as the command line calls them
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,8 +56,16 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("train", help="train a model and show what it generates")
     command.add_argument("model", help=", ".join(MODELS))
-    command.add_argument("--data", help=f"{', '.join(data.DATASETS)} (default: digits, bundled)")
-    command.add_argument("--data-dir", metavar="DIR", help="the folder of the data set's files")
+    command.add_argument(
+        "--data",
+        type=data.canonical,
+        help=f"{', '.join(data.DATASETS)}, a folder of pictures, or an .npz or .npy file (default: digits)",
+    )
+    command.add_argument(
+        "--data-dir", metavar="DIR", help="where a named set's files are (default: they are downloaded)"
+    )
+    command.add_argument("--size", type=size, metavar="N", help="cut and resize a folder's pictures to N×N, or HxW")
+    command.add_argument("--color", choices=("grey", "rgb"), help="of a folder's pictures (default: grey if all are)")
     command.add_argument("--steps", type=int, help="training steps (default: the model's recipe)")
     command.add_argument("--batch", type=int, help="images a step (default: the model's recipe)")
     command.add_argument("--lr", type=float, help="largest learning rate (default: the model's recipe)")
@@ -82,9 +95,15 @@ def parser() -> argparse.ArgumentParser:
     return main_parser
 
 
+def size(text: str) -> tuple[int, int]:
+    """`32` or `24x32`: height and width."""
+    height, x, width = text.partition("x")
+    return int(height), int(width if x else height)
+
+
 def run_train(arguments: argparse.Namespace) -> None:
     name = arguments.data or "digits"
-    run = Run(arguments.out or free_folder(f"{arguments.model}-{name}"))
+    run = Run(arguments.out or free_folder(f"{arguments.model}-{Path(name).stem}"))
     if arguments.resume:
         if arguments.out is None:
             raise ValueError("--resume needs the run's folder: --out DIR")
@@ -93,15 +112,15 @@ def run_train(arguments: argparse.Namespace) -> None:
         images = run.images("train")
     else:
         run.check_new()
-        images = data.load(name, "train", arguments.data_dir)
+        images = data.load(name, "train", arguments.data_dir, arguments.size, arguments.color)
         settings = make_settings(
             arguments.model,
             images,
             dict(parse_model_setting(arguments.model, text) for text in arguments.set),
             data_dir=arguments.data_dir and str(Path(arguments.data_dir).resolve()),
-            **{name: getattr(arguments, name) for name in ("steps", "batch", "lr", "seed", "device", "threads")},
+            **{name: getattr(arguments, name) for name in SETTINGS},
         )
-    test = data.load(settings.data, "test", settings.data_dir)
+    test = load_images(settings, "test")
     run.folder.mkdir(parents=True, exist_ok=True)
     with locked(run.folder), threadpool_limits(settings.threads):
         trainer = Trainer(settings, images)
@@ -136,7 +155,7 @@ def check_same(arguments: argparse.Namespace, settings: Settings) -> None:
         ValueError: it does."""
     if arguments.model != settings.model:
         raise ValueError(f"{arguments.out} holds a run of {settings.model}, not of {arguments.model}")
-    for name in ("data", "steps", "batch", "lr", "seed", "device", "threads"):
+    for name in ("data", *SETTINGS):
         given, own = getattr(arguments, name), getattr(settings, name)
         if given not in (None, own):
             raise ValueError(f"the run in {arguments.out} has {name} {own}, not {given}: --resume keeps its settings")
@@ -205,7 +224,8 @@ def run_list(_: argparse.Namespace) -> None:
         )
     print("data sets:")
     for name in data.DATASETS:
-        print(f"  {name:14} {'bundled' if name == 'digits' else 'IDX files in --data-dir DIR'}")
+        print(f"  {name:14} {WHERE.get(name, 'downloaded at first use, or in --data-dir DIR')}")
+    print("  or a folder of pictures, or an .npz or .npy file of bytes")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

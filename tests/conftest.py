@@ -1,5 +1,9 @@
 """Hypothesis draws the same examples on every run, so that a red test stays red until the code changes."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
@@ -7,3 +11,13 @@ settings.register_profile("ci", derandomize=True, deadline=None, max_examples=20
 settings.register_profile("thorough", deadline=None, max_examples=500, suppress_health_check=slow)
 settings.register_profile("museum", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate])  # no shrinking
 settings.load_profile("ci")  # --hypothesis-profile=thorough looks for new examples
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_downloads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of the tests' own, and no way to the web: a data set that is not there is refused at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOGEN_CACHE", str(cache := tmp_path_factory.mktemp("cache")))
+        patch.setenv("NANOGEN_MIRROR", "http://127.0.0.1:9")
+        patch.setattr("nanogen.data.download.PAUSE", 0.0)
+        yield cache

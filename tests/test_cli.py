@@ -168,11 +168,47 @@ def test_evaluate(model: str, kind: str, runs: Callable[[str], Path], capsys: py
     assert float(lines[-1].removeprefix("seconds per sample: ")) >= 0
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_train_on_pictures(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder of a few pictures of several sizes, brought to one: trained on, evaluated, sampled from; the settings
+    keep what was done to them, so that --resume and evaluate find the same images, from wherever they are called."""
+    rng = np.random.default_rng(0)
+    (folder := tmp_path / "pets").mkdir()
+    for i in range(24):
+        picture = rng.integers(0, 256, (9 + i % 3, 7, 3)).astype(np.uint8)
+        Image.fromarray(picture).save(folder / f"{i}.png")
+    command = train_command(model, out := tmp_path / "run", "--data", str(folder))
+    command = [text.replace("channels=4", "channels=6") for text in command]  # two a colour
+    assert "give a size" in refused(command, capsys)
+    assert main([*command, "--size", "5x6"]) == 0
+    settings = json.loads((out / "settings.json").read_text())
+    assert (settings["data"], settings["size"], settings["image_shape"]) == (str(folder), [5, 6], [3, 5, 6])
+    assert main(["evaluate", str(out)]) == 0
+    assert main(["sample", str(out), "-n", "2", "--out", str(tmp_path / "x.npz")]) == 0
+    assert np.load(tmp_path / "x.npz")["images"].shape == (2, 3, 5, 6)
+    assert main([*command, "--size", "5x6", "--resume"]) == 0
+    assert "size" in refused([*command, "--size", "6", "--resume"], capsys)
+    for path in folder.iterdir():
+        path.unlink()
+    assert "pets holds no pictures" in refused(["evaluate", str(out)], capsys)
+
+
+def test_train_on_arrays(tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """An .npz by a relative path, that is not found again when its images have changed shape."""
+    np.savez(tmp_path / "x.npz", images=np.arange(40 * 12).reshape(40, 3, 4).astype(np.uint8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert main(train_command("vae", tmp_path / "run", "--data", "x.npz")) == 0
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    np.savez(tmp_path / "x.npz", images=np.arange(40 * 12).reshape(40, 4, 3).astype(np.uint8))
+    assert "(1, 4, 3)" in refused(["evaluate", str(tmp_path / "run")], capsys)
+
+
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     """All models with their settings, all data sets."""
     assert main(["list"]) == 0
     shown = capsys.readouterr().out
-    for word in [*MODELS, "digits", "mnist", "fashion-mnist", "latent=", "T=", "variance=", "blocks="]:
+    for word in [*MODELS, "digits", "mnist", "fashion-mnist", "cifar10", "latent=", "T=", "variance=", "blocks="]:
         assert word in shown
 
 
@@ -202,6 +238,9 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     (["train", "ddpm", "--set", "schedule=square"], "schedule"), (["train", "vae", "--data", "cifar"], "cifar"),
     (["train", "vae", "--data", "mnist"], "--data-dir"),
     (["train", "vae", "--data", "mnist", "--data-dir", "nowhere"], "nowhere"),
+    (["train", "vae", "--size", "8"], "folder of pictures"), (["train", "vae", "--size", "8x"], "--size"),
+    (["train", "vae", "--color", "red"], "--color"), (["train", "vae", "--data", "nowhere.npz"], "nowhere.npz"),
+    (["train", "vae", "--data", "digits.jpg"], "folder of pictures"),
     (["train", "vae", "--steps", "0"], "steps"), (["train", "vae", "--steps", "many"], "--steps"),
     (["train", "vae", "--batch", "0"], "batch"), (["train", "vae", "--batch", "1501"], "1500"),
     (["train", "vae", "--lr", "-1"], "lr"), (["train", "vae", "--lr", "nan"], "lr"),

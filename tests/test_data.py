@@ -1,9 +1,12 @@
-"""Images in: the bundled digits, IDX files, and files that are not what they say."""
+"""Images in: the bundled digits, IDX files, CIFAR-10's, NumPy's, and files that are not what they say."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import struct
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +55,14 @@ def test_digits_are_scikit_learns() -> None:
 
 
 def test_bad_names() -> None:
-    """An unknown data set or split is refused with the names there are; a set of files needs a folder."""
-    with pytest.raises(ValueError, match=r"digits, mnist, fashion-mnist.*'cifar'"):
+    """An unknown data set or split is refused with the names there are and the nearest one; a set that can't be
+    downloaded is too, with what else can be done."""
+    with pytest.raises(ValueError, match=r"digits, mnist, fashion-mnist.*'cifar' \(did you mean 'cifar10'"):
         data.load("cifar")
     with pytest.raises(ValueError, match=r"train, test.*'valid'"):
         data.load("digits", "valid")
-    for name in ("mnist", "fashion-mnist"):
-        with pytest.raises(ValueError, match="--data-dir"):
+    for name in ("mnist", "fashion-mnist", "cifar10"):
+        with pytest.raises(OSError, match=f"{name} can't be downloaded.*--data-dir"):
             data.load(name)
 
 
@@ -159,6 +163,161 @@ def test_labels_of_other_images(tmp_path: Path) -> None:
     write(labels, idx(PIXELS))
     with pytest.raises(ValueError, match="labels-idx1"):
         data.load("mnist", "train", tmp_path)
+
+
+# CIFAR-10
+
+RECORDS = np.random.default_rng(1).integers(0, 256, (7, 3073)).astype(np.uint8)
+RECORDS[:, 0] %= 10
+
+
+def test_cifar_files(tmp_path: Path) -> None:
+    """Five batches train and one tests: a byte of label, then a plane each of red, green and blue, row by row; from the
+    archive's folder or the one around it."""
+    for folder in (tmp_path, tmp_path / "cifar-10-batches-bin"):
+        folder.mkdir(exist_ok=True)
+        for i in range(1, 6):
+            write(folder / f"data_batch_{i}.bin", RECORDS[i : i + 1].tobytes())
+        write(folder / "test_batch.bin", RECORDS[:2].tobytes())
+        train, test = data.load("cifar10", "train", folder), data.load("cifar10", "test", folder)
+        assert train.labels is not None
+        assert test.labels is not None
+        assert (train.shape, train.levels, train.labels.dtype) == ((3, 32, 32), 256, np.int64)
+        assert np.array_equal(train.labels, RECORDS[1:6, 0])
+        assert np.array_equal(test.labels, RECORDS[:2, 0])
+        assert test.images[1, 2, 3, 4] == RECORDS[1, 1 + 2 * 1024 + 3 * 32 + 4]
+        assert np.array_equal(train.images.reshape(5, -1), RECORDS[1:6, 1:])
+
+
+@pytest.mark.parametrize(("contents", "word"), [
+    (b"", "0 bytes"), (RECORDS.tobytes()[:-1], "no records"), (b"\x0a" + RECORDS.tobytes()[1:], "label 10"),
+])  # fmt: skip
+def test_broken_cifar_files(contents: bytes, word: str, tmp_path: Path) -> None:
+    """Half a record, none, an eleventh class: refused with the path; a batch that is not there is named."""
+    for i in range(1, 6):
+        write(tmp_path / f"data_batch_{i}.bin", RECORDS.tobytes())
+    with pytest.raises(FileNotFoundError, match=r"test_batch\.bin"):
+        data.load("cifar10", "test", tmp_path)
+    write(tmp_path / "data_batch_3.bin", contents)
+    with pytest.raises(ValueError, match=rf"data_batch_3\.bin.*{word}"):
+        data.load("cifar10", "train", tmp_path)
+
+
+# NumPy's files
+
+GREY = np.random.default_rng(2).integers(0, 256, (12, 4, 5)).astype(np.uint8)
+COLOR = np.random.default_rng(3).integers(0, 256, (12, 3, 4, 5)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("array", "channels_first"), [
+    (GREY, GREY[:, None]), (GREY[:, None], GREY[:, None]), (GREY[..., None], GREY[:, None]), (COLOR, COLOR),
+    (COLOR.transpose(0, 2, 3, 1), COLOR), (np.asfortranarray(COLOR), COLOR),
+])  # fmt: skip
+@pytest.mark.parametrize("suffix", ["npy", "npz", "compressed.npz"])
+def test_arrays_of_images(array: np.ndarray, channels_first: np.ndarray, suffix: str, tmp_path: Path) -> None:
+    """Grey or coloured, colours first or last, C's or Fortran's order: the images (N, C, H, W) of 256 levels, two of
+    the twelve for testing."""
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "npy":
+        np.save(path, array)
+    else:
+        (np.savez_compressed if suffix.startswith("c") else np.savez)(path, array)
+    train, test = data.load(path), data.load(str(path), "test")
+    assert (len(train), len(test), train.levels, train.shape) == (10, 2, 256, channels_first.shape[1:])
+    found = {image.tobytes() for part in (train, test) for image in part.images}
+    assert found == {image.tobytes() for image in channels_first}
+    assert train.images.flags.c_contiguous
+
+
+def test_labels_go_with_their_images(tmp_path: Path) -> None:
+    """`images` and `labels` are split together; `levels` says how many there are; other arrays are no matter."""
+    labels = np.arange(12)[:, None].astype(np.uint8)
+    np.savez(tmp_path / "x.npz", images=GREY // 32, labels=labels, levels=8, other=np.ones(3))
+    for split in ("train", "test"):
+        found = data.load(tmp_path / "x.npz", split)
+        assert found.labels is not None
+        assert (found.levels, found.labels.dtype) == (8, np.int64)
+        assert np.array_equal(found.images[:, 0], (GREY // 32)[found.labels])
+
+
+@pytest.mark.parametrize(("images", "labels"), [("{}_images", "{}_labels"), ("x_{}", "y_{}"), ("{}", None)])
+def test_arrays_with_their_own_splits(images: str, labels: str | None, tmp_path: Path) -> None:
+    """Splits by name, as several libraries write them, are kept as they are; one that is not there is missed."""
+    arrays = {images.format("train"): GREY[:8], images.format("test"): GREY[8:]}
+    if labels:
+        arrays |= {labels.format("train"): np.arange(8), labels.format("test"): np.arange(8, 12)}
+    np.savez(tmp_path / "x.npz", **arrays)
+    train, test = data.load(tmp_path / "x.npz"), data.load(tmp_path / "x.npz", "test")
+    assert np.array_equal(train.images, GREY[:8, None])
+    assert np.array_equal(test.images, GREY[8:, None])
+    assert (None if test.labels is None else test.labels.tolist()) == ([8, 9, 10, 11] if labels else None)
+    del arrays[images.format("test")]
+    np.savez(tmp_path / "y.npz", **arrays, more=GREY)
+    with pytest.raises(ValueError, match=r"y\.npz.*test_images"):
+        data.load(tmp_path / "y.npz", "test")
+
+
+WRONG: dict[str, Any] = {
+    "fractions": GREY / 255, "signed": GREY.astype(np.int8), "pickled": np.array([{}, 1], object), "flat": GREY[0],
+    "two colours": COLOR[:, :2], "no images": GREY[:0], "no pixels": GREY[:, :0], "texts": np.array(["a", "b"]),
+    "records": np.zeros(3, [("a", "u1")]), "all alike": np.zeros((9, 4, 4), np.uint8), "five axes": COLOR[None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+@pytest.mark.parametrize("kind", WRONG)
+def test_arrays_that_are_no_images(kind: str, suffix: str, tmp_path: Path) -> None:
+    """Other types and shapes, and what would have to be unpickled: refused with the path."""
+    path = tmp_path / f"x.{suffix}"
+    np.save(path, WRONG[kind]) if suffix == "npy" else np.savez(path, WRONG[kind])
+    with pytest.raises(ValueError, match=rf"x\.{suffix}"):
+        data.load(path)
+
+
+@pytest.mark.parametrize(("arrays", "word"), [
+    ({"images": GREY, "labels": np.arange(11)}, "labels"), ({"images": GREY, "levels": 8}, "0 … 7"),
+    ({"images": GREY, "levels": 1}, "levels"), ({"images": GREY, "levels": 257}, "levels"),
+    ({"images": GREY, "labels": np.ones(12)}, "integers"), ({}, "none"), ({"a": GREY, "b": GREY}, "a, b"),
+])  # fmt: skip
+def test_arrays_that_do_not_fit(arrays: Any, word: str, tmp_path: Path) -> None:
+    """Labels of other images, levels that are not so many, names that say nothing: refused with what is wrong."""
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(ValueError, match=rf"x\.npz.*{word}"):
+        data.load(tmp_path / "x.npz")
+
+
+def npy(shape: str, body: bytes = GREY.tobytes()) -> bytes:
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header += b" " * (-(len(header) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + body
+
+
+@pytest.mark.parametrize("shape", [
+    "(4611686018427387904, 4, 5)", "(13, 4, 5)", "(11, 4, 5)", "(-12, 4, -5)", "(-12, 4, 5)", "(12.0, 4, 5)", "((((",
+    "(4294967296, 4294967296, 1)", "(1000000000, 4, 5)", "(50000000, 4, 5)", "'a'", "__import__('os')", "(0,)", "()",
+])  # fmt: skip
+def test_headers_that_lie(shape: str, tmp_path: Path) -> None:
+    """A header is believed as far as the bytes go: no memory is taken for more, nothing in it is run."""
+    for name, contents in (("x.npy", npy(shape)), ("y.npz", zipped(npy(shape)))):
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=name):
+            data.load(write(tmp_path / name, contents))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 20e6
+
+
+def zipped(contents: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("images.npy", contents)
+    return file.getvalue()
+
+
+def test_a_missing_array_is_named(tmp_path: Path) -> None:
+    """FileNotFoundError with the path."""
+    with pytest.raises(FileNotFoundError, match=r"none\.npz"):
+        data.load(tmp_path / "none.npz")
 
 
 # What a data set is

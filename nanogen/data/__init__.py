@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from nanogen.data.arrays import read_file
+from nanogen.data.cifar import read_split
 from nanogen.data.idx import read_idx, read_pair
 from nanogen.data.images import Images, check_levels
 
@@ -28,35 +32,87 @@ def _digits(split: str, folder: str | Path | None) -> Images:
 
 def _idx(name: str) -> Callable[[str, str | Path | None], Images]:
     def load_idx(split: str, folder: str | Path | None) -> Images:
-        if folder is None:
-            raise ValueError(f"data set {name} is read from a folder of IDX files: give its path (--data-dir DIR)")
-        images, labels = read_pair(folder, "train" if split == "train" else "t10k")
+        images, labels = read_pair(folder or _downloaded(name), "train" if split == "train" else "t10k")
         return Images(images, labels, 256, name)
 
     return load_idx
+
+
+def _cifar10(split: str, folder: str | Path | None) -> Images:
+    return Images(*read_split(folder or _downloaded("cifar10"), split), 256, "cifar10")
+
+
+def _downloaded(name: str) -> Path:
+    sources = _needing("requests", "nanogen.data.sources")
+    return sources.cached(name, sources.SOURCES[name])
+
+
+def _needing(library: str, module: str) -> Any:
+    """A module of ours that stands on a library which the rest does without.
+
+    Raises:
+        RuntimeError: it is not installed."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise RuntimeError(f"this needs {library}: pip install {library} ({error})") from error
 
 
 DATASETS: dict[str, Callable[[str, str | Path | None], Images]] = {
     "digits": _digits,
     "mnist": _idx("mnist"),
     "fashion-mnist": _idx("fashion-mnist"),
+    "cifar10": _cifar10,
 }
 
 
-def load(name: str, split: str = "train", folder: str | Path | None = None) -> Images:
+def canonical(name: str) -> str:
+    """What a run's settings call a data set: its name, or the whole path of what is there."""
+    return name if name in DATASETS or not Path(name).exists() else str(Path(name).resolve())
+
+
+def load(
+    name: str | Path,
+    split: str = "train",
+    folder: str | Path | None = None,
+    size: tuple[int, int] | None = None,
+    color: str | None = None,
+) -> Images:
     """One split of a data set.
 
     Args:
-        name: `digits` (8×8, 17 levels, bundled), or `mnist`, `fashion-mnist` (28×28, 256 levels) from IDX files.
+        name: `digits` (8×8, 17 levels, bundled); `mnist`, `fashion-mnist` (28×28, IDX files) or `cifar10` (3×32×32,
+            binary version), 256 levels, downloaded at first use into the cache folder; a folder of pictures (see
+            `folder.read_folder`); an `.npz` or `.npy` of bytes (see `arrays.read_file`).
         split: `train` or `test`.
-        folder: where the files are, for those that are not bundled.
+        folder: where the files of `mnist`, `fashion-mnist` or `cifar10` are, in place of the cache.
+        size: height and width that a folder's pictures are brought to.
+        color: what they are brought to, `grey` or `rgb`.
 
     Raises:
-        ValueError: an unknown name or split, no folder where one is needed, a broken file.
+        ValueError: an unknown name or split, a broken file, a size or color for what is no folder of pictures.
         FileNotFoundError: a file that is not in the folder.
+        OSError: a download that failed.
     """
-    if name not in DATASETS:
-        raise ValueError(f"data must be one of {', '.join(DATASETS)}, got {name!r}")
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    return DATASETS[name](split, folder)
+    if size is not None and any(not 1 <= n <= 1 << 12 for n in size):
+        raise ValueError(f"size must be a height and a width in 1 … {1 << 12}, got {size}")
+    if color not in (None, "grey", "rgb"):
+        raise ValueError(f"color must be grey or rgb, got {color!r}")
+    path = Path(name)
+    if str(name) not in DATASETS and path.is_dir():
+        if folder is not None:
+            raise ValueError(f"{name} is a folder already, and needs no other (--data-dir)")
+        return _needing("pillow", "nanogen.data.folder").read_folder(canonical(str(name)), split, size, color)
+    if size is not None or color is not None:
+        raise ValueError(f"size and color are for a folder of pictures, and {name} is none")
+    if str(name) in DATASETS:
+        return DATASETS[str(name)](split, folder)
+    if path.suffix in (".npy", ".npz"):
+        return read_file(canonical(str(name)), split)
+    close = difflib.get_close_matches(str(name), DATASETS, n=1)
+    raise ValueError(
+        f"data must be one of {', '.join(DATASETS)}, a folder of pictures, or an .npz or .npy file, got {str(name)!r}"
+        + (f" (did you mean {close[0]!r}?)" if close else "")
+    )

@@ -6,16 +6,15 @@ A file is two zero bytes, a type code (8 = unsigned byte), the number of axes, e
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from nanogen.data.files import open_gzipped_or_not, read_exactly
+
 UNSIGNED_BYTE = 8
-LARGEST = 1 << 30  # bytes of one file's contents
 
 
 def read_idx(path: str | Path, axes: int) -> np.ndarray:
@@ -26,26 +25,13 @@ def read_idx(path: str | Path, axes: int) -> np.ndarray:
         ValueError: a file that is no IDX file of unsigned bytes with so many axes, truncated or too long.
     """
     path = Path(path)
-    try:
-        with gzip.open(path) if _is_gzipped(path) else path.open("rb") as file:
-            header = file.read(4 + 4 * axes)
-            if len(header) < 4 + 4 * axes or header[:4] != bytes([0, 0, UNSIGNED_BYTE, axes]):
-                raise ValueError(f"{path} is not an IDX file of unsigned bytes with {axes} axes")
-            shape = struct.unpack(f">{axes}I", header[4:])
-            size = math.prod(shape)
-            if size > LARGEST:
-                raise ValueError(f"{path} announces {size} bytes, more than the {LARGEST} that are read")
-            body = file.read(size + 1)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is not a whole gzip file: {error}") from error
-    if len(body) != size:
-        raise ValueError(f"{path} announces {size} bytes and holds {'more' if len(body) > size else len(body)}")
+    with open_gzipped_or_not(path) as file:
+        header = file.read(4 + 4 * axes)
+        if len(header) < 4 + 4 * axes or header[:4] != bytes([0, 0, UNSIGNED_BYTE, axes]):
+            raise ValueError(f"{path} is not an IDX file of unsigned bytes with {axes} axes")
+        shape = struct.unpack(f">{axes}I", header[4:])
+        body = read_exactly(file, math.prod(shape), path)
     return np.frombuffer(body, np.uint8).reshape(shape)
-
-
-def _is_gzipped(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
 
 
 def read_pair(folder: str | Path, part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -55,14 +41,18 @@ def read_pair(folder: str | Path, part: str) -> tuple[np.ndarray, np.ndarray]:
         FileNotFoundError: a file that is not there, under either of its names.
         ValueError: a file that is broken, or as many labels as there are not images.
     """
-    images = read_idx(_find(folder, f"{part}-images-idx3-ubyte"), axes=3)
-    labels = read_idx(_find(folder, f"{part}-labels-idx1-ubyte"), axes=1)
+    images = read_idx(find(folder, f"{part}-images-idx3-ubyte"), axes=3)
+    labels = read_idx(find(folder, f"{part}-labels-idx1-ubyte"), axes=1)
     if len(images) != len(labels):
         raise ValueError(f"{folder}: {len(images)} {part} images but {len(labels)} labels")
     return images[:, None], labels.astype(np.int64)
 
 
-def _find(folder: str | Path, name: str) -> Path:
+def find(folder: str | Path, name: str) -> Path:
+    """The file of that name, or the gzipped one, in a folder.
+
+    Raises:
+        FileNotFoundError: neither is there."""
     for candidate in (Path(folder) / name, Path(folder) / f"{name}.gz"):
         if candidate.is_file():
             return candidate

@@ -74,6 +74,11 @@ def samples(model: GenerativeModel, n: int, rng: Generator) -> np.ndarray:
     return to_numpy(model.sample(n, rng))
 
 
+def first_images(images: Images, n: int) -> np.ndarray:
+    """n images, the first ones again where there are fewer."""
+    return images.images[np.arange(n) % len(images)]
+
+
 def special_pictures(model: GenerativeModel, train: Images, test: Images, rng: Generator) -> dict[str, Image.Image]:
     """What shows the idea of a model, by name."""
     if isinstance(model, DDPM):
@@ -99,10 +104,10 @@ def vae_pictures(model: VAE, test: Images, rng: Generator) -> dict[str, Image.Im
     """reconstructions: rows of test images, each above what its code decodes to.  interpolation: from the left test
     image to the right one, a row each.  manifold: the pictures over a grid of quantiles of a latent of 2 dimensions.
     prior_means: E[x|z] of z ~ p(z), the samples without the decoder's noise."""
-    columns, chosen = 16, test.images[:32]
+    columns, chosen = 16, first_images(test, 32)
     rebuilt = to_numpy(model.reconstruct(chosen))
     rows = [part[i : i + columns] for i in range(0, len(chosen), columns) for part in (chosen, rebuilt)]
-    lines = to_numpy(model.interpolate(test.images[:8], test.images[8:16], steps=10))
+    lines = to_numpy(model.interpolate(chosen[:8], chosen[8:16], steps=10))
     means = to_numpy(model.picture(rng.normal((64, model.latent), dtype=model.anchor.dtype)))
     pictures = {
         "reconstructions": grid(np.concatenate(rows), model.levels, columns),
@@ -140,7 +145,7 @@ def gan_pictures(model: GAN, train: Images, rng: Generator) -> dict[str, Image.I
 
 def completions(model: PixelCNN, test: Images, rng: Generator, n: int = 8, ways: int = 6) -> Image.Image:
     """A row: a test image, its upper half, then ways of completing that."""
-    originals, half = test.images[:n], model.image_shape[1] // 2
+    originals, half = first_images(test, n), model.image_shape[1] // 2
     upper = originals.copy()
     upper[:, :, half:] = 0
     done = to_numpy(model.complete(np.repeat(upper, ways, axis=0), half, rng)).reshape(n, ways, *model.image_shape)

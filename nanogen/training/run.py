@@ -7,6 +7,7 @@ import difflib
 import inspect
 import json
 import logging
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ log = logging.getLogger("nanogen")
 
 # Independent streams of random numbers of one seed.
 INITIAL_WEIGHTS, STEPS, SHUFFLES, PICTURES, SAMPLES, EVALUATION = range(6)
+
+
+MOST_PIXELS = 128 * 128  # attention among more than a quarter of a side of these takes more memory than there is
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Settings:
     seed: int = 0
     device: str = "cpu"
     data_dir: str | None = None
+    size: tuple[int, int] | None = None
+    color: str | None = None
     model_settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -60,7 +66,12 @@ def make_settings(model: str, images: Images, model_settings: dict[str, Any] | N
     """
     if model not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {model!r}{_nearest(model, MODELS)}")
+    if math.prod(images.shape[1:]) > MOST_PIXELS:
+        raise ValueError(
+            f"images must have at most {MOST_PIXELS} pixels, got shape {images.shape}: take a smaller size"
+        )
     basis = dataclasses.asdict(recipe(model, images.shape))
+    basis["batch"] = min(basis["batch"], len(images))
     own = {**basis.pop("model"), **(model_settings or {})}
     known = model_parameters(model)
     for name in own:
@@ -123,6 +134,22 @@ def build_model(settings: Settings) -> GenerativeModel:
     cls: Any = MODELS[settings.model]
     model = cls(settings.image_shape, settings.levels, rng=rng, **settings.model_settings)
     return model.to(settings.device)
+
+
+def load_images(settings: Settings, split: str) -> Images:
+    """The data set that the settings name.
+
+    Raises:
+        ValueError: its images are not what the model was made for.
+        ValueError, OSError: as `data.load`.
+    """
+    images = data.load(settings.data, split, settings.data_dir, settings.size, settings.color)
+    if (images.shape, images.levels) != (settings.image_shape, settings.levels):
+        raise ValueError(
+            f"{settings.data} has images {images.shape} of {images.levels} levels now, and the model was made for"
+            f" {settings.image_shape} of {settings.levels}"
+        )
+    return images
 
 
 def averaged_weights(model: GenerativeModel, arrays: dict[str, Any]) -> dict[str, Any]:
@@ -223,6 +250,7 @@ class Run:
             found = json.loads(self.settings_file.read_text())
             for name in ("image_shape", "betas"):
                 found[name] = tuple(found[name])
+            found["size"] = found.get("size") and tuple(found["size"])
             own = {k: tuple(v) if isinstance(v, list) else v for k, v in found["model_settings"].items()}
             if unknown := set(own) - set(model_parameters(found["model"])):
                 raise ValueError(f"{found['model']} has no setting {', '.join(sorted(unknown))}")
@@ -245,5 +273,4 @@ class Run:
 
     def images(self, split: str) -> Images:
         """The data set that the run was made for."""
-        settings = self.settings()
-        return data.load(settings.data, split, settings.data_dir)
+        return load_images(self.settings(), split)
