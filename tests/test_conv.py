@@ -239,7 +239,7 @@ ERRORS: dict[str, Any] = {
 @pytest.mark.parametrize("message", ERRORS)
 def test_errors_name_what_is_wrong(message):
     """Shapes that do not fit and settings out of range raise ValueError before any work is done."""
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         ERRORS[message]()
 
 

@@ -67,7 +67,7 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 @one_by_one
 def expand(input: Tensor, size: Any) -> Tensor:
     """Axes of length 1 repeated, and new ones put in front, until the shape is `size`; −1 leaves an axis alone."""
-    here = (1,) * (len(size) - input.ndim) + input.shape
+    here = (-1,) * (len(size) - input.ndim) + input.shape
     return broadcast_to(input, shape=tuple(m if n == -1 else n for n, m in zip(size, here, strict=True)))
 
 
@@ -318,6 +318,6 @@ def interpolate(
     if len(spatial) == 2 and len(whole) == 1 and all(n and m % n == 0 for n, m in zip(spatial, sizes, strict=True)):
         return upsample(input, factor=whole.pop())
     for axis, (n, m, (a, b)) in enumerate(zip(spatial, sizes, scales, strict=True), start=2):
-        source = [min(int(i * a // b), n - 1) for i in range(m)]
+        source = [int(i * a / b) for i in range(m)]
         input = get_item(input, (slice(None),) * axis + (source,))
     return input
