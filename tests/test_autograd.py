@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
 
@@ -418,6 +419,32 @@ def test_to_the_device_it_is_on():
     for name in ("CPU", "gpu"):
         with pytest.raises(TypeError):
             x.to(name)
+    if "cupy" not in sys.modules:
+        with pytest.raises(RuntimeError, match=r"^device 'cuda' needs"):
+            x.to("cuda")
+
+
+def test_a_gradient_can_be_read_and_put_there():
+    """.grad is None before, what was put there after, and None for a tensor that has no place for one."""
+    x, g = leaf(np.ones(2)), ng.tensor([3.0, 4.0])
+    assert x.grad is None
+    assert ng.tensor([1.0]).grad is None
+    x.grad = g
+    assert x.grad is g
+    (x * 2.0).sum().backward()
+    assert x.grad.data.tolist() == [5.0, 6.0]
+    assert g.data.tolist() == [3.0, 4.0]
+
+
+def test_one_tensor_at_two_places_of_a_fused_operation():
+    """Where w is weight and bias at once, each place has its own gradient, and w their sum; at any order."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 4, 3)), rng.standard_normal(4)
+    check_gradients(lambda x, w: F.group_norm(x, 2, w, w), x, w, order=3)
+    x = Tensor(x)
+    apart = ng.grad(F.group_norm(x, 2, a := leaf(w), b := leaf(w)), [a, b], np.ones((2, 4, 3)), create_graph=True)
+    (together,) = ng.grad(F.group_norm(x, 2, c := leaf(w), c), [c], np.ones((2, 4, 3)), create_graph=True)
+    np.testing.assert_allclose(together.data, apart[0].data + apart[1].data, rtol=1e-12)
 
 
 def test_a_tensor_as_an_array():
@@ -425,6 +452,8 @@ def test_a_tensor_as_an_array():
     x = ng.tensor([1.0, 2.5])
     assert np.shares_memory(np.asarray(x), x.data)
     assert not np.shares_memory(np.array(x), x.data)
+    assert np.shares_memory(x.numpy(), x.data)
+    assert x.__array__(np.float32).dtype == np.float32
     assert np.asarray(x, dtype=np.float32).dtype == np.float32
     with pytest.raises(ValueError, match="copy"):
         np.array(x, dtype=np.float32, copy=False)
@@ -445,7 +474,8 @@ def test_tensors_are_made_of_numbers():
     assert ng.tensor([True, False]).dtype == bool
     assert ng.tensor(np.arange(3, dtype=np.uint8)).dtype == np.uint8
     assert ng.tensor([1.0], dtype=np.float32).dtype == np.float32
-    assert ng.tensor([1.0], device="cpu").device == "cpu"
+    on_host = ng.tensor([1.0], device="cpu")
+    assert (on_host.device, on_host.data.tolist()) == ("cpu", [1.0])
     for wrong in ("text", [None], [1j]):
         with pytest.raises(TypeError, match=r"^data must be real numbers"):
             ng.tensor(wrong)

@@ -473,6 +473,7 @@ def test_every_operation_is_checked():
     """Every public name and every primitive has an example above, or is known to have no gradient."""
     assert set(BY_NAME) == set(OPERATIONS) | WITHOUT_GRADIENT
     assert all(getattr(ng, name) is operation for name, operation in PUBLIC.items())
+    assert all(operation.__doc__ for operation in PUBLIC.values())
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -317,7 +317,7 @@ def interpolate(
     whole = {m // n for n, m in zip(spatial, sizes, strict=True) if n and m % n == 0}
     if len(spatial) == 2 and len(whole) == 1 and all(n and m % n == 0 for n, m in zip(spatial, sizes, strict=True)):
         return upsample(input, factor=whole.pop())
-    for axis, (n, m, (a, b)) in enumerate(zip(spatial, sizes, scales, strict=True), start=2):
+    for axis, (m, (a, b)) in enumerate(zip(sizes, scales, strict=True), start=2):
         source = [int(i * a / b) for i in range(m)]
         input = get_item(input, (slice(None),) * axis + (source,))
     return input
