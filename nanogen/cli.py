@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -15,13 +14,12 @@ from tqdm import tqdm
 
 from nanogen import __version__, data
 from nanogen.backend import DEVICES, Generator, to_numpy
-from nanogen.metrics import likelihood
-from nanogen.models import DDPM, MODELS
+from nanogen.models import MODELS
+from nanogen.training.evaluation import evaluate, table, write
 from nanogen.training.files import locked
 from nanogen.training.loop import Trainer, begin_metrics, train
 from nanogen.training.pictures import draw_pictures, grid
 from nanogen.training.run import (
-    EVALUATION,
     SAMPLES,
     Run,
     Settings,
@@ -85,9 +83,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", type=int, help="ddpm: sample by DDIM in so many steps (default: all T, ancestral)")
     command.add_argument("--eta", type=float, help="ddpm: DDIM's noise, 0 to 1 (default: 0)")
 
-    command = commands.add_parser("evaluate", help="bits per dimension on the test split, seconds per sample")
+    command = commands.add_parser("evaluate", help="likelihood, quality and diversity of the samples, copies, seconds")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    command.add_argument("--samples", type=int, default=500, help="how many images to draw (default: 500)")
     command.add_argument("--images", type=int, help="how many test images, the first ones (default: all)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="the numbers (default: RUN/evaluation.json)")
+    command.add_argument("--steps", type=int, help="ddpm: sample by DDIM in so many steps (default: all T, ancestral)")
+    command.add_argument("--eta", type=float, help="ddpm: DDIM's noise, 0 to 1 (default: 0)")
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")
 
@@ -171,6 +173,19 @@ def free_folder(name: str) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
+def ddim_settings(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+    """--steps and --eta.
+
+    Raises:
+        ValueError: one that this run's model does not have."""
+    how = {name: getattr(arguments, name) for name in ("steps", "eta") if getattr(arguments, name) is not None}
+    if how and settings.model != "ddpm":
+        raise ValueError(f"--{next(iter(how))} is for ddpm; {arguments.run} is a run of {settings.model}")
+    if "eta" in how and "steps" not in how:
+        raise ValueError("--eta is DDIM's: give --steps too")
+    return how
+
+
 def run_sample(arguments: argparse.Namespace) -> None:
     if arguments.out.suffix not in (".png", ".npz"):
         raise ValueError(f"--out must end in .png or .npz, got {arguments.out}")
@@ -179,11 +194,7 @@ def run_sample(arguments: argparse.Namespace) -> None:
     run = Run(arguments.run)
     settings, model = run.settings(), run.model(arguments.device)
     rng = Generator(arguments.seed, arguments.device).stream(SAMPLES)
-    how = {name: getattr(arguments, name) for name in ("steps", "eta") if getattr(arguments, name) is not None}
-    if how and not isinstance(model, DDPM):
-        raise ValueError(f"--{next(iter(how))} is for ddpm; {arguments.run} is a run of {settings.model}")
-    if "eta" in how and "steps" not in how:
-        raise ValueError("--eta is DDIM's: give --steps too")
+    how = ddim_settings(arguments, settings)
     with threadpool_limits(settings.threads):
         images = to_numpy(model.sample(arguments.n, rng, **how))
     if arguments.out.suffix == ".png":
@@ -195,24 +206,19 @@ def run_sample(arguments: argparse.Namespace) -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     run = Run(arguments.run)
-    settings, model, test = run.settings(), run.model(arguments.device), run.images("test")
-    count = len(test) if arguments.images is None else arguments.images
-    if not 2 <= count <= len(test):
-        raise ValueError(f"--images must be in 2 … {len(test)}, got {count}")
-    rng = Generator(arguments.seed, arguments.device)
+    settings = run.settings()
     with threadpool_limits(settings.threads):
-        found = likelihood(model, test.images[:count], rng.stream(EVALUATION))
-        start = time.perf_counter()
-        model.sample(64, rng.stream(SAMPLES))
-        seconds = (time.perf_counter() - start) / 64
-    print(f"{settings.model} on {settings.data}, {count} test images")
-    if found is None:
-        print("bits/dim: none, this model has no density")
-    else:
-        print(f"bits/dim: {found.bits_per_dim:.4f} ± {found.standard_error:.4f} ({found.kind})")
-        for name, bits in found.terms.items():
-            print(f"  {name}: {bits:.4f}")
-    print(f"seconds per sample: {seconds:.4f}")
+        found, pictures = evaluate(
+            run,
+            arguments.samples,
+            arguments.images,
+            arguments.seed,
+            arguments.device,
+            **ddim_settings(arguments, settings),
+        )
+    print(table(found))
+    for path in write(found, pictures, settings.levels, run, arguments.json or run.folder / "evaluation.json"):
+        print(f"wrote {path}")
 
 
 def run_list(_: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import nanogen as ng
 import nanogen.distributions
 import nanogen.functional.conv
+import nanogen.metrics
 import nanogen.models.gan
 import nanogen.nn.layers
 

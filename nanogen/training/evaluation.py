@@ -1,0 +1,273 @@
+"""What `nanogen evaluate` finds out about a run: likelihood, quality, diversity, copies, and what a sample costs."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from nanogen.backend import Generator, to_numpy
+from nanogen.data import Images
+from nanogen.metrics import (
+    GROUPS,
+    Estimate,
+    Likelihood,
+    closer_share,
+    distance_to_nearest,
+    distances,
+    frechet_distance,
+    inside,
+    jackknife,
+    likelihood,
+    nearest,
+    neighbour_metrics,
+    radii,
+    share_estimate,
+)
+from nanogen.models import DDPM, GenerativeModel, PixelCNN
+from nanogen.training.features import Features
+from nanogen.training.files import write_atomically
+from nanogen.training.pictures import grid
+from nanogen.training.run import EVALUATION, SAMPLES, Run
+
+BATCH = 250  # images sampled at once
+FEWEST = 2 * GROUPS  # images on either side of a comparison of sets
+SHOWN = 16  # images in a row of a picture
+# Independent streams of random numbers of the evaluation's seed, beside those of a run.
+LEFT_OUT, REAL_AS_IF_DRAWN = 100, 101
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Attributes:
+    model, data, seed, settings of sampling; numbers of images.
+    likelihood: bits per dimension of the test images; None without a density.
+    features: which the sets were compared by.
+    quality: by name, of the samples against the test images.
+    floor: the same of training images, as many as samples, in their place: what real images reach.
+    copies: shares, with what is expected of them where nothing is copied.
+    classes: how many of the classes are covered, of how many, the smallest share of a class among the samples, and
+        the share of test images that the classifier gets right; None without labels.
+    network_evaluations, seconds: of one sample.
+    """
+
+    model: str
+    data: str
+    seed: int
+    sampling: dict[str, Any]
+    train_images: int
+    test_images: int
+    samples: int
+    likelihood: Likelihood | None
+    features: str
+    quality: dict[str, Estimate]
+    floor: dict[str, Estimate]
+    copies: dict[str, Estimate]
+    copies_expected: dict[str, float]
+    classes: dict[str, float] | None
+    network_evaluations: int
+    seconds: float
+
+
+def evaluate(
+    run: Run, n: int = 500, test_images: int | None = None, seed: int = 0, device: str = "cpu", **sampling: Any
+) -> tuple[Evaluation, dict[str, np.ndarray]]:
+    """Evaluate a run's model on its data set's test split.
+
+    Args:
+        n: how many images to sample.
+        test_images: how many test images, the first ones; all unless given.
+        sampling: `steps` and `eta` of DDIM.
+
+    Returns:
+        The numbers, and images by the names of the pictures that show them.
+
+    Raises:
+        ValueError: too few images on either side.
+    """
+    settings, model, train, test = run.settings(), run.model(device), run.images("train"), run.images("test")
+    count = len(test) if test_images is None else test_images
+    if not 2 <= count <= len(test):
+        raise ValueError(f"at least 2 test images are needed, of the {len(test)} there are, got {count}")
+    if n < FEWEST:
+        raise ValueError(f"at least {FEWEST} samples are needed, got {n}")
+    real, rng = test.images[:count], Generator(seed, device)
+    found = likelihood(model, real, rng.stream(EVALUATION))
+    fake, seconds = draw(model, n, rng, sampling)
+
+    features = Features(train)
+    as_if_drawn = train.images[Generator(seed).stream(REAL_AS_IF_DRAWN).permutation(len(train))[:n]]
+    of_real, of_fake = features(real), features(fake)
+    compared = min(count, len(as_if_drawn)) >= FEWEST
+    copied, expected = copy_metrics(fake, train.images, real, Generator(seed).stream(LEFT_OUT))
+    result = Evaluation(
+        settings.model, settings.data, seed, sampling, len(train), count, n, found, features.name,
+        quality(of_real, of_fake, Generator(seed).stream(LEFT_OUT)) if compared else {},
+        quality(of_real, features(as_if_drawn), Generator(seed).stream(LEFT_OUT)) if compared else {},
+        copied, expected,
+        class_metrics(features, fake, train, Images(real, None if test.labels is None else test.labels[:count],
+                                                    test.levels, test.name)),
+        network_evaluations(model, **sampling), seconds,
+    )  # fmt: skip
+    return result, shown(fake, train.images, real, of_real, of_fake) if compared else {}
+
+
+def draw(model: GenerativeModel, n: int, rng: Generator, sampling: dict[str, Any]) -> tuple[np.ndarray, float]:
+    """n samples, some at a time, and the seconds that one took."""
+    parts, start = [], time.perf_counter()
+    with tqdm(total=n, desc="sampling", unit="image", disable=None) as bar:
+        for i in range(0, n, BATCH):
+            parts.append(to_numpy(model.sample(min(BATCH, n - i), rng.stream(SAMPLES, i), **sampling)))
+            bar.update(len(parts[-1]))
+    return np.concatenate(parts), (time.perf_counter() - start) / n
+
+
+def network_evaluations(model: GenerativeModel, steps: int | None = None, **_: Any) -> int:
+    """How often the network is run for one image, or one batch of them."""
+    if isinstance(model, PixelCNN):
+        return model.dimensions
+    if isinstance(model, DDPM):
+        return steps or model.T
+    return 1
+
+
+def quality(real: np.ndarray, fake: np.ndarray, rng: Generator) -> dict[str, Estimate]:
+    """The Fréchet distance and the neighbour metrics of features (N, D) and (M, D), with intervals."""
+    within_real, within_fake, across = distances(real, real), distances(fake, fake), distances(real, fake)
+
+    def statistic(i: np.ndarray, j: np.ndarray) -> dict[str, float]:
+        blocks = within_real[np.ix_(i, i)], within_fake[np.ix_(j, j)], across[np.ix_(i, j)]
+        return {"Fréchet distance": frechet_distance(real[i], fake[j]), **neighbour_metrics(*blocks)}
+
+    return jackknife(statistic, len(real), len(fake), rng)
+
+
+def copy_metrics(
+    fake: np.ndarray, train: np.ndarray, test: np.ndarray, rng: Generator
+) -> tuple[dict[str, Estimate], dict[str, float]]:
+    """How close samples are to the training images, in pixels, and what is expected of images drawn anew:
+
+    - exact copies: the share of samples that equal a training image
+    - nearest is a training image: the share whose nearest of all real images is one of those for training
+    - closer to training images: P(a sample is closer to its nearest training image than a test image is to its)
+    """
+    to_train, to_test, tests_to_train = (
+        distance_to_nearest(fake, train), distance_to_nearest(fake, test), distance_to_nearest(test, train)
+    )  # fmt: skip
+    names = (
+        "exact copies of training images",
+        "nearest is a training image",
+        "closer to training images than the test is",
+    )
+    found = {names[0]: share_estimate(to_train == 0), names[1]: share_estimate(to_train < to_test)}
+    if len(test) >= FEWEST:
+        closer = lambda i, j: {names[2]: closer_share(to_train[j], tests_to_train[i])}
+        found |= jackknife(closer, len(test), len(fake), rng)
+    known = float((tests_to_train == 0).mean())
+    return found, {names[0]: known, names[1]: len(train) / (len(train) + len(test)), names[2]: 0.5}
+
+
+def class_metrics(features: Features, fake: np.ndarray, train: Images, test: Images) -> dict[str, float] | None:
+    """A class is covered if its share of the samples is at least a tenth of its share of the training images."""
+    if train.labels is None or test.labels is None:
+        return None
+    expected = np.bincount(train.labels, minlength=features.classes) / len(train)
+    shares = np.bincount(features.classify(fake), minlength=features.classes) / len(fake)
+    there = expected > 0
+    return {
+        "covered": int((shares >= expected / 10)[there].sum()),
+        "classes": int(there.sum()),
+        "smallest share": float(shares[there].min()),
+        "largest share": float(shares[there].max()),
+        "classifier's accuracy": float((features.classify(test.images) == test.labels).mean()),
+    }
+
+
+def shown(
+    fake: np.ndarray, train: np.ndarray, test: np.ndarray, of_real: np.ndarray, of_fake: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Rows of images by the names of pictures.
+
+    - closest: the samples closest to a training image, each above that one and above the nearest test image
+    - outside: samples that lie in no test image's ball, the farthest first
+    - missed: test images that lie in no sample's ball, the farthest first"""
+    order = np.argsort(distance_to_nearest(fake, train), kind="stable")[:SHOWN]
+    closest = np.concatenate([fake[order], train[nearest(fake[order], train)], test[nearest(fake[order], test)]])
+    across = distances(of_real, of_fake)
+    outside = np.logical_not(inside(across, radii(distances(of_real, of_real), 3)).any(axis=0))
+    missed = np.logical_not(inside(across.T, radii(distances(of_fake, of_fake), 3)).any(axis=0))
+    by_sample, by_test = np.argsort(-across.min(axis=0)), np.argsort(-across.min(axis=1))
+    return {
+        "closest": closest,
+        "outside": fake[[i for i in by_sample if outside[i]][: 2 * SHOWN]],
+        "missed": test[[i for i in by_test if missed[i]][: 2 * SHOWN]],
+    }
+
+
+def write(evaluation: Evaluation, pictures: dict[str, np.ndarray], levels: int, run: Run, file: Path) -> list[Path]:
+    """The numbers as JSON into a file and the pictures into the run's folder; the paths."""
+    write_atomically(file, (json.dumps(as_json(evaluation), indent=2, ensure_ascii=False) + "\n").encode())
+    paths = [file]
+    for name, images in pictures.items():
+        path = run.folder / f"evaluation-{name}.png"
+        path.unlink(missing_ok=True)
+        if len(images):
+            grid(images, levels, min(SHOWN, len(images))).save(path)
+            paths.append(path)
+    return paths
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """The numbers as dictionaries, with the confidence of the intervals beside them."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple) and hasattr(value, "_asdict"):
+            return {name: plain(part) for name, part in value._asdict().items()}
+        if isinstance(value, dict):
+            return {name: plain(part) for name, part in value.items()}
+        return value
+
+    fields = {name: plain(getattr(evaluation, name)) for name in asdict(evaluation)}
+    if evaluation.likelihood is not None:
+        fields["likelihood"] |= {"low": evaluation.likelihood.estimate.low, "high": evaluation.likelihood.estimate.high}
+    return {**fields, "confidence": 0.95}
+
+
+def table(evaluation: Evaluation) -> str:
+    """The numbers as text, with 95 % intervals."""
+    e, rows = evaluation, []
+    if e.likelihood is None:
+        rows.append(("bits/dim", "none", "this model has no density"))
+    else:
+        bits, _, high = e.likelihood.estimate
+        rows.append((f"bits/dim ({e.likelihood.kind})", f"{bits:.4f} ± {high - bits:.4f}", ""))
+        rows += [(f"  {name}", f"{value:.4f}", "") for name, value in e.likelihood.terms.items()]
+    if not e.quality:
+        rows.append(("comparisons of sets *", "none", f"they need {FEWEST} images on either side"))
+    for name, estimate in e.quality.items():
+        rows.append((f"{name} *", centred(estimate), f"real images: {centred(e.floor[name])}"))
+    for name, estimate in e.copies.items():
+        expected = f"nothing copied: {e.copies_expected[name]:.3f}"
+        rows.append((name, f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]", expected))
+    if e.classes is not None:
+        covered = f"{e.classes['covered']} of {e.classes['classes']}"
+        rows.append(
+            ("classes covered", covered, f"shares {e.classes['smallest share']:.3f} … {e.classes['largest share']:.3f}")
+        )
+    rows.append(("network evaluations per sample", str(e.network_evaluations), ""))
+    rows.append(("seconds per sample", f"{e.seconds:.4f}", ""))
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    lines = [f"{e.model} on {e.data}: {e.test_images} test images, {e.samples} samples"]
+    lines += [f"{a:{widths[0]}}  {b:{widths[1]}}  {c}".rstrip() for a, b, c in rows]
+    return "\n".join([*lines, f"* {e.features}: not an Inception FID, nor to be compared with one"])
+
+
+def centred(estimate: Estimate) -> str:
+    digits = max(0, min(4, 2 - math.floor(math.log10(max(abs(estimate.value), 1e-9)))))
+    return f"{estimate.value:.{digits}f} ± {(estimate.high - estimate.low) / 2:.{digits}f}"
