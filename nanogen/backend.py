@@ -1,15 +1,25 @@
-"""Which array module an array belongs to, moving between devices, and random numbers.
+"""Which array module an array belongs to, moving between devices, work in blocks on threads, and random numbers.
 
 The only file that knows of devices: everything above asks `array_module(x)` and so follows its data.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextvars
+import functools
+import os
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+try:
+    from threadpoolctl import ThreadpoolController
+except ImportError:  # then everything runs on the caller's thread
+    ThreadpoolController = None
 
 Array = Any  # numpy.ndarray or cupy.ndarray; CuPy need not be installed
 Size = int | tuple[int, ...]
@@ -71,6 +81,77 @@ def check_range(name: str, values: Array, count: int) -> None:
     """
     if isinstance(values, np.ndarray) and values.size and not 0 <= values.min() <= values.max() < count:
         raise ValueError(f"{name} must be in 0 … {count - 1}, got {values.min()} … {values.max()}")
+
+
+BLOCK_BYTES = 1 << 21  # about what a block of images reads and writes: it stays in the cache from step to step
+BLOCKS = 4  # blocks come in multiples of this, for as many threads
+
+
+def in_blocks(work: Callable[[slice], Any], like: Array, item_bytes: int) -> list[Any]:
+    """The results of `work(part)` for consecutive parts of the first axis of `like`, in their order.
+
+    On a CPU the parts are such that each reads and writes about BLOCK_BYTES (an item `item_bytes`), and they are shared
+    out among as many threads as NumPy's matrix products are allowed.  Inside, a product runs on one thread: the threads
+    of OpenBLAS wait for their next product in a loop that takes a core away from everybody else.  The parts do not
+    depend on the number of threads.  On a GPU there is one part."""
+    count = len(like)
+    if not isinstance(like, np.ndarray):
+        return [work(slice(0, count))]
+    blocks = -(-count * item_bytes // (BLOCK_BYTES * BLOCKS)) * BLOCKS if count * item_bytes > BLOCK_BYTES else 1
+    size = max(1, -(-count // blocks))
+    parts = [slice(start, min(start + size, count)) for start in range(0, max(count, 1), size)]
+    library = matrix_library()
+    allowed = library.num_threads if library else 1
+    if allowed == 1:
+        return [work(part) for part in parts]
+    threads = min(allowed, len(parts))
+
+    def share(i: int) -> list[Any]:
+        return [work(part) for part in parts[len(parts) * i // threads : len(parts) * (i + 1) // threads]]
+
+    library.set_num_threads(1)
+    try:
+        others = [_pool(allowed).submit(contextvars.copy_context().run, share, i) for i in range(1, threads)]
+        return [*share(0), *(result for other in others for result in other.result())]
+    finally:
+        library.set_num_threads(allowed)
+
+
+def by_parts(work: Callable[..., Any], *arrays: Array) -> list[Any]:
+    """The results of `work` on corresponding parts of arrays with a common first axis; see `in_blocks`.
+
+    So work of several steps, which writes into its last arguments, finds its numbers in the cache."""
+    if arrays[0].ndim == 0:
+        return [work(*arrays)]
+    item_bytes = sum(array.nbytes for array in arrays) // max(4 * len(arrays[0]), 1)  # cheaper than matrix products
+    return in_blocks(lambda part: work(*[array[part] for array in arrays]), arrays[0], item_bytes)
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """a @ b, the first axis of a shared out among the threads."""
+    xp = array_module(a)
+    if min(a.ndim, b.ndim) < 2 or (b.ndim > 2 and a.shape[:-2] != b.shape[:-2]):
+        return a @ b
+    out = xp.empty((*a.shape[:-1], b.shape[-1]), xp.result_type(a, b))
+    item_bytes = (a.nbytes + out.nbytes) // max(len(a), 1)
+    in_blocks(lambda part: xp.matmul(a[part], b if b.ndim == 2 else b[part], out=out[part]), a, item_bytes)
+    return out
+
+
+@functools.cache
+def matrix_library() -> Any:
+    """threadpoolctl's hold on the BLAS that NumPy multiplies matrices with; None where there is none."""
+    found = ThreadpoolController().select(user_api="blas").lib_controllers if ThreadpoolController else []
+    return next((library for library in found if "numpy" in library.filepath), found[0] if found else None)
+
+
+@functools.cache
+def _pool(threads: int) -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(threads - 1, thread_name_prefix="nanogen")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has the pool, but not its threads
 
 
 class Generator:

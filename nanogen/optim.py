@@ -114,6 +114,7 @@ class Adam(Optimizer):
             g = g + self.weight_decay * x
         mean, square, (beta1, beta2) = memory["mean"], memory["square"], self.betas
         xp = array_module(g)
+        g = xp.ascontiguousarray(g).reshape(g.shape)  # a kernel's gradient lies otherwise in memory: copied once
         scratch = xp.asarray(g * (1 - beta1))  # NumPy turns 0-d results into scalars
         mean *= beta1
         mean += scratch

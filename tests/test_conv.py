@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 import nanogen as ng
 from nanogen import functional as F
 from nanogen.autograd import Tensor
-from nanogen.functional import conv
 from nanogen.functional.conv import convolve, convolve_adjoint, convolve_weight, output_size
 
 Pair = tuple[int, int]
@@ -152,22 +151,6 @@ def test_shortcut_of_the_adjoint_at_stride_one(data):
         general[:, :, a : a + places[0], b : b + places[1]] += np.einsum("noij,oc->ncij", y, w[:, :, k, m])
     inside = general[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
     assert np.array_equal(convolve_adjoint(y, w, size=size, **how).data, inside)
-
-
-@pytest.mark.parametrize("size", [1, 500, 1500, 1 << 40])
-def test_images_are_taken_some_at_a_time(monkeypatch, size):
-    """How many images fit into a block, one, some or all, and a last block that is not full, changes no number."""
-    rng = np.random.default_rng(0)
-    x, w = rng.integers(-4, 5, (7, 2, 5, 6)).astype(float), rng.integers(-4, 5, (3, 2, 3, 2)).astype(float)
-    how = {"stride": (1, 2), "padding": (1, 0), "dilation": (1, 1)}
-    y = rng.integers(-4, 5, (7, 3, *output_size((5, 6), (3, 2), **how))).astype(float)
-    monkeypatch.setattr(conv, "BLOCK_BYTES", size)
-    blocks = [here for here, _ in conv.columns(x, (3, 2), **how)]
-    assert [i for here in blocks for i in range(7)[here]] == list(range(7))
-    assert len(blocks) == {1: 7, 500: 7, 1500: 7, 1 << 40: 1}[size] or size == 1500
-    out = F.conv2d(x, w, **how).data
-    assert np.array_equal(out, direct_sum(x, w, y.shape[2:], **how))
-    assert inner(F.conv2d_weight(x, y, (3, 2), **how).data, w) == inner(out, y)
 
 
 @given(st.data())

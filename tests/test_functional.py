@@ -387,8 +387,9 @@ def _(f, draw):
 @example("normalize_groups")
 def _(f, draw):
     groups, each = draw.number(1, 2), draw.number(1, 2)
-    rows = draw.array((draw.number(0, 2), draw.number(2, 4), groups * each))
-    settings = {"groups": groups, "eps": draw.pick([0.1, 0.01])}
+    over_batch = draw.pick([False, True])
+    rows = draw.array((draw.number(int(over_batch), 2), draw.number(2, 4), groups * each))
+    settings = {"groups": groups, "eps": draw.pick([0.1, 0.01]), "over_batch": over_batch}
     weights = [draw.array((groups * each,)), draw.array((groups * each,))]
     return lambda *xs: f(*xs, **settings), [rows, *weights]
 
@@ -443,6 +444,13 @@ def _(f, draw):
     arrays = [draw.array((draw.number(0, 2), 2, *size)), draw.array((3, 2, *kernel))]
     bias = [draw.array((3,))] if f is F.conv2d else []
     return lambda x, w, *bias: f(x, w, *bias, **how), arrays + bias
+
+
+@example("convolve_with_bias")
+def _(f, draw):
+    how, size, kernel, _ = geometry(draw)
+    arrays = [draw.array((draw.number(0, 2), 2, *size)), draw.array((3, 2, *kernel)), draw.array((3,))]
+    return lambda *xs: f(*xs, **how), arrays
 
 
 @example("convolve_adjoint")

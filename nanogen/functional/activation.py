@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nanogen.autograd import Tensor, fused, primitive
-from nanogen.backend import Generator, array_module
+from nanogen.backend import Array, Generator, array_module, by_parts
 from nanogen.functional.elementwise import exp, where
 from nanogen.functional.reduction import axes, sum
 
@@ -14,22 +14,56 @@ __all__ = [
 ]  # fmt: skip
 
 
-@primitive
-def relu(input):
+def relu_definition(input: Tensor) -> Tensor:
     """max(x, 0); the gradient at 0 is 0."""
-    return array_module(input).maximum(input, 0)
+    return where(input <= 0, 0.0, input)
 
 
-relu.vjp(lambda g, out, x: where(x > 0, g, 0.0))
+@fused(relu_definition)
+def relu(input):
+    xp, out = array_module(input), array_module(input).empty_like(input)
+    by_parts(lambda x, y: xp.maximum(x, 0, out=y), input, out)
+    return out, None
 
 
-@primitive
-def leaky_relu(input, *, negative_slope=0.01):
+@relu.gradient
+def _(g, out, saved, input, *, wanted):
+    """A product with the mask: `where` takes seven times as long."""
+    xp, slope = array_module(g), array_module(g).empty_like(g)
+    by_parts(lambda g, y, d: xp.multiply(g, y > 0, out=d), g, out, slope)
+    return [slope]
+
+
+def leaky_relu_definition(input: Tensor, negative_slope: float = 0.01) -> Tensor:
     """x where it is positive, negative_slope · x elsewhere."""
-    return array_module(input).where(input > 0, input, input * float(negative_slope))
+    return where(input > 0, input, input * negative_slope)
 
 
-leaky_relu.vjp(lambda g, out, x, negative_slope: where(x > 0, g, g * negative_slope))
+@fused(leaky_relu_definition)
+def leaky_relu(input, *, negative_slope=0.01):
+    xp, out = array_module(input), array_module(input).empty_like(input)
+    larger = xp.maximum if negative_slope <= 1 else xp.minimum
+
+    def part(x: Array, y: Array) -> None:
+        xp.multiply(x, negative_slope, out=y)
+        larger(x, y, out=y)
+
+    by_parts(part, input, out)
+    return out, None
+
+
+@leaky_relu.gradient
+def _(g, out, saved, input, *, negative_slope, wanted):
+    xp, slope = array_module(g), array_module(g).empty_like(g)
+
+    def part(g: Array, x: Array, d: Array) -> None:
+        positive = x > 0
+        xp.multiply(g, negative_slope, out=d)
+        d *= ~positive
+        d += g * positive
+
+    by_parts(part, g, input, slope)
+    return [slope]
 
 
 @primitive
@@ -75,22 +109,35 @@ def silu_definition(input: Tensor) -> Tensor:
 
 @fused(silu_definition)
 def silu(input):
-    xp = array_module(input)
-    gate = xp.asarray(input * 0.5)  # sigmoid(x) = (1 + tanh(x / 2)) / 2, in place: one temporary in place of five
-    xp.tanh(gate, out=gate)
-    gate += 1
-    gate *= 0.5
-    return input * gate, gate
+    xp, out = array_module(input), array_module(input).empty_like(input)
+    by_parts(lambda x, y: xp.multiply(x, gate(x), out=y), input, out)
+    return out, None
 
 
 @silu.gradient
-def _(g, out, gate, input, *, wanted):
+def _(g, out, saved, input, *, wanted):
     """d/dx x·s = s + x·s·(1 − s) = s + out − out·s."""
-    slope = array_module(gate).asarray(1 - gate)
-    slope *= out
-    slope += gate
-    slope *= g
+    xp, slope = array_module(g), array_module(g).empty_like(g)
+
+    def part(g: Array, x: Array, y: Array, d: Array) -> None:
+        s = gate(x)
+        xp.subtract(1, s, out=d)
+        d *= y
+        d += s
+        d *= g
+
+    by_parts(part, g, input, out, slope)
     return [slope]
+
+
+def gate(x: Array) -> Array:
+    """sigmoid(x) = (1 + tanh(x / 2)) / 2, one temporary in place of five."""
+    xp = array_module(x)
+    s = xp.asarray(x * 0.5)
+    xp.tanh(s, out=s)
+    s += 1
+    s *= 0.5
+    return s
 
 
 @primitive

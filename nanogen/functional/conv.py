@@ -5,63 +5,23 @@
 `convolve` is linear in x and in w; `convolve_adjoint` is its adjoint in x, `convolve_weight` its adjoint in w.  The
 gradients of each are the other two, so the three are closed under differentiation at every order.
 
-How the memory is laid out is the business of this file alone.  Arrays have the shape (N, C, H, W); results lie in
-memory as (N, H, W, C), which elementwise operations keep, so that the patches of `columns` are copied in long runs
-and the product of matrices (Chellapilla et al. 2006) writes its result in place.
+How the sums are computed, and how the memory is laid out, is the business of `kernels.convolution`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
-from nanogen.autograd import Tensor, primitive
-from nanogen.backend import Array, array_module
+from nanogen.autograd import Tensor, fused, primitive
+from nanogen.backend import array_module
 from nanogen.functional.shape import pad
+from nanogen.kernels import convolution
+from nanogen.kernels.convolution import output_size
 
 __all__ = ["avg_pool2d", "conv2d", "conv2d_weight", "conv_transpose2d"]
 
 Pair = tuple[int, ...]  # for height and width
-
-# Columns are made for so many bytes of images at a time: they are read again while they are still in the cache.
-BLOCK_BYTES = 1 << 20
-
-
-def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
-    """How many places the kernel can stand at: ⌊(size + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1."""
-    return tuple(
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
-    )
-
-
-def channels_last(x: Array) -> Array:
-    """(N, C, H, W) as a contiguous (N, H, W, C); no copy if the memory lies like that already."""
-    return array_module(x).ascontiguousarray(x.transpose(0, 2, 3, 1))
-
-
-def columns(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Iterator[tuple[slice, Array]]:
-    """The patches under the kernel, a row a place: (images · OH · OW, KH · KW · C), some images at a time.
-
-    The array is used again for the next images."""
-    xp, (n, c, h, w) = array_module(x), x.shape
-    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = kernel, stride, padding, dilation
-    oh, ow = output_size((h, w), kernel, stride, padding, dilation)
-    if (kh, kw, sh, sw, ph, pw) == (1, 1, 1, 1, 0, 0):
-        yield slice(0, n), channels_last(x).reshape(n * h * w, c)
-        return
-    images = max(1, min(n, BLOCK_BYTES // max(1, oh * ow * kh * kw * c * x.itemsize)))
-    padded = xp.zeros((images, h + 2 * ph, w + 2 * pw, c), x.dtype)
-    block = xp.empty((images, oh, ow, kh, kw, c), x.dtype)
-    a, b, d, e = padded.strides
-    windows = xp.lib.stride_tricks.as_strided(padded, block.shape, (a, b * sh, d * sw, b * dh, d * dw, e))
-    for start in range(0, n, images):
-        here = slice(start, min(start + images, n))
-        count = here.stop - here.start
-        padded[:count, ph : ph + h, pw : pw + w] = x[here].transpose(0, 2, 3, 1)
-        block[:count] = windows[:count]
-        yield here, block[:count].reshape(count * oh * ow, kh * kw * c)
 
 
 @primitive
@@ -69,13 +29,7 @@ def convolve(x, w, *, stride, padding, dilation):
     """out[n, o, i, j] = Σ_{c,k,l} w[o, c, k, l] · x[n, c, i·stride + k·dilation − padding, …], x zero outside.
 
     Shapes: x (N, C, H, W), w (O, C, KH, KW), out (N, O, OH, OW)."""
-    xp, (o, _, *kernel) = array_module(x), w.shape
-    oh, ow = output_size(x.shape[2:], kernel, stride, padding, dilation)
-    out = xp.empty((x.shape[0], oh, ow, o), xp.result_type(x, w))
-    taps = channels_last(w).reshape(o, w[0].size if o else 0).T
-    for here, patches in columns(x, kernel, stride, padding, dilation):
-        xp.matmul(patches, taps, out=out[here].reshape(len(patches), o))
-    return out.transpose(0, 3, 1, 2)
+    return convolution.convolve(x, w, None, stride, padding, dilation)
 
 
 @primitive
@@ -83,20 +37,7 @@ def convolve_adjoint(y, w, *, size, stride, padding, dilation):
     """The adjoint of `convolve` in x: each y[n, o, i, j] spreads its multiple of the kernel w[o] over x.
 
     Shapes: y (N, O, OH, OW), w (O, C, KH, KW), out (N, C, *size)."""
-    xp, (o, c, kh, kw), (oh, ow), (h, wd) = array_module(y), w.shape, y.shape[2:], size
-    (sh, sw), (ph, pw), (dh, dw) = stride, padding, dilation
-    reach = (dh * (kh - 1) - ph, dw * (kw - 1) - pw)
-    if stride == (1, 1) and min(reach) >= 0:  # then it is a convolution with the kernel turned round
-        return convolve.forward(
-            y, w[:, :, ::-1, ::-1].transpose(1, 0, 2, 3), stride=stride, padding=reach, dilation=dilation
-        )
-    out = xp.zeros((y.shape[0], h + 2 * ph, wd + 2 * pw, c), xp.result_type(y, w))
-    rows = channels_last(y).reshape(-1, o)
-    for k in range(kh):
-        for m in range(kw):
-            spread = (rows @ w[:, :, k, m]).reshape(-1, oh, ow, c)
-            out[:, k * dh : k * dh + sh * (oh - 1) + 1 : sh, m * dw : m * dw + sw * (ow - 1) + 1 : sw] += spread
-    return out[:, ph : ph + h, pw : pw + wd].transpose(0, 3, 1, 2)
+    return convolution.convolve_adjoint(y, w, size, stride, padding, dilation)
 
 
 @primitive
@@ -104,12 +45,7 @@ def convolve_weight(x, y, *, kernel, stride, padding, dilation):
     """The adjoint of `convolve` in w: out[o, c, k, l] = Σ_{n,i,j} y[n, o, i, j] · x[n, c, i·stride + k·dilation − …].
 
     Shapes: x (N, C, H, W), y (N, O, OH, OW), out (O, C, *kernel)."""
-    xp, c, o = array_module(x), x.shape[1], y.shape[1]
-    rows = channels_last(y)
-    out = xp.zeros((o, kernel[0] * kernel[1] * c), xp.result_type(x, y))
-    for here, patches in columns(x, kernel, stride, padding, dilation):
-        out += rows[here].reshape(-1, o).T @ patches
-    return out.reshape(o, *kernel, c).transpose(0, 3, 1, 2)
+    return convolution.convolve_weight(x, y, kernel, stride, padding, dilation)
 
 
 convolve.vjp(
@@ -124,6 +60,25 @@ convolve_weight.vjp(
     lambda g, out, x, y, kernel, **how: convolve_adjoint(y, g, size=x.shape[2:], **how),
     lambda g, out, x, y, kernel, **how: convolve(x, g, **how),
 )
+
+
+def convolve_with_bias_definition(x: Tensor, w: Tensor, bias: Tensor, **how: Pair) -> Tensor:
+    """`convolve`, then a number per output channel."""
+    return convolve(x, w, **how) + bias.reshape(1, -1, 1, 1)
+
+
+@fused(convolve_with_bias_definition)
+def convolve_with_bias(x, w, bias, *, stride, padding, dilation):
+    return convolution.convolve(x, w, bias, stride, padding, dilation), None
+
+
+@convolve_with_bias.gradient
+def _(g, out, saved, x, w, bias, *, wanted, **how):
+    return [
+        convolution.convolve_adjoint(g, w, x.shape[2:], **how) if wanted[0] else None,
+        convolution.convolve_weight(x, g, w.shape[2:], **how) if wanted[1] else None,
+        convolution.sum_of_pixels(g) if wanted[2] else None,
+    ]
 
 
 def conv2d(
@@ -154,7 +109,8 @@ def conv2d(
         input = pad(input, [n for m in reversed(missing) for n in (m // 2, m - m // 2)])
     if min(output_size(input.shape[2:], weight.shape[2:], **how)) < 1:
         raise ValueError(f"conv2d: kernel {weight.shape[2:]} is larger than the padded image {input.shape[2:]}")
-    return _finished(convolve(input, weight, **how), bias, alone)
+    out = convolve(input, weight, **how) if bias is None else convolve_with_bias(input, weight, bias, **how)
+    return _finished(out, None, alone)
 
 
 def conv_transpose2d(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nanogen.autograd import Tensor, constant, fused
-from nanogen.backend import array_module, check_range
+from nanogen.backend import Array, array_module, by_parts, check_range
 from nanogen.functional.activation import log_softmax, logsigmoid
 from nanogen.functional.reduction import mean, sum
 from nanogen.functional.shape import one_hot
@@ -39,23 +39,32 @@ def label_cross_entropy_definition(logits: Tensor, *, labels: Any) -> Tensor:
 
 @fused(label_cross_entropy_definition)
 def label_cross_entropy(logits, *, labels):
-    xp = array_module(logits)
-    odds = logits - logits.max(axis=-1, keepdims=True)
-    chosen = xp.take_along_axis(odds, labels[..., None], axis=-1)[..., 0]
-    xp.exp(odds, out=odds)
-    total = odds.sum(axis=-1)
-    odds /= total[..., None]
-    return xp.log(total) - chosen, odds
+    xp, rows = array_module(logits), logits.reshape(labels.size, logits.shape[-1])
+    odds, out = xp.empty_like(rows), xp.empty(labels.size, logits.dtype)
+
+    def part(x: Array, label: Array, p: Array, loss: Array) -> None:
+        xp.subtract(x, x.max(axis=1, keepdims=True), out=p)
+        chosen = p[xp.arange(len(p)), label]
+        xp.exp(p, out=p)
+        total = p.sum(axis=1)
+        p /= total[:, None]
+        xp.subtract(xp.log(total), chosen, out=loss)
+
+    by_parts(part, rows, labels.reshape(-1), odds, out)
+    return out.reshape(labels.shape), odds
 
 
 @label_cross_entropy.gradient
 def _(g, out, odds, logits, *, labels, wanted):
     """d/dlogits = softmax(logits) − one_hot(label)."""
-    xp = array_module(g)
-    slope = odds * g[..., None]
-    rows = slope.reshape(-1, slope.shape[-1])
-    rows[xp.arange(len(rows)), labels.reshape(-1)] -= g.reshape(-1)
-    return [rows.reshape(slope.shape)]
+    xp, slope = array_module(g), array_module(g).empty_like(odds)
+
+    def part(g: Array, label: Array, p: Array, d: Array) -> None:
+        xp.multiply(p, g[:, None], out=d)
+        d[xp.arange(len(d)), label] -= g
+
+    by_parts(part, g.reshape(-1), labels.reshape(-1), odds, slope)
+    return [slope.reshape(logits.shape)]
 
 
 def cross_entropy(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
