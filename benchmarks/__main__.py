@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: nanogen against PyTorch eager on this machine, the same weights, data, threads and type.
+"""`python -m benchmarks`: nanogen against PyTorch eager and DeZero on this machine, by turns in one process.
 
 First both sides' losses and gradients are compared, then they are timed by turns.  PyTorch runs in its default memory
 format and in channels-last; the better one counts.
@@ -22,7 +22,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import nanogen as ng
-from benchmarks import torch_models
+from benchmarks import dezero_models, torch_models
 from benchmarks.timing import Comparison, compare, seconds
 from nanogen import functional as F
 from nanogen.training.recipes import recipe
@@ -114,6 +114,22 @@ def training_steps() -> list[Comparison]:
             check_equal(name, ours, images)
             steps = [step_of_theirs(model, images) for model in theirs]
             rows.append(compare(f"training step, {name}, {size}", step_of_ours(ours, images), *steps, budget=20))
+            report(rows[-1])
+    return rows
+
+
+def against_dezero() -> list[Comparison]:
+    """The same VAE and GAN in DeZero, whose convolution is im2col as Chainer's is."""
+    rows = []
+    for size in SIZES:
+        images, (shape, levels) = random_images(size), SIZES[size]
+        for name in ("vae", "gan"):
+            settings = {**recipe(name, shape).model} | ({"decoder": "categorical"} if name == "vae" else {})
+            ours = ng.models.MODELS[name](shape, levels, **settings)
+            theirs = dezero_models.step(ours, images)
+            rows.append(
+                compare(f"training step, {name}, {size}, DeZero", step_of_ours(ours, images), theirs, budget=10)
+            )
             report(rows[-1])
     return rows
 
@@ -270,7 +286,7 @@ def report(row: Comparison) -> None:
 
 def table(rows: list[Comparison]) -> list[str]:
     return [
-        "| what | nanogen, ms | PyTorch, ms | ratio | quartiles |",
+        "| what | nanogen, ms | the other, ms | ratio | quartiles |",
         "|---|---|---|---|---|",
         *(
             f"| {r.name} | {r.ours * 1e3:.2f} | {r.theirs * 1e3:.2f} | {r.ratio:.2f} | {r.low:.2f} … {r.high:.2f} |"
@@ -284,6 +300,7 @@ PARTS: dict[str, Callable[[], list[Comparison]]] = {
     "layers": layers,
     "sampling": sampling,
     "engine": engine_overhead,
+    "dezero": against_dezero,
 }
 
 
