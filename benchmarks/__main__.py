@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
+from torch.utils.flop_counter import FlopCounterMode
 
 import nanogen as ng
 from benchmarks import dezero_models, torch_models
@@ -116,6 +117,19 @@ def training_steps() -> list[Comparison]:
             rows.append(compare(f"training step, {name}, {size}", step_of_ours(ours, images), *steps, budget=20))
             report(rows[-1])
     return rows
+
+
+def floors(rate: float) -> list[str]:
+    """What the products of matrices of a training step cost at the measured rate, convolutions by the direct sum."""
+    lines = ["| training step | GFLOP | floor, ms |", "|---|---|---|"]
+    for size in SIZES:
+        for name, ours in models(size).items():
+            step = step_of_theirs(torch_models.mirror(ours), random_images(size))
+            with FlopCounterMode(display=False) as counter:
+                step()
+            work = counter.get_total_flops() / 1e9
+            lines.append(f"| {name}, {size} | {work:.2f} | {work / rate * 1e3:.1f} |")
+    return lines
 
 
 def against_dezero() -> list[Comparison]:
@@ -304,6 +318,24 @@ PARTS: dict[str, Callable[[], list[Comparison]]] = {
 }
 
 
+TITLES = {
+    "training": "Training steps",
+    "layers": "Layers, forward and backward",
+    "sampling": "Sampling",
+    "engine": "The engine",
+    "dezero": "Against DeZero",
+}
+
+
+def processor() -> str:
+    """The processor's name and its widest vectors."""
+    info = Path("/proc/cpuinfo")
+    fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line) if info.exists() else {}
+    named = {name.strip(): value.strip() for name, value in fields.items()}
+    vectors = next((wide for wide in ("avx512f", "avx2") if wide in named.get("flags", "").split()), "")
+    return f"{named.get('model name', platform.machine())} {vectors}".strip()
+
+
 def main() -> None:
     options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     options.add_argument("--threads", type=int, default=2)
@@ -316,13 +348,16 @@ def main() -> None:
         if chosen.memory:
             print(memory_of(chosen.memory[0], chosen.memory[1], int(chosen.memory[2])))
             return
+        rate = gemm_rate()
         lines = [
-            f"{datetime.date.today()}, {chosen.threads} threads, {platform.processor() or platform.machine()}, "
-            f"NumPy {np.__version__}, PyTorch {torch.__version__}; matrix products at {gemm_rate():.0f} GFLOP/s.",
+            f"{datetime.date.today()}, {chosen.threads} threads, {processor()}, "
+            f"NumPy {np.__version__}, PyTorch {torch.__version__}; matrix products at {rate:.0f} GFLOP/s.",
         ]
         for part, run in PARTS.items():
             if chosen.only in (None, part):
-                lines += ["", f"## {part.capitalize()}", "", *table(run())]
+                lines += ["", f"## {TITLES[part]}", "", *table(run())]
+        if chosen.only in (None, "training"):
+            lines += ["", "## Floors", "", *floors(rate)]
         if chosen.only in (None, "memory"):
             lines += [
                 "",
