@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanogen.autograd import Tensor, fused
-from nanogen.backend import Array, array_module, by_parts
+from nanogen.backend import array_module
 from nanogen.functional.reduction import normalize
-from nanogen.kernels.reduction import column_sums
+from nanogen.kernels import normalization as kernels
 
 __all__ = ["batch_norm", "group_norm", "layer_norm"]
 
@@ -27,57 +27,14 @@ def normalize_groups_definition(
     return normalize(grouped, dim=(0, 1, 3) if over_batch else (1, 3), eps=eps).reshape(b, p, c) * weight + bias
 
 
-def moments(sums: Array, pixels: int, groups: int, over_batch: bool) -> Array:
-    """From the sums (B, C) over each column's pixels, the mean of its group, at each column: (B, C)."""
-    b, c = sums.shape
-    means = sums.reshape(b, groups, c // groups).mean(axis=(0, 2) if over_batch else 2) / pixels
-    xp = array_module(sums)
-    return xp.broadcast_to(xp.repeat(means, c // groups, axis=-1), (b, c))
-
-
 @fused(normalize_groups_definition)
 def normalize_groups(rows, weight, bias, *, groups, eps, over_batch):
-    xp, over = array_module(rows), (rows.shape[1], groups, over_batch)
-    mean, out = moments(column_sums(rows), *over), xp.empty_like(rows)
-
-    def centre(x: Array, mean: Array, y: Array) -> Array:
-        xp.subtract(x, mean[:, None], out=y)
-        return column_sums(y * y)
-
-    squares = xp.concatenate(by_parts(centre, rows, mean, out))
-    rstd = (moments(squares, *over) + eps) ** -0.5
-
-    def scale(y: Array, factor: Array) -> None:
-        y *= factor[:, None]
-        y += bias
-
-    by_parts(scale, out, rstd * weight)
-    return out, (mean, rstd)
+    return kernels.normalize(rows, weight, bias, groups, eps, over_batch)
 
 
 @normalize_groups.gradient
 def _(g, out, saved, rows, weight, bias, *, groups, eps, over_batch, wanted):
-    """With x̂ = (x − mean)·rstd:  dx = rstd · (g·w − mean(g·w) − x̂ · mean(g·w·x̂)),  dw = Σ g·x̂,  db = Σ g.
-
-    In x itself dx = a·g + b·x + c, with a, b and c a number per column.  Ioffe & Szegedy 2015, section 3."""
-    xp, over, (mean, rstd) = array_module(g), (rows.shape[1], groups, over_batch), saved
-
-    def products(g: Array, x: Array, mean: Array) -> Array:
-        centred = x - mean[:, None]
-        centred *= g
-        return column_sums(centred)
-
-    sum_g, sum_gx = column_sums(g), xp.concatenate(by_parts(products, g, rows, mean)) * rstd
-    slope, dx = -(rstd**2) * moments(weight * sum_gx, *over), xp.empty_like(rows)
-    offset = -rstd * moments(weight * sum_g, *over) - slope * mean
-
-    def part(g: Array, x: Array, factor: Array, slope: Array, offset: Array, d: Array) -> None:
-        xp.multiply(x, slope[:, None], out=d)
-        d += offset[:, None]
-        d += g * factor[:, None]
-
-    by_parts(part, g, rows, rstd * weight, slope, offset, dx)
-    return [dx, sum_gx.sum(axis=0), sum_g.sum(axis=0)]
+    return kernels.normalize_gradients(g, *saved, rows, weight, groups, over_batch)
 
 
 def group_norm(

@@ -1,0 +1,62 @@
+"""Normalisation on raw arrays, in blocks of images.  What is computed is said in `functional.normalization`."""
+
+from __future__ import annotations
+
+from nanogen.backend import Array, array_module, by_parts
+from nanogen.kernels.reduction import column_sums
+
+
+def moments(sums: Array, pixels: int, groups: int, over_batch: bool) -> Array:
+    """From the sums (B, C) over each column's pixels, the mean of its group, at each column: (B, C)."""
+    b, c = sums.shape
+    means = sums.reshape(b, groups, c // groups).mean(axis=(0, 2) if over_batch else 2) / pixels
+    xp = array_module(sums)
+    return xp.broadcast_to(xp.repeat(means, c // groups, axis=-1), (b, c))
+
+
+def normalize(
+    rows: Array, weight: Array, bias: Array, groups: int, eps: float, over_batch: bool
+) -> tuple[Array, tuple[Array, Array]]:
+    """rows (B, P, C) normalised by group of columns, scaled and shifted; and the mean and 1 / std, each (B, C)."""
+    xp, over = array_module(rows), (rows.shape[1], groups, over_batch)
+    mean, out = moments(column_sums(rows), *over), xp.empty_like(rows)
+
+    def centre(x: Array, mean: Array, y: Array) -> Array:
+        xp.subtract(x, mean[:, None], out=y)
+        return column_sums(y * y)
+
+    squares = xp.concatenate(by_parts(centre, rows, mean, out))
+    rstd = (moments(squares, *over) + eps) ** -0.5
+
+    def scale(y: Array, factor: Array) -> None:
+        y *= factor[:, None]
+        y += bias
+
+    by_parts(scale, out, rstd * weight)
+    return out, (mean, rstd)
+
+
+def normalize_gradients(
+    g: Array, mean: Array, rstd: Array, rows: Array, weight: Array, groups: int, over_batch: bool
+) -> list[Array]:
+    """With x̂ = (x − mean)·rstd:  dx = rstd · (g·w − mean(g·w) − x̂ · mean(g·w·x̂)),  dw = Σ g·x̂,  db = Σ g.
+
+    In x itself dx = a·g + b·x + c, with a, b and c a number per column.  Ioffe & Szegedy 2015, section 3."""
+    xp, over = array_module(g), (rows.shape[1], groups, over_batch)
+
+    def products(g: Array, x: Array, mean: Array) -> Array:
+        centred = x - mean[:, None]
+        centred *= g
+        return column_sums(centred)
+
+    sum_g, sum_gx = column_sums(g), xp.concatenate(by_parts(products, g, rows, mean)) * rstd
+    slope, dx = -(rstd**2) * moments(weight * sum_gx, *over), xp.empty_like(rows)
+    offset = -rstd * moments(weight * sum_g, *over) - slope * mean
+
+    def part(g: Array, x: Array, factor: Array, slope: Array, offset: Array, d: Array) -> None:
+        xp.multiply(x, slope[:, None], out=d)
+        d += offset[:, None]
+        d += g * factor[:, None]
+
+    by_parts(part, g, rows, rstd * weight, slope, offset, dx)
+    return [dx, sum_gx.sum(axis=0), sum_g.sum(axis=0)]
