@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import datetime
 import platform
 import resource
@@ -235,7 +236,7 @@ def engine_overhead() -> list[Comparison]:
 
 
 def sampling() -> list[Comparison]:
-    """One reverse step of diffusion on 16 images; one forward of PixelCNN, of which naive sampling takes 784."""
+    """One reverse step of diffusion on 16 images; 16 images of PixelCNN against the naive loop."""
     rows = []
     found = models("28×28")
     images = random_images("28×28", 16)
@@ -253,7 +254,27 @@ def sampling() -> list[Comparison]:
 
     rows.append(compare("DDPM sampling step, 28×28, batch 16", our_step, *[lambda m=m: torch_step(m) for m in theirs]))
     report(rows[-1])
+    rows.append(pixelcnn_sampling(found["pixelcnn"]))
+    report(rows[-1])
     return rows
+
+
+def pixelcnn_sampling(ours: ng.models.GenerativeModel, n: int = 16) -> Comparison:
+    """All of our sampling against the naive loop, the whole network for every pixel, of which one row is timed."""
+    _, height, width = ours.image_shape
+
+    def their_row(model: Any) -> None:
+        x = np.zeros((n, *ours.image_shape), np.uint8)
+        with torch.no_grad():
+            for j in range(width):
+                logits = model(model.scaled(x))[:, :, height // 2, j]
+                x[:, 0, height // 2, j] = torch.multinomial(logits.softmax(1), 1)[:, 0].numpy()
+
+    name = f"PixelCNN sampling, {height}×{width}, batch {n}; the naive loop: one row of {height} timed, times {height}"
+    row = compare(
+        name, lambda: ours.sample(n, ng.Generator(0)), *[lambda m=m: their_row(m) for m in both_formats(ours)]
+    )
+    return dataclasses.replace(row, theirs=row.theirs * height, low=row.low / height, high=row.high / height)
 
 
 def peak_memory() -> list[tuple[str, float, float]]:
@@ -295,7 +316,7 @@ def gemm_rate() -> float:
 
 
 def report(row: Comparison) -> None:
-    print(f"{row.name}: {row.ours * 1e3:.2f} ms against {row.theirs * 1e3:.2f} ms: {row.ratio:.2f}", flush=True)
+    print(f"{row.name}: {row.ours * 1e3:.2f} ms against {row.theirs * 1e3:.2f} ms: {row.ratio:.3g}", flush=True)
 
 
 def table(rows: list[Comparison]) -> list[str]:
@@ -303,7 +324,7 @@ def table(rows: list[Comparison]) -> list[str]:
         "| what | nanogen, ms | the other, ms | ratio | quartiles |",
         "|---|---|---|---|---|",
         *(
-            f"| {r.name} | {r.ours * 1e3:.2f} | {r.theirs * 1e3:.2f} | {r.ratio:.2f} | {r.low:.2f} … {r.high:.2f} |"
+            f"| {r.name} | {r.ours * 1e3:.2f} | {r.theirs * 1e3:.2f} | {r.ratio:.3g} | {r.low:.3g} … {r.high:.3g} |"
             for r in rows
         ),
     ]

@@ -95,13 +95,18 @@ class Categorical:
             logits = broadcast_to(logits, shape=(*shape, classes))
         return -label_cross_entropy(logits, labels=array_module(labels).broadcast_to(labels, shape))
 
-    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
-        """Draws, integers of shape + logits.shape[:-1], by the inverse of the cumulative distribution."""
+    def icdf(self, u: Array) -> Tensor:
+        """The inverse of the cumulative distribution: the first class up to and with which there is more than u.
+
+        u in [0, 1), float64, broadcasts against logits.shape[:-1]; uniform u give draws."""
         xp, logits = array_module(self.logits.data), self.logits.data
         weights = xp.exp((logits - logits.max(axis=-1, keepdims=True)).astype(np.float64))
         cumulative = weights.cumsum(axis=-1)
-        u = rng.uniform((*shape, *logits.shape[:-1], 1), dtype=np.float64) * cumulative[..., -1:]
-        return Tensor((cumulative <= u).sum(axis=-1))
+        return Tensor((cumulative <= u[..., None] * cumulative[..., -1:]).sum(axis=-1))
+
+    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+        """Draws, integers of shape + logits.shape[:-1], by the inverse of the cumulative distribution."""
+        return self.icdf(rng.uniform((*shape, *self.logits.shape[:-1]), dtype=np.float64))
 
     def entropy(self) -> Tensor:
         """−Σ p log p."""

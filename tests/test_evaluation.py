@@ -14,6 +14,7 @@ from nanogen.backend import Generator
 from nanogen.data import Images
 from nanogen.metrics import distances, frechet_distance, neighbour_metrics
 from nanogen.models import DDPM, GAN, VAE, PixelCNN
+from nanogen.models.pixelcnn import Columns
 from nanogen.training import evaluation, features
 from nanogen.training.evaluation import (
     as_json,
@@ -163,9 +164,9 @@ def test_network_evaluations_are_counted(
     model: Any, network: str | None, sampling: Any, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As often as the network is in fact called while sampling."""
-    cls = type(model if network is None else getattr(model, network))
-    calls, forward = [], cls.forward
-    monkeypatch.setattr(cls, "forward", lambda self, *args: (calls.append(1), forward(self, *args))[1])
+    cls, name = (Columns, "logits") if network is None else (type(getattr(model, network)), "forward")
+    calls, run = [], getattr(cls, name)
+    monkeypatch.setattr(cls, name, lambda self, *args: (calls.append(1), run(self, *args))[1])
     model.eval()
     model.sample(2, Generator(0), **sampling)
     assert network_evaluations(model, **sampling) == len(calls) == expected

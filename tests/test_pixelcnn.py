@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import leaf
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 import nanogen as ng
 from nanogen.models import PixelCNN
+from nanogen.models.pixelcnn import Columns
 
 SAMPLES = 20_000  # tells the sampler from one whose every factor is tilted as below, with both errors below 1e-6
 FLOOR = 1e-6
@@ -101,7 +104,8 @@ def test_samples_follow_the_density(shape: tuple[int, int, int], levels: int) ->
     weights are 10 % smaller, and that of independent numbers with the same marginals: they look at one another."""
     images = all_images(shape, levels)
     network, wrong = model(shape, levels), model(shape, levels, strength=0.9)
-    samples = network.sample(SAMPLES, ng.Generator(5))
+    samples = network.complete_naively(np.zeros((SAMPLES, *shape), np.uint8), 0, ng.Generator(5))
+    assert np.array_equal(network.sample(SAMPLES, ng.Generator(5)), samples)
     assert samples.dtype == np.uint8
     assert samples.shape == (SAMPLES, *shape)
     digits = levels ** np.arange(images[0].size)[::-1]
@@ -122,7 +126,8 @@ def test_completions_follow_the_conditional_density() -> None:
         begun = np.empty((SAMPLES, *shape), np.uint8)
         begun[:, 0, 0], begun[:, 0, 1] = first, np.random.default_rng(0).integers(0, 2, (SAMPLES, 2))
         before = begun.copy()
-        done = network.complete(begun, 1, ng.Generator(6))
+        done = network.complete_naively(begun, 1, ng.Generator(6))
+        assert np.array_equal(network.complete(begun, 1, ng.Generator(6)), done)
         assert np.array_equal(begun, before), "the images that were given are left alone"
         assert (done[:, 0, 0] == first).all()
         kept = (images[:, 0, 0] == first).all(axis=1)
@@ -132,6 +137,88 @@ def test_completions_follow_the_conditional_density() -> None:
     for rows in (-1, 3):
         with pytest.raises(ValueError, match="rows"):
             network.complete(images, rows, ng.Generator(0))
+
+
+@st.composite
+def networks(draw: Any) -> tuple[PixelCNN, np.ndarray]:
+    """A network of any shape with weights that matter, and images for it."""
+    shape = (draw(st.integers(1, 3)), draw(st.integers(1, 6)), draw(st.integers(1, 6)))
+    levels, dtype = draw(st.integers(2, 20)), draw(st.sampled_from([np.float32, np.float64]))
+    settings = {"channels": draw(st.integers(6, 40)), "blocks": draw(st.integers(1, 3))}
+    settings["kernel_size"] = draw(st.sampled_from([1, 3, 5, 7]))
+    network = model(shape, levels, strength=draw(st.floats(0.5, 1.5)), **settings).to(dtype)
+    assert isinstance(network, PixelCNN)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    return network, rng.integers(0, levels, (draw(st.integers(1, 4)), *shape)).astype(np.uint8)
+
+
+@given(networks(), st.data())
+def test_sampling_by_columns_is_naive_sampling(example: tuple[PixelCNN, np.ndarray], data: st.DataObject) -> None:
+    """Bit for bit the same images as from the whole network for every number, and the generator left in the same
+    state: grey and of colours, high and wide, begun or not, in both types."""
+    network, images = example
+    rows, seed = data.draw(st.integers(0, images.shape[2])), data.draw(st.integers(0, 99))
+    one, other = ng.Generator(seed), ng.Generator(seed)
+    drawn, naive = network.complete(images, rows, one), network.complete_naively(images, rows, other)
+    assert np.array_equal(drawn, naive)
+    assert one.state == other.state
+    assert np.array_equal(drawn[:, :, :rows], images[:, :, :rows])
+
+
+@given(networks())
+def test_columns_are_those_of_the_whole_network(example: tuple[PixelCNN, np.ndarray]) -> None:
+    """One pixel at a time, each colour before the next one is known, the logits are those of one pass over the whole
+    images, to rounding.  Ramachandran et al. 2017."""
+    network, images = example
+    n, (colors, height, width) = len(images), images.shape[1:]
+    whole, columns = network(network.scaled(images)).data, Columns(network, n)
+    known = np.random.default_rng(0).integers(0, network.levels, images.shape).astype(np.uint8)  # not yet, in truth
+    tolerance = 1e-12 if whole.dtype == np.float64 else 1e-4
+    for i, j, c in itertools.product(range(height), range(width), range(colors)):
+        logits = columns.logits(i, j, c)
+        assert logits.dtype == whole.dtype
+        np.testing.assert_allclose(logits, whole[:, i, j, c], rtol=tolerance, atol=tolerance * np.abs(whole).max())
+        known[:, c, i, j] = images[:, c, i, j]
+        columns.learn(known, i, j)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 4), (3, 2, 3)])
+def test_what_a_rounding_decides_is_drawn_again(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In double precision no rounding decides: the whole network looks over the images once.  With an error in every
+    logit that is a billion times larger, some draws come out wrong; the images are those of the definition still, with
+    as many looks as there were slips."""
+    network, looks = model(shape, 6), 0
+    whole = PixelCNN.forward
+
+    def counted(self: PixelCNN, x: ng.Tensor) -> ng.Tensor:
+        nonlocal looks
+        looks += 1
+        return whole(self, x)
+
+    naive = network.complete_naively(np.zeros((8, *shape), np.uint8), 0, ng.Generator(2))
+    monkeypatch.setattr(PixelCNN, "forward", counted)
+    assert np.array_equal(network.sample(8, ng.Generator(2)), naive)
+    assert looks == 1
+    exact, noise = Columns.logits, np.random.default_rng(0)
+    monkeypatch.setattr(Columns, "logits", lambda *at: (x := exact(*at)) + noise.normal(0, 0.1, x.shape))
+    assert np.array_equal(network.sample(8, ng.Generator(2)), naive)
+    assert 3 < looks < np.prod(shape)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 6), (3, 4, 3)])
+def test_the_future_changes_no_bit(shape: tuple[int, int, int]) -> None:
+    """What the whole network says of a number in single precision, with channels enough for every way of computing a
+    convolution, is the same to the bit whatever stands at that number and after it: on this the look rests that
+    sampling takes at its images."""
+    network = model(shape, 9, channels=64, kernel_size=5).to(np.float32)
+    images, others = np.random.default_rng(0).integers(0, 9, (2, 4, *shape)).astype(np.uint8)
+    colors, height, width = shape
+    before = network(network.scaled(images)).data
+    for i, j, c in itertools.product(range(height), range(width), range(colors)):
+        number = (i * width + j) * colors + c
+        order = np.arange(height * width * colors).reshape(height, width, colors).transpose(2, 0, 1)
+        mixed = np.where(order < number, images, others)
+        assert np.array_equal(network(network.scaled(mixed)).data[:, i, j, c], before[:, i, j, c])
 
 
 def test_loss_is_minus_the_mean_log_density() -> None:

@@ -111,7 +111,9 @@ class MaskedConv2d(Conv2d):
         self.register_buffer("mask", Tensor(causal_mask(mask, self.weight.shape, colors)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight * self.mask, self.bias, self.stride, self.padding, self.dilation)
+        above, left = self.weight.shape[2] // 2, self.weight.shape[3] // 2
+        seen = (self.weight * self.mask)[:, :, : above + 1]  # the rows below are not even multiplied by 0
+        return F.conv2d(F.pad(x, (left, left, above, 0)), seen, self.bias)
 
 
 def causal_mask(mask: str, shape: tuple[int, ...], colors: int) -> np.ndarray:

@@ -129,7 +129,7 @@ def draw(model: GenerativeModel, n: int, rng: Generator, sampling: dict[str, Any
 
 
 def network_evaluations(model: GenerativeModel, steps: int | None = None, **_: Any) -> int:
-    """How often the network is run for one image, or one batch of them."""
+    """How often the network is run for one image, or one batch of them; a PixelCNN at one pixel."""
     if isinstance(model, PixelCNN):
         return model.dimensions
     if isinstance(model, DDPM):

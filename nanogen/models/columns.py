@@ -1,0 +1,54 @@
+"""One pixel after the other.  Ramachandran et al. 2017, Fast Generation for Convolutional Autoregressive Models.
+
+When one more pixel is known, only one column of channels is new in every layer of a causal network: the one at that
+pixel.  So a convolution remembers what came into it at the pixels before, and works out its output at one pixel alone:
+all pixels together take as much work as one pass of the whole network.
+"""
+
+from __future__ import annotations
+
+from nanogen.backend import Array, array_module
+from nanogen.nn import MaskedConv2d
+
+
+class Column:
+    """A masked convolution at one pixel of n images, on raw arrays: (len(seen) · C, n) to (O, n).
+
+    Attributes:
+        seen: the places in the kernel that the mask lets through, (row, column), in raster order; 1×1 has one."""
+
+    def __init__(self, layer: MaskedConv2d, n: int):
+        assert layer.bias is not None
+        weight, bias, xp = layer.weight.data * layer.mask.data, layer.bias.data, array_module(layer.weight.data)
+        height, width = weight.shape[2:]
+        self.seen = [(a, b) for a in range(height) for b in range(width) if (a, b) <= (height // 2, width // 2)]
+        self.weight = xp.concatenate([weight[:, :, a, b] for a, b in self.seen], axis=1)
+        self.bias = xp.repeat(bias[:, None], n, axis=1)
+
+    def __call__(self, x: Array) -> Array:
+        return self.weight.dot(x) + self.bias
+
+
+class RememberingColumn(Column):
+    """One with a larger kernel, which remembers what came in at the pixels before: (C, n) each, of images (H, W).
+
+    The pixels lie in raster order, with as many zeros before each row as the kernel reaches to the left, and rows of
+    zeros before the first.  Whatever the kernel sees is so many places back, also where it looks over an edge."""
+
+    def __init__(self, layer: MaskedConv2d, n: int, size: tuple[int, ...]):
+        super().__init__(layer, n)
+        xp, (above, left), (height, width) = array_module(self.weight), self.seen[-1], size
+        self.row = width + left
+        self.start = above * self.row + left
+        self.offsets = xp.asarray([(a - above) * self.row + (b - left) for a, b in self.seen])
+        channels = self.weight.shape[1] // len(self.seen)
+        self.inputs = xp.zeros((self.start + height * self.row, channels, n), self.weight.dtype)
+
+    def remember(self, x: Array, i: int, j: int) -> None:
+        """What comes in at pixel (i, j): (C, n)."""
+        self.inputs[self.start + i * self.row + j] = x
+
+    def recall(self, i: int, j: int) -> Array:
+        """What comes out at pixel (i, j): (O, n)."""
+        seen = self.inputs.take(self.offsets + (self.start + i * self.row + j), axis=0)
+        return self(seen.reshape(-1, seen.shape[2]))
