@@ -102,7 +102,7 @@ class Categorical:
         xp, logits = array_module(self.logits.data), self.logits.data
         weights = xp.exp((logits - logits.max(axis=-1, keepdims=True)).astype(np.float64))
         cumulative = weights.cumsum(axis=-1)
-        return Tensor((cumulative <= u[..., None] * cumulative[..., -1:]).sum(axis=-1))
+        return Tensor((cumulative > u[..., None] * cumulative[..., -1:]).argmax(axis=-1))
 
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
         """Draws, integers of shape + logits.shape[:-1], by the inverse of the cumulative distribution."""
