@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import shlex
 import sys
-from collections.abc import Sequence
+import typing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +18,7 @@ from tqdm import tqdm
 from nanogen import __version__, data
 from nanogen.backend import DEVICES, Generator, to_numpy
 from nanogen.models import MODELS
+from nanogen.training.config import TRAINING, default, explained, in_their_types, read_config, split_assignment
 from nanogen.training.evaluation import evaluate, table, write
 from nanogen.training.files import locked
 from nanogen.training.loop import Trainer, begin_metrics, train
@@ -23,11 +27,13 @@ from nanogen.training.run import (
     SAMPLES,
     Run,
     Settings,
+    convert,
     load_images,
     make_settings,
     model_parameters,
-    parse_model_setting,
+    nearest,
 )
+from nanogen.training.stopping import Interrupted, Stop
 
 SUMMARIES = {
     "pixelcnn": "pixel by pixel, exact likelihood (van den Oord et al. 2016)",
@@ -36,12 +42,22 @@ SUMMARIES = {
     "ddpm": "denoising step by step, a bound on the likelihood (Ho et al. 2020)",
 }
 
-
 WHERE = {"digits": "bundled"}
-SETTINGS = ("size", "color", "steps", "batch", "lr", "seed", "device", "threads")  # as the command line calls them
+ABOUT = {name: typing.get_type_hints(Settings)[name] for name in ("data_dir", "size", "color")}
+ABOUT |= {"model": str | None, "data": str | None}  # what is trained, on what
 
 
 class Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any):
+        super().__init__(**options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse an unknown option with the nearest that there is."""
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unknown argument {rest[0]}{nearest(rest[0], self._option_string_actions)}")
+        return found, rest
+
     def error(self, message: str) -> NoReturn:
         """One line as for all other bad input, in place of the usage."""
         self.exit(2, f"nanogen: error: {message} ({self.prog} --help)\n")
@@ -53,26 +69,27 @@ def parser() -> argparse.ArgumentParser:
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     command = commands.add_parser("train", help="train a model and show what it generates")
-    command.add_argument("model", help=", ".join(MODELS))
+    command.epilog = "settings of the models, NAME=DEFAULT:\n" + "\n".join(model_lines())
+    command.add_argument("model", nargs="?", help=f"{', '.join(MODELS)}; may stand in the file of --config")
     command.add_argument(
-        "--data",
-        type=data.canonical,
-        help=f"{', '.join(data.DATASETS)}, a folder of pictures, or an .npz or .npy file (default: digits)",
+        "--data", help=f"{', '.join(data.DATASETS)}, a folder of pictures, or an .npz or .npy file (default: digits)"
     )
     command.add_argument(
         "--data-dir", metavar="DIR", help="where a named set's files are (default: they are downloaded)"
     )
-    command.add_argument("--size", type=size, metavar="N", help="cut and resize a folder's pictures to N×N, or HxW")
-    command.add_argument("--color", choices=("grey", "rgb"), help="of a folder's pictures (default: grey if all are)")
-    command.add_argument("--steps", type=int, help="training steps (default: the model's recipe)")
-    command.add_argument("--batch", type=int, help="images a step (default: the model's recipe)")
-    command.add_argument("--lr", type=float, help="largest learning rate (default: the model's recipe)")
-    command.add_argument("--seed", type=int, help="of all random numbers (default: 0)")
-    command.add_argument("--device", choices=DEVICES, help="default: cpu")
-    command.add_argument("--threads", type=int, help="of the matrix products (default: the model's recipe)")
+    command.add_argument("--size", metavar="N", help="cut and resize a folder's pictures to N×N pixels, or HxW")
+    command.add_argument("--color", metavar="X", help="grey or rgb, of a folder's pictures (default: grey if all are)")
     command.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/MODEL-DATA)")
-    command.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    command.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the model; see list")
+    command.add_argument("--resume", action="store_true", help="go on with the run in --out, with its settings")
+    command.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings: TOML, NAME = VALUE, or another run's settings.json"
+    )
+    command.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="settings of the model, see below"
+    )
+    for name, meaning in TRAINING.items():
+        option = "--" + name.replace("_", "-")
+        command.add_argument(option, metavar="X", help=f"{meaning} (default: {default(name)})".replace("%", "%%"))
 
     command = commands.add_parser("sample", help="draw images from a trained model")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
@@ -97,31 +114,43 @@ def parser() -> argparse.ArgumentParser:
     return main_parser
 
 
-def size(text: str) -> tuple[int, int]:
-    """`32` or `24x32`: height and width."""
-    height, x, width = text.partition("x")
-    return int(height), int(width if x else height)
+def given_settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those of the file, of --set and of the options, later ones winning: what is trained on what, and the others."""
+    given = read_config(arguments.config) if arguments.config else {}
+    given |= dict(split_assignment(text) for text in arguments.set)
+    given |= {k: v for k in (*ABOUT, *TRAINING) if (v := getattr(arguments, k)) is not None}
+    about = {name: given.pop(name, None) for name in ABOUT}
+    about["size"] = both_sides(about["size"])
+    about = {name: convert(name, value, ABOUT[name]) for name, value in about.items()}
+    about["data"] = about["data"] and data.canonical(about["data"])
+    about["data_dir"] = about["data_dir"] and str(Path(about["data_dir"]).resolve())
+    return about, given
+
+
+def both_sides(size: Any) -> Any:
+    """Height and width, of which `32` gives both, and `24x32` each."""
+    parts = size.split("x") if isinstance(size, str) else [size] if isinstance(size, int) else size
+    return parts * 2 if isinstance(parts, list) and len(parts) == 1 else parts
 
 
 def run_train(arguments: argparse.Namespace) -> None:
-    name = arguments.data or "digits"
-    run = Run(arguments.out or free_folder(f"{arguments.model}-{Path(name).stem}"))
+    about, given = given_settings(arguments)
     if arguments.resume:
         if arguments.out is None:
             raise ValueError("--resume needs the run's folder: --out DIR")
+        run = Run(arguments.out)
         settings = run.settings()
-        check_same(arguments, settings)
+        check_same(run, settings, about, given)
         images = run.images("train")
     else:
+        if about["model"] is None:
+            raise ValueError(f"the model is missing, one of {', '.join(MODELS)}")
+        training, own = in_their_types(about["model"], given)
+        name = about.pop("data") or "digits"
+        run = Run(arguments.out or free_folder(f"{about['model']}-{Path(name).stem}"))
         run.check_new()
-        images = data.load(name, "train", arguments.data_dir, arguments.size, arguments.color)
-        settings = make_settings(
-            arguments.model,
-            images,
-            dict(parse_model_setting(arguments.model, text) for text in arguments.set),
-            data_dir=arguments.data_dir and str(Path(arguments.data_dir).resolve()),
-            **{name: getattr(arguments, name) for name in SETTINGS},
-        )
+        images = data.load(name, "train", about["data_dir"], about["size"], about["color"])
+        settings = make_settings(images=images, model_settings=own, **about, **training)
     test = load_images(settings, "test")
     run.folder.mkdir(parents=True, exist_ok=True)
     with locked(run.folder), threadpool_limits(settings.threads):
@@ -132,6 +161,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         else:
             run.check_new()
             run.write_settings(settings)
+        run.note(shlex.join(["nanogen", *arguments.given]))
         begin_metrics(trainer, run)
         size = sum(parameter.data.size for parameter in trainer.model.parameters())
         print(f"{settings.model} ({size:,} parameters) on {settings.data} ({len(images):,} images), in {run.folder}")
@@ -144,27 +174,35 @@ def run_train(arguments: argparse.Namespace) -> None:
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update()
 
-        with bar:
-            train(trainer, run, on_step)
-        for path in draw_pictures(run, images, test):
-            print(f"wrote {path}")
+        try:
+            with bar, Stop() as stop:
+                train(trainer, run, on_step, stop)
+            if stop:
+                raise Interrupted(stop.number)
+            for path in draw_pictures(run, images, test):
+                print(f"wrote {path}")
+        except BaseException as error:
+            again = shlex.join(["nanogen", "train", settings.model, "--out", str(run.folder), "--resume"])
+            error.add_note(f"at step {trainer.step} of {settings.steps}; go on with: {again}")
+            raise
 
 
-def check_same(arguments: argparse.Namespace, settings: Settings) -> None:
+def check_same(run: Run, settings: Settings, about: dict[str, Any], given: dict[str, Any]) -> None:
     """A resumed run keeps its settings: what is given besides --resume must not say otherwise.
 
     Raises:
         ValueError: it does."""
-    if arguments.model != settings.model:
-        raise ValueError(f"{arguments.out} holds a run of {settings.model}, not of {arguments.model}")
-    for name in ("data", *SETTINGS):
-        given, own = getattr(arguments, name), getattr(settings, name)
-        if given not in (None, own):
-            raise ValueError(f"the run in {arguments.out} has {name} {own}, not {given}: --resume keeps its settings")
-    for name, given in (parse_model_setting(settings.model, text) for text in arguments.set):
-        if given != settings.model_settings.get(name, given):
-            own = settings.model_settings[name]
-            raise ValueError(f"the run in {arguments.out} has {name} {own}, not {given}: --resume keeps its settings")
+    if about["model"] not in (None, settings.model):
+        raise ValueError(f"{run.folder} holds a run of {settings.model}, not of {about['model']}")
+    about.pop("data_dir")  # where the files lie may change
+    training, own = in_their_types(settings.model, given)
+    defaults = {name: parameter.default for name, parameter in model_parameters(settings.model).items()}
+    there = {**defaults, **settings.model_settings, **dataclasses.asdict(settings)}
+    for name, value in {**about, **training, **own}.items():
+        if value not in (None, there[name]):
+            raise ValueError(
+                f"the run in {run.folder} has {name} {there[name]}, not {value}: --resume keeps its settings"
+            )
 
 
 def free_folder(name: str) -> Path:
@@ -221,32 +259,46 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         print(f"wrote {path}")
 
 
-def run_list(_: argparse.Namespace) -> None:
-    print("models:")
+def model_lines() -> Iterator[str]:
+    """The models and their settings, with defaults and meanings."""
     for name in MODELS:
-        print(f"  {name:9} {SUMMARIES[name]}")
-        print(
-            "            " + " ".join(f"{k}={p.default}" for k, p in model_parameters(name).items()).replace(", ", ",")
-        )
-    print("data sets:")
+        yield f"  {name:9} {SUMMARIES[name]}"
+        for setting, meaning in explained(name):
+            yield f"    {setting:26} {meaning}"
+
+
+def run_list(_: argparse.Namespace) -> None:
+    print("models:", *model_lines(), "data sets:", sep="\n")
     for name in data.DATASETS:
         print(f"  {name:14} {WHERE.get(name, 'downloaded at first use, or in --data-dir DIR')}")
     print("  or a folder of pictures, or an .npz or .npy file of bytes")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status: 0, 1 for a run that failed, 2 for input that can't be used."""
-    parsed = parser().parse_args(arguments)
+    """Run the command; the exit status: 0, 1 for a run that failed, 2 for input that can't be used, 130 or 143 for
+    one that was stopped by Ctrl-C or SIGTERM."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    parsed = parser().parse_args(given)
+    parsed.given = given
     command = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "list": run_list}[parsed.command]
     try:
         command(parsed)
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        print(f"nanogen: error: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
-        return 2
+    except KeyboardInterrupt as error:
+        print(f"nanogen: {in_a_line(error, 'stopped')}", file=sys.stderr)
+        return getattr(error, "status", 130)
     except FloatingPointError as error:
-        print(f"nanogen: error: {error}", file=sys.stderr)
+        print(f"nanogen: error: {in_a_line(error)}", file=sys.stderr)
         return 1
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        print(f"nanogen: error: {in_a_line(error)}", file=sys.stderr)
+        return 2
     return 0
+
+
+def in_a_line(error: BaseException, what: str = "") -> str:
+    """What is wrong, and the notes on it."""
+    notes = getattr(error, "__notes__", [])
+    return " ".join("; ".join([what or str(error) or "out of memory", *notes]).split())
 
 
 if __name__ == "__main__":

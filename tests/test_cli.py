@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from nanogen import cli
 from nanogen.cli import main
 from nanogen.models import MODELS
 from nanogen.training.checkpoint import load_checkpoint, save_checkpoint
+from nanogen.training.config import TRAINING, explained
 
 TINY = {
     "pixelcnn": ["channels=4", "blocks=1", "kernel_size=3"],
@@ -32,7 +34,7 @@ PICTURES = {
     "ddpm": ["denoising"],
 }
 CHECKPOINT = "checkpoints/step-00000012.safetensors"
-RUN_FILES = {".lock", "settings.json", "metrics.csv", CHECKPOINT, "samples.png", "loss.png"}
+RUN_FILES = {".lock", "commands.log", "settings.json", "metrics.csv", CHECKPOINT, "samples.png", "loss.png"}
 
 
 def train_command(model: str, out: Path, *more: str) -> list[str]:
@@ -259,15 +261,18 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     (["train", "ddpm", "--set", "schedule=square"], "schedule"), (["train", "vae", "--data", "cifar"], "cifar"),
     (["train", "vae", "--data", "mnist"], "--data-dir"),
     (["train", "vae", "--data", "mnist", "--data-dir", "nowhere"], "nowhere"),
-    (["train", "vae", "--size", "8"], "folder of pictures"), (["train", "vae", "--size", "8x"], "--size"),
-    (["train", "vae", "--color", "red"], "--color"), (["train", "vae", "--data", "nowhere.npz"], "nowhere.npz"),
+    (["train", "vae", "--size", "8"], "folder of pictures"), (["train", "vae", "--size", "8x"], "size"),
+    (["train", "vae", "--color", "red"], "color"), (["train", "vae", "--data", "nowhere.npz"], "nowhere.npz"),
     (["train", "vae", "--data", "digits.jpg"], "folder of pictures"),
-    (["train", "vae", "--steps", "0"], "steps"), (["train", "vae", "--steps", "many"], "--steps"),
+    (["train", "vae", "--steps", "0"], "steps"), (["train", "vae", "--steps", "many"], "steps"),
     (["train", "vae", "--batch", "0"], "batch"), (["train", "vae", "--batch", "1501"], "1500"),
     (["train", "vae", "--lr", "-1"], "lr"), (["train", "vae", "--lr", "nan"], "lr"),
     (["train", "vae", "--seed", "-1"], "seed"), (["train", "vae", "--threads", "-1"], "threads"),
-    (["train", "vae", "--device", "tpu"], "--device"), (["train", "vae", "--resume"], "no run"),
+    (["train", "vae", "--device", "tpu"], "device"), (["train", "vae", "--resume"], "no run"),
     (["train"], "model"), ([], "COMMAND"), (["fly"], "fly"),
+    (["train", "vae", "--sedd", "1"], "did you mean '--seed'"), (["train", "vae", "--st", "1"], "--st"),
+    (["train", "vae", "--set", "log_evry=5"], "did you mean 'log_every'"), (["train", "vae", "--betas", "1"], "betas"),
+    (["train", "vae", "--config", "nowhere.toml"], "nowhere.toml"),
 ])  # fmt: skip
 def test_bad_training(arguments: list[str], word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line that names what is wrong, exit status 2, and nothing written."""
@@ -276,6 +281,60 @@ def test_bad_training(arguments: list[str], word: str, tmp_path: Path, capsys: p
         arguments = [*arguments, "--out", str(out)]
     assert word in refused(arguments, capsys)
     assert not list(tmp_path.iterdir())
+
+
+BAD_CONFIGS = {
+    "not TOML": ("steps 3", "line 1"), "not text": (b"\xff\xfe", "x.toml"), "a table": ("[steps]\nx = 1", "steps"),
+    "an unknown name": ("latnet = 3", "did you mean 'latent'"), "another type": ("steps = 'many'", "steps"),
+    "a list for data": ("data = ['digits']", "data"), "a number for the model": ("model = 3", "model"),
+    "a date": ("lr = 2020-01-01", "lr"), "twice": ("lr = 1\nlr = 2", "x.toml"),
+    "deep": ("lr = " + "[" * 9000, "x.toml"), "out of range": ("lr = -1.0", "lr"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD_CONFIGS)
+def test_bad_files_of_settings(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line that names what is wrong, exit status 2, and nothing written."""
+    text, word = BAD_CONFIGS[kind]
+    file = tmp_path / "x.toml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    model = [] if kind == "a number for the model" else ["vae"]
+    assert word in refused(["train", *model, "--config", str(file), "--out", str(tmp_path / "run")], capsys)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_settings_from_a_file(tmp_path: Path, no_pictures: None) -> None:
+    """TOML gives the model and any setting; --set wins over it, and an option over both.  The settings.json of the run
+    makes the same run once more, to the bit, and commands.log says what was asked for."""
+    file = tmp_path / "x.toml"
+    file.write_text(
+        'model = "ddpm"\nsteps = 4\nbatch = 16\nbetas = [0.8, 0.9]\nlr = 1\nema = 0.5\nT = 3\nmultipliers = [1]\n'
+        "channels = 4\nheads = 1\nlog_every = 2\n"
+    )
+    out, again = tmp_path / "out", tmp_path / "again"
+    command = ["train", "--config", str(file), "--set", "ema=0.6", "lr=0.5", "--lr", "0.25", "--out", str(out)]
+    assert main(command) == 0
+    settings = json.loads((out / "settings.json").read_text())
+    expected = {"model": "ddpm", "steps": 4, "betas": [0.8, 0.9], "lr": 0.25, "ema": 0.6, "log_every": 2}
+    assert settings.items() >= expected.items()
+    assert settings["model_settings"].items() >= {"T": 3, "multipliers": [1], "channels": 4, "heads": 1}.items()
+    assert (out / "commands.log").read_text().endswith(f": {shlex.join(['nanogen', *command])}\n")
+    assert main(["train", "--config", str(out / "settings.json"), "--out", str(again)]) == 0
+    a, b = contents(out), contents(again)
+    assert all(a[name] == b[name] for name in a if name != "commands.log")
+    assert main(["train", "--out", str(out), "--resume"]) == 0
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    """`train --help` has an option for every setting of training, and every model's own settings."""
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = capsys.readouterr().out
+    for name in TRAINING:
+        assert f"--{name.replace('_', '-')} " in shown
+    for model in MODELS:
+        for setting, _ in explained(model):
+            assert setting in shown
 
 
 def test_resume_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:

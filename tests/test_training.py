@@ -17,11 +17,12 @@ from tiny_runs import STEPS, TINY, assert_same, begun, resumed, settings_of, som
 
 import nanogen as ng
 from nanogen import metrics
-from nanogen.models import DDPM, GAN, VAE, PixelCNN
+from nanogen.models import DDPM, GAN, MODELS, VAE, PixelCNN
 from nanogen.training import loop
+from nanogen.training.config import TRAINING, as_text, default, explained, in_their_types
 from nanogen.training.loop import Trainer, batch_indices, begin_metrics, learning_rate, train
 from nanogen.training.pictures import GREY, grid
-from nanogen.training.run import make_settings, parse_model_setting
+from nanogen.training.run import Settings, make_settings, model_parameters
 
 # The loop
 
@@ -203,6 +204,9 @@ def test_a_run_samples_with_the_averaged_weights(tmp_path: Path) -> None:
     lambda s: json.dumps({**s, "model": "rnn"}), lambda s: json.dumps({**s, "model_settings": {"nothing": 1}}),
     lambda s: json.dumps({**s, "model_settings": [1]}), lambda s: json.dumps({k: v for k, v in s.items() if k != "lr"}),
     lambda s: json.dumps({**s, "image_shape": 3}), lambda s: json.dumps({**s, "model_settings": {"latent": "x"}}),
+    lambda s: json.dumps({**s, "steps": None}), lambda s: json.dumps({**s, "lr": "fast"}),
+    lambda s: json.dumps({**s, "betas": [0.5]}), lambda s: json.dumps({**s, "threads": 0}), lambda s: "[" * 90_000,
+    lambda s: json.dumps({**s, "model": ["vae"]}), lambda s: json.dumps({**s, "ema": 2}),
 ])  # fmt: skip
 def test_broken_settings_are_named(change: Any, tmp_path: Path) -> None:
     """A settings.json that is none, or of another program: ValueError, not a traceback of some other kind."""
@@ -220,7 +224,10 @@ def test_broken_settings_are_named(change: Any, tmp_path: Path) -> None:
     ("vae", {"latent": 0}, {}, "latent"), ("vae", {}, {"steps": 0}, "steps"), ("vae", {}, {"batch": 31}, "batch"),
     ("vae", {}, {"batch": 0}, "batch"), ("vae", {}, {"lr": 0.0}, "lr"), ("vae", {}, {"lr": math.nan}, "lr"),
     ("vae", {}, {"lr": math.inf}, "lr"), ("vae", {}, {"seed": -1}, "seed"), ("vae", {}, {"threads": 0}, "threads"),
-    ("vae", {}, {"device": "tpu"}, "device"),
+    ("vae", {}, {"device": "tpu"}, "device"), ("vae", {}, {"ema": 1.0}, "ema"), ("vae", {}, {"betas": (0.5,)}, "betas"),
+    ("vae", {}, {"betas": (0.5, 1.0)}, "betas"), ("vae", {}, {"weight_decay": -1.0}, "weight_decay"),
+    ("vae", {}, {"warmup": -1}, "warmup"), ("vae", {}, {"keep": 0}, "keep"), ("vae", {}, {"steps": 2**31}, "steps"),
+    ("vae", {}, {"log_every": 0}, "log_every"), ("vae", {}, {"checkpoint_every": 0}, "checkpoint_every"),
 ])  # fmt: skip
 def test_bad_settings(model: str, own: dict[str, Any], changes: dict[str, Any], word: str) -> None:
     """A setting that can't be is refused by name, with the nearest name there is."""
@@ -228,19 +235,40 @@ def test_bad_settings(model: str, own: dict[str, Any], changes: dict[str, Any], 
         make_settings(model, some_images(), own, **{"batch": 8, **changes})
 
 
-def test_model_settings_are_read_in_their_types() -> None:
-    """name=value, in the type that the model declares."""
-    assert parse_model_setting("vae", "latent=3") == ("latent", 3)
-    assert parse_model_setting("pixelcnn", "dropout=0.25") == ("dropout", 0.25)
-    assert parse_model_setting("vae", "decoder=logistic") == ("decoder", "logistic")
-    assert parse_model_setting("ddpm", "schedule=cosine") == ("schedule", "cosine")
-    assert parse_model_setting("ddpm", "multipliers=1,2,4") == ("multipliers", (1, 2, 4))
-    for model, text, word in [
-        ("vae", "latent", "name=value"), ("vae", "latent=3.5", "int"), ("vae", "latent=", "int"),
-        ("vae", "rng=3", "no setting 'rng'"), ("ddpm", "multipliers=1,x", "multipliers"),
+def test_settings_are_read_in_their_types() -> None:
+    """Text or the values of a file, in the type that is declared; the nearest known name for one that is unknown."""
+    for model, values, training, own in [
+        ("vae", {"latent": "3", "decoder": "logistic"}, {}, {"latent": 3, "decoder": "logistic"}),
+        ("pixelcnn", {"dropout": "0.25"}, {}, {"dropout": 0.25}),
+        ("ddpm", {"multipliers": "1,2,4", "schedule": "cosine"}, {}, {"multipliers": (1, 2, 4), "schedule": "cosine"}),
+        ("ddpm", {"multipliers": [1, 2], "dropout": 0}, {}, {"multipliers": (1, 2), "dropout": 0.0}),
+        ("gan", {"betas": "0.5,0.9", "steps": "7", "lr": "1e-3"}, {"betas": (0.5, 0.9), "steps": 7, "lr": 1e-3}, {}),
+        ("gan", {"betas": [0, 0.9], "steps": 7, "lr": 1}, {"betas": (0.0, 0.9), "steps": 7, "lr": 1.0}, {}),
+    ]:
+        assert in_their_types(model, values) == (training, own)
+    for model, name, value, word in [
+        ("vae", "latent", "3.5", "int"), ("vae", "latent", "", "int"), ("vae", "rng", 3, "no setting 'rng'"),
+        ("vae", "latnet", 3, "did you mean 'latent'"), ("vae", "setps", 3, "did you mean 'steps'"),
+        ("ddpm", "multipliers", "1,x", "multipliers"), ("ddpm", "multipliers", 3, "multipliers"),
+        ("vae", "steps", 3.5, "int"), ("vae", "steps", True, "int"), ("vae", "lr", "fast", "float"),
+        ("vae", "lr", True, "float"), ("vae", "decoder", 3, "str"), ("vae", "lr", 10**400, "float"),
+        ("vae", "steps", [3], "int"), ("vae", "betas", [0.5, "x"], "betas"), ("vae", "steps", "9" * 5000, "int"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=word):
-            parse_model_setting(model, text)
+            in_their_types(model, {name: value})
+
+
+def test_no_setting_has_two_meanings() -> None:
+    """Settings of the models and of training are given by name alone, so no name is both's; each has an explanation and
+    is shown with its default."""
+    for model in MODELS:
+        assert not model_parameters(model).keys() & {f.name for f in dataclasses.fields(Settings)}
+        assert [text.partition("=")[0] for text, _ in explained(model)] == list(model_parameters(model))
+    about = {"model", "data", "image_shape", "levels", "data_dir", "size", "color", "model_settings"}
+    assert TRAINING.keys() == {f.name for f in dataclasses.fields(Settings)} - about
+    usual = make_settings("vae", some_images(), TINY["vae"], batch=8)
+    for name in TRAINING.keys() - {"batch"}:
+        assert as_text(getattr(usual, name)) in default(name), name
 
 
 # Figures and pictures

@@ -111,11 +111,12 @@ class Trainer:
         self.recent = {name: recent[name].tolist() for name in self.recent}  # a file's arrays come in any order
 
 
-def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None]) -> None:
+def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], stop: object = False) -> None:
     """Advance to the last step of the settings; write `metrics.csv` and checkpoints into the run's folder.
 
     Args:
         on_step: is told the step and, every so many steps, the sum of the losses (NaN in between).
+        stop: once it is true, the step at hand is finished, a checkpoint written, and that is all.
 
     Raises:
         FloatingPointError: a loss that is not finite, or can't be computed; the last checkpoint stays as it is.
@@ -123,7 +124,8 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None]) -> 
     """
     settings = trainer.settings
     with run.metrics_file.open("a") as file:
-        while trainer.step < settings.steps:
+        stopping = False
+        while trainer.step < settings.steps and not stopping:
             try:
                 losses = trainer.advance()
             except ValueError as error:  # numbers that have gone wrong are no density's parameters
@@ -137,7 +139,8 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None]) -> 
                     raise FloatingPointError(f"the loss is {means} at step {trainer.step}: try a smaller lr")
                 file.write(",".join([str(trainer.step), *(f"{mean:.6g}" for mean in means.values())]) + "\n")
                 trainer.recent = {name: [] for name in means}
-            if last or trainer.step % settings.checkpoint_every == 0:
+            stopping = bool(stop)  # looked at once: what comes later stops the next step
+            if last or stopping or trainer.step % settings.checkpoint_every == 0:
                 save(trainer, run, file)
             on_step(trainer.step, total)
 

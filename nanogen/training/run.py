@@ -8,13 +8,18 @@ import inspect
 import json
 import logging
 import math
+import platform
+import time
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanogen import data
+import numpy as np
+
+from nanogen import __version__, data
 from nanogen.backend import Generator, device_module
 from nanogen.data import Images
 from nanogen.models import MODELS, GenerativeModel
@@ -23,6 +28,7 @@ from nanogen.training.files import remove_parts, write_atomically
 from nanogen.training.recipes import recipe
 
 log = logging.getLogger("nanogen")
+MOST = 2**31 - 1  # of anything that is counted
 
 # Independent streams of random numbers of one seed.
 INITIAL_WEIGHTS, STEPS, SHUFFLES, PICTURES, SAMPLES, EVALUATION = range(6)
@@ -64,8 +70,7 @@ def make_settings(model: str, images: Images, model_settings: dict[str, Any] | N
     Raises:
         ValueError: an unknown family, a setting out of range, an unknown setting of the model.
     """
-    if model not in MODELS:
-        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {model!r}{_nearest(model, MODELS)}")
+    check_model(model)
     if math.prod(images.shape[1:]) > MOST_PIXELS:
         raise ValueError(
             f"images must have at most {MOST_PIXELS} pixels, got shape {images.shape}: take a smaller size"
@@ -76,22 +81,33 @@ def make_settings(model: str, images: Images, model_settings: dict[str, Any] | N
     known = model_parameters(model)
     for name in own:
         if name not in known:
-            raise ValueError(f"{model} has no setting {name!r}{_nearest(name, known)}; it has {', '.join(known)}")
+            raise ValueError(f"{model} has no setting {name!r}{nearest(name, known)}; it has {', '.join(known)}")
     given = {name: value for name, value in changes.items() if value is not None}
     shape = {"image_shape": images.shape, "levels": images.levels}
     settings = Settings(model=model, data=images.name, model_settings=own, **{**basis, **shape, **given})
-    for name in ("steps", "batch", "threads", "log_every", "checkpoint_every", "keep"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(settings, name)}")
+    check_ranges(settings)
     if settings.batch > len(images):
         raise ValueError(f"batch must be at most the {len(images)} images there are, got {settings.batch}")
-    if not 0 < settings.lr < float("inf"):
-        raise ValueError(f"lr must be positive, got {settings.lr}")
-    if settings.seed < 0:
-        raise ValueError(f"seed must not be negative, got {settings.seed}")
     device_module(settings.device)
     build_model(settings)
     return settings
+
+
+def check_ranges(settings: Settings) -> None:
+    """Raises:
+    ValueError: a setting of training that is out of its range."""
+    least = {"steps": 1, "batch": 1, "threads": 1, "log_every": 1, "checkpoint_every": 1, "keep": 1}
+    for name, low in (least | {"warmup": 0, "seed": 0}).items():
+        if not low <= getattr(settings, name) <= MOST:
+            raise ValueError(f"{name} must be in {low} … {MOST}, got {getattr(settings, name)}")
+    if not 0 < settings.lr < math.inf:
+        raise ValueError(f"lr must be positive and finite, got {settings.lr}")
+    if not 0 <= settings.weight_decay < math.inf:
+        raise ValueError(f"weight_decay must be at least 0 and finite, got {settings.weight_decay}")
+    if len(settings.betas) != 2 or not all(0 <= beta < 1 for beta in settings.betas):
+        raise ValueError(f"betas must be two numbers in [0, 1), got {settings.betas}")
+    if not 0 <= settings.ema < 1:
+        raise ValueError(f"ema must be in [0, 1), got {settings.ema}")
 
 
 def model_parameters(model: str) -> dict[str, inspect.Parameter]:
@@ -100,30 +116,42 @@ def model_parameters(model: str) -> dict[str, inspect.Parameter]:
     return {k: v for k, v in declared.items() if k not in ("self", "image_shape", "levels", "rng")}
 
 
-def parse_model_setting(model: str, text: str) -> tuple[str, Any]:
-    """`name=value` with the value in the type that the family declares; a list is separated by commas.
+def convert(name: str, value: Any, kind: Any) -> Any:
+    """A setting's value, text or what a file has, in its type; the parts of a tuple are separated by commas, or a list.
 
     Raises:
-        ValueError: another form, an unknown name, a value of another type.
-    """
-    name, equals, value = text.partition("=")
-    known = model_parameters(model) if model in MODELS else {}
-    if not equals:
-        raise ValueError(f"a model setting is written name=value, got {text!r}")
-    if name not in known:
-        raise ValueError(f"{model} has no setting {name!r}{_nearest(name, known)}; it has {', '.join(known)}")
-    kind = known[name].annotation
+        ValueError: it can't be."""
     if isinstance(kind, types.UnionType):
+        if value is None and types.NoneType in typing.get_args(kind):
+            return None
         kind = typing.get_args(kind)[0]
+    parts = value.split(",") if isinstance(value, str) else value
+    inner = typing.get_args(kind)
+    if (
+        typing.get_origin(kind) is tuple
+        and isinstance(parts, list | tuple)
+        and (... in inner or len(parts) == len(inner))
+    ):
+        return tuple(convert(name, part, inner[0]) for part in parts)
     try:
-        if typing.get_origin(kind) is tuple:
-            return name, tuple(typing.get_args(kind)[0](part) for part in value.split(","))
-        return name, kind(value)
-    except ValueError:
-        raise ValueError(f"{model}'s setting {name} must be of type {kind}, got {value!r}") from None
+        if kind in (int, float) and (isinstance(value, str) or type(value) in (int, kind)):
+            return kind(value)
+    except (ValueError, OverflowError):
+        pass
+    if kind in (str, bool) and isinstance(value, kind):
+        return value
+    raise ValueError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {value!r}")
 
 
-def _nearest(name: str, known: Any) -> str:
+def check_model(model: str) -> None:
+    """Raises:
+    ValueError: no such family."""
+    if model not in MODELS:
+        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {model!r}{nearest(model, MODELS)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What may have been meant, as an aside in an error."""
     found = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {found[0]!r}?)" if found else ""
 
@@ -230,6 +258,13 @@ class Run:
                 path.replace(path.with_name(f"{path.name}.broken"))
         return found
 
+    def note(self, command: str) -> None:
+        """Add a line to `commands.log`: when, with which versions, and what was asked for."""
+        versions = f"nanogen {__version__}, NumPy {np.__version__}, Python {platform.python_version()}"
+        with (self.folder / "commands.log").open("a") as file:
+            when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+            file.write(f"{when}  {versions}, {platform.machine()}: {command}\n")
+
     def check_new(self) -> None:
         """Refuse a folder that holds a run, or a part of one.
 
@@ -248,14 +283,16 @@ class Run:
             raise FileNotFoundError(f"{self.folder} holds no run: there is no {self.settings_file.name}")
         try:
             found = json.loads(self.settings_file.read_text())
-            for name in ("image_shape", "betas"):
-                found[name] = tuple(found[name])
-            found["size"] = found.get("size") and tuple(found["size"])
-            own = {k: tuple(v) if isinstance(v, list) else v for k, v in found["model_settings"].items()}
-            if unknown := set(own) - set(model_parameters(found["model"])):
-                raise ValueError(f"{found['model']} has no setting {', '.join(sorted(unknown))}")
-            return Settings(**{**found, "model_settings": own})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            given, kinds = found.pop("model_settings"), typing.get_type_hints(Settings)
+            check_model(found["model"])
+            own = model_parameters(found["model"])
+            settings = Settings(
+                **{name: convert(name, value, kinds[name]) for name, value in found.items()},
+                model_settings={name: convert(name, value, own[name].annotation) for name, value in given.items()},
+            )
+            check_ranges(settings)
+            return settings
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{self.settings_file} is not a run's settings: {error}") from error
 
     def model(self, device: str | None = None) -> GenerativeModel:

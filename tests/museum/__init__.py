@@ -157,6 +157,7 @@ power is stated and which refuses a deliberately wrong sampler.  No test compare
     python -m pytest                                    # all: about a minute on two cores
     python -m pytest tests/test_schedule.py             # one part
     python -m pytest --hypothesis-profile=thorough      # 500 new examples a property in place of the same 20
+    python -m pytest -m torture -s tests/test_stopping.py   # 200 times kill -9, a full disk; see below
     python -m pytest -m museum                          # the museum below, 5 to 10 minutes
 
 `helpers.py` has gradients against central differences and arrays in every memory layout.  Hypothesis draws the same

@@ -1,0 +1,116 @@
+"""Settings as text: NAME=VALUE on the command line, or a file; and what each of them means."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import tomllib
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nanogen.models import MODELS
+from nanogen.training.recipes import LARGE, SMALL
+from nanogen.training.run import Settings, check_model, convert, model_parameters, nearest
+
+TRAINING = {  # what can be set for all models
+    "steps": "training steps",
+    "batch": "images a step",
+    "lr": "largest learning rate; it rises over the warm-up and falls to 0 as a half cosine",
+    "warmup": "steps over which the learning rate rises",
+    "betas": "Adam's decay rates a step",
+    "weight_decay": "AdamW's, a step, in units of the learning rate",
+    "ema": "decay a step of the averaged weights, which sampling and evaluation use",
+    "log_every": "steps between the rows of metrics.csv",
+    "checkpoint_every": "steps between checkpoints",
+    "keep": "checkpoints that are kept, the newest",
+    "seed": "of all random numbers",
+    "device": "cpu or cuda",
+    "threads": "of the matrix products; another number gives other bits",
+}
+
+
+def default(name: str) -> str:
+    """A training setting's default; it may go by the model and the size of the images."""
+    if not hasattr(SMALL["vae"], name):
+        return as_text(Settings.__dataclass_fields__[name].default)
+    by_size = []
+    for recipes in (SMALL, LARGE):
+        values = {model: as_text(getattr(recipes[model], name)) for model in MODELS}
+        parts = [f"{value} {model}" for model, value in values.items()]
+        by_size.append(values["vae"] if len(set(values.values())) == 1 else ", ".join(parts))
+    return by_size[0] if by_size[0] == by_size[1] else f"{by_size[0]}; images beyond 16 pixels: {by_size[1]}"
+
+
+def as_text(value: Any) -> str:
+    """As it is written on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def explained(model: str) -> Iterator[tuple[str, str]]:
+    """`name=default` of each of a model's own settings, and its meaning by the docstring of the model's class."""
+    entries = re.findall(r"^    ([\w, ]+): (.+(?:\n {8}.+)*)", inspect.getdoc(MODELS[model]) or "", re.MULTILINE)
+    meaning = {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
+    for name, parameter in model_parameters(model).items():
+        changed = [
+            f"{as_text(recipes[model].model[name])} for images {size} 16 pixels"
+            for recipes, size in ((SMALL, "of up to"), (LARGE, "beyond"))
+            if name in recipes[model].model
+        ]
+        aside = f" ({', '.join(changed)})" if changed else ""
+        yield f"{name}={as_text(parameter.default)}", meaning[name] + aside
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Settings by name in a TOML file, or in the settings.json of a run, whose images tell their shape themselves.
+
+    Raises:
+        FileNotFoundError: no file there.
+        ValueError: not TOML or JSON, or a table where a setting is expected.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold settings by name")
+    if path.suffix == ".json":
+        found = {k: v for k, v in found.items() if k not in ("image_shape", "levels") and v is not None}
+        found |= found.pop("model_settings", {})
+    for name, value in found.items():
+        if isinstance(value, dict):
+            raise ValueError(f"{path}: {name} must be a setting, not a table")
+    return found
+
+
+def split_assignment(text: str) -> tuple[str, str]:
+    """NAME=VALUE.
+
+    Raises:
+        ValueError: another form."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"a setting is written name=value, got {text!r}")
+    return name, value
+
+
+def in_their_types(model: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of training and the model's own, in the types that they are declared with.
+
+    Raises:
+        ValueError: an unknown name, with the nearest that there is; a value of another type.
+    """
+    check_model(model)
+    own = {name: parameter.annotation for name, parameter in model_parameters(model).items()}
+    shared = typing.get_type_hints(Settings)
+    for name in given:
+        if name not in own and name not in TRAINING:
+            known = [*own, *TRAINING]
+            raise ValueError(f"{model} has no setting {name!r}{nearest(name, known)}; it has {', '.join(known)}")
+    return (
+        {name: convert(name, value, shared[name]) for name, value in given.items() if name in TRAINING},
+        {name: convert(name, value, own[name]) for name, value in given.items() if name not in TRAINING},
+    )

@@ -1,0 +1,288 @@
+"""Stopping a run, gently or not: nothing is lost but what came after the last checkpoint, and the command line says how
+to go on.
+
+    python -m pytest -m torture tests/test_stopping.py          # 200 times kill -9, and a full disk; some minutes
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nanogen import cli
+from nanogen.training.run import Run
+
+TINY = ["--threads", "1", "--batch", "16", "--set", "latent=2", "channels=2", "stages=1"]
+LONG = "100000"  # steps that no test waits for
+
+
+def start(out: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The command line in a process of its own, with Ctrl-C as a terminal has it."""
+    command = [sys.executable, "-m", "nanogen.cli", "train", "vae", "--out", str(out), *arguments]
+    heard: Callable[[], object] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+
+
+def wait_for_rows(run: Run, process: subprocess.Popen[str]) -> None:
+    """Until training is under way: metrics.csv is flushed with each checkpoint."""
+    while process.poll() is None and not run.checkpoint_files():
+        time.sleep(0.01)
+
+
+def last_line(process: subprocess.Popen[str]) -> str:
+    _, said = process.communicate(timeout=600)
+    assert "Traceback" not in said
+    return said.splitlines()[-1]
+
+
+# Ctrl-C and SIGTERM
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step(number: int, status: int, tmp_path: Path) -> None:
+    """The run ends with a checkpoint of the step that was under way, says with which command to go on, and exits with
+    128 + the signal's number; that command goes on from there."""
+    run = Run(tmp_path / "a run")  # a name that a shell has to be given in quotes
+    process = start(run.folder, "--steps", LONG, "--checkpoint-every", "7", *TINY)
+    wait_for_rows(run, process)
+    process.send_signal(number)
+    line = last_line(process)
+    assert process.returncode == status
+    found = run.checkpoint()
+    assert found is not None
+    assert line == (
+        f"nanogen: stopped; at step {found.step} of {LONG}; go on with: nanogen train vae --out '{run.folder}' --resume"
+    )
+    process = start(run.folder, "--resume")
+    while process.poll() is None and not (run.checkpoint_files()[0] > run.checkpoint_file(found.step)):
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert last_line(process).startswith("nanogen: stopped")
+    assert run.metrics_file.read_text().count("step") == 1
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    """Without waiting for the step or for a checkpoint; the run can be gone on with all the same."""
+    run = Run(tmp_path / "run")
+    slow = ["--set", "latent=2", "channels=64", "--batch", "1500", "--threads", "1", "--steps", LONG]
+    process = start(run.folder, *slow)
+    while process.poll() is None and not run.metrics_file.exists():
+        time.sleep(0.01)
+    time.sleep(0.5)  # into a step, most likely; wherever it is, the exit status is the same
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)  # two of one kind may arrive as one
+    line = last_line(process)
+    assert process.returncode in (130, 143)  # whichever is delivered last
+    assert "--resume" in line
+    assert not run.checkpoint_files()
+    assert Run(run.folder).settings().steps == int(LONG)
+
+
+def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
+    """Ctrl-C in the terminal does not end what a shell runs in the background, nor SIGTERM what asked not to be."""
+    run = Run(tmp_path / "run")
+    command = [sys.executable, "-m", "nanogen.cli", "train", "vae", "--out", str(run.folder), "--steps", "60",
+               "--checkpoint-every", "2", *TINY]  # fmt: skip
+    ignore: Callable[[], object] = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=ignore)
+    wait_for_rows(run, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=600)
+    assert process.returncode == 0
+    assert run.checkpoint_files()[0] == run.checkpoint_file(60)
+
+
+# kill -9
+
+
+STEPS, EVERY = 40, 3
+
+
+def run_in_child(arguments: list[str], seconds: float | None = None) -> int:
+    """The command line in a fork of this process, without pictures; killed after so many seconds.  Its exit status."""
+    child = os.fork()
+    if child == 0:
+        status = 99
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            cli.draw_pictures = lambda *_: []  # type: ignore[assignment]
+            cli.print = lambda *_, **__: None  # type: ignore[attr-defined]
+            status = cli.main(arguments)
+        finally:
+            os._exit(status)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def numbers(folder: Path) -> dict[str, bytes]:
+    """All files of a run but the lock and the list of commands."""
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name not in (".lock", "commands.log")]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def kill_and_go_on(tmp_path: Path, kills: int, seed: int) -> tuple[int, int]:
+    """Runs that are killed at random moments, each one to three times, gone on with in between and then to the end.
+
+    After each kill the run can be read; each ends as the uninterrupted one, to the last byte of every file.  Returns
+    how many processes were killed and how many of them amid writing a file."""
+    draw = random.Random(seed)
+    new = ["train", "vae", "--steps", str(STEPS), "--checkpoint-every", str(EVERY), *TINY]
+    begin = time.perf_counter()
+    assert run_in_child([*new, "--out", str(tmp_path / "whole")]) == 0
+    duration = time.perf_counter() - begin
+    whole, killed, writing, count = numbers(tmp_path / "whole"), 0, 0, 0
+    while killed < kills:
+        run, count = Run(tmp_path / f"run{count}"), count + 1
+        for left in range(draw.randint(1, 3), -1, -1):
+            begun = run.settings_file.exists()
+            arguments = ["train", "vae", "--resume"] if begun else new
+            seconds = draw.uniform(0, 1.1 * duration) if left else None
+            status = run_in_child([*arguments, "--out", str(run.folder)], seconds)
+            assert status in ((0, -signal.SIGKILL) if left else (0,)), f"{run.folder} can't be gone on with"
+            killed += status != 0
+            writing += any(run.folder.rglob("*.part"))
+            if run.settings_file.exists():
+                assert run.settings().steps == STEPS
+                assert run.checkpoint() is not None or not run.checkpoint_files()
+        assert numbers(run.folder) == whole
+    return killed, writing
+
+
+def test_killed_at_random_moments(tmp_path: Path) -> None:
+    """kill -9 a few times: always readable, and gone on with to the same bits."""
+    killed, _ = kill_and_go_on(tmp_path, kills=4, seed=0)
+    assert killed >= 4
+
+
+@pytest.mark.torture
+def test_killed_two_hundred_times(tmp_path: Path) -> None:
+    """The same 200 times, some of them amid writing a file."""
+    killed, writing = kill_and_go_on(tmp_path, kills=200, seed=1)
+    print(f"{killed} processes killed, {writing} of them amid writing a file; all runs readable, all ends the same")
+    assert killed >= 200
+    assert writing >= 5
+
+
+# Disks and folders
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """The system refuses to write the second checkpoint: one line and exit status 2, the first is intact, and once
+    there is room the run goes on to the same bits."""
+    settings = ["--steps", "12", "--checkpoint-every", "5", *TINY]
+    assert run_in_child(["train", "vae", "--out", str(tmp_path / "whole"), *settings]) == 0
+    run = Run(tmp_path / "full")
+    child = os.fork()
+    if child == 0:
+        status = 99
+        try:
+            real = cli.train
+
+            def train(trainer: object, *rest: object) -> None:
+                def on_step(step: int, loss: float) -> None:
+                    if step == 6:
+                        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+
+                real(trainer, run, on_step)  # type: ignore[arg-type]
+
+            cli.train = train  # type: ignore[assignment]
+            os.dup2(os.open(tmp_path / "said", os.O_WRONLY | os.O_CREAT), 2)
+            sys.stderr = os.fdopen(2, "w", buffering=1)
+            status = cli.main(["train", "vae", "--out", str(run.folder), *settings])
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    line = (tmp_path / "said").read_text().splitlines()[-1]
+    assert line.startswith("nanogen: error: ")
+    assert "step-00000010" in line
+    assert "--resume" in line
+    found = run.checkpoint()
+    assert found is not None
+    assert found.step == 5
+    assert run_in_child(["train", "vae", "--out", str(run.folder), "--resume"]) == 0
+    assert numbers(run.folder) == numbers(tmp_path / "whole")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(place)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.torture
+def test_a_small_disk_that_fills_up(small_disk: Path, tmp_path: Path) -> None:
+    """A disk with room for so many checkpoints: the run stops with one line and exit status 2, what was written can be
+    read; so too on a disk that can only be read; with more room it goes on to the same bits."""
+    settings = ["--steps", "60", "--checkpoint-every", "5", "--keep", "12", *TINY]
+    assert run_in_child(["train", "vae", "--out", str(tmp_path / "whole"), *settings]) == 0
+    run = Run(small_disk / "run")
+    process = start(run.folder, *settings)
+    line = last_line(process)
+    assert process.returncode == 2
+    assert line.startswith("nanogen: error: [Errno 28] No space left on device: ")
+    assert "--resume" in line
+    assert len(run.checkpoint_files()) > 2
+    assert not list(run.folder.rglob("*.part"))
+    assert run.checkpoint() is not None
+    before = numbers(run.folder)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    process = start(run.folder, "--resume")
+    assert last_line(process).startswith("nanogen: error: [Errno 30] Read-only file system: ")
+    assert (process.returncode, numbers(run.folder)) == (2, before)
+    subprocess.run(["mount", "-o", "remount,rw,size=2m", str(small_disk)], check=True)
+    assert run_in_child(["train", "vae", "--out", str(run.folder), "--resume"]) == 0
+    assert numbers(run.folder) == numbers(tmp_path / "whole")
+
+
+def test_two_processes_on_one_run(tmp_path: Path) -> None:
+    """The second is refused, whether it begins or goes on, and changes nothing; the first goes on undisturbed."""
+    run = Run(tmp_path / "run")
+    first = start(run.folder, "--steps", LONG, "--checkpoint-every", "7", *TINY)
+    wait_for_rows(run, first)
+    first.send_signal(signal.SIGSTOP)
+    before = numbers(run.folder)
+    second = start(run.folder, "--resume")
+    assert "is in use" in last_line(second)
+    assert second.returncode == 2
+    assert numbers(run.folder) == before
+    first.send_signal(signal.SIGCONT)
+    first.send_signal(signal.SIGTERM)
+    last_line(first)
+    assert first.returncode == 143
+
+
+def test_two_processes_that_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two that begin in one empty folder the second finds it taken, before either wrote anything."""
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    with cli.locked(run.folder):
+        assert cli.main(["train", "vae", "--out", str(run.folder), "--steps", "2", *TINY]) == 2
+    assert "is in use" in capsys.readouterr().err
+    assert [p.name for p in run.folder.iterdir()] == [".lock"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """One line and exit status 2, and nothing is changed there."""
+    place = tmp_path / "file"
+    place.write_text("kept")
+    process = start(place / "run", "--steps", "2", *TINY)
+    assert last_line(process).startswith("nanogen: error: ")
+    assert process.returncode == 2
+    assert place.read_text() == "kept"
