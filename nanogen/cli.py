@@ -82,6 +82,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/MODEL-DATA)")
     command.add_argument("--resume", action="store_true", help="go on with the run in --out, with its settings")
     command.add_argument(
+        "--detect-anomaly", action="store_true", help="stop at the first number that is not finite; slow"
+    )
+    command.add_argument(
         "--config", type=Path, metavar="FILE", help="settings: TOML, NAME = VALUE, or another run's settings.json"
     )
     command.add_argument(
@@ -155,6 +158,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     with locked(run.folder), threadpool_limits(settings.threads):
         trainer = Trainer(settings, images)
+        trainer.inspected = arguments.detect_anomaly
         if arguments.resume:
             if checkpoint := run.recover():
                 trainer.restore(checkpoint)
@@ -183,7 +187,8 @@ def run_train(arguments: argparse.Namespace) -> None:
                 print(f"wrote {path}")
         except BaseException as error:
             again = shlex.join(["nanogen", "train", settings.model, "--out", str(run.folder), "--resume"])
-            error.add_note(f"at step {trainer.step} of {settings.steps}; go on with: {again}")
+            if not isinstance(error, FloatingPointError):  # which would come again
+                error.add_note(f"at step {trainer.step} of {settings.steps}; go on with: {again}")
             raise
 
 

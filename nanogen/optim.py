@@ -213,6 +213,28 @@ class ExponentialMovingAverage:
         self.swap()
 
 
+def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scale all gradients by one factor, min(1, max_norm/(‖g‖ + 1e-6)), so that together they are no longer than
+    max_norm; parameters without a gradient are left out.  Pascanu et al. 2013, algorithm 1, in torch's form.
+
+    Returns:
+        ‖g‖ before, of all gradients as one vector; it stays on the device.
+
+    Raises:
+        ValueError: a max_norm that is negative or not finite.
+    """
+    _at_least_zero(max_norm=max_norm)
+    gradients = [(p, p.grad.data) for p in parameters if p.grad is not None]
+    if not gradients:
+        return Tensor(np.zeros((), np.float32))
+    xp = array_module(gradients[0][1])
+    norm = xp.sqrt(sum((g * g).sum() for _, g in gradients))
+    factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
+    for p, g in gradients:
+        p.grad = Tensor((g * factor).astype(g.dtype, copy=False))
+    return Tensor(xp.asarray(norm))
+
+
 def _named_settings(settings: dict[str, float]) -> Iterator[tuple[str, float]]:
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, int | float):

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers import leaf
 from hypothesis import given
 from hypothesis import strategies as st
 
+import nanogen as ng
 from nanogen import optim
+from nanogen.optim import clip_grad_norm_
 
 STEPS = 6
 
@@ -318,3 +321,44 @@ def test_average_is_swapped_in_and_out() -> None:
     average.swap()
     average.swap()
     assert x.data.tolist() == [4.0, 7.0]
+
+
+# Clipping
+
+
+@given(data=st.data(), longest=st.floats(1e-3, 1e3))
+def test_clipping_is_torchs(data: st.DataObject, longest: float) -> None:
+    """All gradients by one factor, min(1, max_norm/(‖g‖ + 1e-6)), and the norm before is returned, as torch does; the
+    arrays that were there are not written into, and a parameter without a gradient has none after."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
+    scale = 10.0 ** data.draw(st.integers(-4, 4))
+    shapes = data.draw(st.lists(st.sampled_from([(), (3,), (2, 3), (0,), (4, 1, 2)]), min_size=1, max_size=5))
+    gradients = [np.asarray(scale * rng.standard_normal(shape)) for shape in shapes]
+    before = [g.copy() for g in gradients]
+    ours = [ng.tensor(np.zeros(shape), requires_grad=True) for shape in (*shapes, (2,))]
+    theirs = [torch.zeros(shape, dtype=torch.float64, requires_grad=True) for shape in (*shapes, (2,))]
+    for p, q, g in zip(ours, theirs, gradients):
+        p.grad, q.grad = ng.Tensor(g), torch.from_numpy(g.copy())
+    norm, expected = clip_grad_norm_(ours, longest), torch.nn.utils.clip_grad_norm_(theirs, longest)
+    assert norm.item() == pytest.approx(expected.item(), rel=1e-12)
+    for p, q in zip(ours, theirs, strict=True):
+        assert (p.grad is None) == (q.grad is None)
+        if p.grad is not None and q.grad is not None:
+            np.testing.assert_allclose(p.grad.data, q.grad.numpy(), rtol=1e-12)
+    assert all((a == b).all() for a, b in zip(gradients, before, strict=True))
+    after = math.sqrt(sum(float((p.grad.data**2).sum()) for p in ours if p.grad is not None))
+    assert after <= longest * (1 + 1e-12)
+    if norm.item() + 1e-6 < longest:
+        assert all((p.grad.data == g).all() for p, g in zip(ours, before) if p.grad is not None)
+
+
+def test_clipping_keeps_types_and_bounds() -> None:
+    """float32 gradients stay so; no gradients, no norm; a bound that is none is refused."""
+    p = ng.tensor(np.ones(3, np.float32), requires_grad=True)
+    assert clip_grad_norm_([p], 1.0).item() == 0
+    p.grad = ng.Tensor(np.full(3, 5.0, np.float32))
+    assert clip_grad_norm_([p], 1.0).dtype == np.float32
+    assert p.grad.dtype == np.float32
+    for bound in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="max_norm"):
+            clip_grad_norm_([p], bound)

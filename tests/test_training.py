@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tiny_runs import STEPS, TINY, assert_same, begun, resumed, settings_of, som
 
 import nanogen as ng
 from nanogen import metrics
+from nanogen.autograd import Fused, Primitive
 from nanogen.models import DDPM, GAN, MODELS, VAE, PixelCNN
 from nanogen.training import loop
 from nanogen.training.config import TRAINING, as_text, default, explained, in_their_types
@@ -129,20 +131,111 @@ def test_metrics_are_the_means_since_the_last_row(tmp_path: Path) -> None:
         assert float(row.split(",")[1]) == pytest.approx(np.mean(values), rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    """FloatingPointError with the step, and the checkpoint of before stays as it was."""
-    trainer, run = begun(settings_of("ddpm", checkpoint_every=5), tmp_path)
+@pytest.mark.parametrize("model", TINY)
+def test_looking_at_every_number_changes_none(model: str, tmp_path: Path) -> None:
+    """Training with an eye on every result finds nothing to complain of in a sound run, and gives the same bits; the
+    engine is afterwards as it was."""
+    before = (Primitive.__call__, Primitive.gradients, Fused.gradients)
+    whole, _ = trained(model, tmp_path / "whole")
+    trainer, run = begun(settings_of(model), tmp_path / "inspected")
+    trainer.inspected = True
+    train(trainer, run, lambda step, loss: None)
+    assert_same(trainer.arrays(), whole.arrays())
+    assert (Primitive.__call__, Primitive.gradients, Fused.gradients) == before
+
+
+def wrong_from(step: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a step on, SiLU gives infinities in the decoder's first layers, or its slope does."""
+    silu = ng.functional.silu
+    steps = {"now": 0}
+    advance = Trainer.advance
+
+    def counted(self: Trainer) -> Any:
+        steps["now"] = self.step + 1
+        return advance(self)
+
+    def forward(x: np.ndarray) -> Any:
+        output, saved = silu_forward(x)
+        return (output * np.float32(np.inf) if steps["now"] >= step and kind == "forward" else output), saved
+
+    def backward(g: np.ndarray, *rest: Any, **more: Any) -> Any:
+        [found] = silu_gradient(g, *rest, **more)
+        return [found * np.float32(np.nan) if steps["now"] >= step and kind == "backward" else found]
+
+    silu_forward, silu_gradient = silu.forward, silu.fast_gradient
+    monkeypatch.setattr(Trainer, "advance", counted)
+    monkeypatch.setattr(silu, "forward", forward)
+    monkeypatch.setattr(silu, "fast_gradient", backward)
+
+
+@pytest.mark.parametrize("inspected", [False, True])
+@pytest.mark.parametrize("kind", ["forward", "backward"])
+def test_numbers_that_go_wrong_are_traced(
+    kind: str, inspected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the step, the primitive, the direction and the module where a number first was not finite, and
+    the last good checkpoint, whether each step was inspected or bad numbers were about to be saved; the checkpoint of
+    before stays, and the metrics have no row of bad numbers."""
+    wrong_from(7, kind, monkeypatch)
+    trainer, run = begun(settings_of("vae", checkpoint_every=5, log_every=12), tmp_path)
+    trainer.inspected = inspected
+    with pytest.raises(FloatingPointError) as caught:
+        train(trainer, run, lambda step, loss: None)
+    place = "encoder" if kind == "forward" else "decoder"  # the first on the way, and the first on the way back
+    assert re.search(rf"step 7: silu in {place}[.\w]* gave .* going {kind}", str(caught.value)), str(caught.value)
+    assert str(run.checkpoint_file(5)) in str(caught.value)
+    found = run.checkpoint()
+    assert found is not None
+    assert found.step == 5
+    assert run.metrics_file.read_text() == "step,loss\n"
+    assert trainer.step == 7 if inspected else 7 <= trainer.step <= 10
+
+
+def test_an_update_that_goes_wrong(tmp_path: Path) -> None:
+    """Sound gradients and a learning rate beyond all bounds: the parameter is named that left the finite numbers."""
+    with pytest.raises(FloatingPointError, match=r"step 1: the update of [\w.]+ gave"):
+        trained("ddpm", tmp_path, lr=1e300, log_every=3)
+
+
+def test_bad_weights_are_not_saved(tmp_path: Path) -> None:
+    """A weight that is not finite, though no loss was: the checkpoint is not written, the weight is named, and as the
+    steps themselves were sound, the machine is suspected."""
+    trainer, run = begun(settings_of("ddpm", checkpoint_every=5, log_every=12), tmp_path)
 
     def poison(step: int, loss: float) -> None:
-        if step == 6:
-            next(trainer.model.parameters()).data[...] = np.nan
+        if step == 9:
+            trainer.optimizers["loss"].state["mean"][0][...] = np.nan
 
-    with pytest.raises(FloatingPointError, match="step 10"):
+    with pytest.raises(FloatingPointError, match=r"not finite, but not so when .* the machine"):
         train(trainer, run, poison)
     found = run.checkpoint()
     assert found is not None
     assert found.step == 5
     assert all(np.isfinite(a).all() for a in found.arrays.values())
+
+
+@pytest.mark.parametrize("model", ["vae", "gan"])
+def test_gradients_are_clipped(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `clip` each part's gradient is no longer than that when its optimiser sees it, and in the direction of the
+    gradient without; with 0, and where it is short enough, it is as it was."""
+    seen: dict[float, list[np.ndarray]] = {}
+    for clip in (0.0, 1e-3, 1e9):
+        trainer, parts = Trainer(settings_of(model, clip=clip), some_images()), seen.setdefault(clip, [])
+        for optimizer in trainer.optimizers.values():
+            step = optimizer.step
+
+            def record(optimizer: Any = optimizer, step: Any = step, parts: Any = parts) -> None:
+                parts.append(np.concatenate([p.grad.data.ravel() for p in optimizer.params]))
+                step()
+
+            monkeypatch.setattr(optimizer, "step", record)
+        trainer.advance()
+    free, short = seen[0.0][0], seen[1e-3][0]  # the first update; the others start from other weights
+    assert np.linalg.norm(free) > 1e-2
+    assert np.linalg.norm(short) == pytest.approx(1e-3, rel=1e-2)
+    np.testing.assert_allclose(short / np.linalg.norm(short), free / np.linalg.norm(free), rtol=1e-3, atol=1e-6)
+    assert all(np.linalg.norm(g) <= 1e-3 * (1 + 1e-5) for g in seen[1e-3])
+    assert all((a == b).all() for a, b in zip(seen[0.0], seen[1e9], strict=True))
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:

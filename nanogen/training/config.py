@@ -22,6 +22,7 @@ TRAINING = {  # what can be set for all models
     "warmup": "steps over which the learning rate rises",
     "betas": "Adam's decay rates a step",
     "weight_decay": "AdamW's, a step, in units of the learning rate",
+    "clip": "longest gradient, of all parameters of a part together; longer ones are scaled down; 0: any length",
     "ema": "decay a step of the averaged weights, which sampling and evaluation use",
     "log_every": "steps between the rows of metrics.csv",
     "checkpoint_every": "steps between checkpoints",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -16,7 +17,8 @@ from nanogen.backend import Generator, device_of, to_device, to_numpy
 from nanogen.data import Images
 from nanogen.models import GenerativeModel
 from nanogen.models.base import Update
-from nanogen.optim import AdamW, ExponentialMovingAverage
+from nanogen.optim import AdamW, ExponentialMovingAverage, clip_grad_norm_
+from nanogen.training.anomaly import Anomaly, detect_anomaly, is_finite
 from nanogen.training.checkpoint import Checkpoint, save_checkpoint, with_prefix, without_prefix
 from nanogen.training.files import write_atomically
 from nanogen.training.run import SHUFFLES, STEPS, Run, Settings, averaged_weights, build_model
@@ -43,9 +45,14 @@ def batch_indices(step: int, count: int, settings: Settings) -> np.ndarray:
 
 
 class Trainer:
-    """A model in training: its optimisers, its averaged weights and the step it has reached."""
+    """A model in training: its optimisers, its averaged weights and the step it has reached.
+
+    Attributes:
+        inspected: whether each result of each step is looked at, and the first that is not finite raises; slow.
+    """
 
     def __init__(self, settings: Settings, images: Images):
+        self.inspected = False
         self.settings, self.images, self.step = settings, images, 0
         self.model: GenerativeModel = build_model(settings)
         self.updates: list[Update] = self.model.updates()
@@ -58,8 +65,20 @@ class Trainer:
         self.recent: dict[str, list[Any]] = {name: [] for name in self.parameters}  # losses, one a step
 
     def advance(self) -> dict[str, Tensor]:
-        """One training step; the losses by name."""
+        """One training step; the losses by name.
+
+        Raises:
+            Anomaly: a number that is not finite, if `inspected`.
+        """
         self.step += 1
+        with detect_anomaly(self.model) if self.inspected else contextlib.nullcontext():
+            losses = self.update()
+        if self.inspected and (name := not_finite(self.model.state_dict())):
+            raise Anomaly(f"the update of {name} gave a number that is not finite")
+        return losses
+
+    def update(self) -> dict[str, Tensor]:
+        """What `advance` does, in the order of the model's updates."""
         rng = Generator(self.settings.seed, self.settings.device).stream(STEPS, self.step)
         losses, names = {}, [update.name for update in self.updates]
         repeats = max(names.count(name) for name in names)
@@ -70,6 +89,8 @@ class Trainer:
             losses[name] = loss = loss_of(images, rng)
             for parameter, g in zip(self.parameters[name], grad(loss, self.parameters[name]), strict=True):
                 parameter.grad = g
+            if self.settings.clip:
+                clip_grad_norm_(self.parameters[name], self.settings.clip)
             self.optimizers[name].lr = learning_rate(self.step, self.settings)
             self.optimizers[name].step()
             self.optimizers[name].zero_grad()
@@ -114,44 +135,79 @@ class Trainer:
 def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], stop: object = False) -> None:
     """Advance to the last step of the settings; write `metrics.csv` and checkpoints into the run's folder.
 
+    The losses are looked at when they are logged, the other numbers before they are saved: no step waits for a look.
+
     Args:
         on_step: is told the step and, every so many steps, the sum of the losses (NaN in between).
         stop: once it is true, the step at hand is finished, a checkpoint written, and that is all.
 
     Raises:
-        FloatingPointError: a loss that is not finite, or can't be computed; the last checkpoint stays as it is.
+        FloatingPointError: a number that is not finite, or can't be computed; the last checkpoint stays as it is.
         OSError: a file that can't be written; the last checkpoint stays as it is.
     """
-    settings = trainer.settings
-    with run.metrics_file.open("a") as file:
-        stopping = False
+    settings, stopping = trainer.settings, False
+    with run.metrics_file.open("a") as file, np.errstate(all="ignore"):  # what overflows is found below
         while trainer.step < settings.steps and not stopping:
             try:
                 losses = trainer.advance()
-            except ValueError as error:  # numbers that have gone wrong are no density's parameters
-                raise FloatingPointError(f"step {trainer.step} failed, {error}: try a smaller lr") from error
+            except (ValueError, FloatingPointError) as error:  # numbers gone wrong are no density's parameters
+                raise failure(trainer, run, str(error)) from error
             for name, loss in losses.items():
                 trainer.recent[name].append(loss)
+            stopping = bool(stop)  # looked at once: what comes later stops the next step
             last, total = trainer.step == settings.steps, math.nan
             if last or trainer.step % settings.log_every == 0:
                 means = {name: sum(map(float, recent)) / len(recent) for name, recent in trainer.recent.items()}
                 if not math.isfinite(total := sum(means.values())):
-                    raise FloatingPointError(f"the loss is {means} at step {trainer.step}: try a smaller lr")
+                    raise failure(trainer, run, f"the mean loss is {means}")
                 file.write(",".join([str(trainer.step), *(f"{mean:.6g}" for mean in means.values())]) + "\n")
                 trainer.recent = {name: [] for name in means}
-            stopping = bool(stop)  # looked at once: what comes later stops the next step
             if last or stopping or trainer.step % settings.checkpoint_every == 0:
                 save(trainer, run, file)
             on_step(trainer.step, total)
 
 
 def save(trainer: Trainer, run: Run, metrics: TextIO) -> None:
-    """Write a checkpoint, once the metrics up to its step are on the disk; then remove those beyond the last few."""
+    """Write a checkpoint, once the metrics up to its step are on the disk; then remove those beyond the last few.
+
+    Raises:
+        FloatingPointError: a number in it that is not finite; nothing is written then.
+    """
+    checkpoint = trainer.checkpoint()
+    if name := not_finite(checkpoint.arrays):
+        raise failure(trainer, run, f"{name} is not finite")
     metrics.flush()
     os.fsync(metrics.fileno())
-    save_checkpoint(run.checkpoint_file(trainer.step), trainer.checkpoint())
+    save_checkpoint(run.checkpoint_file(trainer.step), checkpoint)
     for old in run.checkpoint_files()[trainer.settings.keep :]:
         old.unlink()
+
+
+def not_finite(arrays: dict[str, Any]) -> str | None:
+    """The name of the first array with a number that is not finite."""
+    return next((name for name, array in arrays.items() if not is_finite(array)), None)
+
+
+def failure(trainer: Trainer, run: Run, seen: str) -> FloatingPointError:
+    """What to say of numbers that were seen to be wrong: where they first were, found by going through the steps since
+    the last checkpoint once more, with an eye on every result."""
+    checkpoint, step = run.checkpoint(), trainer.step
+    if not trainer.inspected:
+        again = Trainer(trainer.settings, trainer.images)
+        again.inspected = True
+        if checkpoint:
+            again.restore(checkpoint)
+        try:
+            while again.step < trainer.step:
+                again.advance()
+            seen += ", but not so when the steps are gone through again: is the machine sound?"
+        except (ValueError, FloatingPointError) as error:
+            seen, step = str(error), again.step
+    good = run.checkpoint_file(checkpoint.step) if checkpoint else "none"
+    return FloatingPointError(
+        f"numbers went wrong at step {step}: {seen}; the last good checkpoint is {good};"
+        " a smaller lr may help, or clip=1"
+    )
 
 
 def begin_metrics(trainer: Trainer, run: Run) -> None:

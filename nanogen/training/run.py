@@ -53,6 +53,7 @@ class Settings:
     warmup: int
     ema: float
     threads: int
+    clip: float = 0.0
     log_every: int = 10
     checkpoint_every: int = 500
     keep: int = 3
@@ -102,8 +103,9 @@ def check_ranges(settings: Settings) -> None:
             raise ValueError(f"{name} must be in {low} … {MOST}, got {getattr(settings, name)}")
     if not 0 < settings.lr < math.inf:
         raise ValueError(f"lr must be positive and finite, got {settings.lr}")
-    if not 0 <= settings.weight_decay < math.inf:
-        raise ValueError(f"weight_decay must be at least 0 and finite, got {settings.weight_decay}")
+    for name in ("weight_decay", "clip"):
+        if not 0 <= getattr(settings, name) < math.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, got {getattr(settings, name)}")
     if len(settings.betas) != 2 or not all(0 <= beta < 1 for beta in settings.betas):
         raise ValueError(f"betas must be two numbers in [0, 1), got {settings.betas}")
     if not 0 <= settings.ema < 1:
