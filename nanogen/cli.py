@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--detect-anomaly", action="store_true", help="stop at the first number that is not finite; slow"
     )
+    command.add_argument("--quiet", action="store_true", help="say nothing but what went wrong")
     command.add_argument(
         "--config", type=Path, metavar="FILE", help="settings: TOML, NAME = VALUE, or another run's settings.json"
     )
@@ -168,10 +169,10 @@ def run_train(arguments: argparse.Namespace) -> None:
         run.note(shlex.join(["nanogen", *arguments.given]))
         begin_metrics(trainer, run)
         size = sum(parameter.data.size for parameter in trainer.model.parameters())
-        print(f"{settings.model} ({size:,} parameters) on {settings.data} ({len(images):,} images), in {run.folder}")
-        bar = tqdm(
-            total=settings.steps, initial=trainer.step, unit="step", mininterval=0.5 if sys.stderr.isatty() else 5
-        )
+        say = (lambda _: None) if arguments.quiet else print
+        say(f"{settings.model} ({size:,} parameters) on {settings.data} ({len(images):,} images), in {run.folder}")
+        kind = tqdm if sys.stderr.isatty() else Lines
+        bar = kind(total=settings.steps, initial=trainer.step, unit="step", disable=arguments.quiet)
 
         def on_step(step: int, loss: float) -> None:
             if loss == loss:  # NaN between the steps that are logged
@@ -184,12 +185,29 @@ def run_train(arguments: argparse.Namespace) -> None:
             if stop:
                 raise Interrupted(stop.number)
             for path in draw_pictures(run, images, test):
-                print(f"wrote {path}")
+                say(f"wrote {path}")
         except BaseException as error:
             again = shlex.join(["nanogen", "train", settings.model, "--out", str(run.folder), "--resume"])
             if not isinstance(error, FloatingPointError):  # which would come again
                 error.add_note(f"at step {trainer.step} of {settings.steps}; go on with: {again}")
             raise
+
+
+class Lines(tqdm):
+    """Progress for a file or a pipe: a line every ten seconds in place of one that is drawn over and over."""
+
+    def __init__(self, **options: Any):
+        form = "step {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} left{postfix}"
+        super().__init__(**options, bar_format=form, mininterval=10, miniters=1, leave=False)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        if msg is None and self.n > self.initial:
+            print(self, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if not self.disable:
+            self.display()
+        super().close()
 
 
 def check_same(run: Run, settings: Settings, about: dict[str, Any], given: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -34,7 +35,17 @@ PICTURES = {
     "ddpm": ["denoising"],
 }
 CHECKPOINT = "checkpoints/step-00000012.safetensors"
-RUN_FILES = {".lock", "commands.log", "settings.json", "metrics.csv", CHECKPOINT, "samples.png", "loss.png"}
+RUN_FILES = {
+    ".lock",
+    "commands.log",
+    "settings.json",
+    "metrics.csv",
+    CHECKPOINT,
+    "samples.png",
+    "loss.png",
+    "index.html",
+}
+RUN_FILES |= {"samples/step-00000012.png"}
 
 
 def train_command(model: str, out: Path, *more: str) -> list[str]:
@@ -335,6 +346,21 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     for model in MODELS:
         for setting, _ in explained(model):
             assert setting in shown
+
+
+def test_quiet_says_nothing(tmp_path: Path, no_pictures: None, capfd: pytest.CaptureFixture[str]) -> None:
+    """--quiet: no word, neither on the one nor on the other stream."""
+    assert main(train_command("vae", tmp_path / "run", "--quiet")) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_progress_in_a_file_is_lines(tmp_path: Path, no_pictures: None, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where no one looks on, progress is few whole lines, without what moves a cursor; the last says all is done."""
+    assert main(train_command("vae", tmp_path / "run")) == 0
+    said = capfd.readouterr().err
+    assert not re.search(r"[^\n\x20-\x7e]", said)
+    assert said.splitlines()[-1].startswith("step 12 of 12, ")
+    assert len(said.splitlines()) <= 2
 
 
 def test_resume_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:

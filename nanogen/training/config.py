@@ -25,6 +25,7 @@ TRAINING = {  # what can be set for all models
     "clip": "longest gradient, of all parameters of a part together; longer ones are scaled down; 0: any length",
     "ema": "decay a step of the averaged weights, which sampling and evaluation use",
     "log_every": "steps between the rows of metrics.csv",
+    "samples_every": "steps between the pictures of samples while training; 0: none until the end",
     "checkpoint_every": "steps between checkpoints",
     "keep": "checkpoints that are kept, the newest",
     "seed": "of all random numbers",

@@ -21,7 +21,8 @@ from nanogen.optim import AdamW, ExponentialMovingAverage, clip_grad_norm_
 from nanogen.training.anomaly import Anomaly, detect_anomaly, is_finite
 from nanogen.training.checkpoint import Checkpoint, save_checkpoint, with_prefix, without_prefix
 from nanogen.training.files import write_atomically
-from nanogen.training.run import SHUFFLES, STEPS, Run, Settings, averaged_weights, build_model
+from nanogen.training.pictures import draw_progress
+from nanogen.training.run import SHUFFLES, STEPS, Run, Settings, averaged_weights, build_model, log
 
 
 def learning_rate(step: int, settings: Settings) -> float:
@@ -98,6 +99,11 @@ class Trainer:
         self.average.update()
         return losses
 
+    def samples_due(self) -> bool:
+        """Whether it is time for a picture, and the weights are fit for one."""
+        every = self.settings.samples_every
+        return every > 0 and self.step % every == 0 and not not_finite(self.model.state_dict())
+
     def arrays(self) -> dict[str, np.ndarray]:
         """All that the run's future depends on, but for the settings and the step."""
         names = [name for name, _ in self.model.named_parameters()]
@@ -164,6 +170,9 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
                 trainer.recent = {name: [] for name in means}
             if last or stopping or trainer.step % settings.checkpoint_every == 0:
                 save(trainer, run, file)
+            if trainer.samples_due() and not (last or stopping):
+                file.flush()
+                draw(trainer, run)
             on_step(trainer.step, total)
 
 
@@ -181,6 +190,15 @@ def save(trainer: Trainer, run: Run, metrics: TextIO) -> None:
     save_checkpoint(run.checkpoint_file(trainer.step), checkpoint)
     for old in run.checkpoint_files()[trainer.settings.keep :]:
         old.unlink()
+
+
+def draw(trainer: Trainer, run: Run) -> None:
+    """Pictures of what the averaged weights give now.  None is worth the run: one that can't be drawn is left out."""
+    try:
+        with trainer.average:
+            draw_progress(run, trainer.model, trainer.step)
+    except (ValueError, FloatingPointError) as error:
+        log.warning("nanogen: no picture of step %d: %s", trainer.step, error)
 
 
 def not_finite(arrays: dict[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from nanogen.data import Images
 from nanogen.distributions import unscale_levels
 from nanogen.metrics import nearest
 from nanogen.models import DDPM, GAN, VAE, GenerativeModel, PixelCNN
+from nanogen.training.files import write_atomically
+from nanogen.training.page import write_page
 from nanogen.training.run import PICTURES, Run
 
 GREY = 96  # of the lines between images
@@ -42,17 +45,35 @@ def plot_losses(run: Run) -> None:
     from matplotlib import pyplot
 
     with run.metrics_file.open() as file:
-        rows = list(csv.DictReader(file))
+        names, *rows = csv.reader(file)
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    steps = [int(row["step"]) for row in rows]
-    for name in [name for name in rows[0] if name != "step"]:
-        axes.plot(steps, [float(row[name]) for row in rows], label=name, linewidth=1)
+    columns = [[float(row[i]) for row in rows] for i in range(len(names))]
+    for name, values in zip(names[1:], columns[1:], strict=True):
+        axes.plot(columns[0], values, label=name, linewidth=1)
     settings = run.settings()
     axes.set(xlabel="step", ylabel="loss", title=f"{settings.model} on {settings.data}")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(run.folder / "loss.png", dpi=120)
+    contents = io.BytesIO()
+    figure.savefig(contents, dpi=120)
     pyplot.close(figure)
+    write_atomically(run.folder / "loss.png", contents.getvalue())
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    contents = io.BytesIO()
+    picture.save(contents, "png")
+    write_atomically(path, contents.getvalue())
+
+
+def draw_progress(run: Run, model: GenerativeModel, step: int) -> None:
+    """What there is to see of a run that is under way: samples, of the same noise each time, curves, and a page."""
+    rng = Generator(run.settings().seed, model.anchor.device).stream(PICTURES)
+    picture = grid(samples(model, 64, rng, patience=50), model.levels, 8)
+    for path in (run.folder / "samples.png", run.samples_file(step)):
+        save_picture(picture, path)
+    plot_losses(run)
+    write_page(run, step)
 
 
 def draw_pictures(run: Run, train: Images, test: Images) -> list[Path]:
@@ -62,15 +83,16 @@ def draw_pictures(run: Run, train: Images, test: Images) -> list[Path]:
     pictures = {"samples": grid(samples(model, 64, rng), model.levels, 8), **special_pictures(model, train, test, rng)}
     paths = [run.folder / f"{name}.png" for name in pictures]
     for path, picture in zip(paths, pictures.values(), strict=True):
-        picture.save(path)
+        save_picture(picture, path)
+    save_picture(pictures["samples"], run.samples_file(settings.steps))
     plot_losses(run)
-    return [*paths, run.folder / "loss.png"]
+    return [*paths, run.folder / "loss.png", write_page(run, settings.steps)]
 
 
-def samples(model: GenerativeModel, n: int, rng: Generator) -> np.ndarray:
-    """As the model samples, but for a long diffusion, which a picture does not wait for: DDIM in 100 steps."""
-    if isinstance(model, DDPM) and model.T > 250:
-        return to_numpy(model.sample(n, rng, steps=100))
+def samples(model: GenerativeModel, n: int, rng: Generator, patience: int = 250) -> np.ndarray:
+    """As the model samples, but for a diffusion of more steps than there is patience for: by DDIM, in 100 at most."""
+    if isinstance(model, DDPM) and patience < model.T:
+        return to_numpy(model.sample(n, rng, steps=min(patience, 100)))
     return to_numpy(model.sample(n, rng))
 
 

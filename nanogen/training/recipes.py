@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ class Recipe:
     weight_decay: AdamW's.
     ema: the decay of the averaged weights that sampling and evaluation use.
     threads: of the matrix products.  Small ones gain little by more than one, and lose much on a busy machine.
+    samples_every: steps between the pictures of samples while training.
     model: settings of the model that differ from its defaults.
     """
 
@@ -27,6 +29,7 @@ class Recipe:
     warmup: int = 100
     ema: float = 0.995
     threads: int = 1
+    samples_every: int = 200
     model: dict[str, Any] = field(default_factory=dict)
 
 
@@ -37,13 +40,19 @@ SMALL = {  # images of up to 16×16, a minute or so on two cores
     "ddpm": Recipe(steps=600, model={"T": 200, "channels": 32}),
 }
 
+_large = functools.partial(Recipe, threads=2, samples_every=1000)
 LARGE = {  # larger ones, an hour or so
     "pixelcnn": Recipe(
-        threads=2, steps=3000, lr=1e-3, ema=0.998, model={"channels": 64, "kernel_size": 7, "dropout": 0.0}
+        threads=2,
+        samples_every=1000,
+        steps=3000,
+        lr=1e-3,
+        ema=0.998,
+        model={"channels": 64, "kernel_size": 7, "dropout": 0.0},
     ),
-    "vae": Recipe(threads=2, steps=4000, lr=1e-3, ema=0.998, model={"latent": 32, "decoder": "logistic"}),
-    "gan": Recipe(threads=2, steps=4000, lr=3e-4, betas=(0.5, 0.999), warmup=0, model={"channels": 32}),
-    "ddpm": Recipe(threads=2, steps=3000, lr=1e-3, ema=0.998, model={"channels": 32, "multipliers": (1, 2, 2)}),
+    "vae": _large(steps=4000, lr=1e-3, ema=0.998, model={"latent": 32, "decoder": "logistic"}),
+    "gan": _large(steps=4000, lr=3e-4, betas=(0.5, 0.999), warmup=0, model={"channels": 32}),
+    "ddpm": _large(steps=3000, lr=1e-3, ema=0.998, model={"channels": 32, "multipliers": (1, 2, 2)}),
 }
 
 

@@ -53,6 +53,7 @@ class Settings:
     warmup: int
     ema: float
     threads: int
+    samples_every: int
     clip: float = 0.0
     log_every: int = 10
     checkpoint_every: int = 500
@@ -98,7 +99,7 @@ def check_ranges(settings: Settings) -> None:
     """Raises:
     ValueError: a setting of training that is out of its range."""
     least = {"steps": 1, "batch": 1, "threads": 1, "log_every": 1, "checkpoint_every": 1, "keep": 1}
-    for name, low in (least | {"warmup": 0, "seed": 0}).items():
+    for name, low in (least | {"warmup": 0, "seed": 0, "samples_every": 0}).items():
         if not low <= getattr(settings, name) <= MOST:
             raise ValueError(f"{name} must be in {low} … {MOST}, got {getattr(settings, name)}")
     if not 0 < settings.lr < math.inf:
@@ -215,6 +216,9 @@ class Run:
     def checkpoint_file(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"step-{step:08d}.safetensors"
 
+    def samples_file(self, step: int) -> Path:
+        return self.folder / "samples" / f"step-{step:08d}.png"
+
     def checkpoint_files(self) -> list[Path]:
         """Those that are there, the newest first."""
         found = self.checkpoint_file(0).parent.glob("step-*.safetensors")
@@ -253,7 +257,7 @@ class Run:
         """As `checkpoint`, to go on from: what a killed process left unfinished is removed, and broken checkpoints,
         which training would write over, are put aside as `….broken`."""
         found = self.checkpoint()
-        for folder in (self.folder, self.checkpoint_file(0).parent):
+        for folder in (self.folder, self.checkpoint_file(0).parent, self.samples_file(0).parent):
             remove_parts(folder)
         for path in self.checkpoint_files():
             if found and path > self.checkpoint_file(found.step):
@@ -277,7 +281,8 @@ class Run:
                 raise ValueError(f"{self.folder} already holds a run ({path.name}): --resume goes on with it")
 
     def write_settings(self, settings: Settings) -> None:
-        self.checkpoint_file(0).parent.mkdir(parents=True, exist_ok=True)
+        for path in (self.checkpoint_file(0), self.samples_file(0)):
+            path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.settings_file, (json.dumps(dataclasses.asdict(settings), indent=2) + "\n").encode())
 
     def settings(self) -> Settings:

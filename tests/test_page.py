@@ -1,0 +1,153 @@
+"""A run made visible: live samples that change nothing, and a page that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_runs import STEPS, TINY, assert_same, settings_of, some_images, trained
+
+from nanogen.training import loop
+from nanogen.training.checkpoint import load_checkpoint
+from nanogen.training.page import FRAMES, write_page
+from nanogen.training.pictures import GREY, draw_pictures
+from nanogen.training.run import Run
+
+VOID = {"meta", "img", "link", "br", "hr", "input"}
+
+
+class Reader(HTMLParser):
+    """Keeps the attributes of all tags and the text, and checks that every tag is closed in its turn."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data.strip())
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_pictures_on_the_way_change_nothing(model: str, tmp_path: Path) -> None:
+    """A run that draws samples every third step ends with the same weights, optimisers and metrics, to the bit, as one
+    that does not; every picture is there, and no part of one."""
+    plain, run = trained(model, tmp_path / "plain", samples_every=0)
+    drawn, drawn_run = trained(model, tmp_path / "drawn", samples_every=3)
+    assert_same(plain.arrays(), drawn.arrays())
+    assert run.metrics_file.read_bytes() == drawn_run.metrics_file.read_bytes()
+    assert not run.samples_file(3).exists()
+    pictures = [np.asarray(Image.open(drawn_run.samples_file(step))) for step in (3, 6, 9)]
+    assert all(picture.shape == pictures[0].shape for picture in pictures)
+    assert (drawn_run.folder / "samples.png").read_bytes() == drawn_run.samples_file(9).read_bytes()
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_samples_on_the_way_are_of_the_averages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn at a step is what the run would sample from there: with the averaged weights."""
+    seen = {}
+
+    def look(run: Run, model: loop.GenerativeModel, step: int) -> None:
+        seen[step] = {name: p.data.copy() for name, p in model.named_parameters()}
+
+    monkeypatch.setattr(loop, "draw_progress", look)
+    _, run = trained("vae", tmp_path, samples_every=5, checkpoint_every=5)
+    for path in run.checkpoint_files()[1:]:
+        path.rename(path.with_suffix(".kept"))
+    found = load_checkpoint(run.checkpoint_file(10).with_suffix(".kept")).arrays
+    assert_same(seen[10], {name: found[f"average.{name}"] for name in seen[10]})
+
+
+def test_a_picture_that_cannot_be_drawn_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said in a line, and the run goes on with its own weights."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("std must be positive")
+
+    plain, _ = trained("vae", tmp_path / "plain")
+    monkeypatch.setattr(loop, "draw_progress", fail)
+    trainer, _ = trained("vae", tmp_path / "run", samples_every=5)
+    assert_same(trainer.arrays(), plain.arrays())
+    assert [record.getMessage() for record in caplog.records] == [
+        f"nanogen: no picture of step {step}: std must be positive" for step in (5, 10)
+    ]
+
+
+def test_the_page_needs_no_other_file(tmp_path: Path) -> None:
+    """index.html is well-formed and refers to nothing outside itself; its pictures open, those of the samples over time
+    in their order, at most so many, the first and the last among them; every setting is there."""
+    _, run = trained("vae", tmp_path, samples_every=6)
+    for step in range(1, STEPS):
+        shutil.copy(run.folder / "samples.png", run.samples_file(step))
+    draw_pictures(run, some_images(), some_images())
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    page = Reader(text)
+    assert not re.search(
+        r"https?:|//|url\(|@import|<script|<link|<iframe", re.sub(r"data:image/png;base64,[^\"]*", "", text)
+    )
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    for attributes in pictures:
+        kind, _, data = (attributes["src"] or "").partition(",")
+        assert kind == "data:image/png;base64"
+        assert Image.open(io.BytesIO(base64.b64decode(data))).size[0] > 0
+    frames = [a["alt"] for a in pictures if (a["alt"] or "").startswith("step ")]
+    assert frames == sorted(frames, key=lambda alt: int((alt or "").split()[1]))
+    assert (len(frames), frames[0], frames[-1]) == (FRAMES, "step 1", f"step {STEPS}")
+    assert len(pictures) == FRAMES + 1 + len({p.stem for p in tmp_path.glob("*.png")} - {"samples", "loss"})
+    settings = settings_of("vae")
+    for name, value in [("lr", settings.lr), ("latent", 2), ("steps", STEPS), ("seed", 0)]:
+        assert page.words[page.words.index(name) + 1 :][:2].count(str(value)) == 1, name
+
+
+def test_the_page_of_a_run_under_way(tmp_path: Path) -> None:
+    """While steps are left the page says how far it is and loads itself anew; once finished it does not; text from
+    outside is text, not tags."""
+    _, run = trained("vae", tmp_path)
+    run.note("nanogen train vae --out '<b>&'")
+    for step, again in ((5, True), (STEPS, False)):
+        page = Reader(write_page(run, step).read_text())
+        refreshed = [attributes for _, attributes in page.tags if attributes.get("http-equiv") == "refresh"]
+        assert (refreshed == [{"http-equiv": "refresh", "content": "30"}]) == again
+        assert f"Step {step} of {STEPS}" in page.words
+        assert any("'<b>&'" in words for words in page.words)
+        assert "b" not in {tag for tag, _ in page.tags}
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser")
+def test_the_page_in_a_browser(tmp_path: Path) -> None:
+    """Chromium shows it, without a network: the bar of progress, the samples in grey and the curve in blue."""
+    _, run = trained("vae", tmp_path, samples_every=4)
+    draw_pictures(run, some_images(), some_images())
+    shot = tmp_path / "shot.png"
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND",
+               "--window-size=1000,1600", f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}",
+               (tmp_path / "index.html").as_uri()]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    shown = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    grey = (shown == GREY).all(axis=2)
+    blue = shown[..., 2] - shown[..., 0] > 100
+    assert grey[: len(grey) // 2].sum() > 1000, "the lines between the samples"
+    assert blue.any(axis=1).sum() > 100, "the curve goes down the page, the bar across it"
+    assert blue.any(axis=0).sum() > 500
