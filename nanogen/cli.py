@@ -145,7 +145,9 @@ def run_train(arguments: argparse.Namespace) -> None:
         run = Run(arguments.out)
         settings = run.settings()
         check_same(run, settings, about, given)
-        images = run.images("train")
+        if about["data_dir"]:  # where the files lie may change
+            settings = dataclasses.replace(settings, data_dir=about["data_dir"])
+        images = load_images(settings, "train")
     else:
         if about["model"] is None:
             raise ValueError(f"the model is missing, one of {', '.join(MODELS)}")
@@ -217,12 +219,11 @@ def check_same(run: Run, settings: Settings, about: dict[str, Any], given: dict[
         ValueError: it does."""
     if about["model"] not in (None, settings.model):
         raise ValueError(f"{run.folder} holds a run of {settings.model}, not of {about['model']}")
-    about.pop("data_dir")  # where the files lie may change
     training, own = in_their_types(settings.model, given)
     defaults = {name: parameter.default for name, parameter in model_parameters(settings.model).items()}
     there = {**defaults, **settings.model_settings, **dataclasses.asdict(settings)}
     for name, value in {**about, **training, **own}.items():
-        if value not in (None, there[name]):
+        if name != "data_dir" and value not in (None, there[name]):
             raise ValueError(
                 f"the run in {run.folder} has {name} {there[name]}, not {value}: --resume keeps its settings"
             )

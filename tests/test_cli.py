@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
+from test_data import idx
 
 from nanogen import cli
 from nanogen.cli import main
@@ -346,6 +347,27 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     for model in MODELS:
         for setting, _ in explained(model):
             assert setting in shown
+
+
+def test_a_run_whose_data_moved(tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the files of a data set lie may change: --resume takes another --data-dir, and ends as if nothing had."""
+    place, out, whole = tmp_path / "here", tmp_path / "run", tmp_path / "whole"
+    place.mkdir()
+    for part, count in (("train", 20), ("t10k", 4)):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 28, 28)).astype(np.uint8)
+        (place / f"{part}-images-idx3-ubyte").write_bytes(idx(pixels))
+        (place / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.zeros(count, np.uint8)))
+    command = ["train", "vae", "--data", "mnist", "--data-dir", str(place), "--steps", "4", "--batch", "4"]
+    command += ["--checkpoint-every", "2", "--threads", "1", "--set", "latent=2", "channels=2"]
+    for folder in (whole, out):
+        assert main([*command, "--out", str(folder)]) == 0
+    (out / "checkpoints" / "step-00000004.safetensors").unlink()
+    place.rename(tmp_path / "there")
+    assert "here" in refused(["train", "--out", str(out), "--resume"], capsys)
+    assert main(["train", "--out", str(out), "--resume", "--data-dir", str(tmp_path / "there")]) == 0
+    ours, theirs = (load_checkpoint(f / "checkpoints" / "step-00000004.safetensors").arrays for f in (out, whole))
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert contents(out)["metrics.csv"] == contents(whole)["metrics.csv"]
 
 
 def test_quiet_says_nothing(tmp_path: Path, no_pictures: None, capfd: pytest.CaptureFixture[str]) -> None:
