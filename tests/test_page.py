@@ -50,8 +50,8 @@ class Reader(HTMLParser):
 
 @pytest.mark.parametrize("model", TINY)
 def test_pictures_on_the_way_change_nothing(model: str, tmp_path: Path) -> None:
-    """A run that draws samples every third step ends with the same weights, optimisers and metrics, to the bit, as one
-    that does not; every picture is there, and no part of one."""
+    """A run that draws samples every third step ends with the same weights, optimisers, metrics and pictures, to the
+    bit, as one that does not; every picture is there, and no part of one."""
     plain, run = trained(model, tmp_path / "plain", samples_every=0)
     drawn, drawn_run = trained(model, tmp_path / "drawn", samples_every=3)
     assert_same(plain.arrays(), drawn.arrays())
@@ -61,6 +61,10 @@ def test_pictures_on_the_way_change_nothing(model: str, tmp_path: Path) -> None:
     assert all(picture.shape == pictures[0].shape for picture in pictures)
     assert (drawn_run.folder / "samples.png").read_bytes() == drawn_run.samples_file(9).read_bytes()
     assert not list(tmp_path.rglob("*.part"))
+    for finished in (run, drawn_run):
+        draw_pictures(finished, some_images(), some_images())
+    for name in ("samples.png", "loss.png"):
+        assert (run.folder / name).read_bytes() == (drawn_run.folder / name).read_bytes()
 
 
 def test_samples_on_the_way_are_of_the_averages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
