@@ -213,12 +213,16 @@ def test_killed_while_saving(n: int, tmp_path: Path) -> None:
 
 
 def test_the_last_few_are_kept(tmp_path: Path) -> None:
-    """As many as the settings say, the newest; it is the one that is gone on from."""
+    """As many as the settings say, the newest; it is the one that is gone on from.  One more, of a process that was
+    killed before it removed that, is removed on going on."""
     _, run = trained("vae", tmp_path, checkpoint_every=2, keep=3)
     assert run.checkpoint_files() == [run.checkpoint_file(step) for step in (12, 10, 8)]
     found = run.checkpoint()
     assert found is not None
     assert found.step == 12
+    run.checkpoint_file(6).write_bytes(run.checkpoint_file(8).read_bytes())
+    resumed(tmp_path)
+    assert run.checkpoint_files() == [run.checkpoint_file(step) for step in (12, 10, 8)]
 
 
 def test_the_newest_that_can_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

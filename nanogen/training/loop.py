@@ -188,8 +188,7 @@ def save(trainer: Trainer, run: Run, metrics: TextIO) -> None:
     metrics.flush()
     os.fsync(metrics.fileno())
     save_checkpoint(run.checkpoint_file(trainer.step), checkpoint)
-    for old in run.checkpoint_files()[trainer.settings.keep :]:
-        old.unlink()
+    run.remove_old()
 
 
 def draw(trainer: Trainer, run: Run) -> None:

@@ -262,7 +262,13 @@ class Run:
         for path in self.checkpoint_files():
             if found and path > self.checkpoint_file(found.step):
                 path.replace(path.with_name(f"{path.name}.broken"))
+        self.remove_old()
         return found
+
+    def remove_old(self) -> None:
+        """Remove all checkpoints but the newest, as many as the settings say."""
+        for path in self.checkpoint_files()[self.settings().keep :]:
+            path.unlink()
 
     def note(self, command: str) -> None:
         """Add a line to `commands.log`: when, with which versions, and what was asked for."""
