@@ -163,7 +163,7 @@ power is stated and which refuses a deliberately wrong sampler.  No test compare
 `helpers.py` has gradients against central differences and arrays in every memory layout.  Hypothesis draws the same
 examples on every run (profile `ci`), so a red test stays red until the code changes.
 
-`-m torture` last gave: 201 processes killed with kill -9 at random moments, 23 of them amid writing a file: every run
+`-m torture` last gave: 202 processes killed with kill -9 at random moments, 10 of them amid writing a file: every run
 could be read, and each, gone on with, ended with the bytes of the run that nobody killed. On a disk (tmpfs) of 256 KiB
 that filled up while a checkpoint was written, the ones before were intact; mounting disks needs root.
 
