@@ -15,6 +15,8 @@ from nanogen.models import MODELS
 from nanogen.training.recipes import LARGE, SMALL
 from nanogen.training.run import Settings, check_model, convert, model_parameters, nearest
 
+LONGEST = 1 << 15  # bytes of a file of settings: what is nested deeply takes a parser time and memory
+
 TRAINING = {  # what can be set for all models
     "steps": "training steps",
     "batch": "images a step",
@@ -72,6 +74,10 @@ def read_config(path: Path) -> dict[str, Any]:
         FileNotFoundError: no file there.
         ValueError: not TOML or JSON, or a table where a setting is expected.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file")
+    if path.stat().st_size > LONGEST:
+        raise ValueError(f"{path} is longer than settings are ({LONGEST} bytes)")
     try:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
