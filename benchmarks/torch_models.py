@@ -72,11 +72,15 @@ class Mirror(nn.Module):
                 setattr(self, name, counterpart(part))
 
     def scaled(self, images: np.ndarray) -> torch.Tensor:
-        x = torch.from_numpy(scale_levels(images, self.ours[0].levels, self.dtype))
+        x = self.placed(scale_levels(images, self.ours[0].levels, self.dtype))
         return x.to(memory_format=self.memory_format)
 
     def normal(self, rng: ng.Generator, shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.from_numpy(rng.normal(shape, self.dtype))
+        return self.placed(rng.normal(shape, self.dtype))
+
+    def placed(self, array: np.ndarray) -> torch.Tensor:
+        """The numbers where the parameters lie."""
+        return torch.from_numpy(array).to(next(self.parameters()).device)
 
     @property
     def dtype(self) -> Any:
@@ -109,7 +113,7 @@ class PixelCNN(Mirror):
     def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
         n, c, h, w = images.shape
         logits = self(self.scaled(images)).reshape(n, c, -1, h, w).permute(0, 2, 1, 3, 4)
-        return F.cross_entropy(logits, torch.from_numpy(images.astype(np.int64)))
+        return F.cross_entropy(logits, self.placed(images.astype(np.int64)))
 
 
 class VAEBlock(Mirror):
@@ -140,7 +144,7 @@ class VAE(Mirror):
         mean, log_variance = self.encoder(self.scaled(images))
         std = torch.exp(0.5 * log_variance)
         out = self.decoder(mean + std * self.normal(rng, mean.shape)).reshape(n, c, -1, h, w).permute(0, 2, 1, 3, 4)
-        levels = torch.from_numpy(images.astype(np.int64))
+        levels = self.placed(images.astype(np.int64))
         if self.ours[0].density == "categorical":
             reconstruction = F.cross_entropy(out, levels, reduction="sum")
         else:
@@ -210,7 +214,7 @@ class Attention(Mirror):
 class UNet(Mirror):
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         half = self.ours[0].channels // 2
-        angles = t.to(x.dtype)[:, None] * 10000.0 ** -(torch.arange(half, dtype=x.dtype) / half)
+        angles = t.to(x.dtype)[:, None] * 10000.0 ** -(torch.arange(half, dtype=x.dtype, device=x.device) / half)
         time = self.time2(F.silu(self.time1(torch.cat([angles.sin(), angles.cos()], dim=1))))
         h = self.first(x)
         kept = [h]
@@ -232,10 +236,10 @@ class DDPM(Mirror):
         t = rng.integers(1, schedule.T + 1, len(images))
         noise = self.normal(rng, images.shape).to(memory_format=self.memory_format)
         signal, spread = (
-            torch.from_numpy(table[t].astype(self.dtype))[:, None, None, None]
+            self.placed(table[t].astype(self.dtype))[:, None, None, None]
             for table in (schedule.sqrt_alpha_bars, schedule.sqrt_one_minus_alpha_bars)
         )
-        return F.mse_loss(self.unet(signal * x0 + spread * noise, torch.from_numpy(t)), noise)
+        return F.mse_loss(self.unet(signal * x0 + spread * noise, self.placed(t)), noise)
 
 
 PARTS: dict[type, type[Mirror]] = {

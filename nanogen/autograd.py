@@ -205,13 +205,14 @@ def tensor(data: Any, requires_grad: bool = False, dtype: Any = None, device: st
 
 def constant(value: Any, beside: Sequence[Any] = ()) -> Tensor:
     """`value` as a tensor without a copy.  A Python or NumPy scalar takes the type and device of the tensors
-    or arrays `beside` it, so that `x * 0.5` keeps the type of x."""
+    or arrays `beside` it, so that `x * 0.5` keeps the type of x; an array of integers or bools takes the device."""
     if isinstance(value, Tensor):
         return value
-    if not isinstance(value, bool | int | float | np.generic):
-        return Tensor(array_module(value).asarray(value))
     others = [x.data for x in beside if isinstance(x, Tensor)]
     others += [x for x in beside if hasattr(x, "ndim") and not isinstance(x, Tensor | np.generic)]
+    if not isinstance(value, bool | int | float | np.generic):
+        array = array_module(value).asarray(value)
+        return Tensor(to_device(array, device_of(others[0])) if others and array.dtype.kind != "f" else array)
     like = next((x for x in others if x.dtype.kind == "f"), others[0] if others else np.asarray(value))
     keeps_type = like.dtype.kind == "f" or (like.dtype.kind in "iu" and isinstance(value, int | np.integer))
     return Tensor(array_module(like).asarray(value, dtype=like.dtype if keeps_type else None))
@@ -257,8 +258,8 @@ class Primitive:
             parameters = {**self.defaults, **parameters}
         tensors = [x if isinstance(x, Tensor) else constant(x, inputs) for x in inputs]
         output, saved = self.run(*[x.data for x in tensors], **parameters)
-        if type(output) is not type(tensors[0].data):
-            output = array_module(tensors[0].data).asarray(output)  # NumPy turns 0-d results into scalars
+        if isinstance(output, np.generic):
+            output = np.asarray(output)  # NumPy, and it alone, turns 0-d results into scalars
         if _recording.get():
             for x in tensors:
                 if x.node is not None and output.dtype.kind == "f":
@@ -368,7 +369,7 @@ def _cotangent(y: Tensor, given: Any, name: str) -> Tensor:
         if y.data.size != 1:
             raise ValueError(f"{name} may be left out only for a single number, not for shape {y.shape}")
         return Tensor(array_module(y.data).ones_like(y.data))
-    g = constant(given)
+    g = constant(given, [y])
     if g.shape != y.shape:
         raise ValueError(f"{name} must have the output's shape {y.shape}, got {g.shape}")
     return g if g.dtype == y.dtype else cast(g, dtype=y.dtype)

@@ -73,6 +73,16 @@ def to_numpy(array: Array) -> np.ndarray:
     return to_device(array, "cpu")
 
 
+def resident(table: np.ndarray, dtype: Any, device: str) -> Array:
+    """A float64 table of the host's in another type on a device, where it stays for its next use; not to be changed."""
+    return _resident(table.tobytes(), np.dtype(dtype), device)
+
+
+@functools.lru_cache(maxsize=64)
+def _resident(numbers: bytes, dtype: np.dtype, device: str) -> Array:
+    return to_device(np.frombuffer(numbers).astype(dtype), device)
+
+
 def check_range(name: str, values: Array, count: int) -> None:
     """Refuse integers that are not in 0 … count − 1.  On a GPU nothing is looked at: that would wait for it.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, broadcast_to, constant
-from nanogen.backend import Array, Generator, array_module, check_range
+from nanogen.backend import Array, Generator, array_module, check_range, to_device
 from nanogen.functional.loss import label_cross_entropy
 
 _QUADRATURE = [nodes.tolist() for nodes in np.polynomial.legendre.leggauss(8)]
@@ -90,6 +90,7 @@ class Categorical:
         """log softmax(logits)[x]: integers x, broadcast against the logits' other axes."""
         labels, logits, classes = constant(x).data, self.logits, self.logits.shape[-1]
         check_range("classes", labels, classes)
+        labels = to_device(labels, logits.device)
         shape = np.broadcast_shapes(labels.shape, logits.shape[:-1])
         if logits.shape[:-1] != shape:
             logits = broadcast_to(logits, shape=(*shape, classes))
@@ -144,6 +145,7 @@ class Discretized:
             ValueError: a level that is not there (checked where the numbers lie on the host)."""
         levels = constant(x).data
         check_range("levels", levels, self.levels)
+        levels = to_device(levels, self.mean.device)
         centres = Tensor(scale_levels(levels, self.levels, self.mean.dtype))
         half = 1.0 / (self.levels - 1)
         inverse_scale = F.exp(-self.log_scale)

@@ -115,7 +115,7 @@ def jackknife(
     """
     if min(n, m) < 2 * GROUPS:
         raise ValueError(f"at least {2 * GROUPS} images are needed on either side, got {n} and {m}")
-    first, second = rng.permutation(n) % GROUPS, rng.permutation(m) % GROUPS
+    first, second = to_numpy(rng.permutation(n)) % GROUPS, to_numpy(rng.permutation(m)) % GROUPS
     whole = statistic(np.arange(n), np.arange(m))
     parts = [statistic(np.flatnonzero(first != g), np.flatnonzero(second != g)) for g in range(GROUPS)]
     found = {}

@@ -1,7 +1,11 @@
-"""Hypothesis draws the same examples on every run, so that a red test stays red until the code changes."""
+"""Hypothesis draws the same examples on every run, so that a red test stays red until the code changes.
+
+`--device strict` runs all tests on the stand-in for CuPy: see `strict`.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -21,3 +25,16 @@ def no_downloads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("NANOGEN_MIRROR", "http://127.0.0.1:9")
         patch.setattr("nanogen.data.download.PAUSE", 0.0)
         yield cache
+
+
+def pytest_addoption(parser: Any) -> None:
+    parser.addoption("--device", choices=("cpu", "strict"), default="cpu", help="strict: the stand-in for CuPy")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: Any) -> None:
+    config.addinivalue_line("markers", "gpu: CPU against an NVIDIA GPU; skipped where there is none")
+    if config.getoption("device") == "strict":
+        from strict import plugin  # moves nanogen's names about, which is for this run alone
+
+        config.pluginmanager.register(plugin)

@@ -100,7 +100,7 @@ def test_backward_accumulates():
     scalar = leaf(np.array(2.0))
     for _ in range(2):
         (scalar * 3.0).backward()
-    assert isinstance(scalar.grad.data, np.ndarray)
+    assert not isinstance(scalar.grad.data, np.generic)
     assert scalar.grad.item() == 6.0
 
 
@@ -248,7 +248,7 @@ def test_numbers_keep_the_type(value, shape):
     ]
     for y in results:
         assert y.dtype == np.float32
-        assert isinstance(y.data, np.ndarray)
+        assert not isinstance(y.data, np.generic)
         (g,) = ng.grad(y.sum(), x)
         assert g.dtype == np.float32
 
@@ -260,7 +260,7 @@ def test_integers_stay_integers():
     assert (x * x).sum().dtype.kind == "i"
     assert (x > 1).dtype == bool
     assert not (leaf(np.ones(2)) > 0.0).requires_grad
-    assert isinstance((ng.tensor(1.0) > 0.0).data, np.ndarray)
+    assert not isinstance((ng.tensor(1.0) > 0.0).data, np.generic)
 
 
 def test_no_grad_is_local_to_a_thread():

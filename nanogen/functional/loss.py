@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nanogen.autograd import Tensor, constant, fused
-from nanogen.backend import Array, array_module, by_parts, check_range
+from nanogen.backend import Array, array_module, by_parts, check_range, to_device
 from nanogen.functional.activation import log_softmax, logsigmoid
 from nanogen.functional.reduction import mean, sum
 from nanogen.functional.shape import one_hot
@@ -84,7 +84,7 @@ def cross_entropy(input: Tensor, target: Any, reduction: str = "mean") -> Tensor
         return sum(loss) / (loss.data.size or 1) if reduction == "mean" else reduce(loss, reduction)
     if target.shape != input.shape[:over] + input.shape[over + 1 :]:
         raise ValueError(f"cross_entropy: target of shape {target.shape} does not fit logits of shape {input.shape}")
-    classes, labels = input.shape[over], target.data
-    check_range("cross_entropy: labels", labels, classes)
+    check_range("cross_entropy: labels", target.data, input.shape[over])
+    labels = to_device(target.data, input.device).astype(int)
     last = input.permute(*[i for i in range(input.ndim) if i != over], over)
-    return reduce(label_cross_entropy(last, labels=labels.astype(int)), reduction)
+    return reduce(label_cross_entropy(last, labels=labels), reduction)

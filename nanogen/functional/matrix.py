@@ -69,6 +69,6 @@ def scaled_dot_product_attention(
             raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
         attn_mask = array_module(scores.data).tri(*scores.shape[-2:], dtype=bool)  # to its own place and before
     if attn_mask is not None:
-        mask = constant(attn_mask)
+        mask = constant(attn_mask, [scores])
         scores = where(mask, scores, -math.inf) if mask.dtype.kind == "b" else scores + mask
     return dropout(softmax(scores, dim=-1), dropout_p, rng=rng) @ value

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from nanogen.autograd import Tensor, broadcast_to, constant, primitive
 from nanogen.backend import array_module, check_range
@@ -180,8 +183,11 @@ def unindex(input, *, key, shape):
     """Zeros of `shape` to which input is added at [key], repeated places as often as they are named."""
     xp = array_module(input)
     out = xp.zeros(shape, input.dtype)
-    if any(isinstance(part, xp.ndarray) for part in (key if isinstance(key, tuple) else (key,))):
-        xp.add.at(out, key, input)
+    parts = key if isinstance(key, tuple) else (key,)
+    if any(isinstance(part, xp.ndarray) for part in parts):
+        # a mask as the places that it names: CuPy scatters through one only as many values as it has places in all
+        places = [part.nonzero() if isinstance(part, xp.ndarray) and part.dtype == bool else (part,) for part in parts]
+        xp.add.at(out, tuple(itertools.chain(*places)), input)
     else:
         out[key] = input  # slices name no place twice
     return out
@@ -194,16 +200,17 @@ def get_item(input: Tensor, key: Any) -> Tensor:
     """input[key]: numbers, slices, None, ..., masks, integer arrays and tensors, as NumPy has them."""
 
     def raw(part: Any) -> Any:
-        if isinstance(part, Tensor):
-            return part.data
-        return array_module(input.data).asarray(part, dtype=None if part else int) if isinstance(part, list) else part
+        part = part.data if isinstance(part, Tensor) else part
+        if not isinstance(part, list | np.ndarray):
+            return part
+        return array_module(input.data).asarray(part, dtype=int if isinstance(part, list) and not part else None)
 
     return index(input, key=tuple(raw(part) for part in key) if isinstance(key, tuple) else raw(key))
 
 
 def gather(input: Tensor, dim: int, index: Any) -> Tensor:
     """The elements of input that `index` names along `dim`: out[i, j, …] = input[i, index[i, j, …], …] for dim 1."""
-    places = constant(index).data
+    places = constant(index, [input]).data
     if places.ndim != input.ndim:
         raise ValueError(f"gather: index must have the {input.ndim} axes of the input, got shape {places.shape}")
     xp = array_module(places)
@@ -214,7 +221,7 @@ def gather(input: Tensor, dim: int, index: Any) -> Tensor:
 
 def embedding(input: Any, weight: Tensor) -> Tensor:
     """The rows of weight (rows, width) that the integers in `input` name: input.shape + (width,)."""
-    rows = constant(input)
+    rows = constant(input, [weight])
     if weight.ndim != 2:
         raise ValueError(f"embedding: weight must be (rows, width), got shape {weight.shape}")
     if rows.dtype.kind not in "iu":

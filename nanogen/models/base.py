@@ -54,7 +54,7 @@ class GenerativeModel(Module):
 
     def scaled(self, levels: Array) -> Tensor:
         """Levels as the network sees them: evenly spaced in [−1, 1], in the model's type."""
-        return Tensor(scale_levels(levels, self.levels, self.anchor.dtype))
+        return Tensor(scale_levels(to_device(levels, self.anchor.device), self.levels, self.anchor.dtype))
 
     def loss(self, images: Any, rng: Generator) -> Tensor:
         """The number that training makes small."""

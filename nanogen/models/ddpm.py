@@ -10,6 +10,7 @@ The network is in `unet`, the tables of the forward process in `schedule`.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, no_grad
-from nanogen.backend import Array, Generator
+from nanogen.backend import Array, Generator, array_module
 from nanogen.distributions import DiscretizedNormal, Normal, kl_divergence, unscale_levels
 from nanogen.models.base import GenerativeModel, check_choice, check_counts
 from nanogen.models.schedule import SCHEDULES, NoiseSchedule
@@ -126,7 +127,7 @@ class DDPM(GenerativeModel):
         variances = self.reverse_variances
         for t in range(self.T, 0, -1):
             with no_grad():
-                x = self.p_mean(x, np.full(n, t))
+                x = self.p_mean(x, array_module(x.data).full(n, t))
                 if t > 1:
                     x = x + float(variances[t]) ** 0.5 * rng.normal(x.shape, dtype=x.dtype)
             yield t - 1, x
@@ -144,7 +145,7 @@ class DDPM(GenerativeModel):
             before, after = schedule.beta_between(0, t), float(schedule.beta_between(0, s))  # 1 − ᾱ_t, 1 − ᾱ_s
             sigma2 = float(eta**2 * after / before * schedule.beta_between(s, t))
             with no_grad():
-                now = np.full(n, t)
+                now = array_module(x.data).full(n, t)
                 x0 = self.predict_x0(x, now)
                 noise = schedule.noise_from_x0(x, now, x0)
                 x = float(schedule.sqrt_alpha_bars[s]) * x0 + max(after - sigma2, 0.0) ** 0.5 * noise
@@ -166,12 +167,11 @@ class DDPM(GenerativeModel):
         if t == self.T:
             q = Normal(float(schedule.sqrt_alpha_bars[t]) * x0, float(schedule.sqrt_one_minus_alpha_bars[t]))
             return kl_divergence(q, Normal(0.0 * x0, 1.0)).sum((1, 2, 3))
-        later = np.full(len(levels), t + 1)
+        later = array_module(levels).full(len(levels), t + 1)
         x_later = schedule.q_sample(x0, later, rng.normal(x0.shape, dtype=x0.dtype))
         mean, std = self.p_mean(x_later, later), float(self.reverse_variances[t + 1]) ** 0.5
         if t == 0:
-            log_std = np.full((), np.log(std), x0.dtype)
-            return -DiscretizedNormal(mean, log_std, self.levels).log_prob(levels).sum((1, 2, 3))
+            return -DiscretizedNormal(mean, math.log(std), self.levels).log_prob(levels).sum((1, 2, 3))
         posterior_mean, posterior_variance = schedule.q_posterior(x0, x_later, later)
         q = Normal(posterior_mean, posterior_variance**0.5)
         return kl_divergence(q, Normal(mean, std)).sum((1, 2, 3))

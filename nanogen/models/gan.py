@@ -16,7 +16,7 @@ from typing import Any
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, grad, no_grad
-from nanogen.backend import Array, Generator
+from nanogen.backend import Array, Generator, to_device
 from nanogen.distributions import unscale_levels
 from nanogen.models.base import GenerativeModel, Update, check_choice, check_counts
 from nanogen.nn import BatchNorm2d, Conv2d, ConvTranspose2d, GroupNorm, Module
@@ -153,7 +153,7 @@ class GAN(GenerativeModel):
         mode = self.training
         self.eval()
         with no_grad():
-            x = self.generator(Tensor(z))
+            x = self.generator(Tensor(to_device(z, self.anchor.device)))
         self.train(mode)
         return unscale_levels(x.data, self.levels)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nanogen.autograd import Tensor
-from nanogen.backend import array_module, check_range
+from nanogen.backend import array_module, check_range, device_of, resident
 from nanogen.models.base import is_count
 
 # Ho et al.'s β_1 and β_T at T = 1000; other T share out the same noise over their steps, but leave some of x_{t−1}.
@@ -103,7 +103,7 @@ class NoiseSchedule:
         times = xp.asarray(t.data if isinstance(t, Tensor) else t)
         check_range("t", times, self.T + 1)
         dtype = array.dtype if array.dtype.kind == "f" else np.float64
-        values = xp.asarray(table.astype(dtype))[times]
+        values = resident(table, dtype, device_of(array))[times]
         values = values.reshape(values.shape + (1,) * (array.ndim - values.ndim if values.ndim else 0))
         return Tensor(values) if isinstance(like, Tensor) else values
 

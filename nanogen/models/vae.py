@@ -14,7 +14,7 @@ from typing import Any
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, no_grad
-from nanogen.backend import Array, Generator, array_module
+from nanogen.backend import Array, Generator, array_module, to_device
 from nanogen.distributions import Categorical, DiscretizedLogistic, Normal, kl_divergence, unscale_levels
 from nanogen.models.base import GenerativeModel, check_choice, check_counts
 from nanogen.nn import Conv2d, GroupNorm, Linear, Module
@@ -136,9 +136,10 @@ class VAE(GenerativeModel):
         """E_q[log p(x|z)] − KL(q(z|x)‖p(z)) ≤ log p(x), the expectation by one draw: (N,), nats per image.
 
         Kingma & Welling 2014, eq. 7, the second form: the KL is exact."""
-        posterior = self.encode(images)
+        levels = self.pixels(images)
+        posterior = self.encode(levels)
         z = posterior.rsample(rng)
-        reconstruction = self.decode(z).log_prob(self.pixels(images)).sum((1, 2, 3))
+        reconstruction = self.decode(z).log_prob(levels).sum((1, 2, 3))
         return reconstruction - kl_divergence(posterior, self.prior(posterior.mean)).sum(1)
 
     def importance_weighted_bound(self, images: Any, rng: Generator, samples: int = 64) -> Tensor:
@@ -146,12 +147,13 @@ class VAE(GenerativeModel):
 
         Burda, Grosse & Salakhutdinov 2016, eq. 8: (N,), nats per image."""
         check_counts(samples=samples)
-        posterior = self.encode(images)
+        levels = self.pixels(images)
+        posterior = self.encode(levels)
         log_weights = []
         for _ in range(samples):
             z = posterior.rsample(rng)
             log_ratio = self.prior(z).log_prob(z) - posterior.log_prob(z)
-            log_weights.append(self.decode(z).log_prob(self.pixels(images)).sum((1, 2, 3)) + log_ratio.sum(1))
+            log_weights.append(self.decode(z).log_prob(levels).sum((1, 2, 3)) + log_ratio.sum(1))
         return F.logsumexp(F.stack(log_weights), dim=0) - math.log(samples)
 
     def loss(self, images: Any, rng: Generator) -> Tensor:
@@ -168,7 +170,7 @@ class VAE(GenerativeModel):
     def picture(self, z: Any) -> Array:
         """E[x|z], rounded to levels: uint8 (N, C, H, W).  What is sure about the images of latents z (N, latent)."""
         with no_grad():
-            density = self.decode(z if isinstance(z, Tensor) else Tensor(z))
+            density = self.decode(z if isinstance(z, Tensor) else Tensor(to_device(z, self.anchor.device)))
             if isinstance(density, DiscretizedLogistic):
                 return unscale_levels(density.mean.data, self.levels)
             p = F.softmax(density.logits, dim=-1).data

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import json
 import re
 import tomllib
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ TABLE = ROOT / "tests" / "museum" / "mutations.toml"
 REASONS = ROOT / "tests" / "museum" / "survivors.toml"
 SCORES = ROOT / "tests" / "museum" / "scores.toml"
 README = ROOT / "tests" / "README.md"
+EXCLUDED = ROOT / "tests" / "strict" / "excluded.toml"
+RECORD = ROOT / "tests" / "strict" / "cupy.json"
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,10 @@ def functions(file: str) -> frozenset[str]:
 
 def readme() -> str:
     """`tests/README.md` as it should be: the introduction of this file's template, then the table."""
-    lines = [INTRODUCTION.format(count=len(mutations()))]
+    left_out = [node for nodes in tomllib.loads(EXCLUDED.read_text()).values() for node in nodes]
+    files = sum("::" not in node for node in left_out)
+    cupy = json.loads(RECORD.read_text())["version"]
+    lines = [INTRODUCTION.format(count=len(mutations()), cupy=cupy, excluded=len(left_out) - files, files=files)]
     for hall, entries in table().items():
         lines += [
             f"### {TITLES.get(hall, hall.capitalize())}\n",
@@ -160,6 +166,8 @@ power is stated and which refuses a deliberately wrong sampler.  No test compare
     python -m pytest -m torture -s tests/test_stopping.py   # 200 times kill -9, a disk that fills up; 10 minutes
     python -m pytest -m torture tests/test_malformed.py     # 5,600 malformed inputs; 5 minutes
     python -m pytest -m museum                          # the museum below, 5 to 10 minutes
+    python -m pytest --device strict                    # all on the stand-in for a GPU: about two minutes
+    python -m pytest -m gpu                             # CPU against GPU, where there is one
 
 `helpers.py` has gradients against central differences and arrays in every memory layout.  Hypothesis draws the same
 examples on every run (profile `ci`), so a red test stays red until the code changes.
@@ -177,6 +185,21 @@ is a valid file still; less than 2 s of CPU time and 150 MB of address space (70
 more, and are told that there is not so much); nothing unpickled, no folder left behind.  By default 30 of each of 14
 kinds.  `-m torture`, 400 of each, last gave: of 5,600, 4,609 were refused in one line, 991 were valid still, none did
 otherwise, and the slowest took 0.9 s.
+
+## A GPU where there is none
+
+`--device strict` runs these same tests on `strict/device.py`, which stands in for CuPy: NumPy underneath, but with the
+names and arguments alone that CuPy {cupy} has (`strict/cupy.json`, written by `python -m tests.strict.record` where it
+is installed), no way from its arrays into NumPy's functions, no mixing with host arrays, no scalars, and every transfer
+noted.  What a test hands to nanogen is put there on the way in, what it gets back may be looked at as if it had been
+fetched (`strict/plugin.py`); the library itself is lent nothing.  `strict/excluded.toml` lists the {excluded} tests and
+{files} files that are left out, with reasons.
+
+`test_strict.py` holds the stand-in to CuPy's rules, and a training step of each model to moving its images and noise to
+the device and nothing back.  `test_parity.py` compares every operation and every model between CPU and GPU: on the
+stand-in, bit for bit, everywhere; on a real one (marker `gpu`) within 2e-5 of the largest number in float32, 1e-11 in
+float64, and 20 times that for whole models.  What a stand-in can't show: speed, the results of CuPy's own kernels, the
+exact moments at which a GPU is waited for.  The museum's hall of devices has mistakes that only it notices.
 
 ## The museum of mistakes
 

@@ -1,0 +1,209 @@
+"""`python -m benchmarks.cuda`: nanogen on CuPy against PyTorch, eager and compiled, on the same GPU.
+
+Training steps of the four models and a reverse step of diffusion, 32×32×3.  Both sides have the same weights, images
+and draws (from the same generator on the host), and the same precision: TF32 is on for both or off for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import nanogen as ng
+from benchmarks import torch_models
+from benchmarks.timing import Comparison, compare
+from nanogen.backend import device_module
+
+SHAPE, LEVELS, BATCH = (3, 32, 32), 256, 128
+SETTINGS: dict[str, dict[str, Any]] = {
+    "pixelcnn": {"channels": 96, "blocks": 5, "dropout": 0.0},
+    "vae": {"channels": 64, "stages": 1, "latent": 64, "decoder": "logistic"},
+    "gan": {"channels": 64},
+    "ddpm": {"channels": 64, "multipliers": (1, 2), "blocks": 2},
+}
+STEPS = 5  # between two looks at the clock, each of which waits for the GPU
+
+
+def run(tf32: bool, budget: float = 20.0) -> list[str]:
+    """The table as lines of Markdown.
+
+    Raises:
+        RuntimeError: no CuPy, no GPU, or a PyTorch without CUDA; what to install."""
+    os.environ["CUPY_TF32"] = str(int(tf32))  # CuPy reads it when it is imported
+    cupy = device_module("cuda")
+    if not torch.cuda.is_available():
+        raise RuntimeError("the comparison needs a PyTorch with CUDA, this one has none: see pytorch.org")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = True
+
+    def wait() -> None:
+        cupy.cuda.Device().synchronize()
+        torch.cuda.synchronize()
+
+    rows = comparisons("cuda", wait, SHAPE, BATCH, SETTINGS, budget, compiled=True)
+    return [
+        f"{datetime.date.today()}, {torch.cuda.get_device_name()}, CuPy {cupy.__version__} with CUDA "
+        f"{cupy.cuda.runtime.runtimeGetVersion()}, PyTorch {torch.__version__} with cuDNN "
+        f"{torch.backends.cudnn.version()}, float32, TF32 {'on' if tf32 else 'off'} for both; "
+        f"{SHAPE[1]}×{SHAPE[2]}×{SHAPE[0]}, batch {BATCH}.",
+        "",
+        "| what | nanogen, ms | PyTorch, ms | ratio | quartiles |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {r.name} | {r.ours * 1e3:.2f} | {r.theirs * 1e3:.2f} | {r.ratio:.2f} | {r.low:.2f} … {r.high:.2f} |"
+            for r in rows
+        ),
+    ]
+
+
+def comparisons(
+    where: str,
+    wait: Callable[[], None],
+    shape: tuple[int, int, int],
+    batch: int,
+    settings: dict[str, dict[str, Any]],
+    budget: float,
+    compiled: bool,
+) -> list[Comparison]:
+    """Each training step, and a reverse step of diffusion; `where` is torch's name of the device, ours is `cuda`."""
+    images = np.random.default_rng(0).integers(0, LEVELS, (batch, *shape)).astype(np.uint8)
+    rows = []
+    for name, own in settings.items():
+        ours = ng.models.MODELS[name](shape, LEVELS, **own)
+        sides = {"eager": torch_models.mirror(ours).to(where)}
+        if compiled:
+            sides["compiled"] = compile_networks(torch_models.mirror(ours).to(where))
+        ours = ours.to("cuda")
+        check_losses(name, ours, sides, images)
+        step = several(training_step(ours, images), wait)
+        for kind, theirs in sides.items():
+            row = compare(
+                f"training step, {name}, PyTorch {kind}", step, several(torch_step(theirs, images), wait), budget=budget
+            )
+            rows.append(report(row))
+        if name == "ddpm":
+            step = several(reverse_step(ours, images), wait)
+            for kind, theirs in sides.items():
+                other = several(torch_reverse_step(theirs, images), wait)
+                rows.append(report(compare(f"sampling step, ddpm, PyTorch {kind}", step, other, budget=budget)))
+    return rows
+
+
+def several(step: Callable[[], Any], wait: Callable[[], None]) -> Callable[[], None]:
+    """STEPS steps, then wait until the GPU has done them: only there does the clock tell what they took."""
+
+    def run() -> None:
+        for _ in range(STEPS):
+            step()
+        wait()
+
+    return run
+
+
+def report(row: Comparison) -> Comparison:
+    """The times of one step, printed too."""
+    row = Comparison(row.name, row.ours / STEPS, row.theirs / STEPS, row.low, row.high)
+    print(f"{row.name}: {row.ours * 1e3:.2f} ms against {row.theirs * 1e3:.2f} ms: {row.ratio:.2f}", flush=True)
+    return row
+
+
+def check_losses(name: str, ours: ng.models.GenerativeModel, sides: dict[str, Any], images: np.ndarray) -> None:
+    """The same losses from the same draws, to a thousandth: TF32 has ten bits.
+
+    Raises:
+        AssertionError: they differ."""
+    for kind, theirs in sides.items():
+        for (part, loss_of, _), (torch_loss_of, _) in zip(ours.updates(), torch_models.updates(theirs), strict=True):
+            a = loss_of(images, ng.Generator(1, "cuda")).item()
+            b = torch_loss_of(images, ng.Generator(1)).item()
+            assert abs(a - b) < 1e-3 * abs(b), (name, part, kind, a, b)
+
+
+def training_step(model: ng.models.GenerativeModel, images: np.ndarray) -> Callable[[], None]:
+    updates = model.updates()
+    parameters = {name: list(part.parameters()) for name, _, part in updates}
+    optimizers = {name: ng.optim.Adam(p, lr=1e-4) for name, p in parameters.items()}
+    rng = ng.Generator(0, "cuda")
+
+    def step() -> None:
+        for name, loss_of, _ in updates:
+            for p, g in zip(parameters[name], ng.grad(loss_of(images, rng), parameters[name]), strict=True):
+                p.grad = g
+            optimizers[name].step()
+
+    return step
+
+
+def torch_step(model: Any, images: np.ndarray) -> Callable[[], None]:
+    updates = torch_models.updates(model)
+    optimizers = [torch.optim.Adam(p, lr=1e-4) for _, p in updates]
+    rng = ng.Generator(0)
+
+    def step() -> None:
+        for (loss_of, parameters), optimizer in zip(updates, optimizers, strict=True):
+            for p, g in zip(parameters, torch.autograd.grad(loss_of(images, rng), parameters), strict=True):
+                p.grad = g
+            optimizer.step()
+
+    return step
+
+
+def compile_networks(model: Any) -> Any:
+    """torch.compile of each network as a whole; what draws and what moves numbers stays outside."""
+    networks = [model] if isinstance(model, torch_models.PixelCNN) else list(model.children())
+    for network in networks:
+        network.compile()
+    return model
+
+
+def reverse_step(model: Any, images: np.ndarray) -> Callable[[], None]:
+    """x_{t−1} from x_t, at t = T/2, without the noise, which is the same for both."""
+    x, t = model.scaled(images), model.T // 2
+    times = device_module("cuda").full(len(images), t)
+
+    def step() -> None:
+        with ng.no_grad():
+            model.p_mean(x, times)
+
+    return step
+
+
+def torch_reverse_step(model: Any, images: np.ndarray) -> Callable[[], None]:
+    schedule, t = model.ours[0].schedule, model.ours[0].T // 2
+    x, times = model.scaled(images), model.placed(np.full(len(images), t))
+    signal, spread = float(schedule.sqrt_alpha_bars[t]), float(schedule.sqrt_one_minus_alpha_bars[t])
+    of_x0, of_x_t = (
+        float(schedule.mean_from_x0(a, t, b)) for a, b in ((np.zeros(()), np.ones(())), (np.ones(()), np.zeros(())))
+    )
+
+    def step() -> None:
+        with torch.no_grad():
+            x0 = ((x - spread * model.unet(x, times)) / signal).clamp(-1, 1)
+            torch.add(of_x0 * x0, x, alpha=of_x_t)
+
+    return step
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(prog="python -m benchmarks.cuda", description=__doc__)
+    options.add_argument("--tf32", action="store_true", help="products with TF32, on both sides")
+    options.add_argument("--out", type=Path, help="write the table there, as Markdown")
+    chosen = options.parse_args()
+    try:
+        text = "\n".join(run(chosen.tf32))
+    except RuntimeError as error:
+        options.error(str(error))
+    print(text)
+    if chosen.out:
+        chosen.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""CPU against GPU: every operation and every model, from the same weights and noise, in float32 and float64.
+
+On the stand-in (`strict`), which has NumPy underneath, the two sides are equal to the bit.  On a real GPU (marker
+`gpu`, skipped where there is none) sums are taken in another order, so they agree within TOLERANCE of the largest
+number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import Draw, as_list
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strict import device
+from test_functional import BY_NAME, OPERATIONS
+from tiny_runs import TINY, some_images
+
+import nanogen as ng
+from nanogen.autograd import Tensor
+from nanogen.backend import device_module, to_numpy
+
+TOLERANCE = {"float32": 2e-5, "float64": 1e-11}  # of the largest number of a result; models lose another factor of 20
+DEVICES = ["stand-in", pytest.param("gpu", marks=pytest.mark.gpu)]
+
+
+@contextlib.contextmanager
+def on(where: str) -> Iterator[float]:
+    """Within this context device `cuda` is the stand-in or the GPU; how far off its numbers may be, relatively."""
+    if where == "stand-in":
+        with device.installed():
+            yield 0.0
+        return
+    try:
+        device_module("cuda")
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    yield 1.0
+
+
+def assert_equal(there: Any, here: Any, tolerance: float) -> None:
+    there, here = to_numpy(there), to_numpy(here)
+    assert (there.dtype, there.shape) == (here.dtype, here.shape)
+    scale = np.abs(here[np.isfinite(here)]).max(initial=1.0) if here.dtype.kind == "f" else 0.0
+    np.testing.assert_allclose(there, here, rtol=0, atol=tolerance * scale)
+
+
+def moved(value: Any) -> Any:
+    """The arrays, tensors and generators within a value, on the GPU."""
+    if isinstance(value, np.ndarray):
+        return ng.backend.to_device(value, "cuda")
+    if isinstance(value, Tensor):
+        return value.to("cuda")
+    if isinstance(value, tuple | list):
+        return type(value)(moved(part) for part in value)
+    return value
+
+
+def carried(f: Any) -> Any:
+    """An example's function with the arrays that it has by heart on the GPU."""
+    if not getattr(f, "__closure__", None):
+        return f
+    cells = tuple(types.CellType(moved(cell.cell_contents)) for cell in f.__closure__)
+    return types.FunctionType(f.__code__, f.__globals__, f.__name__, f.__defaults__, cells)
+
+
+def values_and_slopes(f: Any, arrays: list[Any], cotangents: list[Any]) -> list[Any]:
+    """The outputs, then the gradients of Σ cotangent · output; None where there is none."""
+    inputs = [Tensor(x) for x in arrays]
+    for x in inputs:
+        x.requires_grad = True
+    outputs = as_list(f(*inputs))
+    return [y.data for y in outputs] + [
+        None if g is None else g.data for g in ng.grad(outputs, inputs, cotangents, allow_unused=True)
+    ]
+
+
+@pytest.mark.parametrize("where", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", OPERATIONS)
+@settings(max_examples=5)
+@given(data=st.data())
+def test_operations(name: str, dtype: str, where: str, data: st.DataObject) -> None:
+    """Values and gradients of every operation and primitive, on the examples that their other tests take."""
+    draw = Draw(data)
+    f, arrays = OPERATIONS[name](BY_NAME[name], draw)
+    arrays = [np.array(x, dtype, order="C") for x in arrays]
+    shapes = [y.shape for y in as_list(f(*map(Tensor, arrays)))]
+    cotangents = [draw.rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    here = values_and_slopes(f, arrays, [Tensor(c) for c in cotangents])
+    with on(where) as inexact:
+        there = values_and_slopes(carried(f), moved(arrays), [Tensor(c) for c in moved(cotangents)])
+        for a, b in zip(there, here, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                assert_equal(a, b, inexact * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("where", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", TINY)
+def test_models(name: str, dtype: str, where: str) -> None:
+    """Each loss and the gradients of all its parameters, from the same weights and the same draws."""
+    images = some_images(6)
+    here = ng.models.MODELS[name](images.shape, images.levels, **TINY[name]).to(np.dtype(dtype))
+    with on(where) as inexact:
+        there = copy.deepcopy(here).to("cuda")
+        for (_, loss, part), (_, loss_there, part_there) in zip(here.updates(), there.updates(), strict=True):
+            a, b = loss_there(images.images, ng.Generator(1, "cuda")), loss(images.images, ng.Generator(1))
+            assert a.device == "cuda"
+            assert_equal(a.data, b.data, 20 * inexact * TOLERANCE[dtype])
+            slopes = ng.grad(a, list(part_there.parameters())), ng.grad(b, list(part.parameters()))
+            for g, expected in zip(*slopes, strict=True):
+                assert_equal(g.data, expected.data, 20 * inexact * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("where", DEVICES)
+@pytest.mark.parametrize("name", ["vae", "ddpm", "pixelcnn"])
+def test_likelihoods(name: str, where: str) -> None:
+    """The likelihood or its bound, in float64, with the same draws."""
+    images = some_images(6)
+    here = ng.models.MODELS[name](images.shape, images.levels, **TINY[name]).to(np.dtype("float64"))
+    with on(where) as inexact, ng.no_grad():
+        there = copy.deepcopy(here).to("cuda")
+        if name == "pixelcnn":
+            a, b = there.log_prob(images.images), here.log_prob(images.images)
+        else:
+            a, b = there.elbo(images.images, ng.Generator(1, "cuda")), here.elbo(images.images, ng.Generator(1))
+        assert_equal(a.data, b.data, 20 * inexact * TOLERANCE["float64"])

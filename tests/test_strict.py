@@ -1,0 +1,274 @@
+"""The strict stand-in for CuPy refuses what CuPy refuses; a training step leaves the device alone.
+
+`pytest --device strict` runs all the other tests on it: see `strict/plugin.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import tomllib
+import types
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from museum import ROOT, functions
+from strict import device, record
+from tiny_runs import TINY, begun, settings_of, trained
+
+import nanogen as ng
+from nanogen.cli import main
+from nanogen.training.loop import Trainer, train
+
+EXCLUDED = tomllib.loads((Path(__file__).parent / "strict" / "excluded.toml").read_text())
+
+
+@pytest.fixture
+def cp() -> Iterator[Any]:
+    with device.installed() as module:
+        yield module
+
+
+REFUSED: dict[str, Callable[[Any, Any], Any]] = {
+    "NumPy's function": lambda cp, x: np.exp(x),
+    "NumPy's reduction": lambda cp, x: np.sum(x),
+    "NumPy's join": lambda cp, x: np.concatenate([x, x]),
+    "NumPy's scatter": lambda cp, x: np.add.at(x, [0], 1.0),
+    "into NumPy's": lambda cp, x: np.asarray(x),
+    "a host array on the right": lambda cp, x: x + np.ones(3),
+    "a host array on the left": lambda cp, x: np.ones(3) * x,
+    "a host array of no axes": lambda cp, x: x * np.array(2.0),
+    "a host array added in place": lambda cp, x: x.__iadd__(np.ones(3)),
+    "a device array added to a host's": lambda cp, x: np.ones(3).__iadd__(x),
+    "a host array as an argument": lambda cp, x: cp.exp(np.ones(3)),
+    "a host array in a list": lambda cp, x: cp.concatenate([x, np.ones(3)]),
+    "a host array as a value": lambda cp, x: x.__setitem__(slice(None), np.ones(3)),
+    "a host array as an index": lambda cp, x: x[np.array([0, 1])],
+    "a device array as a host's index": lambda cp, x: np.arange(3)[cp.asarray(1)],
+    "out= on the host": lambda cp, x: cp.exp(x, out=np.ones(3)),
+    "out= on the host, of a method": lambda cp, x: x.sum(out=np.ones(())),
+    "out= on the device, of a host array": lambda cp, x: np.exp(np.ones(3), out=x),
+    "where= of a ufunc": lambda cp, x: cp.exp(x, where=True),
+    "where= of a sum": lambda cp, x: x.sum(where=True),
+    "initial=": lambda cp, x: cp.max(x, initial=0.0),
+    "clip's min=": lambda cp, x: cp.clip(x, min=0.0),
+    "var's correction=": lambda cp, x: x.var(correction=1),
+    "take's mode=": lambda cp, x: cp.take(x, cp.arange(2), mode="clip"),
+    "one argument too many": lambda cp, x: cp.take_along_axis(x, cp.arange(2), 0, None),
+    "errstate": lambda cp, x: cp.errstate(all="ignore"),
+    "nditer": lambda cp, x: cp.nditer(x),
+    "a number for range": lambda cp, x: range(cp.asarray(3)),
+    "a number for an index of a list": lambda cp, x: [1, 2, 3][cp.asarray(1)],
+    "text": lambda cp, x: cp.array(["a"]),
+    "objects": lambda cp, x: cp.array([None, object()]),
+    "several masks": lambda cp, x: x[:, None][x > 0, cp.ones(1, bool)],
+    "a place assigned twice": lambda cp, x: x.__setitem__(cp.asarray([0, 0]), 1.0),
+    "as many values as a mask lets through": lambda cp, x: x.__setitem__(x > 1.0, cp.ones(2)),
+    "scatter of a ufunc that has none": lambda cp, x: cp.multiply.at(x, cp.arange(2), 2.0),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cupy_refuses(name: str, cp: Any) -> None:
+    """What does not work on CuPy's arrays, or copies between host and device silently, is an error."""
+    x = cp.asarray(np.arange(3.0))
+    with pytest.raises((TypeError, AttributeError, NotImplementedError, ValueError)):
+        REFUSED[name](cp, x)
+    assert np.array_equal(x.get(), np.arange(3.0))
+
+
+def test_what_cupy_takes(cp: Any) -> None:
+    """Numbers of Python's and NumPy's mix with device arrays, by NumPy's rules for types; results stay arrays."""
+    x = cp.asarray(np.arange(3, dtype=np.float32))
+    results = [x + 1, 2.0 * x, np.float32(2) * x, x.sum(), x[1], x.max(axis=()), -x, x @ x, cp.where(x > 0, x, 0.0)]
+    assert all(type(y) is cp.ndarray and y.dtype == np.float32 for y in results)
+    assert (np.float64(2) * x).dtype == np.float64
+    assert type(cp.array_equal(x, x)) is cp.ndarray
+    assert x.base is None
+    assert x[1:].base is not None
+    x[1] += 5.0
+    part = x[2]
+    part += 1.0  # a view, even of one element
+    assert x.get().tolist() == [0.0, 6.0, 3.0]
+    assert not hasattr(x, "__imatmul__")
+
+
+def test_indices_wrap_around_and_masks_take_whole_values(cp: Any) -> None:
+    """As CuPy documents it: an integer index out of range counts on from the start; a mask's values are the array's."""
+    x = cp.asarray(np.arange(3.0))
+    assert x[cp.asarray([1, 3])].get().tolist() == [1.0, 0.0]
+    x[x > 0.5] = cp.asarray(np.array([7.0, 8.0, 9.0]))
+    assert x.get().tolist() == [0.0, 8.0, 9.0]
+    cp.add.at(x, cp.asarray([0, 0]), 1.0)
+    assert x.get().tolist() == [2.0, 8.0, 9.0]
+
+
+WAITS: dict[str, Callable[[Any, Any], Any]] = {
+    "get": lambda cp, x: x.get(),
+    "asnumpy": lambda cp, x: cp.asnumpy(x),
+    "item": lambda cp, x: x[0].item(),
+    "float": lambda cp, x: float(x[0]),
+    "if": lambda cp, x: 1 if x[0] else 2,
+    "tolist": lambda cp, x: x.tolist(),
+    "a mask": lambda cp, x: x[x > 0],
+    "nonzero": lambda cp, x: x.nonzero(),
+    "where": lambda cp, x: cp.where(x > 0),
+    "in": lambda cp, x: 0.0 in x,
+    "text": lambda cp, x: f"{x}",
+    "a loop over numbers": lambda cp, x: [int(y) for y in x[:1]],
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_waiting_is_noted(name: str, cp: Any) -> None:
+    """Whatever brings a number to the host, or needs one there, is counted, once; arithmetic is not."""
+    x = cp.asarray(np.arange(3.0))
+    with device.watched() as seen:
+        (x * 2 + 1).sum(axis=0, keepdims=True)
+        assert seen == []
+        WAITS[name](cp, x)
+    assert [transfer.kind for transfer in seen] == ["to host"]
+
+
+def test_uploads_are_noted(cp: Any) -> None:
+    """What comes from the host is counted; a Python number, which goes along with its kernel, is not."""
+    with device.watched() as seen:
+        x = cp.asarray(np.arange(3.0))
+        cp.array([1.0, 2.0])
+        x[[0, 1]] + 1
+        cp.zeros(3), cp.asarray(x), cp.asarray(2.0), x.astype(np.float32)
+    assert [transfer.kind for transfer in seen] == ["to device"] * 3
+
+
+def test_the_record_is_cupys() -> None:
+    """The names and arguments that the stand-in knows are those of the CuPy that is installed, where one is."""
+    cupy = pytest.importorskip("cupy")
+    if cupy.__version__ != device.RECORD["version"]:
+        pytest.skip(f"the record is of CuPy {device.RECORD['version']}, installed is {cupy.__version__}")
+    assert record.record() == device.RECORD
+
+
+# What one training step may move: the images, once, and the noise that it draws (the generator draws on the host).
+UPLOADS = {
+    "pixelcnn": 1 + 1,  # dropout in its one block
+    "vae": 1 + 1,
+    "gan": 2 * (1 + 1) + 1,  # two updates of the discriminator with images and latents, one of the generator
+    "ddpm": 1 + 2 + 5,  # times and noise; dropout in five residual blocks
+}
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_a_training_step_leaves_the_device_alone(model: str, cp: Any, tmp_path: Path) -> None:
+    """Nothing comes back to the host in a training step, nothing waits, and nothing is moved there twice."""
+    trainer, _ = begun(settings_of(model, device="cuda"), tmp_path / model)
+    trainer.advance()  # tables move once
+    with device.watched() as seen:
+        losses = trainer.advance()
+    assert [transfer for transfer in seen if transfer.kind == "to host"] == []
+    assert len(seen) == UPLOADS[model], Counter(seen)
+    assert {loss.device for loss in losses.values()} == {"cuda"}
+    held = [*trainer.average.averages, *(p.data for p in trainer.model.parameters())]
+    held += [a for optimizer in trainer.optimizers.values() for many in optimizer.state.values() for a in many]
+    assert {type(array) for array in held} == {cp.ndarray}
+
+
+def test_only_what_is_logged_comes_back(cp: Any, tmp_path: Path) -> None:
+    """Training to the end: each logged loss is fetched once, the checkpoint at the end array by array, no more."""
+    settings = settings_of("vae", device="cuda", steps=12)
+    trainer, run = begun(settings, tmp_path / "run")
+    with device.watched() as seen:
+        train(trainer, run, lambda step, loss: None)
+    calls = Counter(transfer.call for transfer in seen if transfer.kind == "to host")
+    assert calls == {"item": settings.steps, "get": len(trainer.arrays()) - len(trainer.optimizers)}
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_a_run_on_the_stand_in_is_the_run_on_the_cpu(model: str, cp: Any, tmp_path: Path) -> None:
+    """Training, sampling and loss, bit for bit: the same seed, and NumPy underneath both."""
+    runs = {where: trained(model, tmp_path / where, device=where)[1] for where in ("cpu", "cuda")}
+    assert runs["cpu"].metrics_file.read_text() == runs["cuda"].metrics_file.read_text()
+    samples = {where: run.model(where).sample(3, ng.Generator(5, where)) for where, run in runs.items()}
+    assert type(samples["cuda"]) is cp.ndarray
+    assert np.array_equal(samples["cpu"], samples["cuda"].get())
+
+
+def test_a_run_moves_between_devices(cp: Any, tmp_path: Path) -> None:
+    """A checkpoint made on one device goes on on the other, to the same numbers: it needs the seed and the step."""
+    settings = settings_of("ddpm", device="cuda", steps=6)
+    there, _ = begun(settings, tmp_path / "there")
+    for _ in range(3):
+        there.advance()
+    here = Trainer(settings_of("ddpm", device="cpu", steps=6), there.images)
+    here.restore(there.checkpoint())
+    assert here.advance()["loss"].item() == there.advance()["loss"].item()
+
+
+def test_numbers_and_labels_go_along(cp: Any) -> None:
+    """Beside a tensor on the device a number is one there, and labels, indices and times may be plain arrays."""
+    x = ng.tensor(np.arange(6.0).reshape(2, 3), requires_grad=True, device="cuda")
+    labels = np.array([2, 0])
+    results = [
+        *ng.grad((x * 2.0).sum(), x, 3.0),
+        x[labels % 2],
+        x[[1, 0]],
+        x[:, np.array([True, False, True])],
+        ng.cross_entropy(x, labels),
+        ng.embedding(labels % 2, x),
+        ng.gather(x, 1, labels[:, None]),
+        ng.maximum(1.0, x),
+        ng.distributions.Categorical(x).log_prob(labels),
+        ng.models.NoiseSchedule.linear(5).q_sample(x, np.array([1, 5]), x),
+        x.to("cpu").to("cuda"),
+    ]
+    assert [y.device for y in results] == ["cuda"] * len(results)
+    assert x.to("cpu").device == "cpu"
+    with pytest.raises(TypeError):
+        x * np.ones(3)
+    with pytest.raises(TypeError, match="numpy"):
+        np.asarray(x)
+    with pytest.raises(ValueError, match="labels"):
+        ng.cross_entropy(x, labels + 1)
+
+
+@pytest.mark.parametrize("missing", ["CuPy", "GPU"])
+def test_a_missing_gpu_is_one_line(missing: str, monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
+    """`--device cuda` without CuPy says what to install, without a GPU that there is none; the status is 2."""
+    found = None if missing == "CuPy" else types.SimpleNamespace(is_available=lambda: False)
+    monkeypatch.setitem(sys.modules, "cupy", found)
+    assert main(["train", "vae", "--device", "cuda", "--steps", "1", "--out", str(tmp_path / "run")]) == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1
+    assert printed[0].startswith("nanogen: error: device 'cuda' needs")
+    assert ("pip install" in printed[0]) == (missing == "CuPy")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_benchmark_of_the_gpu_runs(cp: Any, monkeypatch: Any) -> None:
+    """`benchmarks/cuda.py` from end to end, ours on the stand-in and PyTorch's on the CPU: both compute the same loss,
+    and there is a row for each training step and for the sampling step."""
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(ROOT)  # `benchmarks` stands beside the tests and is not installed
+    from benchmarks import cuda
+
+    settings = {
+        "pixelcnn": {"channels": 6, "blocks": 1, "dropout": 0.0},
+        "vae": {"channels": 4, "stages": 1, "latent": 2, "decoder": "logistic"},
+        "gan": {"channels": 4},
+        "ddpm": {"channels": 4, "multipliers": (1,), "T": 10},
+    }
+    rows = cuda.comparisons("cpu", lambda: None, (3, 8, 8), 2, settings, 0.0, compiled=False)
+    assert [row.name.split(",")[0] for row in rows] == ["training step"] * 4 + ["sampling step"]
+    assert all(row.ours > 0 < row.theirs for row in rows)
+
+
+def test_what_is_left_out_is_there() -> None:
+    """excluded.toml names tests that exist, and few: at most one in twenty, files without arrays aside."""
+    for node in itertools.chain(*EXCLUDED.values()):
+        file, _, test = node.partition("::")
+        assert (ROOT / "tests" / file).is_file()
+        assert not test or test.partition("[")[0] in functions(file), node
+    assert sum("::" in node for node in itertools.chain(*EXCLUDED.values())) <= 20
