@@ -208,6 +208,29 @@ def test_memory_returns_without_the_garbage_collector():
         gc.enable()
 
 
+def test_gradients_are_freed_as_soon_as_they_are_used():
+    """On the way back through a chain no gradient but the one at hand is alive: memory does not grow with depth."""
+    seen, alive = [], []
+
+    @primitive
+    def probe(x):
+        return x.copy()
+
+    def rule(g, out, x):
+        alive.append(sum(ref() is not None for ref in seen))
+        seen.append(weakref.ref(g))
+        return g * 2.0
+
+    probe.vjp(rule)
+    x = leaf(np.ones(3))
+    y = x
+    for _ in range(10):
+        y = probe(y)
+    y.sum().backward()
+    assert alive == [0] * 10
+    assert x.grad.data.tolist() == [1024.0] * 3
+
+
 @pytest.mark.parametrize("left", ["float32", "float64"])
 @pytest.mark.parametrize("right", ["float32", "float64"])
 def test_gradient_has_the_shape_and_type_of_its_input(left, right):

@@ -686,6 +686,9 @@ def test_extreme_numbers():
     with np.errstate(invalid="ignore"):
         assert math.isnan(F.mean(ones(0)).item())
         assert math.isnan(F.var(ones(1)).item())
+        assert math.isnan(F.var(ones(2), correction=5).item())
+    for correction in (2, 5):  # as many as there are, and more: the limit from above
+        assert F.var(Tensor(np.array([1.0, 3.0])), correction=correction).item() == math.inf
     assert F.pad(Tensor(np.ones(1)), (1, 0), value=-math.inf).data.tolist() == [-math.inf, 1.0]
 
 
@@ -913,6 +916,7 @@ def test_methods_are_the_functions():
     for one, other in pairs:
         np.testing.assert_allclose(one.data, other.data, rtol=1e-14)
     assert ((x == x) & ~(x != x) | (x < 0)).data.all()
+    assert (Tensor(np.array([0.1], np.float32)) == 0.1).data.all()  # the number is rounded as the tensor was
 
 
 ERRORS: dict[str, Callable[[], Any]] = {

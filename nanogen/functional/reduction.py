@@ -70,7 +70,7 @@ def var(input: Tensor, dim: Dim = None, *, correction: float | None = 1, keepdim
     """The variance over `dim`: Σ(x − mean)² / (n − correction)."""
     n = count(input, dim) - (1 if correction is None else correction)
     squares = sum((input - mean(input, dim, keepdim=True)) ** 2, dim=dim, keepdim=keepdim)
-    return squares * (1.0 / n if n > 0 else math.nan if n == 0 else math.inf)
+    return squares * (1.0 / n if n > 0 else math.inf)
 
 
 @primitive

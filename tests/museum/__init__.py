@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .parts import PARTS
+
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "tests" / "museum" / "mutations.toml"
 REASONS = ROOT / "tests" / "museum" / "survivors.toml"
@@ -123,9 +125,13 @@ def _score_table() -> list[str]:
     for part, s in scores().items():
         same = sum(len(entry["changes"]) for entry in reasons().get(part, []) if entry["kind"] == "equivalent")
         share, of_rest = s["killed"] / s["mutants"], s["killed"] / (s["mutants"] - same)
+        files = ", ".join(f"`{file}`" for file in PARTS[part].files)
         lines.append(
-            f"| {part} | {s['mutants']} | {s['killed']}, {share:.1%} | {of_rest:.1%} | {s['mutmut']} | {s['date']} |"
+            f"| {part}: {files} | {s['mutants']} | {s['killed']}, {share:.1%} | {of_rest:.1%} "
+            f"| {s['mutmut']} | {s['date']} |"
         )
+    if unmeasured := [f"{part} ({', '.join(PARTS[part].files)})" for part in PARTS if part not in scores()]:
+        lines += ["", f"Not measured yet: {'; '.join(unmeasured)}."]
     return [*lines, ""]
 
 
@@ -163,6 +169,7 @@ power is stated and which refuses a deliberately wrong sampler.  No test compare
     python -m pytest                                    # all: about a minute on two cores
     python -m pytest tests/test_schedule.py             # one part
     python -m pytest --hypothesis-profile=thorough      # 500 new examples a property in place of the same 20
+    python -m pytest --hypothesis-profile=random --hypothesis-seed=1    # 20 others, those of the seed
     python -m pytest -m torture -s tests/test_stopping.py   # 200 times kill -9, a disk that fills up; 10 minutes
     python -m pytest -m torture tests/test_malformed.py     # 5,600 malformed inputs; 5 minutes
     python -m pytest -m museum                          # the museum below, 5 to 10 minutes

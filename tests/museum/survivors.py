@@ -1,7 +1,8 @@
 """General mutation testing: every small change that mutmut knows, in the files that hold the mathematics.
 
-    python -m tests.museum.survivors            # all four parts; exits 1 at a survivor without a reason
+    python -m tests.museum.survivors            # all parts; exits 1 at a survivor without a reason
     python -m tests.museum.survivors schedule   # one part
+    python -m tests.museum.survivors --all      # those too that have a reason, and are taken for survivors else
 
 mutmut leaves two things alone that here are the heart of the matter, decorated functions (every primitive) and lambdas
 (every gradient rule): so it works on a copy where both are written out as plain functions.  And it turns a change on
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import datetime
 import difflib
 import importlib.metadata
@@ -23,97 +25,21 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mutmut.mutation.file_mutation import mutate_file_contents
+from mutmut.utils.format_utils import get_mutant_name
+
 from . import SCORES, answered
 from .copies import Copy, run_tests
+from .parts import PARTS, Part, exposed
 
 NOTICED = 1  # of mutmut's exit codes; others say that the tests passed, that none ran, or that their time ran out
 
 
-@dataclass(frozen=True)
-class Part:
-    """Files of nanogen, the tests that mutmut runs, and those that try its survivors besides."""
-
-    files: tuple[str, ...]
-    tests: tuple[str, ...]
-    more: tuple[str, ...]
-
-
-OPERATIONS = ("test_functional.py", "test_torch.py", "test_autograd.py")
-PARTS = {
-    "schedule": Part(("models/schedule.py",), ("test_schedule.py",), ("test_ddpm.py", "test_known.py")),
-    "distributions": Part(("distributions.py",), ("test_distributions.py",), ("test_ddpm.py", "test_vae.py")),
-    "autograd": Part(("autograd.py",), ("test_autograd.py", "test_functional.py"), ("test_nn.py", "test_torch.py")),
-    "arithmetic": Part(
-        ("functional/elementwise.py", "functional/reduction.py", "functional/special.py"),
-        OPERATIONS,
-        ("test_distributions.py",),
-    ),
-    "shapes": Part(("functional/shape.py", "functional/__init__.py"), OPERATIONS, ("test_nn.py",)),
-    "layers": Part(
-        ("functional/activation.py", "functional/conv.py", "functional/loss.py", "functional/matrix.py",
-         "functional/normalization.py"),
-        ("test_conv.py", *OPERATIONS),
-        ("test_nn.py", "test_torch_models.py"),
-    ),
-}  # fmt: skip
-
-
-# Where mutmut does not look
-
-
-def exposed(source: str) -> str:
-    """The same program in plain functions: `@d def f` becomes `def f` and `f = d(f)`, and a lambda that a statement of
-    the module passes on becomes a function of its own."""
-    tree = ast.parse(source)
-    tree.body = list(_in_plain_functions(tree.body))
-    return ast.unparse(ast.fix_missing_locations(tree))
-
-
-def _in_plain_functions(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
-    for s in statements:
-        if isinstance(s, ast.ClassDef):
-            s.body = list(_in_plain_functions(s.body))
-        if isinstance(s, ast.FunctionDef) and s.decorator_list:
-            yield from _undecorated(s)
-            continue
-        if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call):
-            yield from _lambdas_lifted(s.value)
-        yield s
-
-
-def _undecorated(f: ast.FunctionDef) -> Iterator[ast.stmt]:
-    decorators = [ast.unparse(d) for d in f.decorator_list]
-    if decorators == ["classmethod"] or decorators == ["staticmethod"]:  # mutmut looks into these
-        yield f
-        return
-    name, f.decorator_list = f.name, []
-    if "." in decorators[0] and not decorators[0].startswith("contextlib"):  # silu.gradient of `_`, grad.setter of grad
-        f.name = decorators[0].replace(".", "_")
-    yield f
-    wrapped = f.name
-    for d in reversed(decorators):
-        wrapped = f"{d}({wrapped})"
-    yield from ast.parse(f"{name} = {wrapped}").body
-
-
-def _lambdas_lifted(call: ast.Call) -> Iterator[ast.stmt]:
-    for i, given in enumerate(call.args):
-        if isinstance(given, ast.Lambda):
-            name = f"{ast.unparse(call.func).replace('.', '_')}_{i}"
-            yield ast.FunctionDef(name, given.args, [ast.Return(given.body)], [], type_params=[])
-            call.args[i] = ast.Name(name)
-
-
-# What mutmut finds
-
-
-def run_mutmut(copy: Copy, part: Part) -> dict[str, int]:
-    """The exit code of the tests under each change, by the change's name."""
+def prepare(copy: Copy, part: Part) -> None:
+    """Give mutmut its settings, and the part in plain functions."""
     lists = {
         "source_paths": ["nanogen/"],
         "only_mutate": [f"nanogen/{file}" for file in part.files],
@@ -123,39 +49,45 @@ def run_mutmut(copy: Copy, part: Part) -> dict[str, int]:
     }
     settings = "\n".join(f"{name} = {json.dumps(values)}" for name, values in lists.items())
     (copy.folder / "pyproject.toml").write_text(f"[tool.mutmut]\n{settings}\n")
-    for pattern in part.files:
-        for path in (copy.folder / "nanogen").glob(pattern):
-            path.write_text(exposed(path.read_text()))
-    command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1"]
+    for file in part.files:
+        path = copy.folder / "nanogen" / file
+        path.write_text(exposed(path.read_text()))
+
+
+def changes(copy: Copy, part: Part) -> dict[str, str]:
+    """What each of mutmut's mutants changes, by its name: `file function: line before → line after`."""
+    found = {}
+    for file in part.files:
+        path = Path("nanogen") / file
+        with contextlib.chdir(copy.folder):  # where mutmut's settings are
+            mutated = mutate_file_contents(str(path), path.read_text())
+        functions = {f.name: f for f in ast.walk(ast.parse(mutated.code)) if isinstance(f, ast.FunctionDef)}
+        for name in mutated.mutant_names:
+            function = name.rpartition("__mutmut_")[0]
+            versions = (f"{function}__mutmut_orig", name)
+            before, after = (ast.unparse(functions[v]).replace(v, "").splitlines() for v in versions)
+            lines = list(difflib.ndiff(before, after))
+            old, new = (" ".join(line[2:].strip() for line in lines if line.startswith(sign)) for sign in "-+")
+            function = function.removeprefix("xǁ").removeprefix("x_").replace("ǁ", ".")
+            found[get_mutant_name(path, name)] = f"{file} {function}: {old} → {new}"
+    return found
+
+
+def run_mutmut(copy: Copy, mutants: list[str]) -> dict[str, int]:
+    """The exit code of the tests under each mutant."""
     one_thread = {
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
-    }  # mutmut forks, which torch's threads do not survive
+    }  # mutmut forks: torch's threads would not wake up
     environment = {**os.environ, **one_thread, "PYTHONPATH": str(copy.folder)}
+    command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1", *mutants]
     done = subprocess.run(command, cwd=copy.folder, env=environment, capture_output=True, text=True)
     codes: dict[str, int] = {}
     for meta in (copy.folder / "mutants").rglob("*.meta"):
         codes |= json.loads(meta.read_text())["exit_code_by_key"]
-    if not codes or None in codes.values():
+    if any(codes.get(mutant) is None for mutant in mutants):
         raise RuntimeError(f"mutmut did not run to its end:\n{(done.stdout + done.stderr)[-3000:]}")
-    return codes
-
-
-def change(folder: Path, mutant: str) -> str:
-    """What one of mutmut's changes changes: `file function: line before → line after`."""
-    module, _, name = mutant.rpartition(".")
-    path = folder / Path(*module.split(".")).with_suffix(".py")
-    path = path if path.exists() else path.with_suffix("") / "__init__.py"
-    functions = {f.name: f for f in ast.walk(ast.parse(path.read_text())) if isinstance(f, ast.FunctionDef)}
-    function = name.rpartition("__mutmut_")[0]
-    before, after = (
-        ast.unparse(functions[version]).replace(version, "").splitlines()
-        for version in (f"{function}__mutmut_orig", name)
-    )
-    lines = list(difflib.ndiff(before, after))
-    old, new = (" ".join(line[2:].strip() for line in lines if line.startswith(sign)) for sign in "-+")
-    file, function = path.relative_to(folder / "nanogen"), function.removeprefix("xǁ").removeprefix("x_")
-    return f"{file} {function.replace('ǁ', '.')}: {old} → {new}"
+    return {mutant: codes[mutant] for mutant in mutants}
 
 
 def record(part: str, mutants: int, killed: int, seconds: float) -> None:
@@ -173,31 +105,34 @@ def record(part: str, mutants: int, killed: int, seconds: float) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.museum.survivors", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="which parts (default: all)")
-    unanswered = 0
-    for name in parser.parse_args().parts or PARTS:
-        part, start = PARTS[name], time.perf_counter()
+    parser.add_argument("--all", action="store_true", help="try those too that have a reason")
+    given, unanswered = parser.parse_args(), 0
+    for name in given.parts or PARTS:
+        part, start, known = PARTS[name], time.perf_counter(), set() if given.all else set(answered(name))
         tests = (*part.tests, *part.more)
         with tempfile.TemporaryDirectory() as scratch:
             copy = Copy(Path(scratch).resolve())
-            changed = copy.folder / "mutants"
-            codes = run_mutmut(copy, part)
-            left = {mutant: change(changed, mutant) for mutant, code in codes.items() if code != NOTICED}
-            print(f"{name}: mutmut's tests notice {len(codes) - len(left)} of {len(codes)} changes", flush=True)
-            status, _, printed = run_tests(changed, *tests)
+            prepare(copy, part)
+            made = changes(copy, part)
+            tried = [mutant for mutant, what in made.items() if what not in known]
+            codes = run_mutmut(copy, tried)
+            left = [mutant for mutant in tried if codes[mutant] != NOTICED]
+            print(f"{name}: {len(made)} changes, {len(tried)} tried, {len(left)} left by mutmut's tests", flush=True)
+            status, _, printed = run_tests(copy.folder / "mutants", *tests)
             if status != 0:
                 print(f"without any change the tests do not pass:\n{printed[-3000:]}")
                 return 1
-            for what in set(answered(name)) - set(left.values()):
-                print(f"has a reason, but is noticed: {what}", flush=True)
-            for mutant in [mutant for mutant, what in left.items() if what not in answered(name)]:
-                status, _, _ = run_tests(changed, *tests, MUTANT_UNDER_TEST=mutant)
-                print(f"{'SURVIVED' if status == 0 else 'noticed '} {left[mutant]}", flush=True)
-                if status != 0:
-                    del left[mutant]
-                else:
-                    unanswered += 1
-        record(name, len(codes), len(codes) - len(left), time.perf_counter() - start)
-        print(f"{name}: {len(codes) - len(left)} of {len(codes)} changes are noticed", flush=True)
+            survived = []
+            for mutant in left:
+                status, _, _ = run_tests(copy.folder / "mutants", *tests, MUTANT_UNDER_TEST=mutant)
+                print(f"{'SURVIVED' if status == 0 else 'noticed '} {made[mutant]}", flush=True)
+                survived += [mutant] if status == 0 else []
+        missed = len(made) - len(tried) + len(survived)
+        record(name, len(made), len(made) - missed, time.perf_counter() - start)
+        print(f"{name}: {len(made) - missed} of {len(made)} changes are noticed", flush=True)
+        unanswered += sum(made[mutant] not in answered(name) for mutant in survived)
+        for what in sorted(set(answered(name)) - set(made.values())):
+            print(f"has a reason but is no change any more: {what}")
     return 1 if unanswered else 0
 
 

@@ -1,0 +1,78 @@
+"""What general mutation testing is done on, and the form in which mutmut sees all of it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files of nanogen, the tests that mutmut runs, and those that try its survivors besides."""
+
+    files: tuple[str, ...]
+    tests: tuple[str, ...]
+    more: tuple[str, ...]
+
+
+PARTS = {
+    "schedule": Part(("models/schedule.py",), ("test_schedule.py",), ("test_ddpm.py", "test_known.py")),
+    "distributions": Part(("distributions.py",), ("test_distributions.py",), ("test_ddpm.py", "test_vae.py")),
+    "autograd": Part(("autograd.py",), ("test_autograd.py",), ("test_functional.py", "test_torch.py")),
+    "operations": Part(
+        ("functional/__init__.py", "functional/elementwise.py", "functional/reduction.py", "functional/shape.py",
+         "functional/special.py"),
+        ("test_autograd.py", "test_functional.py", "test_torch.py"),
+        ("test_nn.py",),
+    ),
+    "layers": Part(
+        ("functional/activation.py", "functional/conv.py", "functional/loss.py", "functional/matrix.py",
+         "functional/normalization.py"),
+        ("test_conv.py", "test_functional.py", "test_torch.py"),
+        ("test_nn.py", "test_torch_models.py"),
+    ),
+}  # fmt: skip
+
+
+def exposed(source: str) -> str:
+    """The same program in plain functions: `@d def f` becomes `def f` and `f = d(f)`, and a lambda that a statement of
+    the module passes on becomes a function of its own."""
+    tree = ast.parse(source)
+    tree.body = list(_in_plain_functions(tree.body))
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def _in_plain_functions(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
+    for s in statements:
+        if isinstance(s, ast.ClassDef):
+            s.body = list(_in_plain_functions(s.body))
+        if isinstance(s, ast.FunctionDef) and s.decorator_list:
+            yield from _undecorated(s)
+            continue
+        if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call):
+            yield from _lambdas_lifted(s.value)
+        yield s
+
+
+def _undecorated(f: ast.FunctionDef) -> Iterator[ast.stmt]:
+    decorators = [ast.unparse(d) for d in f.decorator_list]
+    if decorators == ["classmethod"] or decorators == ["staticmethod"]:  # mutmut looks into these
+        yield f
+        return
+    name, f.decorator_list = f.name, []
+    if "." in decorators[0] and not decorators[0].startswith("contextlib"):  # silu.gradient of `_`, grad.setter of grad
+        f.name = decorators[0].replace(".", "_")
+    yield f
+    wrapped = f.name
+    for d in reversed(decorators):
+        wrapped = f"{d}({wrapped})"
+    yield from ast.parse(f"{name} = {wrapped}").body
+
+
+def _lambdas_lifted(call: ast.Call) -> Iterator[ast.stmt]:
+    for i, given in enumerate(call.args):
+        if isinstance(given, ast.Lambda):
+            name = f"{ast.unparse(call.func).replace('.', '_')}_{i}"
+            yield ast.FunctionDef(name, given.args, [ast.Return(given.body)], [], type_params=[])
+            call.args[i] = ast.Name(name)
