@@ -310,7 +310,7 @@ def value_of_the_game(p: np.ndarray, q: np.ndarray) -> float:
 def divergence(p: np.ndarray, q: np.ndarray) -> float:
     """JSD = ½ KL(p‖m) + ½ KL(q‖m), m = (p + q) / 2, in nats.  Lin 1991, eq. 3.5."""
     m = (p + q) / 2
-    return float((special.rel_entr(p, m) + special.rel_entr(q, m)).sum() / 2)
+    return max(0.0, float((special.rel_entr(p, m) + special.rel_entr(q, m)).sum() / 2))  # rounding may go below 0
 
 
 def test_the_game_at_its_ends() -> None:

@@ -130,6 +130,8 @@ def _score_table() -> list[str]:
             f"| {part}: {files} | {s['mutants']} | {s['killed']}, {share:.1%} | {of_rest:.1%} "
             f"| {s['mutmut']} | {s['date']} |"
         )
+    mutants, killed = (sum(s[key] for s in scores().values()) for key in ("mutants", "killed"))
+    lines.append(f"| together | {mutants} | {killed}, {killed / mutants:.1%} | | | |")
     if unmeasured := [f"{part} ({', '.join(PARTS[part].files)})" for part in PARTS if part not in scores()]:
         lines += ["", f"Not measured yet: {'; '.join(unmeasured)}."]
     return [*lines, ""]
@@ -233,5 +235,6 @@ each operator, number, argument and condition of these parts is changed alone, a
 mutmut looks into no decorated function and no lambda, which here are the primitives and their gradient rules, so it is
 given a copy in which they are plain functions.  What survives its run is tried again by more tests, in a new process
 with the change made before the import.  What survives that too is listed, with the reason why: *equivalent* where no
-result differs but by rounding, *wording* where only the text of an error does, *device* where only on a GPU.
+result differs but by rounding, *wording* where only the text of an error does, *device* where only on a GPU.  mutmut
+can't change the defaults that a primitive shows: those changes are in the museum instead, and counted as noticed there.
 """
