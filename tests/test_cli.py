@@ -406,7 +406,7 @@ BROKEN: dict[str, Callable[[Path], Any]] = {
     "truncated checkpoint": lambda run: truncate(run / CHECKPOINT, -100),
     "empty checkpoint": lambda run: truncate(run / CHECKPOINT, 0),
     "foreign checkpoint": lambda run: save_file({"w": np.ones(3)}, run / CHECKPOINT),
-    "a picture for a checkpoint": lambda run: (run / "samples.png").replace(run / CHECKPOINT),
+    "a picture for a checkpoint": lambda run: Image.new("L", (8, 8)).save(run / CHECKPOINT, "PNG"),
     "checkpoint of other weights": lambda run: drop(run / CHECKPOINT, "model.encoder.last.bias"),
     "checkpoint without averages": lambda run: drop(run / CHECKPOINT, "average.encoder.last.bias"),
     "no settings": lambda run: (run / "settings.json").unlink(),
