@@ -3,12 +3,15 @@
 `--device strict` runs all tests on the stand-in for CuPy: see `strict`.
 """
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+sys.path.append(str(Path(__file__).parents[1]))  # `benchmarks`, and `tests` itself, are not installed
 
 slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=20, suppress_health_check=slow)

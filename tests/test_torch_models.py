@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +10,8 @@ import pytest
 import torch
 
 import nanogen as ng
-from nanogen.models import DDPM, GAN, VAE, GenerativeModel, PixelCNN
-
-sys.path.append(str(Path(__file__).parent.parent))  # `benchmarks` stands beside the tests and is not installed
 from benchmarks import torch_models
+from nanogen.models import DDPM, GAN, VAE, GenerativeModel, PixelCNN
 
 SHAPE, RGB = (1, 6, 8), (3, 4, 4)
 MODELS: dict[str, Any] = {
