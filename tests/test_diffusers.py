@@ -1,4 +1,4 @@
-"""Hugging Face's diffusers as the judge of schedules and samplers: `pip install -e '.[test,oracles]'`.
+"""Hugging Face's diffusers as the judge of schedules and samplers.
 
 What differs by convention: its times run 0 … T − 1, ours 1 … T; it fixes float32, which stands for float64 here; its
 DDIM goes from t to t − T // steps, ours to the next time of its grid, which is the same where steps divides T; and it
@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers import DDIMScheduler, DDPMScheduler, scheduling_ddim, scheduling_ddpm
 
 import nanogen as ng
 from nanogen.models import DDPM, NoiseSchedule
-
-pytest.importorskip("diffusers", reason="needs pip install -e '.[oracles]'")
-from diffusers.schedulers import DDIMScheduler, DDPMScheduler, scheduling_ddim, scheduling_ddpm
 
 OURS = {
     "linear": lambda T: NoiseSchedule.linear(T, 1e-4, 0.02),
