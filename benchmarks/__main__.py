@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nanogen as ng
 from benchmarks import dezero_models, torch_models
+from benchmarks.steps import step_of_ours, step_of_theirs
 from benchmarks.timing import Comparison, compare, seconds
 from nanogen import functional as F
 from nanogen.training.recipes import recipe
@@ -47,36 +48,6 @@ def models(size: str) -> dict[str, ng.models.GenerativeModel]:
 def random_images(size: str, n: int = BATCH) -> np.ndarray:
     shape, levels = SIZES[size]
     return np.random.default_rng(0).integers(0, levels, (n, *shape)).astype(np.uint8)
-
-
-def step_of_ours(model: ng.models.GenerativeModel, images: np.ndarray) -> Callable[[], None]:
-    updates = model.updates()
-    parameters = {name: list(part.parameters()) for name, _, part in updates}
-    optimizers = {name: ng.optim.Adam(p, lr=1e-4) for name, p in parameters.items()}
-    rng = ng.Generator(0)
-
-    def step() -> None:
-        for name, loss_of, _ in updates:
-            for p, g in zip(parameters[name], ng.grad(loss_of(images, rng), parameters[name]), strict=True):
-                p.grad = g
-            optimizers[name].step()
-
-    return step
-
-
-def step_of_theirs(model: Any, images: np.ndarray) -> Callable[[], None]:
-    updates = torch_models.updates(model)
-    optimizers = [torch.optim.Adam(p, lr=1e-4) for _, p in updates]
-    rng = ng.Generator(0)
-
-    def step() -> None:
-        for (loss_of, parameters), optimizer in zip(updates, optimizers, strict=True):
-            loss = loss_of(images, rng)
-            for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                p.grad = g
-            optimizer.step()
-
-    return step
 
 
 def both_formats(ours: ng.models.GenerativeModel) -> list[Any]:

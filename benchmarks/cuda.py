@@ -18,6 +18,7 @@ import torch
 
 import nanogen as ng
 from benchmarks import torch_models
+from benchmarks.steps import step_of_ours, step_of_theirs
 from benchmarks.timing import Comparison, compare
 from nanogen.backend import device_module
 
@@ -82,10 +83,13 @@ def comparisons(
             sides["compiled"] = compile_networks(torch_models.mirror(ours).to(where))
         ours = ours.to("cuda")
         check_losses(name, ours, sides, images)
-        step = several(training_step(ours, images), wait)
+        step = several(step_of_ours(ours, images, "cuda"), wait)
         for kind, theirs in sides.items():
             row = compare(
-                f"training step, {name}, PyTorch {kind}", step, several(torch_step(theirs, images), wait), budget=budget
+                f"training step, {name}, PyTorch {kind}",
+                step,
+                several(step_of_theirs(theirs, images), wait),
+                budget=budget,
             )
             rows.append(report(row))
         if name == "ddpm":
@@ -124,35 +128,6 @@ def check_losses(name: str, ours: ng.models.GenerativeModel, sides: dict[str, An
             a = loss_of(images, ng.Generator(1, "cuda")).item()
             b = torch_loss_of(images, ng.Generator(1)).item()
             assert abs(a - b) < 1e-3 * abs(b), (name, part, kind, a, b)
-
-
-def training_step(model: ng.models.GenerativeModel, images: np.ndarray) -> Callable[[], None]:
-    updates = model.updates()
-    parameters = {name: list(part.parameters()) for name, _, part in updates}
-    optimizers = {name: ng.optim.Adam(p, lr=1e-4) for name, p in parameters.items()}
-    rng = ng.Generator(0, "cuda")
-
-    def step() -> None:
-        for name, loss_of, _ in updates:
-            for p, g in zip(parameters[name], ng.grad(loss_of(images, rng), parameters[name]), strict=True):
-                p.grad = g
-            optimizers[name].step()
-
-    return step
-
-
-def torch_step(model: Any, images: np.ndarray) -> Callable[[], None]:
-    updates = torch_models.updates(model)
-    optimizers = [torch.optim.Adam(p, lr=1e-4) for _, p in updates]
-    rng = ng.Generator(0)
-
-    def step() -> None:
-        for (loss_of, parameters), optimizer in zip(updates, optimizers, strict=True):
-            for p, g in zip(parameters, torch.autograd.grad(loss_of(images, rng), parameters), strict=True):
-                p.grad = g
-            optimizer.step()
-
-    return step
 
 
 def compile_networks(model: Any) -> Any:

@@ -21,6 +21,7 @@ from nanogen import data
 from nanogen.data import download
 from nanogen.data.download import Archive, File, cached
 from nanogen.data.sources import SOURCES
+from tests.malformed import tar
 
 CONTENTS = np.random.default_rng(0).integers(0, 256, 300_000).astype(np.uint8).tobytes()
 WHOLE = gzip.compress(CONTENTS, 1)
@@ -188,16 +189,6 @@ def test_once_is_enough(server: Server, tmp_path: Path) -> None:
     server.plan = ["whole"]
     cached("toy", (TOY,))
     assert contents(tmp_path) == {"cache/toy/toy": CONTENTS}
-
-
-def tar(members: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w:gz") as archive:
-        for name, body in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(body)
-            archive.addfile(info, io.BytesIO(body))
-    return file.getvalue()
 
 
 TWO = Archive("http://nowhere.invalid/two.tar.gz", (file_of("a.bin", b"first"), file_of("b.bin", b"second")))
