@@ -27,10 +27,14 @@ PARTS = {
         ("test_nn.py",),
     ),
     "layers": Part(
-        ("functional/activation.py", "functional/conv.py", "functional/loss.py", "functional/matrix.py",
-         "functional/normalization.py"),
-        ("test_conv.py", "test_functional.py", "test_torch.py"),
+        ("functional/activation.py", "functional/loss.py", "functional/matrix.py", "functional/normalization.py"),
+        ("test_functional.py", "test_torch.py"),
         ("test_nn.py", "test_torch_models.py"),
+    ),
+    "convolution": Part(
+        ("functional/conv.py", "kernels/convolution.py", "kernels/normalization.py", "kernels/reduction.py"),
+        ("test_conv.py", "test_kernels.py"),
+        ("test_functional.py", "test_nn.py", "test_torch.py", "test_torch_models.py"),
     ),
 }  # fmt: skip
 

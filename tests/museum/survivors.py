@@ -7,7 +7,8 @@
 mutmut leaves two things alone that here are the heart of the matter, decorated functions (every primitive) and lambdas
 (every gradient rule): so it works on a copy where both are written out as plain functions.  And it turns a change on
 only when the changed function is called, after the import: so what survives is tried again with the change on from the
-start, by more tests.  What survives that too needs a reason in `survivors.toml`.  The scores go to `scores.toml`.
+start, by more tests, and then by the same on the stand-in for a GPU.  What survives that too needs a reason in
+`survivors.toml`.  The scores go to `scores.toml`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from . import SCORES, answered
 from .copies import Copy, run_tests
 from .parts import PARTS, Part, exposed
 
+SURVIVED = "SURVIVED"
+DEVICES = ("cpu", "strict")  # what the survivors of mutmut's run are tried on
 NOTICED = 1  # of mutmut's exit codes; others say that the tests passed, that none ran, or that their time ran out
 
 
@@ -90,6 +93,15 @@ def run_mutmut(copy: Copy, mutants: list[str]) -> dict[str, int]:
     return {mutant: codes[mutant] for mutant in mutants}
 
 
+def trial(folder: Path, tests: tuple[str, ...], mutant: str) -> str:
+    """What becomes of a change that is on from the start: SURVIVED, or the device on which a test notices it."""
+    for device in DEVICES:
+        status, _, _ = run_tests(folder, *tests, device=device, MUTANT_UNDER_TEST=mutant)
+        if status != 0:
+            return device if status > 0 else f"{device}, no end"
+    return SURVIVED
+
+
 def record(part: str, mutants: int, killed: int, seconds: float) -> None:
     """Put a part's score in place of what was there."""
     scores: dict[str, dict[str, Any]] = tomllib.loads(SCORES.read_text()) if SCORES.exists() else {}
@@ -118,15 +130,16 @@ def main() -> int:
             codes = run_mutmut(copy, tried)
             left = [mutant for mutant in tried if codes[mutant] != NOTICED]
             print(f"{name}: {len(made)} changes, {len(tried)} tried, {len(left)} left by mutmut's tests", flush=True)
-            status, _, printed = run_tests(copy.folder / "mutants", *tests)
-            if status != 0:
-                print(f"without any change the tests do not pass:\n{printed[-3000:]}")
-                return 1
+            for device in DEVICES if left else ():
+                status, _, printed = run_tests(copy.folder / "mutants", *tests, device=device)
+                if status != 0:
+                    print(f"without any change the tests do not pass ({device}):\n{printed[-3000:]}")
+                    return 1
             survived = []
             for mutant in left:
-                status, _, _ = run_tests(copy.folder / "mutants", *tests, MUTANT_UNDER_TEST=mutant)
-                print(f"{'SURVIVED' if status == 0 else 'noticed '} {made[mutant]}", flush=True)
-                survived += [mutant] if status == 0 else []
+                verdict = trial(copy.folder / "mutants", tests, mutant)
+                print(f"{verdict:8} {made[mutant]}", flush=True)
+                survived += [mutant] if verdict == SURVIVED else []
         missed = len(made) - len(tried) + len(survived)
         record(name, len(made), len(made) - missed, time.perf_counter() - start)
         print(f"{name}: {len(made) - missed} of {len(made)} changes are noticed", flush=True)
