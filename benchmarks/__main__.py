@@ -1,7 +1,7 @@
 """`python -m benchmarks`: nanogen against PyTorch eager and DeZero on this machine, by turns in one process.
 
 First both sides' losses and gradients are compared, then they are timed by turns.  PyTorch runs in its default memory
-format and in channels-last; the better one counts.
+format and in channels-last; the better one counts.  With `--device cuda` both sides are on a GPU: see `cuda.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import datetime
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
 import nanogen as ng
-from benchmarks import dezero_models, torch_models
+from benchmarks import cuda, dezero_models, torch_models
 from benchmarks.steps import step_of_ours, step_of_theirs
 from benchmarks.timing import Comparison, compare, seconds
 from nanogen import functional as F
+from nanogen.backend import DEVICES
 from nanogen.training.recipes import recipe
 
 SIZES = {"8×8": ((1, 8, 8), 17), "28×28": ((1, 28, 28), 256)}
@@ -329,37 +330,48 @@ def processor() -> str:
     return f"{named.get('model name', platform.machine())} {vectors}".strip()
 
 
-def main() -> None:
+def on_this_processor(threads: int, only: str | None) -> list[str]:
+    """The tables as lines of Markdown; `only` one part of them."""
+    rate = gemm_rate()
+    lines = [
+        f"{datetime.date.today()}, {threads} threads, {processor()}, "
+        f"NumPy {np.__version__}, PyTorch {torch.__version__}; matrix products at {rate:.0f} GFLOP/s.",
+    ]
+    for part, run in PARTS.items():
+        if only in (None, part):
+            lines += ["", f"## {TITLES[part]}", "", *table(run())]
+    if only in (None, "training"):
+        lines += ["", "## Floors", "", *floors(rate)]
+    if only in (None, "memory"):
+        lines += ["", "## Memory", "", "| model, 28×28 | nanogen, MiB | PyTorch, MiB | ratio |", "|---|---|---|---|"]
+        lines += [f"| {name} | {a:.0f} | {b:.0f} | {a / b:.2f} |" for name, a, b in peak_memory()]
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    options.add_argument("--device", choices=DEVICES, default="cpu", help="cuda: both sides on a GPU")
+    options.add_argument("--tf32", action="store_true", help="with --device cuda: products with TF32, on both sides")
     options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--only", choices=[*PARTS, "memory"], help="one part (default: all)")
+    options.add_argument("--only", choices=[*PARTS, "memory"], help="one part of those on the CPU (default: all)")
     options.add_argument("--out", type=Path, help="write the tables there, as Markdown")
     options.add_argument("--memory", nargs=3, metavar=("SIDE", "MODEL", "STEPS"), help=argparse.SUPPRESS)
-    chosen = options.parse_args()
+    chosen = options.parse_args(arguments)
+    if chosen.device == "cuda" and chosen.only:
+        options.error("--only names a part of what is measured on the CPU")
+    if chosen.device == "cpu" and chosen.tf32:
+        options.error("--tf32 is a GPU's: it needs --device cuda")
     torch.set_num_threads(chosen.threads)
     with threadpool_limits(chosen.threads):
         if chosen.memory:
             print(memory_of(chosen.memory[0], chosen.memory[1], int(chosen.memory[2])))
             return
-        rate = gemm_rate()
-        lines = [
-            f"{datetime.date.today()}, {chosen.threads} threads, {processor()}, "
-            f"NumPy {np.__version__}, PyTorch {torch.__version__}; matrix products at {rate:.0f} GFLOP/s.",
-        ]
-        for part, run in PARTS.items():
-            if chosen.only in (None, part):
-                lines += ["", f"## {TITLES[part]}", "", *table(run())]
-        if chosen.only in (None, "training"):
-            lines += ["", "## Floors", "", *floors(rate)]
-        if chosen.only in (None, "memory"):
-            lines += [
-                "",
-                "## Memory",
-                "",
-                "| model, 28×28 | nanogen, MiB | PyTorch, MiB | ratio |",
-                "|---|---|---|---|",
-            ]
-            lines += [f"| {name} | {a:.0f} | {b:.0f} | {a / b:.2f} |" for name, a, b in peak_memory()]
+        if chosen.device == "cuda":
+            try:
+                cuda.check_devices()
+            except RuntimeError as error:
+                options.error(str(error))
+        lines = cuda.tables(chosen.tf32) if chosen.device == "cuda" else on_this_processor(chosen.threads, chosen.only)
     if chosen.out:
         chosen.out.write_text("\n".join(lines) + "\n")
 

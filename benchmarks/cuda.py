@@ -1,4 +1,4 @@
-"""`python -m benchmarks.cuda`: nanogen on CuPy against PyTorch, eager and compiled, on the same GPU.
+"""`python -m benchmarks --device cuda`: nanogen on CuPy against PyTorch, eager and compiled, on the same GPU.
 
 Training steps of the four models and a reverse step of diffusion, 32×32×3.  Both sides have the same weights, images
 and draws (from the same generator on the host), and the same precision: TF32 is on for both or off for both.
@@ -6,11 +6,9 @@ and draws (from the same generator on the host), and the same precision: TF32 is
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,15 +30,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
 STEPS = 5  # between two looks at the clock, each of which waits for the GPU
 
 
-def run(tf32: bool, budget: float = 20.0) -> list[str]:
-    """The table as lines of Markdown.
-
-    Raises:
-        RuntimeError: no CuPy, no GPU, or a PyTorch without CUDA; what to install."""
-    os.environ["CUPY_TF32"] = str(int(tf32))  # CuPy reads it when it is imported
-    cupy = device_module("cuda")
+def check_devices() -> None:
+    """Raises:
+    RuntimeError: no CuPy, no GPU, or a PyTorch without CUDA; what to install."""
+    device_module("cuda")
     if not torch.cuda.is_available():
         raise RuntimeError("the comparison needs a PyTorch with CUDA, this one has none: see pytorch.org")
+
+
+def tables(tf32: bool, budget: float = 20.0) -> list[str]:
+    """The table as lines of Markdown."""
+    os.environ["CUPY_TF32"] = str(int(tf32))  # CuPy looks at it before its first product of matrices
+    cupy = device_module("cuda")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = True
 
@@ -164,21 +165,3 @@ def torch_reverse_step(model: Any, images: np.ndarray) -> Callable[[], None]:
             torch.add(of_x0 * x0, x, alpha=of_x_t)
 
     return step
-
-
-def main() -> None:
-    options = argparse.ArgumentParser(prog="python -m benchmarks.cuda", description=__doc__)
-    options.add_argument("--tf32", action="store_true", help="products with TF32, on both sides")
-    options.add_argument("--out", type=Path, help="write the table there, as Markdown")
-    chosen = options.parse_args()
-    try:
-        text = "\n".join(run(chosen.tf32))
-    except RuntimeError as error:
-        options.error(str(error))
-    print(text)
-    if chosen.out:
-        chosen.out.write_text(text + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import sys
 import tomllib
@@ -263,6 +264,32 @@ def test_the_benchmark_of_the_gpu_runs(cp: Any, monkeypatch: Any) -> None:
     rows = cuda.comparisons("cpu", lambda: None, (3, 8, 8), 2, settings, 0.0, compiled=False)
     assert [row.name.split(",")[0] for row in rows] == ["training step"] * 4 + ["sampling step"]
     assert all(row.ours > 0 < row.theirs for row in rows)
+
+
+def test_the_benchmarks_take_a_device(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
+    """`python -m benchmarks --device cuda` measures on the GPU and nothing on the CPU, TF32 as asked for; without a
+    GPU, or with an option that is not of the device, it says so and its status is 2."""
+    if importlib.util.find_spec("dezero") is None:
+        pytest.skip("the benchmarks on the CPU need DeZero")
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import __main__ as benchmarks
+
+    def refused(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            benchmarks.main(arguments)
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert "needs CuPy" in refused("--device", "cuda")
+    assert "--tf32" in refused("--tf32")
+    assert "--only" in refused("--device", "cuda", "--only", "layers")
+    monkeypatch.setattr(benchmarks.cuda, "check_devices", lambda: None)
+    monkeypatch.setattr(benchmarks.cuda, "tables", lambda tf32: [f"TF32 {tf32}"])
+    monkeypatch.setattr(benchmarks, "on_this_processor", None)
+    for given, expected in (((), "TF32 False\n"), (("--tf32",), "TF32 True\n")):
+        benchmarks.main(("--device", "cuda", "--out", str(tmp_path / "table.md"), *given))
+        assert (tmp_path / "table.md").read_text() == expected
 
 
 def test_what_is_left_out_is_there() -> None:
