@@ -74,13 +74,13 @@ def to_numpy(array: Array) -> np.ndarray:
 
 
 def resident(table: np.ndarray, dtype: Any, device: str) -> Array:
-    """A float64 table of the host's in another type on a device, where it stays for its next use; not to be changed."""
-    return _resident(table.tobytes(), np.dtype(dtype), device)
+    """A table of the host's in another type on a device, where it stays for its next use; not to be changed."""
+    return _resident(table.tobytes(), table.dtype, table.shape, np.dtype(dtype), device)
 
 
 @functools.lru_cache(maxsize=64)
-def _resident(numbers: bytes, dtype: np.dtype, device: str) -> Array:
-    return to_device(np.frombuffer(numbers).astype(dtype), device)
+def _resident(numbers: bytes, own: np.dtype, shape: tuple[int, ...], dtype: np.dtype, device: str) -> Array:
+    return to_device(np.frombuffer(numbers, own).reshape(shape).astype(dtype), device)
 
 
 def check_range(name: str, values: Array, count: int) -> None:

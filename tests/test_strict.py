@@ -177,6 +177,21 @@ def test_a_training_step_leaves_the_device_alone(model: str, cp: Any, tmp_path: 
     assert {type(array) for array in held} == {cp.ndarray}
 
 
+@pytest.mark.parametrize("channels", [4, 32])
+def test_a_convolution_moves_nothing(channels: int, cp: Any) -> None:
+    """Whichever way it is computed (32 channels: by tiles), once its tables lie on the device, neither a convolution
+    nor its gradients bring anything there or back."""
+    x, w = (
+        ng.tensor(np.ones(shape, np.float32), requires_grad=True, device="cuda")
+        for shape in [(2, channels, 5, 6), (channels, channels, 3, 3)]
+    )
+    for _ in range(2):
+        with device.watched() as seen:
+            y = ng.conv2d(x, w, padding=1)
+            ng.grad(y, [x, w], y)
+    assert seen == []
+
+
 def test_only_what_is_logged_comes_back(cp: Any, tmp_path: Path) -> None:
     """Training to the end: each logged loss is fetched once, the checkpoint at the end array by array, no more."""
     settings = settings_of("vae", device="cuda", steps=12)

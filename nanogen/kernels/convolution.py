@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from nanogen.backend import Array, array_module, in_blocks, matmul
+from nanogen.backend import Array, array_module, device_of, in_blocks, matmul, resident
 from nanogen.kernels.reduction import column_sums
 
 Pair = tuple[int, ...]  # for height and width
@@ -195,7 +195,7 @@ def tiles(x: Array, padding: Pair, counts: Pair) -> Array:
     xp, (n, c, *_), (th, tw) = array_module(x), x.shape, counts
     a, b, d, e = (padded := pad(x, padding, (2 * th + 2, 2 * tw + 2))).strides
     windows = xp.lib.stride_tricks.as_strided(padded, (4, 4, n, th, tw, c), (b, d, a, 2 * b, 2 * d, e))
-    return (xp.asarray(INPUT, x.dtype) @ windows.reshape(16, n * th * tw * c)).reshape(16, n * th * tw, c)
+    return (resident(INPUT, x.dtype, device_of(x)) @ windows.reshape(16, n * th * tw * c)).reshape(16, n * th * tw, c)
 
 
 def by_tiles(x: Array, w: Array, bias: Array | None, padding: Pair) -> Array:
@@ -204,11 +204,11 @@ def by_tiles(x: Array, w: Array, bias: Array | None, padding: Pair) -> Array:
     oh, ow = size = output_size(x.shape[2:], (3, 3), (1, 1), padding, (1, 1))
     th, tw = counts = tuple((n + 1) // 2 for n in size)
     out = xp.empty((x.shape[0], oh, ow, o), dtype)
-    kernels = matmul(xp.asarray(KERNEL, dtype), w.transpose(2, 3, 1, 0).reshape(9, c * o)).reshape(16, c, o)
+    kernels = matmul(resident(KERNEL, dtype, device_of(x)), w.transpose(2, 3, 1, 0).reshape(9, c * o)).reshape(16, c, o)
 
     def block(here: slice) -> None:
         products = tiles(x[here], padding, counts) @ kernels
-        sums = xp.asarray(OUTPUT, dtype) @ products.reshape(16, -1)
+        sums = resident(OUTPUT, dtype, device_of(x)) @ products.reshape(16, -1)
         there = out[here]
         for (i, j), corner in zip(np.ndindex(2, 2), sums.reshape(4, -1, th, tw, o), strict=True):
             places = there[:, i::2, j::2]
@@ -231,9 +231,9 @@ def weight_by_tiles(x: Array, y: Array, padding: Pair) -> Array:
         for (i, j), corner in zip(np.ndindex(2, 2), corners, strict=True):
             places = rows[here][:, i::2, j::2]
             corner[:, : places.shape[1], : places.shape[2]] = places
-        slopes = (xp.asarray(OUTPUT.T, dtype) @ corners.reshape(4, -1)).reshape(16, -1, o)
+        slopes = (resident(OUTPUT.T, dtype, device_of(x)) @ corners.reshape(4, -1)).reshape(16, -1, o)
         return tiles(x[here], padding, counts).transpose(0, 2, 1) @ slopes
 
     blocks: list[Any] = in_blocks(block, x, 16 * th * tw * (c + o) * x.itemsize)
-    slopes = matmul(xp.asarray(KERNEL.T, dtype), sum(blocks[1:], blocks[0]).reshape(16, c * o))
+    slopes = matmul(resident(KERNEL.T, dtype, device_of(x)), sum(blocks[1:], blocks[0]).reshape(16, c * o))
     return slopes.reshape(3, 3, c, o).transpose(3, 2, 0, 1)
