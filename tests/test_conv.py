@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import Draw, check_gradients, inner, leaf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nanogen as ng
 from nanogen import functional as F
 from nanogen.autograd import Tensor
-from nanogen.functional.conv import convolve, convolve_adjoint, convolve_weight, output_size
+from nanogen.functional.conv import (
+    convolve,
+    convolve_adjoint,
+    convolve_weight,
+    convolve_with_bias,
+    convolve_with_bias_definition,
+    output_size,
+)
+from nanogen.kernels import convolution
 
 Pair = tuple[int, int]
 
@@ -73,6 +82,24 @@ def test_three_faces_of_one_map(data):
         back = F.conv_transpose2d(g.y, g.w, output_padding=missing, **g.how)
         assert back.shape == g.x.shape
         assert value == inner(back.data, g.x)
+
+
+def test_every_small_geometry_along_one_axis():
+    """Direct sum and adjoints for every kernel, stride, padding, dilation and size of a few pixels, also where the last
+    pixels are under no place of the kernel, and where a kernel of one pixel skips some."""
+    rng = np.random.default_rng(0)
+    integers = lambda *shape: rng.integers(-4, 5, shape).astype(float)
+    settings_ = itertools.product((0, 1), (1, 2, 3), (1, 2, 3), (0, 1, 2), (1, 2), range(6))
+    for axis, k, s, p, d, more in settings_:
+        along = lambda value, other, axis=axis: (value, other) if axis == 0 else (other, value)
+        size, kernel = along(max(d * (k - 1) + 1 - 2 * p, 1) + more, 2), along(k, 1)
+        how = {"stride": along(s, 1), "padding": along(p, 0), "dilation": along(d, 1)}
+        places = output_size(size, kernel, **how)
+        x, w, y = integers(2, 2, *size), integers(3, 2, *kernel), integers(2, 3, *places)
+        out = convolve(x, w, **how).data
+        assert np.array_equal(out, direct_sum(x, w, places, **how))
+        assert inner(out, y) == inner(x, convolve_adjoint(y, w, size=size, **how).data)
+        assert inner(out, y) == inner(w, convolve_weight(x, y, kernel=kernel, **how).data)
 
 
 @given(st.data())
@@ -185,44 +212,173 @@ def test_bias_batch_axis_and_padding_by_name(data):
     assert np.array_equal(same[:, :, top:, left:][:, :, : plain.shape[2], : plain.shape[3]], plain)
 
 
-def test_average_pooling():
-    """The mean under each window; a last window beyond the padding only with ceil_mode; padding counts or not."""
-    x = np.arange(20.0).reshape(1, 1, 4, 5)
-    blocks = x[0, 0, :, :4].reshape(2, 2, 2, 2).mean((1, 3))
-    assert np.array_equal(F.avg_pool2d(Tensor(x), 2).data[0, 0], blocks)
-    assert F.avg_pool2d(Tensor(x), 2, ceil_mode=True).shape == (1, 1, 2, 3)
-    assert F.avg_pool2d(Tensor(x), 2, ceil_mode=True).data[0, 0, 0, 2] == (4.0 + 9.0) / 2
-    assert F.avg_pool2d(Tensor(x), 2, padding=1).data[0, 0, 0, 0] == x[0, 0, 0, 0] / 4
-    assert F.avg_pool2d(Tensor(x + 1), 2, padding=1, count_include_pad=False).data[0, 0, 0, 0] == 1.0
-    assert np.array_equal(F.avg_pool2d(Tensor(x), 2, divisor_override=1).data[0, 0], 4 * blocks)
+def means_under_windows(x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair, **how: Any) -> np.ndarray:
+    """Window by window: what lies on the image, summed, over the number of places on the padded image (on the image
+    itself, if the padding does not count).  A last window beyond the padding must begin before the padding does."""
+
+    def windows(n: int, k: int, s: int, p: int) -> list[tuple[slice, int]]:
+        last = -(-(n + 2 * p - k) // s) if how["ceil_mode"] else (n + 2 * p - k) // s
+        starts = [i * s - p for i in range(last + 1) if not how["ceil_mode"] or i * s - p < n]
+        margin = p if how["count_include_pad"] else 0
+        return [(slice(max(i, 0), i + k), min(i + k, n + margin) - max(i, -margin)) for i in starts]
+
+    rows, columns = (windows(*of_axis) for of_axis in zip(x.shape[2:], kernel, stride, padding, strict=True))
+    means = np.empty((*x.shape[:2], len(rows), len(columns)))
+    for (i, (down, high)), (j, (right, wide)) in itertools.product(enumerate(rows), enumerate(columns)):
+        means[:, :, i, j] = x[:, :, down, right].sum(axis=(2, 3)) / (how["divisor_override"] or high * wide)
+    return means
+
+
+def test_average_pooling_along_one_axis():
+    """The mean under each window for every window, stride, padding and size of a few pixels: a last window beyond the
+    padding is there with ceil_mode alone, and only if it begins before the padding does.  Integers, so exactly."""
+    rng = np.random.default_rng(0)
+    for axis, k, s, p, more in itertools.product((0, 1), (1, 2, 3, 4), (1, 2, 3, 4), (0, 1, 2), range(5)):
+        if 2 * p > k:
+            continue
+        along = lambda value, other, axis=axis: (value, other) if axis == 0 else (other, value)
+        x = rng.integers(-4, 5, (1, 1, *along(max(k - 2 * p, 1) + more, 2))).astype(float)
+        where = along(k, 1), along(s, 1), along(p, 0)
+        for ceil_mode, count_include_pad in itertools.product((False, True), repeat=2):
+            how = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
+            expected = means_under_windows(x, *where, **how, divisor_override=None)
+            assert np.array_equal(F.avg_pool2d(Tensor(x), *where, **how).data, expected)
+
+
+@settings(max_examples=2 * settings().max_examples)
+@given(st.data())
+def test_average_pooling(data):
+    """The mean under each window along both axes, of many images or one, of the input's type; and what is taken where a
+    setting is not given."""
+    draw = Draw(data)
+    pair = lambda low, high: (draw.number(low, high), draw.number(low, high))
+    kernel, stride = pair(1, 4), draw.pick([None, pair(1, 4)])
+    padding = tuple(draw.number(0, k // 2) for k in kernel)
+    size = [max(k - 2 * p, 1) + draw.number(0, 5) for k, p in zip(kernel, padding, strict=True)]
+    how = {name: draw.pick([False, True]) for name in ("ceil_mode", "count_include_pad")}
+    how["divisor_override"] = draw.pick([None, None, 3, -1])
+    x = draw.array((2, 3, *size), "integer")
+    expected = means_under_windows(x, kernel, stride or kernel, padding, **how)
+    assert np.array_equal(F.avg_pool2d(Tensor(x), kernel, stride, padding, **how).data, expected)
+    single = F.avg_pool2d(Tensor(x[0].astype(np.float32)), kernel, stride, padding, **how).data
+    assert single.dtype == np.float32
+    np.testing.assert_allclose(single, expected[0], rtol=1e-6)
+    plain = {"ceil_mode": False, "count_include_pad": True, "divisor_override": None}
+    alone = F.avg_pool2d(Tensor(x), kernel, padding=padding).data
+    assert np.array_equal(alone, means_under_windows(x, kernel, kernel, padding, **plain))
+    assert np.array_equal(F.avg_pool2d(Tensor(x), 1).data, x)
+
+
+@settings(max_examples=5 * settings().max_examples)
+@given(st.data())
+def test_gradients_with_a_bias(data):
+    """A bias is a number per channel; its gradient is the sum over images and pixels, and the other two are those
+    without a bias.  Whichever are asked for, by the hand-tuned rule and by its definition; integers, so exactly."""
+    draw = Draw(data)
+    g = Geometry(draw)
+    bias = draw.array((3,), "integer")
+    expected = {
+        "x": convolve_adjoint(g.y, g.w, size=g.size, **g.how).data,
+        "w": convolve_weight(g.x, g.y, kernel=g.kernel, **g.how).data,
+        "bias": g.y.sum(axis=(0, 2, 3)),
+    }
+    wanted = data.draw(st.sets(st.sampled_from(sorted(expected)), min_size=1))
+    given_ = {"x": g.x, "w": g.w, "bias": bias}
+    inputs = {name: leaf(array) if name in wanted else Tensor(array) for name, array in given_.items()}
+    for form in (convolve_with_bias, convolve_with_bias_definition):
+        out = form(*inputs.values(), **g.how)
+        assert np.array_equal(out.data, convolve(g.x, g.w, **g.how).data + bias[:, None, None])
+        found = ng.grad(out, [inputs[name] for name in sorted(wanted)], g.y)
+        for name, slope in zip(sorted(wanted), found, strict=True):
+            assert np.array_equal(slope.data, expected[name])
+
+
+def test_no_gradient_is_computed_that_nobody_asked_for(monkeypatch):
+    """The first layer's images need none, a frozen layer's weights need none: the most expensive sums of all."""
+    x, w, bias = (np.ones(shape) for shape in [(1, 2, 4, 5), (3, 2, 2, 2), (3,)])
+    rules = {"convolve_adjoint": 0, "convolve_weight": 1, "sum_of_pixels": 2}
+    for name, its_own in rules.items():
+        inputs = [Tensor(array) if i == its_own else leaf(array) for i, array in enumerate((x, w, bias))]
+        with monkeypatch.context() as patch:
+            patch.setattr(convolution, name, lambda *_, **__: pytest.fail("computed in vain"))
+            F.conv2d(*inputs).sum().backward()
+        assert inputs[its_own].grad is None
+
+
+@given(st.data())
+def test_transposed_convolution_with_bias_and_without_a_batch(data):
+    """What is not given is stride 1, no padding, no dilation; a bias is added to each channel; (C, H, W) is one image.
+    The transposed convolution without a setting is that of the direct sum ⟨conv(x, w), y⟩ = ⟨x, convᵀ(y, w)⟩."""
+    draw = Draw(data)
+    kernel = (draw.number(1, 3), draw.number(1, 3))
+    y, w = draw.array((2, 3, 4, 5), "integer"), draw.array((3, 2, *kernel), "integer")
+    x, bias = draw.array((2, 2, 3 + kernel[0], 4 + kernel[1]), "integer"), draw.array((2,), "integer")
+    plain = F.conv_transpose2d(y, w).data
+    assert plain.shape == x.shape
+    assert inner(plain, x) == inner(y, direct_sum(x, w, (4, 5), (1, 1), (0, 0), (1, 1)))
+    assert np.array_equal(F.conv_transpose2d(y, w, bias).data, plain + bias[:, None, None])
+    assert np.array_equal(F.conv_transpose2d(y[1], w, bias).data, plain[1] + bias[:, None, None])
+    assert inner(F.conv2d_weight(x, y, kernel).data, w) == inner(plain, x)
+
+
+def test_a_setting_for_height_and_width():
+    """One integer is for both, alone or in a tuple or list of one; two are for height and width, in that order."""
+    x, w = np.arange(42.0).reshape(1, 1, 6, 7), np.ones((1, 1, 2, 3))
+    for setting, both in [(2, (2, 2)), ((2,), (2, 2)), ([2], (2, 2)), ([2, 1], (2, 1))]:
+        for name in ("stride", "padding", "dilation"):
+            expected = F.conv2d(x, w, **{name: both}).data
+            assert np.array_equal(F.conv2d(x, w, **{name: setting}).data, expected)
+            assert both == (2, 2) or expected.shape != F.conv2d(x, w, **{name: both[::-1]}).shape
 
 
 ones = lambda *shape: Tensor(np.ones(shape))
-image, kernel = ones(2, 3, 6, 7), ones(4, 3, 3, 2)
+image, small, kernel = ones(2, 3, 6, 7), ones(1, 4, 2, 2), ones(4, 3, 3, 2)
+shape, setting = "must be (N, C, H, W) or (C, H, W), got shape", "must be one or two integers of at least"
 ERRORS: dict[str, Any] = {
-    r"conv2d: input must be \(N, C, H, W\)": lambda: F.conv2d(ones(6, 7), kernel),
-    "conv2d: weight of shape": lambda: F.conv2d(ones(2, 2, 6, 7), kernel),
-    "conv2d: bias must have shape": lambda: F.conv2d(image, kernel, ones(3)),
-    "conv2d: padding 'same' needs stride 1": lambda: F.conv2d(image, kernel, stride=2, padding="same"),
-    "conv2d: padding must be numbers": lambda: F.conv2d(image, kernel, padding="full"),
-    "conv2d: kernel": lambda: F.conv2d(ones(2, 3, 2, 7), kernel),
-    "stride must be": lambda: F.conv2d(image, kernel, stride=0),
-    "padding must be one or two": lambda: F.conv2d(image, kernel, padding=-1),
-    "dilation must be": lambda: F.conv2d(image, kernel, dilation=(1, 2, 3)),
-    "conv_transpose2d: weight of shape": lambda: F.conv_transpose2d(image, kernel),
-    "conv_transpose2d: bias must have shape": lambda: F.conv_transpose2d(ones(1, 4, 2, 2), kernel, ones(4)),
-    "conv_transpose2d: output_padding": lambda: F.conv_transpose2d(ones(1, 4, 2, 2), kernel, output_padding=1),
-    "conv2d_weight: output must have": lambda: F.conv2d_weight(image, ones(2, 4, 6, 7), (3, 2)),
-    "avg_pool2d: padding": lambda: F.avg_pool2d(image, 2, padding=2),
-    "avg_pool2d: divisor_override": lambda: F.avg_pool2d(image, 2, divisor_override=0),
-    "kernel_size must be": lambda: F.avg_pool2d(image, 0),
+    f"conv2d: input {shape} (6, 7)": lambda: F.conv2d(ones(6, 7), kernel),
+    f"conv_transpose2d: input {shape} (6, 7)": lambda: F.conv_transpose2d(ones(6, 7), kernel),
+    f"avg_pool2d: input {shape} (6, 7)": lambda: F.avg_pool2d(ones(6, 7), 2),
+    "conv2d: weight of shape (4, 3, 3, 2) does not fit an input of 2 channels": lambda: F.conv2d(
+        ones(1, 2, 6, 7), kernel
+    ),
+    "conv2d: weight of shape (3, 3) does not fit an input of 3 channels": lambda: F.conv2d(image, ones(3, 3)),
+    "conv_transpose2d: weight of shape (4, 3, 3, 2) does not fit an input of 3 channels": lambda: F.conv_transpose2d(
+        image, kernel
+    ),
+    "conv2d: bias must have shape (4,), got (3,)": lambda: F.conv2d(image, kernel, ones(3)),
+    "conv2d: bias must have shape (4,), got (1, 4)": lambda: F.conv2d(image, kernel, ones(1, 4)),
+    "conv_transpose2d: bias must have shape (3,), got (4,)": lambda: F.conv_transpose2d(small, kernel, ones(4)),
+    "conv2d: padding 'same' needs stride 1": lambda: F.conv2d(image, kernel, stride=(1, 2), padding="same"),
+    "conv2d: padding must be numbers, 'same' or 'valid', got 'full'": lambda: F.conv2d(image, kernel, padding="full"),
+    "conv2d: kernel (3, 2) with dilation (2, 7) is larger than the image (6, 7) with padding (1, 0)": lambda: F.conv2d(
+        image, kernel, padding=(1, 0), dilation=(2, 7)
+    ),
+    f"stride {setting} 1, got 0": lambda: F.conv2d(image, kernel, stride=0),
+    f"stride {setting} 1, got (2, 0)": lambda: F.avg_pool2d(image, 3, (2, 0)),
+    f"stride {setting} 1, got ()": lambda: F.conv2d(image, kernel, stride=()),
+    f"stride {setting} 1, got 1.5": lambda: F.conv2d(image, kernel, stride=1.5),  # type: ignore[arg-type]
+    f"padding {setting} 0, got -1": lambda: F.conv2d(image, kernel, padding=-1),
+    f"padding {setting} 0, got (-1, 1)": lambda: F.avg_pool2d(image, 3, padding=(-1, 1)),
+    f"dilation {setting} 1, got (1, 2, 3)": lambda: F.conv2d(image, kernel, dilation=(1, 2, 3)),
+    f"output_padding {setting} 0, got -1": lambda: F.conv_transpose2d(small, kernel, output_padding=-1),
+    f"kernel_size {setting} 1, got 0": lambda: F.avg_pool2d(image, 0),
+    f"kernel_size {setting} 1, got (0, 2)": lambda: F.conv2d_weight(image, image, (0, 2)),
+    "conv_transpose2d: output_padding (1, 2) must be smaller than stride or dilation": lambda: F.conv_transpose2d(
+        small, kernel, stride=2, output_padding=(1, 2)
+    ),
+    "conv_transpose2d: the output would have the size (0, -1)": lambda: F.conv_transpose2d(small, kernel, padding=2),
+    "conv2d_weight: output must have N, OH, OW = (2, 4, 6), got shape (2, 4, 6, 7)": lambda: F.conv2d_weight(
+        image, ones(2, 4, 6, 7), (3, 2)
+    ),
+    "avg_pool2d: padding (2, 2) is more than half the window (2, 2)": lambda: F.avg_pool2d(image, 2, padding=2),
+    "avg_pool2d: divisor_override must not be 0": lambda: F.avg_pool2d(image, 2, divisor_override=0),
 }
 
 
 @pytest.mark.parametrize("message", ERRORS)
 def test_errors_name_what_is_wrong(message):
     """Shapes that do not fit and settings out of range raise ValueError before any work is done."""
-    with pytest.raises(ValueError, match=f"^{message}"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         ERRORS[message]()
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import signal
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 import nanogen as ng
 from nanogen import backend
 from nanogen import functional as F
-from nanogen.kernels import convolution
+from nanogen.kernels import convolution, normalization
 from nanogen.kernels.reduction import column_sums
 
 
@@ -73,17 +78,157 @@ def test_gathering_and_scattering_are_one_map(seed, size, kernel, dilation, data
     assert np.array_equal(convolution.turned(swapped), slope)
 
 
-@pytest.mark.parametrize("channels", [(1, 40), (40, 1), (40, 40), (33, 2)])
-@pytest.mark.parametrize(("kernel", "size"), [((3, 3), (6, 5)), ((1, 1), (4, 4)), ((4, 5), (4, 5))])
-def test_whichever_way_is_taken_the_numbers_are_the_same(channels, kernel, size):
+ONE, TWO = (1, 1), (2, 2)
+SETTINGS = [
+    ((3, 3), (6, 5), (ONE, (1, 0), ONE)), ((3, 3), (6, 5), ((2, 1), (1, 0), ONE)), ((3, 3), (6, 5), ((1, 2), ONE, ONE)),
+    ((3, 3), (6, 5), (ONE, ONE, (2, 1))), ((3, 3), (6, 5), (ONE, ONE, (1, 2))), ((4, 3), (6, 5), (ONE, (0, 1), ONE)),
+    ((3, 4), (6, 5), (ONE, ONE, ONE)), ((1, 1), (4, 4), (ONE, (1, 0), ONE)), ((4, 5), (4, 5), (ONE, (1, 0), ONE)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("channels", [(1, 40), (40, 1), (40, 40), (32, 33), (33, 2)])
+@pytest.mark.parametrize(("kernel", "size", "how"), SETTINGS)
+def test_whichever_way_is_taken_the_numbers_are_the_same(channels, kernel, size, how):
     """Few or many channels, kernels as large as the image or of one pixel: the three maps are those of the patches."""
-    rng, (c, o), how = np.random.default_rng(0), channels, ((1, 1), (1, 0), (1, 1))
-    x, w = integers(rng, 3, c, *size), integers(rng, o, c, *kernel)
+    rng, (c, o) = np.random.default_rng(0), channels
+    x, w, bias = integers(rng, 3, c, *size), integers(rng, o, c, *kernel), integers(rng, o)
     y = convolution.gather(x, w, None, *how)
     assert np.array_equal(convolution.convolve(x, w, None, *how), y)
+    assert np.array_equal(convolution.convolve(x, w, bias, *how), y + bias[:, None, None])
+    assert np.array_equal(convolution.sum_of_pixels(y), y.sum(axis=(0, 2, 3)))
     slope = convolution.weight_by_gathering(x, y, kernel, *how)
     assert np.array_equal(convolution.convolve_weight(x, y, kernel, *how), slope)
     assert np.array_equal(convolution.convolve_adjoint(y, w, size, *how), convolution.scatter(y, w, None, size, *how))
+
+
+def test_the_way_with_the_smallest_matrix_is_taken():
+    """Tiles for 3×3 kernels between many channels.  Else, of the two matrices of patches, N · places · KH · KW · C
+    that are gathered and N · pixels · KH · KW · O that are scattered, the smaller, where either will do: at stride 1,
+    padding within the kernel's reach.  A kernel of one pixel has no patches.  All this is for speed: no number tells.
+    """
+    sides = [ONE, (2, 1), (1, 2)]
+    kernels = [*sides, (3, 3), (2, 3), (4, 3), (3, 4)]
+    channels = [(1, 5), (5, 1), (2, 2), (3, 2), (32, 32), (31, 40), (40, 31), (40, 33)]
+    taken: list[tuple[str, tuple[int, ...]]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("gather", "scatter", "by_tiles", "weight_by_gathering", "weight_by_tiles"):
+            note = lambda of, *_, name=name: taken.append((name, of.shape)) or np.zeros((1, 1, 1, 1))
+            patch.setattr(convolution, name, note)
+        for kernel, stride, dilation, padding, (c, o) in itertools.product(
+            kernels, sides, sides, [(0, 0), (1, 0), (0, 1), ONE], channels
+        ):
+            size, how = (7, 9), (stride, padding, dilation)
+            places = convolution.output_size(size, kernel, *how)
+            x, w, y = (np.zeros(shape) for shape in ((1, c, *size), (o, c, *kernel), (1, o, *places)))
+            either = stride == ONE and all(p <= d * (k - 1) for k, p, d in zip(kernel, padding, dilation, strict=True))
+            tiles = kernel == (3, 3) and stride == dilation == ONE and min(c, o) >= 32
+            swapped = either and kernel != ONE and math.prod(size) * o < math.prod(places) * c
+            back = either and kernel != ONE and math.prod(places) * c < math.prod(size) * o
+            convolution.convolve(x, w, None, *how)
+            convolution.convolve_adjoint(y, w, size, *how)
+            convolution.convolve_weight(x, y, kernel, *how)
+            assert taken == [
+                ("by_tiles" if tiles else "scatter" if swapped else "gather", x.shape),
+                ("by_tiles" if tiles else "gather" if either and not back else "scatter", y.shape),
+                ("weight_by_tiles" if tiles else "weight_by_gathering", y.shape if swapped and not tiles else x.shape),
+            ]
+            taken.clear()
+
+
+Ways = dict[str, Callable[[], np.ndarray]]
+
+
+def ways(rng: np.random.Generator, n: int, channels: tuple[int, int], size: tuple[int, int], types: Any) -> Ways:
+    """All that convolves, with 3×3 kernels (dilated where that may be), images of one type and kernels of another.
+
+    The numbers are those of float32."""
+    x, w, y = (
+        rng.standard_normal(shape, np.float32).astype(dtype).transpose(0, 3, 1, 2)
+        for shape, dtype in (
+            ((n, *size, channels[0]), types[0]), ((channels[1], 3, 3, channels[0]), types[1]),
+            ((n, *size, channels[1]), types[1]),
+        )
+    )  # fmt: skip
+    return {
+        "gather": lambda: convolution.gather(x, w, None, ONE, TWO, TWO),
+        "scatter": lambda: convolution.scatter(x, convolution.turned(w), None, size, ONE, TWO, TWO),
+        "weight_by_gathering": lambda: convolution.weight_by_gathering(x, y, (3, 3), ONE, TWO, TWO),
+        "by_tiles": lambda: convolution.by_tiles(x, w, None, ONE),
+        "weight_by_tiles": lambda: convolution.weight_by_tiles(x, y, ONE),
+    }
+
+
+@pytest.mark.parametrize("types", list(itertools.product(["float32", "float64"], repeat=2)))
+def test_types_of_the_results(types):
+    """float32 and float32 give float32, every other pair float64, as a product of matrices does, with all its digits.
+    Results lie in memory as (N, H, W, C)."""
+    exact = ways(np.random.default_rng(0), 2, (3, 2), (6, 5), ("float64", "float64"))
+    for name, way in ways(np.random.default_rng(0), 2, (3, 2), (6, 5), types).items():
+        found = way()
+        assert found.dtype == np.result_type(*types), name
+        np.testing.assert_allclose(found, exact[name](), atol=1e-4 if found.dtype == "float32" else 1e-12)
+        assert name.startswith("weight") or found.transpose(0, 2, 3, 1).flags.c_contiguous
+    rows = integers(np.random.default_rng(0), 2, 5, 3).astype(types[0])
+    assert column_sums(rows).dtype == types[0]
+
+
+def bytes_in_use(work: Callable[[], np.ndarray]) -> int:
+    """The most memory that there is beside the result at any time.  NumPy tells tracemalloc of all its arrays; what
+    Python itself makes once, and keeps, is not there in the least of three."""
+    found = []
+    for _ in range(3):
+        tracemalloc.start()
+        kept = work().nbytes
+        found.append(tracemalloc.get_traced_memory()[1] - kept)
+        tracemalloc.stop()
+    return min(found)
+
+
+@pytest.mark.parametrize("way", ["gather", "scatter", "weight_by_gathering", "by_tiles", "weight_by_tiles"])
+def test_nothing_in_between_is_of_another_type(way):
+    """All that float32 numbers need on the way takes half the memory that it does for float64."""
+    single, double = (
+        bytes_in_use(ways(np.random.default_rng(0), 2, (6, 5), (20, 17), (dtype, dtype))[way])
+        for dtype in ("float32", "float64")
+    )
+    assert 0.45 < single / double < 0.55
+
+
+@pytest.mark.parametrize("way", ["gather", "scatter", "weight_by_gathering", "by_tiles", "weight_by_tiles"])
+@pytest.mark.parametrize("channels", [(8, 1), (1, 9), (4, 4), (30, 1)])
+def test_memory_does_not_grow_with_the_number_of_images(monkeypatch, way, channels):
+    """Beside the result there are two or three times BLOCK_BYTES, and a gradient in the kernel per block, which is
+    little: the patches of all images at once, nine times as large as the images, are nowhere."""
+    monkeypatch.setattr(backend, "BLOCK_BYTES", 1 << 18)
+    call = ways(np.random.default_rng(0), 100, channels, (16, 9), ("float64", "float64"))[way]
+    with threadpool_limits(1):
+        assert bytes_in_use(call) < 4 * backend.BLOCK_BYTES
+
+
+@settings(max_examples=3 * settings().max_examples)
+@given(st.integers(0, 9), st.integers(1, 3), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.booleans())
+def test_normalisation_by_its_equations(seed, b, p, groups, of_each, over_batch):
+    """x̂ = (x − mean) / √(variance + eps), out = x̂·w + bias, the moments those of a group of columns; and, of the
+    scalar ⟨g, out⟩, dx = (g·w − mean(g·w) − x̂·mean(g·w·x̂)) / √(variance + eps), dw = Σ g·x̂, dbias = Σ g.
+    Ioffe & Szegedy 2015, section 3."""
+    rng, c, eps = np.random.default_rng(seed), groups * of_each, 0.3
+    rows, g = rng.normal(2.0, 3.0, (b, p, c)), rng.normal(size=(b, p, c))
+    weight, bias = rng.normal(size=c), rng.normal(size=c)
+    over = (0, 1, 3) if over_batch else (1, 3)
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        grouped = x.reshape(b, p, groups, of_each).mean(axis=over, keepdims=True)
+        return np.broadcast_to(grouped, (b, p, groups, of_each)).reshape(b, p, c)
+
+    std = np.sqrt(mean((rows - mean(rows)) ** 2) + eps)
+    normal = (rows - mean(rows)) / std
+    out, saved = normalization.normalize(rows, weight, bias, groups, eps, over_batch)
+    np.testing.assert_allclose(out, normal * weight + bias, atol=1e-12)
+    dx, dw, dbias = normalization.normalize_gradients(g, *saved, rows, weight, groups, over_batch)
+    slope = g * weight
+    np.testing.assert_allclose(dx, (slope - mean(slope) - normal * mean(slope * normal)) / std, atol=1e-12)
+    np.testing.assert_allclose(dw, (g * normal).sum(axis=(0, 1)), atol=1e-12)
+    np.testing.assert_allclose(dbias, g.sum(axis=(0, 1)), atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [1, 700, 3000, 1 << 40])
@@ -93,10 +238,15 @@ def test_blocks_change_no_number(monkeypatch, size):
     x, w, bias = integers(rng, 7, 2, 5, 6), integers(rng, 3, 2, 3, 2), integers(rng, 3)
     y = convolution.gather(x, w, bias, *how)
     back, slope = convolution.scatter(y, w, None, (5, 6), *how), convolution.weight_by_gathering(x, y, (3, 2), *how)
+    kernel = integers(rng, 3, 2, 3, 3)
+    tiled = convolution.by_tiles(x, kernel, bias, (1, 0))
+    tiled_slope = convolution.weight_by_tiles(x, tiled, (1, 0))
     monkeypatch.setattr(backend, "BLOCK_BYTES", size)
     assert np.array_equal(convolution.gather(x, w, bias, *how), y)
     assert np.array_equal(convolution.scatter(y, w, None, (5, 6), *how), back)
     assert np.array_equal(convolution.weight_by_gathering(x, y, (3, 2), *how), slope)
+    assert np.array_equal(convolution.by_tiles(x, kernel, bias, (1, 0)), tiled)
+    assert np.array_equal(convolution.weight_by_tiles(x, tiled, (1, 0)), tiled_slope)
     assert np.array_equal(column_sums(x[:, :, 0]), x[:, :, 0].sum(axis=1))
     parts = backend.in_blocks(lambda part: part, x, 100)
     assert [i for part in parts for i in range(7)[part]] == list(range(7))

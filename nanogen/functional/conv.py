@@ -108,7 +108,10 @@ def conv2d(
         missing = [d * (k - 1) for d, k in zip(how["dilation"], weight.shape[2:], strict=True)]
         input = pad(input, [n for m in reversed(missing) for n in (m // 2, m - m // 2)])
     if min(output_size(input.shape[2:], weight.shape[2:], **how)) < 1:
-        raise ValueError(f"conv2d: kernel {weight.shape[2:]} is larger than the padded image {input.shape[2:]}")
+        raise ValueError(
+            f"conv2d: kernel {weight.shape[2:]} with dilation {how['dilation']} is larger than "
+            f"the image {input.shape[2:]} with padding {how['padding']}"
+        )
     out = convolve(input, weight, **how) if bias is None else convolve_with_bias(input, weight, bias, **how)
     return _finished(out, None, alone)
 
@@ -218,7 +221,7 @@ def settings(stride: int | Pair, padding: int | Pair, dilation: int | Pair) -> d
 
 def pair(value: int | Pair, name: str, least: int) -> Pair:
     """A setting for height and width, checked."""
-    both = (value, value) if isinstance(value, int) else tuple(value) * (2 // len(value)) if len(value) else ()
+    both: Any = tuple(value) * (2 // len(value)) if isinstance(value, tuple | list) and value else (value, value)
     if len(both) != 2 or any(not isinstance(n, int) or n < least for n in both):
         raise ValueError(f"{name} must be one or two integers of at least {least}, got {value!r}")
     return both

@@ -190,12 +190,12 @@ KERNEL = np.kron(*[np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0
 OUTPUT = np.kron(*[np.array([[1, 1, 1, 0], [0, 1, -1, -1]])] * 2)  # Aᵀ: 4×16
 
 
-def tiles(x: Array, padding: Pair, counts: Pair) -> Array:
-    """Bᵀ d of every tile d of 4×4 pixels, two pixels from the next: (N, C, H, W) to (16, N · tiles, C)."""
+def tiles(x: Array, padding: Pair, counts: Pair, dtype: Any) -> Array:
+    """Bᵀ d of every tile d of 4×4 pixels, two pixels from the next: (N, C, H, W) to (16, N · tiles, C) of dtype."""
     xp, (n, c, *_), (th, tw) = array_module(x), x.shape, counts
     a, b, d, e = (padded := pad(x, padding, (2 * th + 2, 2 * tw + 2))).strides
     windows = xp.lib.stride_tricks.as_strided(padded, (4, 4, n, th, tw, c), (b, d, a, 2 * b, 2 * d, e))
-    return (resident(INPUT, x.dtype, device_of(x)) @ windows.reshape(16, n * th * tw * c)).reshape(16, n * th * tw, c)
+    return (resident(INPUT, dtype, device_of(x)) @ windows.reshape(16, n * th * tw * c)).reshape(16, n * th * tw, c)
 
 
 def by_tiles(x: Array, w: Array, bias: Array | None, padding: Pair) -> Array:
@@ -207,7 +207,7 @@ def by_tiles(x: Array, w: Array, bias: Array | None, padding: Pair) -> Array:
     kernels = matmul(resident(KERNEL, dtype, device_of(x)), w.transpose(2, 3, 1, 0).reshape(9, c * o)).reshape(16, c, o)
 
     def block(here: slice) -> None:
-        products = tiles(x[here], padding, counts) @ kernels
+        products = tiles(x[here], padding, counts, dtype) @ kernels
         sums = resident(OUTPUT, dtype, device_of(x)) @ products.reshape(16, -1)
         there = out[here]
         for (i, j), corner in zip(np.ndindex(2, 2), sums.reshape(4, -1, th, tw, o), strict=True):
@@ -232,7 +232,7 @@ def weight_by_tiles(x: Array, y: Array, padding: Pair) -> Array:
             places = rows[here][:, i::2, j::2]
             corner[:, : places.shape[1], : places.shape[2]] = places
         slopes = (resident(OUTPUT.T, dtype, device_of(x)) @ corners.reshape(4, -1)).reshape(16, -1, o)
-        return tiles(x[here], padding, counts).transpose(0, 2, 1) @ slopes
+        return tiles(x[here], padding, counts, dtype).transpose(0, 2, 1) @ slopes
 
     blocks: list[Any] = in_blocks(block, x, 16 * th * tw * (c + o) * x.itemsize)
     slopes = matmul(resident(KERNEL.T, dtype, device_of(x)), sum(blocks[1:], blocks[0]).reshape(16, c * o))
