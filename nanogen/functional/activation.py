@@ -57,10 +57,10 @@ def _(g, out, saved, input, *, negative_slope, wanted):
     xp, slope = array_module(g), array_module(g).empty_like(g)
 
     def part(g: Array, x: Array, d: Array) -> None:
-        positive = x > 0
-        xp.multiply(g, negative_slope, out=d)
-        d *= ~positive
-        d += g * positive
+        xp.greater(x, 0, out=d)
+        d *= 1 - negative_slope
+        d += negative_slope
+        d *= g
 
     by_parts(part, g, input, slope)
     return [slope]

@@ -40,30 +40,33 @@ def label_cross_entropy_definition(logits: Tensor, *, labels: Any) -> Tensor:
 @fused(label_cross_entropy_definition)
 def label_cross_entropy(logits, *, labels):
     xp, rows = array_module(logits), logits.reshape(labels.size, logits.shape[-1])
-    odds, out = xp.empty_like(rows), xp.empty(labels.size, logits.dtype)
+    largest, total, out = (xp.empty(labels.size, logits.dtype) for _ in range(3))
 
-    def part(x: Array, label: Array, p: Array, loss: Array) -> None:
-        xp.subtract(x, x.max(axis=1, keepdims=True), out=p)
-        chosen = p[xp.arange(len(p)), label]
-        xp.exp(p, out=p)
-        total = p.sum(axis=1)
-        p /= total[:, None]
+    def part(x: Array, label: Array, largest: Array, total: Array, loss: Array) -> None:
+        x.max(axis=1, out=largest)
+        odds = x - largest[:, None]
+        chosen = odds[xp.arange(len(x)), label]
+        xp.exp(odds, out=odds).sum(axis=1, out=total)
         xp.subtract(xp.log(total), chosen, out=loss)
 
-    by_parts(part, rows, labels.reshape(-1), odds, out)
-    return out.reshape(labels.shape), odds
+    by_parts(part, rows, labels.reshape(-1), largest, total, out)
+    return out.reshape(labels.shape), (largest, total)
 
 
 @label_cross_entropy.gradient
-def _(g, out, odds, logits, *, labels, wanted):
-    """d/dlogits = softmax(logits) − one_hot(label)."""
-    xp, slope = array_module(g), array_module(g).empty_like(odds)
+def _(g, out, saved, logits, *, labels, wanted):
+    """d/dlogits = softmax(logits) − one_hot(label).  To keep the softmax from the forward pass would take as much
+    memory as the logits, and no less time."""
+    xp, rows = array_module(g), logits.reshape(labels.size, logits.shape[-1])
+    slope = xp.empty_like(rows)
 
-    def part(g: Array, label: Array, p: Array, d: Array) -> None:
-        xp.multiply(p, g[:, None], out=d)
+    def part(g: Array, label: Array, x: Array, largest: Array, total: Array, d: Array) -> None:
+        xp.subtract(x, largest[:, None], out=d)
+        xp.exp(d, out=d)
+        d *= (g / total)[:, None]
         d[xp.arange(len(d)), label] -= g
 
-    by_parts(part, g.reshape(-1), labels.reshape(-1), odds, slope)
+    by_parts(part, g.reshape(-1), labels.reshape(-1), rows, *saved, slope)
     return [slope.reshape(logits.shape)]
 
 
