@@ -108,16 +108,16 @@ def in_blocks(work: Callable[[slice], Any], like: Array, item_bytes: int) -> lis
     if not isinstance(like, np.ndarray):
         return [work(slice(0, count))]
     blocks = -(-count * item_bytes // (BLOCK_BYTES * BLOCKS)) * BLOCKS if count * item_bytes > BLOCK_BYTES else 1
-    size = max(1, -(-count // blocks))
-    parts = [slice(start, min(start + size, count)) for start in range(0, max(count, 1), size)]
+    blocks = min(blocks, max(count, 1))
+    parts = [slice(count * i // blocks, count * (i + 1) // blocks) for i in range(blocks)]
     library = matrix_library()
     allowed = library.num_threads if library else 1
     if allowed == 1:
         return [work(part) for part in parts]
-    threads = min(allowed, len(parts))
+    threads = min(allowed, blocks)
 
     def share(i: int) -> list[Any]:
-        return [work(part) for part in parts[len(parts) * i // threads : len(parts) * (i + 1) // threads]]
+        return [work(part) for part in parts[blocks * i // threads : blocks * (i + 1) // threads]]
 
     library.set_num_threads(1)
     try:
