@@ -91,9 +91,9 @@ def batch_norm(
     if count < 2:
         raise ValueError(f"batch_norm: training needs more than one value a channel, got input of shape {input.shape}")
     if running_mean is not None and running_var is not None:
-        values = rows.data.reshape(count, channels)
-        running_mean.data = running_mean.data * (1 - momentum) + values.mean(axis=0) * momentum
-        running_var.data = running_var.data * (1 - momentum) + values.var(axis=0) * (momentum * count / (count - 1))
+        mean, variance = (moment[0] for moment in kernels.moments(rows.data, channels, over_batch=True))
+        running_mean.data = running_mean.data * (1 - momentum) + mean * momentum
+        running_var.data = running_var.data * (1 - momentum) + variance * (momentum * count / (count - 1))
     return back(normalize_groups(rows, weight, bias, groups=channels, eps=eps, over_batch=True))
 
 

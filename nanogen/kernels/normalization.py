@@ -6,7 +6,7 @@ from nanogen.backend import Array, array_module, by_parts
 from nanogen.kernels.reduction import column_sums
 
 
-def moments(sums: Array, pixels: int, groups: int, over_batch: bool) -> Array:
+def group_means(sums: Array, pixels: int, groups: int, over_batch: bool) -> Array:
     """From the sums (B, C) over each column's pixels, the mean of its group, at each column: (B, C)."""
     b, c = sums.shape
     means = sums.reshape(b, groups, c // groups).mean(axis=(0, 2) if over_batch else 2) / pixels
@@ -14,19 +14,32 @@ def moments(sums: Array, pixels: int, groups: int, over_batch: bool) -> Array:
     return xp.broadcast_to(xp.repeat(means, c // groups, axis=-1), (b, c))
 
 
+def moments(rows: Array, groups: int, over_batch: bool) -> tuple[Array, Array]:
+    """The mean and the variance of the group of each column of rows (B, P, C): (B, C) each."""
+    over = (rows.shape[1], groups, over_batch)
+    mean = group_means(column_sums(rows), *over)
+
+    def squares(x: Array, mean: Array) -> Array:
+        centred = x - mean[:, None]
+        centred *= centred
+        return column_sums(centred)
+
+    return mean, group_means(array_module(rows).concatenate(by_parts(squares, rows, mean)), *over)
+
+
 def normalize(
     rows: Array, weight: Array, bias: Array, groups: int, eps: float, over_batch: bool
 ) -> tuple[Array, tuple[Array, Array]]:
     """rows (B, P, C) normalised by group of columns, scaled and shifted; and the mean and 1 / std, each (B, C)."""
     xp, over = array_module(rows), (rows.shape[1], groups, over_batch)
-    mean, out = moments(column_sums(rows), *over), xp.empty_like(rows)
+    mean, out = group_means(column_sums(rows), *over), xp.empty_like(rows)
 
     def centre(x: Array, mean: Array, y: Array) -> Array:
         xp.subtract(x, mean[:, None], out=y)
         return column_sums(y * y)
 
     squares = xp.concatenate(by_parts(centre, rows, mean, out))
-    rstd = (moments(squares, *over) + eps) ** -0.5
+    rstd = (group_means(squares, *over) + eps) ** -0.5
 
     def scale(y: Array, factor: Array) -> None:
         y *= factor[:, None]
@@ -50,8 +63,8 @@ def normalize_gradients(
         return column_sums(centred)
 
     sum_g, sum_gx = column_sums(g), xp.concatenate(by_parts(products, g, rows, mean)) * rstd
-    slope, dx = -(rstd**2) * moments(weight * sum_gx, *over), xp.empty_like(rows)
-    offset = -rstd * moments(weight * sum_g, *over) - slope * mean
+    slope, dx = -(rstd**2) * group_means(weight * sum_gx, *over), xp.empty_like(rows)
+    offset = -rstd * group_means(weight * sum_g, *over) - slope * mean
 
     def part(g: Array, x: Array, factor: Array, slope: Array, offset: Array, d: Array) -> None:
         xp.multiply(x, slope[:, None], out=d)
