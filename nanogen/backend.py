@@ -133,7 +133,7 @@ def by_parts(work: Callable[..., Any], *arrays: Array) -> list[Any]:
     So work of several steps, which writes into its last arguments, finds its numbers in the cache."""
     if arrays[0].ndim == 0:
         return [work(*arrays)]
-    item_bytes = sum(array.nbytes for array in arrays) // max(4 * len(arrays[0]), 1)  # cheaper than matrix products
+    item_bytes = sum(array.nbytes for array in arrays) // max(2 * len(arrays[0]), 1)  # cheaper than matrix products
     return in_blocks(lambda part: work(*[array[part] for array in arrays]), arrays[0], item_bytes)
 
 
