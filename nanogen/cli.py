@@ -80,7 +80,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--size", metavar="N", help="cut and resize a folder's pictures to N×N pixels, or HxW")
     command.add_argument("--color", metavar="X", help="grey or rgb, of a folder's pictures (default: grey if all are)")
     command.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/MODEL-DATA)")
-    command.add_argument("--resume", action="store_true", help="go on with the run in --out, with its settings")
+    command.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out; if its images moved: --data"
+    )
     command.add_argument(
         "--detect-anomaly", action="store_true", help="stop at the first number that is not finite; slow"
     )
@@ -145,8 +147,8 @@ def run_train(arguments: argparse.Namespace) -> None:
         run = Run(arguments.out)
         settings = run.settings()
         check_same(run, settings, about, given)
-        if about["data_dir"]:  # where the files lie may change
-            settings = dataclasses.replace(settings, data_dir=about["data_dir"])
+        moved = {name: about[name] for name in ("data", "data_dir") if about[name]}
+        settings = dataclasses.replace(settings, **moved)
         images = load_images(settings, "train")
     else:
         if about["model"] is None:
@@ -167,7 +169,7 @@ def run_train(arguments: argparse.Namespace) -> None:
                 trainer.restore(checkpoint)
         else:
             run.check_new()
-            run.write_settings(settings)
+        run.write_settings(settings)
         run.note(shlex.join(["nanogen", *arguments.given]))
         begin_metrics(trainer, run)
         size = sum(parameter.data.size for parameter in trainer.model.parameters())
@@ -213,7 +215,8 @@ class Lines(tqdm):
 
 
 def check_same(run: Run, settings: Settings, about: dict[str, Any], given: dict[str, Any]) -> None:
-    """A resumed run keeps its settings: what is given besides --resume must not say otherwise.
+    """A resumed run keeps its settings: what is given besides --resume must not say otherwise, but for where the data
+    lie.
 
     Raises:
         ValueError: it does."""
@@ -223,7 +226,8 @@ def check_same(run: Run, settings: Settings, about: dict[str, Any], given: dict[
     defaults = {name: parameter.default for name, parameter in model_parameters(settings.model).items()}
     there = {**defaults, **settings.model_settings, **dataclasses.asdict(settings)}
     for name, value in {**about, **training, **own}.items():
-        if name != "data_dir" and value not in (None, there[name]):
+        moved = name == "data_dir" or (name == "data" and value and data.may_be(value, settings.data))
+        if not moved and value not in (None, there[name]):
             raise ValueError(
                 f"the run in {run.folder} has {name} {there[name]}, not {value}: --resume keeps its settings"
             )

@@ -370,6 +370,28 @@ def test_a_run_whose_data_moved(tmp_path: Path, no_pictures: None, capsys: pytes
     assert contents(out)["metrics.csv"] == contents(whole)["metrics.csv"]
 
 
+def test_a_run_whose_pictures_moved(tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a folder of pictures lies may change: --resume takes another --data, but no named set, ends with the bytes
+    of a run that was never stopped, and from then on the run knows the new place."""
+    (here := tmp_path / "here").mkdir()
+    for i in range(30):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8)).astype(np.uint8)).save(here / f"{i}.png")
+    whole, out, there = tmp_path / "whole", tmp_path / "run", tmp_path / "there"
+    for folder in (whole, out):
+        assert main(train_command("vae", folder, "--data", str(here), "--checkpoint-every", "4")) == 0
+    (out / "checkpoints" / "step-00000012.safetensors").unlink()
+    here.rename(there)
+    resume = ["train", "--out", str(out), "--resume"]
+    assert "here" in refused(resume, capsys)
+    assert "data" in refused([*resume, "--data", "digits"], capsys)
+    assert main([*resume, "--data", str(there)]) == 0
+    ours, theirs = (load_checkpoint(f / "checkpoints" / "step-00000012.safetensors").arrays for f in (out, whole))
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert main(["sample", str(out), "-n", "2", "--out", str(tmp_path / "x.npz")]) == 0
+    assert main(resume) == 0
+    assert json.loads((out / "settings.json").read_text())["data"] == str(there)
+
+
 def test_quiet_says_nothing(tmp_path: Path, no_pictures: None, capfd: pytest.CaptureFixture[str]) -> None:
     """--quiet: no word, neither on the one nor on the other stream."""
     assert main(train_command("vae", tmp_path / "run", "--quiet")) == 0

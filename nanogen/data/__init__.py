@@ -71,6 +71,11 @@ def canonical(name: str) -> str:
     return name if name in DATASETS or not Path(name).exists() else str(Path(name).resolve())
 
 
+def may_be(name: str, moved: str) -> bool:
+    """Whether a data set can be another one moved: files may lie elsewhere now, a named set stays what it is."""
+    return name == moved or not {name, moved} & set(DATASETS)
+
+
 def load(
     name: str | Path,
     split: str = "train",

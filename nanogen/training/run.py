@@ -249,8 +249,8 @@ class Run:
         """Refuse a checkpoint that was written with other settings; where the data lie is all that may change."""
         own = json.loads(json.dumps(dataclasses.asdict(self.settings())))
         for name in own.keys() - {"data_dir"}:
-            if checkpoint.settings.get(name) != own[name]:
-                there = checkpoint.settings.get(name)
+            there = checkpoint.settings.get(name)
+            if there != own[name] and not (name == "data" and data.may_be(own[name], str(there))):
                 raise ValueError(f"{path} is a checkpoint of another run: {name} is {there} there, not {own[name]}")
 
     def recover(self) -> Checkpoint | None:
