@@ -302,7 +302,7 @@ class Fused(Primitive):
             found = self.fast_gradient(g.data, node.output, node.saved, *arrays, wanted=wanted, **node.parameters)
             return [None if array is None else Tensor(array) for array in found]
         copies = [identity(x) if want else x for x, want in zip(node.inputs, wanted, strict=True)]
-        targets = [x for x, want in zip(copies, wanted, strict=True) if want]
+        targets = list(itertools.compress(copies, wanted))
         again = self.definition(*copies, **node.parameters)
         slopes = iter(grad(again, targets, g, create_graph=True, allow_unused=True))
         return [next(slopes) if want else None for want in wanted]
@@ -457,7 +457,7 @@ def sum_to(x, *, shape):
     """x summed over the axes along which `shape` would be broadcast to x's; the adjoint of `broadcast_to`."""
     new = x.ndim - len(shape)
     repeated = tuple(new + i for i, n in enumerate(shape) if n == 1 and x.shape[new + i] != 1)
-    return x.sum(axis=(*range(new), *repeated), keepdims=True).reshape(shape)
+    return x.sum(axis=(*range(new), *repeated)).reshape(shape)
 
 
 sum_to.vjp(lambda g, out, x, shape: broadcast_to(g, shape=x.shape))

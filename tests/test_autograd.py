@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import nanogen as ng
 from nanogen import functional as F
-from nanogen.autograd import Tensor, cast, constant, primitive
+from nanogen.autograd import Tensor, cast, constant, fused, primitive
 
 
 def network(x, w):
@@ -231,6 +231,109 @@ def test_gradients_are_freed_as_soon_as_they_are_used():
     assert x.grad.data.tolist() == [1024.0] * 3
 
 
+def test_gradients_are_added_up_in_place_and_handed_over():
+    """A rule finds the very cotangent that was given; what it makes belongs to nobody else, so later parts are added
+    into it, and it is what `grad` returns and `backward` leaves: no array but those that the rules made."""
+    seen, made = [], []
+
+    @primitive
+    def double(x):
+        return 2.0 * x
+
+    def rule(g, out, x):
+        result = g * 2.0
+        seen.append(g.data)
+        made.append(result.data)
+        return result
+
+    double.vjp(rule)
+    x, u = leaf(np.ones(3)), Tensor(np.array([1.0, 2.0, 4.0]))
+    for found in (
+        lambda: ng.grad([double(x), double(x), double(x)], x, [u, u, u])[0],
+        lambda: (double(x).backward(u), x.grad)[1],
+    ):
+        seen.clear(), made.clear()
+        g = found()
+        assert g.data is made[0]
+        assert all(each is u.data for each in seen)
+        assert g.data.tolist() == [2.0 * len(made) * n for n in (1.0, 2.0, 4.0)]
+
+
+@pytest.mark.parametrize("given", ["float32", "float64", "int64"])
+def test_a_cotangent_takes_the_type_of_its_output(given):
+    """Rules compute in the type of the output, whatever the type of the cotangent that a caller has."""
+    seen = []
+
+    @primitive
+    def double(x):
+        return 2 * x
+
+    double.vjp(lambda g, out, x: seen.append(g.dtype) or 2.0 * g)
+    x, u = leaf(np.ones(3, np.float32)), np.array([1, 2, 4], given)
+    (g,) = ng.grad(double(x), x, u)
+    double(x).backward(u)
+    assert seen == [np.float32] * 2
+    assert g.data.tolist() == x.grad.data.tolist() == [2.0, 4.0, 8.0]
+
+
+def test_a_fused_operation_hears_what_is_wanted():
+    """Its fast gradient is told which inputs' gradients are wanted and may answer None; so may its definition, by not
+    depending on an input.  It is used wherever no graph of the gradient is asked for, and by `backward`."""
+    heard = []
+
+    def definition(x, unused):
+        """x²."""
+        return x * x
+
+    @fused(definition)
+    def square(x, unused):
+        return x * x, None
+
+    @square.gradient
+    def _(g, out, saved, x, unused, *, wanted):
+        heard.append(list(wanted))
+        return [2.0 * g * x, None]
+
+    assert square.__doc__ == definition.__doc__
+    x, w = leaf(np.array([3.0])), leaf(np.array([5.0]))
+    slope, none = ng.grad(square(x, w), [x, w], allow_unused=True)
+    assert (slope.item(), none) == (6.0, None)
+    assert ng.grad(square(x, 5.0), x)[0].item() == 6.0
+    square(x, 5.0).backward()
+    assert heard == [[True, True], [True, False], [True, False]]
+    slope, none = ng.grad(square(x, w), [x, w], create_graph=True, allow_unused=True)
+    assert (slope.item(), none) == (6.0, None)
+    assert ng.grad(slope, x)[0].item() == 2.0
+    assert len(heard) == 3
+
+
+def test_as_many_gradients_as_inputs():
+    """A primitive with fewer or more rules than inputs, or a fused gradient with fewer answers, is refused, not cut
+    short."""
+
+    @primitive
+    def first(a, b):
+        return a + 0.0 * b
+
+    first.vjp(lambda g, out, a, b: g)
+
+    @fused(lambda a, b: a + b)
+    def second(a, b):
+        return a + b, None
+
+    second.gradient(lambda g, out, saved, a, b, wanted: [g])
+
+    @primitive
+    def third(a, b):
+        return a + b
+
+    third.vjp(*[lambda g, out, a, b: g] * 3)
+    x, w = leaf(np.ones(1)), leaf(np.ones(1))
+    for f in (first, second, third):
+        with pytest.raises(ValueError, match="zip"):
+            ng.grad(f(x, w), [x, w])
+
+
 @pytest.mark.parametrize("left", ["float32", "float64"])
 @pytest.mark.parametrize("right", ["float32", "float64"])
 def test_gradient_has_the_shape_and_type_of_its_input(left, right):
@@ -284,6 +387,45 @@ def test_integers_stay_integers():
     assert (x > 1).dtype == bool
     assert not (leaf(np.ones(2)) > 0.0).requires_grad
     assert not isinstance((ng.tensor(1.0) > 0.0).data, np.generic)
+
+
+@pytest.mark.parametrize(
+    ("value", "beside", "expected"),
+    [
+        (2, "uint8", "uint8"),
+        (np.int64(2), "int32", "int32"),
+        (True, "int32", "int32"),
+        (2.5, "int32", "float64"),
+        (np.float32(2.5), "int32", "float32"),
+        (2, "bool", "int64"),
+        (2, "float32", "float32"),
+        (np.float64(2.5), "float32", "float32"),
+    ],
+)
+def test_a_number_takes_the_type_beside_it(value, beside, expected):
+    """Beside floats a number is one of them, beside integers an integer is; anything else would change its value and
+    stays what it is.  Of several the first with floats counts, and alone a number has its own type."""
+    array = np.ones(3, beside)
+    for others in ([Tensor(array)], [array], [value, array], [Tensor(array), Tensor(np.ones(1, bool))]):
+        x = constant(value, others)
+        assert x.dtype == expected
+        assert x.item() == value
+    halves = Tensor(np.ones(2, np.float16))
+    assert constant(value, [Tensor(array), halves]).dtype == ("float32" if beside == "float32" else "float16")
+    assert constant(value).dtype == np.asarray(value).dtype
+    labels = np.arange(3)
+    for others in ([], [Tensor(array)]):
+        assert constant(labels, others).data.tolist() == constant([0, 1, 2], others).data.tolist() == [0, 1, 2]
+
+
+def test_only_what_is_differentiable_has_a_place_in_the_graph():
+    """What depends on nothing that requires gradients has none, and neither have integers made of what does."""
+    x = leaf(np.array([1.5, 2.5]))
+    assert (x * 2.0).requires_grad
+    assert not (x.detach() * 2.0).requires_grad
+    assert not F.exp(ng.tensor([1.0])).requires_grad
+    assert not x.to("int64").requires_grad
+    assert x.to("int64").to("float64").data.tolist() == [1.0, 2.0]
 
 
 def test_no_grad_is_local_to_a_thread():

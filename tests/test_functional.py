@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -119,8 +120,8 @@ def _(f, draw):
 
 @example("leaky_relu")
 def _(f, draw):
-    slope = draw.pick([0.01, 0.2])
-    return lambda x: f(x, slope), [draw.array(draw.shape(), "nonzero")]
+    slope = draw.pick([(), (0.2,), (1.5,), (-0.5,)])
+    return lambda x: f(x, *slope), [draw.array(draw.shape(), "nonzero")]
 
 
 @example("softmax", "log_softmax")
@@ -342,8 +343,8 @@ def _(f, draw):
 
 @example("linear")
 def _(f, draw):
-    n, m = draw.number(1, 3), draw.number(1, 3)
-    arrays = [draw.array((*draw.shape((0, 2)), n)), draw.array((m, n)), draw.array((m,))]
+    n, out = draw.number(1, 3), draw.pick([(), (1,), (2,), (3,)])
+    arrays = [draw.array((*draw.shape((0, 2)), n)), draw.array((*out, n)), draw.array(out)]
     return f, arrays[: draw.pick([2, 3])]
 
 
@@ -515,7 +516,8 @@ def test_types_layouts_and_inputs_are_left_alone(name, data):
 @pytest.mark.parametrize("name", [name for name, f in PRIMITIVES.items() if isinstance(f, Fused)])
 @given(data=st.data())
 def test_fused_operations_equal_their_definition(name, data):
-    """A fused operation and its definition agree in value, in gradient and in the gradient of the gradient."""
+    """A fused operation and its definition agree in value, in gradient and in the gradient of the gradient; float32
+    stays float32 in both."""
     draw, operation = Draw(data), BY_NAME[name]
     taken = [operation]
     f, arrays = OPERATIONS[name](lambda *xs, **settings: taken[0](*xs, **settings), draw)
@@ -529,6 +531,7 @@ def test_fused_operations_equal_their_definition(name, data):
     one, other = [leaf(x) for x in arrays], [leaf(x) for x in arrays]
     y, expected = f(*one), definition(*other)
     np.testing.assert_allclose(y.data, expected.data, rtol=1e-12, atol=1e-12)
+    assert definition(*[leaf(x.astype(np.float32)) for x in arrays]).dtype == np.float32
     g = draw.array(y.shape)
     for a, b in zip(ng.grad(y, one, g), ng.grad(expected, other, g), strict=True):
         np.testing.assert_allclose(a.data, b.data, rtol=1e-10, atol=1e-10)
@@ -647,14 +650,16 @@ def test_linear_operations_and_their_adjoints(name, data):
 
 @given(data=st.data())
 def test_softmax(data):
-    """Rows sum to 1, adding a number to a row changes nothing, log_softmax is its logarithm and logsumexp its norm."""
+    """Rows sum to 1, adding a number to a row changes nothing, however far that moves the rows apart; log_softmax is
+    its logarithm and logsumexp its norm."""
     draw = Draw(data)
     x = 5 * draw.array(draw.shape((1, 3), least=1))
     dim = draw.number(-x.ndim, x.ndim - 1)
     p = F.softmax(Tensor(x), dim=dim).data
     np.testing.assert_allclose(p.sum(dim), 1.0, rtol=1e-14)
-    shift = 100 * draw.rng.standard_normal(p.sum(dim, keepdims=True).shape)
-    np.testing.assert_allclose(F.softmax(Tensor(x + shift), dim=dim).data, p, rtol=1e-11)
+    shifted = Tensor(x + 1000 * draw.rng.standard_normal(p.sum(dim, keepdims=True).shape))
+    np.testing.assert_allclose(F.softmax(shifted, dim=dim).data, p, rtol=1e-11)
+    np.testing.assert_allclose(F.log_softmax(shifted, dim=dim).data, np.log(p), rtol=1e-11, atol=1e-11)
     np.testing.assert_allclose(F.log_softmax(Tensor(x), dim=dim).data, np.log(p), rtol=1e-11, atol=1e-12)
     norm = F.logsumexp(Tensor(x), dim, keepdim=True).data
     np.testing.assert_allclose(np.exp(x - norm), p, rtol=1e-12)
@@ -686,6 +691,8 @@ def test_extreme_numbers():
     np.testing.assert_allclose(losses, [3 + math.log1p(math.exp(-3)), math.log1p(math.exp(-3))], rtol=1e-12)
     with np.errstate(invalid="ignore"):
         assert math.isnan(F.mean(ones(0)).item())
+        assert math.isnan(F.cross_entropy(ones(0, 3), ones(0, 3)).item())
+        assert math.isnan(F.cross_entropy(ones(0, 3), np.zeros(0, int)).item())
         assert math.isnan(F.var(ones(1)).item())
         assert math.isnan(F.var(ones(2), correction=5).item())
     for correction in (2, 5):  # as many as there are, and more: the limit from above
@@ -717,10 +724,14 @@ def test_ties_over_an_axis_share_the_gradient(f):
 
 @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
 def test_gradients_at_kinks_and_bounds():
-    """relu and abs have the gradient 0 at 0; clip passes the gradient at its bounds; x⁰ has none at 0."""
+    """relu and abs have the gradient 0 at 0, leaky_relu its slope of the negative side, at any order; clip passes the
+    gradient at its bounds; x⁰ has none at 0."""
     x = leaf(np.array([-1.0, 0.0, 1.0]))
-    assert ng.grad(F.relu(x).sum(), x)[0].data.tolist() == [0.0, 0.0, 1.0]
-    assert ng.grad(F.abs(x).sum(), x)[0].data.tolist() == [-1.0, 0.0, 1.0]
+    for create_graph in (False, True):
+        slope = lambda f, create_graph=create_graph: ng.grad(f(x).sum(), x, None, create_graph)[0].data.tolist()
+        assert slope(F.relu) == [0.0, 0.0, 1.0]
+        assert slope(F.leaky_relu) == [0.01, 0.01, 1.0]
+        assert slope(F.abs) == [-1.0, 0.0, 1.0]
     assert ng.grad(F.clip(x, -1.0, 0.0).sum(), x)[0].data.tolist() == [1.0, 1.0, 0.0]
     assert ng.grad((x**0).sum(), x)[0].data.tolist() == [0.0, 0.0, 0.0]
     assert ng.grad((x**2).sum(), x)[0].data.tolist() == [-2.0, 0.0, 2.0]
@@ -767,6 +778,24 @@ def test_batch_norm_running_moments():
     trained = F.batch_norm(x, mean, variance, training=True, momentum=1.0, eps=0.0)
     evaluated = F.batch_norm(x, mean, variance, eps=0.0)
     np.testing.assert_allclose(evaluated.data * math.sqrt(60 / 59), trained.data, rtol=1e-12)
+    mean = ng.tensor([0.0, 0.0])
+    F.batch_norm(x, mean, ng.tensor([1.0, 1.0]), training=True)
+    np.testing.assert_allclose(mean.data, 0.1 * x.data.mean((0, 2, 3)), rtol=1e-12)
+
+
+def test_batch_norm_without_settings():
+    """Without weight and bias they are 1 and 0 in the type of the input; one running moment alone does not move."""
+    x = Tensor(np.arange(12, dtype=np.float32).reshape(3, 2, 2))
+    mean, variance = (ng.tensor(np.array(m, np.float32)) for m in ([1.0, -1.0], [2.0, 3.0]))
+    y = F.batch_norm(x, mean, variance, eps=0.0)
+    assert y.dtype == np.float32
+    expected = (x.data - mean.data[:, None]) / np.sqrt(variance.data[:, None])
+    np.testing.assert_allclose(y.data, expected, rtol=1e-6)
+    for name in ("weight", "bias"):
+        assert F.batch_norm(x, mean, variance, **{name: variance}).dtype == np.float32
+    alone = F.batch_norm(x, mean, None, training=True)
+    assert np.array_equal(alone.data, F.batch_norm(x, None, None, training=True).data)
+    assert mean.data.tolist() == [1.0, -1.0]
 
 
 def test_dropout():
@@ -778,6 +807,10 @@ def test_dropout():
     assert np.array_equal(ng.grad(y.sum(), x)[0].data, y.data)
     assert F.dropout(x, 0.25, training=False) is x
     assert np.array_equal(F.dropout(x, 0.25, rng=ng.Generator(0)).data, y.data)
+    assert set(np.unique(F.dropout(x, rng=ng.Generator(0)).data)) == {0.0, 2.0}
+    even = types.SimpleNamespace(uniform=lambda shape: np.arange(8) / 8)  # of eight, exactly 8p lie below p
+    for k in range(1, 8):
+        assert np.count_nonzero(F.dropout(ones(8), k / 8, rng=even).data) == 8 - k
     nothing = F.dropout(leaf(np.ones(3, np.float32)), 1.0, rng=ng.Generator(0))
     assert nothing.requires_grad
     assert nothing.dtype == np.float32
@@ -794,6 +827,22 @@ def test_attention_looks_only_where_it_may():
     assert np.array_equal(out[:, :3], changed[:, :3])
     assert (out[:, 3:] != changed[:, 3:]).all()
     np.testing.assert_allclose(out[:, 0], v[:, 0], rtol=1e-14)
+
+
+def test_settings_of_attention():
+    """A scale takes the place of 1/√d, so that it may as well be the queries'; dropout is of the weights: with the
+    values' matrix 1, what comes out are the weights, each 0 or divided by 1 − p.  Vaswani et al. 2017, sections 3.2.1
+    and 5.4."""
+    rng = np.random.default_rng(0)
+    q, k = Tensor(rng.standard_normal((2, 5, 4))), Tensor(rng.standard_normal((2, 6, 4)))
+    eye = Tensor(np.broadcast_to(np.eye(6), (2, 6, 6)))
+    weights = F.scaled_dot_product_attention(q, k, eye).data
+    np.testing.assert_allclose(weights, F.softmax(q @ k.transpose(-1, -2) / 2.0, dim=-1).data, rtol=1e-12)
+    scaled = F.scaled_dot_product_attention(q, k, eye, scale=0.3).data
+    np.testing.assert_allclose(scaled, F.scaled_dot_product_attention(q * 0.6, k, eye).data, rtol=1e-12)
+    dropped = F.scaled_dot_product_attention(q, k, eye, dropout_p=0.25, rng=ng.Generator(0)).data
+    assert 0 < np.count_nonzero(dropped) < dropped.size
+    np.testing.assert_allclose(dropped[dropped != 0], weights[dropped != 0] / 0.75, rtol=1e-12)
 
 
 @pytest.mark.parametrize("n", range(1, 13))
@@ -854,6 +903,9 @@ def test_what_is_left_out():
     log_p = a - np.log(np.exp(a).sum(1, keepdims=True))
     assert F.cross_entropy(Tensor(a), np.array([2, 0])).item() == pytest.approx(-(log_p[0, 2] + log_p[1, 0]) / 2)
     assert F.binary_cross_entropy_with_logits(Tensor(np.float32(2.0)[...]), 1.0).dtype == np.float32
+    assert F.leaky_relu(Tensor(-a)).data.tolist() == (-0.01 * a).tolist()
+    x = np.array([-1.0, 20.0, 20.5])
+    assert F.softplus(Tensor(x)).data.tolist() == [math.log1p(math.exp(-1.0)), 20 + math.log1p(math.exp(-20.0)), 20.5]
 
 
 @pytest.mark.parametrize("key", [[2, 0], [], [True, False, True], ([2, 0], [1, 1]), (slice(None), [3, 0, 0])])
@@ -944,8 +996,12 @@ ERRORS: dict[str, Callable[[], Any]] = {
     "embedding: input must be integers": lambda: F.embedding(np.array([True, False]), ones(2, 3)),
     "embedding: weight must be": lambda: F.embedding(np.array([0]), ones(2)),
     "group_norm: input of shape": lambda: F.group_norm(ones(2, 3, 4), 2),
+    r"group_norm: input of shape \(3,\) has": lambda: F.group_norm(ones(3), 1),
+    r"group_norm: input of shape \(2, 3\) has no channels for 0": lambda: F.group_norm(ones(2, 3), 0),
     "group_norm: weight and bias must have": lambda: F.group_norm(ones(2, 4, 4), 2, ones(3)),
     "batch_norm: evaluation needs": lambda: F.batch_norm(ones(2, 3), None, None),
+    "batch_norm: evaluation needs running_mean and": lambda: F.batch_norm(ones(2, 3), ones(3), None),
+    "batch_norm: weight and bias must have": lambda: F.batch_norm(ones(2, 3), ones(3), ones(3), ones(2)),
     "batch_norm: training needs more": lambda: F.batch_norm(ones(1, 3), None, None, training=True),
     "batch_norm: running moments must": lambda: F.batch_norm(ones(2, 3), ones(1), ones(3)),
     "batch_norm: input must be": lambda: F.batch_norm(ones(3), ones(3), ones(3)),

@@ -83,8 +83,7 @@ def cross_entropy(input: Tensor, target: Any, reduction: str = "mean") -> Tensor
     if target.dtype.kind == "f":
         if target.shape != input.shape:
             raise ValueError(f"cross_entropy: probabilities must have shape {input.shape}, got {target.shape}")
-        loss = -sum(log_softmax(input, dim=over) * target, dim=over)
-        return sum(loss) / (loss.data.size or 1) if reduction == "mean" else reduce(loss, reduction)
+        return reduce(-sum(log_softmax(input, dim=over) * target, dim=over), reduction)
     if target.shape != input.shape[:over] + input.shape[over + 1 :]:
         raise ValueError(f"cross_entropy: target of shape {target.shape} does not fit logits of shape {input.shape}")
     check_range("cross_entropy: labels", target.data, input.shape[over])

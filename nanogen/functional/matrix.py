@@ -28,9 +28,7 @@ def matmul(input: Any, other: Any) -> Tensor:
     a, b = constant(input), constant(other)
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(f"matmul: needs at least one axis each, got shapes {a.shape} and {b.shape}")
-    if a.ndim > 1 and b.ndim > 1:
-        return matrix_product(a, b)
-    out = matrix_product(a if a.ndim > 1 else a.reshape(1, -1), b if b.ndim > 1 else b.reshape(-1, 1))
+    out = matrix_product(a if a.ndim > 1 else a.reshape(1, *a.shape), b if b.ndim > 1 else b.reshape(*b.shape, 1))
     if b.ndim == 1:
         out = out.reshape(out.shape[:-1])
     return out if a.ndim > 1 else out.reshape((*out.shape[:-2], *out.shape[-1:][: b.ndim - 1]))

@@ -238,8 +238,7 @@ each operator, number, argument and condition of these parts is changed alone, a
 
 mutmut looks into no decorated function and no lambda, which here are the primitives and their gradient rules, so it is
 given a copy in which they are plain functions.  What survives its run is tried again by more tests, in a new process
-with the change made before the import, and then by the same tests on the stand-in for a GPU.  What survives that too is
-listed, with the reason why: *equivalent* where no result differs but by rounding, *wording* where only the text of an
-error does, *device* where only on a real GPU.  mutmut can't change the defaults that a primitive shows: those changes
-are in the museum instead, and counted as noticed there.
+with the change written into the source, and then by the same tests on the stand-in for a GPU.  What survives that too
+is listed, with the reason why: *equivalent* where no result differs but by rounding, *wording* where only the text of
+an error does, *device* where only on a real GPU.
 """

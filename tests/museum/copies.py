@@ -35,15 +35,13 @@ class Copy:
         return run_tests(self.folder, *nodes)
 
 
-def run_tests(
-    folder: Path, *nodes: str, device: str = "cpu", **environment: str
-) -> tuple[int, list[dict[str, str]], str]:
+def run_tests(folder: Path, *nodes: str, device: str = "cpu") -> tuple[int, list[dict[str, str]], str]:
     """pytest in a process of its own, up to the first failure: its exit status, how each test ended, what it printed.
 
     `device` is one of `tests/conftest.py`'s.  The status is −1 where there was no end."""
     report = folder / "report.json"
     report.unlink(missing_ok=True)
-    own = {COPY: str(folder), REPORT: str(report), "PYTHONPATH": str(folder), **environment}
+    own = {COPY: str(folder), REPORT: str(report), "PYTHONPATH": str(folder)}
     command = [sys.executable, "-B", "-m", "pytest", "-p", "tests.museum.report", "-p", "no:cacheprovider", "-x"]
     command += ["--tb=line", "--hypothesis-profile=museum", f"--device={device}", *(f"tests/{node}" for node in nodes)]
     try:

@@ -19,16 +19,20 @@ class Part:
 PARTS = {
     "schedule": Part(("models/schedule.py",), ("test_schedule.py",), ("test_ddpm.py", "test_known.py")),
     "distributions": Part(("distributions.py",), ("test_distributions.py",), ("test_ddpm.py", "test_vae.py")),
-    "autograd": Part(("autograd.py",), ("test_autograd.py",), ("test_functional.py", "test_torch.py")),
+    "autograd": Part(
+        ("autograd.py",),
+        ("test_autograd.py", "test_strict.py::test_numbers_and_labels_go_along", "test_parity.py::test_operations"),
+        ("test_functional.py", "test_torch.py"),
+    ),
     "operations": Part(
         ("functional/__init__.py", "functional/elementwise.py", "functional/reduction.py", "functional/shape.py",
          "functional/special.py"),
-        ("test_autograd.py", "test_functional.py", "test_torch.py"),
-        ("test_nn.py",),
+        ("test_autograd.py", "test_functional.py", "test_torch.py", "test_parity.py::test_operations"),
+        ("test_strict.py::test_numbers_and_labels_go_along", "test_nn.py"),
     ),
     "layers": Part(
         ("functional/activation.py", "functional/loss.py", "functional/matrix.py", "functional/normalization.py"),
-        ("test_functional.py", "test_torch.py"),
+        ("test_functional.py", "test_torch.py", "test_parity.py::test_operations"),
         ("test_nn.py", "test_torch_models.py"),
     ),
     "convolution": Part(

@@ -6,9 +6,9 @@
 
 mutmut leaves two things alone that here are the heart of the matter, decorated functions (every primitive) and lambdas
 (every gradient rule): so it works on a copy where both are written out as plain functions.  And it turns a change on
-only when the changed function is called, after the import: so what survives is tried again with the change on from the
-start, by more tests, and then by the same on the stand-in for a GPU.  What survives that too needs a reason in
-`survivors.toml`.  The scores go to `scores.toml`.
+only when the changed function is called, after the import: so what survives is tried again with the change written
+into the source, by more tests, and then by the same on the stand-in for a GPU.  What survives that too needs a reason
+in `survivors.toml`.  The scores go to `scores.toml`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from .copies import Copy, run_tests
 from .parts import PARTS, Part, exposed
 
 SURVIVED = "SURVIVED"
-DEVICES = ("cpu", "strict")  # what the survivors of mutmut's run are tried on
+DEVICES = ("strict", "cpu")  # what the survivors of mutmut's run are tried on
 NOTICED = 1  # of mutmut's exit codes; others say that the tests passed, that none ran, or that their time ran out
 
 
@@ -57,8 +58,17 @@ def prepare(copy: Copy, part: Part) -> None:
         path.write_text(exposed(path.read_text()))
 
 
-def changes(copy: Copy, part: Part) -> dict[str, str]:
-    """What each of mutmut's mutants changes, by its name: `file function: line before → line after`."""
+@dataclass(frozen=True)
+class Change:
+    """One of mutmut's mutants: `file function: line before → line after`, and the file with the change written in."""
+
+    what: str
+    path: Path
+    source: str
+
+
+def changes(copy: Copy, part: Part) -> dict[str, Change]:
+    """All of mutmut's mutants, by their names."""
     found = {}
     for file in part.files:
         path = Path("nanogen") / file
@@ -72,8 +82,22 @@ def changes(copy: Copy, part: Part) -> dict[str, str]:
             lines = list(difflib.ndiff(before, after))
             old, new = (" ".join(line[2:].strip() for line in lines if line.startswith(sign)) for sign in "-+")
             function = function.removeprefix("xǁ").removeprefix("x_").replace("ǁ", ".")
-            found[get_mutant_name(path, name)] = f"{file} {function}: {old} → {new}"
+            source = replaced((copy.folder / path).read_text(), function, functions[name])
+            found[get_mutant_name(path, name)] = Change(f"{file} {function}: {old} → {new}", path, source)
     return found
+
+
+def replaced(source: str, name: str, function: ast.FunctionDef) -> str:
+    """The program with `function` in place of the one called `name`, or `Class.name`."""
+    tree = ast.parse(source)
+    *owners, name = name.split(".")
+    body = tree.body
+    for owner in owners:
+        body = next(s.body for s in body if isinstance(s, ast.ClassDef) and s.name == owner)
+    place = next(i for i, s in enumerate(body) if isinstance(s, ast.FunctionDef) and s.name == name)
+    new = ast.FunctionDef(name, function.args, function.body, body[place].decorator_list, function.returns)
+    body[place] = new
+    return ast.unparse(ast.fix_missing_locations(tree))
 
 
 def run_mutmut(copy: Copy, mutants: list[str]) -> dict[str, int]:
@@ -93,13 +117,19 @@ def run_mutmut(copy: Copy, mutants: list[str]) -> dict[str, int]:
     return {mutant: codes[mutant] for mutant in mutants}
 
 
-def trial(folder: Path, tests: tuple[str, ...], mutant: str) -> str:
-    """What becomes of a change that is on from the start: SURVIVED, or the device on which a test notices it."""
-    for device in DEVICES:
-        status, _, _ = run_tests(folder, *tests, device=device, MUTANT_UNDER_TEST=mutant)
-        if status != 0:
-            return device if status > 0 else f"{device}, no end"
-    return SURVIVED
+def trial(copy: Copy, tests: tuple[str, ...], change: Change) -> str:
+    """What becomes of a change in the source: SURVIVED, or the device on which a test notices it."""
+    path = copy.folder / change.path
+    before = path.read_text()
+    path.write_text(change.source)
+    try:
+        for device in DEVICES:
+            status, _, _ = run_tests(copy.folder, *tests, device=device)
+            if status != 0:
+                return device if status > 0 else f"{device}, no end"
+        return SURVIVED
+    finally:
+        path.write_text(before)
 
 
 def record(part: str, mutants: int, killed: int, seconds: float) -> None:
@@ -126,25 +156,25 @@ def main() -> int:
             copy = Copy(Path(scratch).resolve())
             prepare(copy, part)
             made = changes(copy, part)
-            tried = [mutant for mutant, what in made.items() if what not in known]
+            tried = [mutant for mutant, change in made.items() if change.what not in known]
             codes = run_mutmut(copy, tried)
             left = [mutant for mutant in tried if codes[mutant] != NOTICED]
             print(f"{name}: {len(made)} changes, {len(tried)} tried, {len(left)} left by mutmut's tests", flush=True)
             for device in DEVICES if left else ():
-                status, _, printed = run_tests(copy.folder / "mutants", *tests, device=device)
+                status, _, printed = run_tests(copy.folder, *tests, device=device)
                 if status != 0:
                     print(f"without any change the tests do not pass ({device}):\n{printed[-3000:]}")
                     return 1
             survived = []
             for mutant in left:
-                verdict = trial(copy.folder / "mutants", tests, mutant)
-                print(f"{verdict:8} {made[mutant]}", flush=True)
+                verdict = trial(copy, tests, made[mutant])
+                print(f"{verdict:8} {made[mutant].what}", flush=True)
                 survived += [mutant] if verdict == SURVIVED else []
         missed = len(made) - len(tried) + len(survived)
         record(name, len(made), len(made) - missed, time.perf_counter() - start)
         print(f"{name}: {len(made) - missed} of {len(made)} changes are noticed", flush=True)
-        unanswered += sum(made[mutant] not in answered(name) for mutant in survived)
-        for what in sorted(set(answered(name)) - set(made.values())):
+        unanswered += sum(made[mutant].what not in answered(name) for mutant in survived)
+        for what in sorted(set(answered(name)) - {change.what for change in made.values()}):
             print(f"has a reason but is no change any more: {what}")
     return 1 if unanswered else 0
 
