@@ -1,13 +1,13 @@
 """`python -m benchmarks --device cuda`: nanogen on CuPy against PyTorch, eager and compiled, on the same GPU.
 
-Training steps of the four models and a reverse step of diffusion, 32×32×3.  Both sides have the same weights, images
-and draws (from the same generator on the host), and the same precision: TF32 is on for both or off for both.
+Training steps of the four models and a reverse step of diffusion, 32×32×3.  Both sides have the same weights and images
+and the same precision: TF32 is on for both or off for both.  They compute the same losses from the same draws; in the
+steps that are timed each draws with its own generator on the GPU.
 """
 
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +18,7 @@ import nanogen as ng
 from benchmarks import torch_models
 from benchmarks.steps import step_of_ours, step_of_theirs
 from benchmarks.timing import Comparison, compare
-from nanogen.backend import device_module
+from nanogen.backend import allow_tf32, device_module
 
 SHAPE, LEVELS, BATCH = (3, 32, 32), 256, 128
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -40,7 +40,7 @@ def check_devices() -> None:
 
 def tables(tf32: bool, budget: float = 20.0) -> list[str]:
     """The table as lines of Markdown."""
-    os.environ["CUPY_TF32"] = str(int(tf32))  # CuPy looks at it before its first product of matrices
+    allow_tf32(tf32)
     cupy = device_module("cuda")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = True
@@ -89,7 +89,7 @@ def comparisons(
             row = compare(
                 f"training step, {name}, PyTorch {kind}",
                 step,
-                several(step_of_theirs(theirs, images), wait),
+                several(step_of_theirs(theirs, images, DrawnByTorch(where)), wait),
                 budget=budget,
             )
             rows.append(report(row))
@@ -126,7 +126,7 @@ def check_losses(name: str, ours: ng.models.GenerativeModel, sides: dict[str, An
         AssertionError: they differ."""
     for kind, theirs in sides.items():
         for (part, loss_of, _), (torch_loss_of, _) in zip(ours.updates(), torch_models.updates(theirs), strict=True):
-            a = loss_of(images, ng.Generator(1, "cuda")).item()
+            a = loss_of(images, ng.Generator(1, "cuda", "host")).item()
             b = torch_loss_of(images, ng.Generator(1)).item()
             assert abs(a - b) < 1e-3 * abs(b), (name, part, kind, a, b)
 
@@ -137,6 +137,19 @@ def compile_networks(model: Any) -> Any:
     for network in networks:
         network.compile()
     return model
+
+
+class DrawnByTorch:
+    """PyTorch's random numbers, drawn on a device of its own, as its models here ask for them."""
+
+    def __init__(self, where: str):
+        self.where = where
+
+    def normal(self, shape: tuple[int, ...], dtype: Any) -> torch.Tensor:
+        return torch.randn(shape, device=self.where, dtype=torch.float64 if dtype == np.float64 else torch.float32)
+
+    def integers(self, low: int, high: int, n: int) -> torch.Tensor:
+        return torch.randint(low, high, (n,), device=self.where)
 
 
 def reverse_step(model: Any, images: np.ndarray) -> Callable[[], None]:

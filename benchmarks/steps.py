@@ -27,10 +27,11 @@ def step_of_ours(model: ng.models.GenerativeModel, images: np.ndarray, device: s
     return step
 
 
-def step_of_theirs(model: Any, images: np.ndarray) -> Callable[[], None]:
+def step_of_theirs(model: Any, images: np.ndarray, rng: Any = None) -> Callable[[], None]:
+    """`rng` draws: ours on the host unless given."""
     updates = torch_models.updates(model)
     optimizers = [torch.optim.Adam(p, lr=1e-4) for _, p in updates]
-    rng = ng.Generator(0)
+    rng = rng or ng.Generator(0)
 
     def step() -> None:
         for (loss_of, parameters), optimizer in zip(updates, optimizers, strict=True):

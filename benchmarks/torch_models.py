@@ -13,7 +13,6 @@ from torch import nn
 from torch.nn import functional as F
 
 import nanogen as ng
-from nanogen.distributions import scale_levels
 from nanogen.nn.layers import MaskedConv2d
 
 
@@ -72,15 +71,16 @@ class Mirror(nn.Module):
                 setattr(self, name, counterpart(part))
 
     def scaled(self, images: np.ndarray) -> torch.Tensor:
-        x = self.placed(scale_levels(images, self.ours[0].levels, self.dtype))
+        """Levels in [−1, 1], computed where the parameters lie."""
+        x = self.placed(images).to(next(self.parameters()).dtype) * (2 / (self.ours[0].levels - 1)) - 1
         return x.to(memory_format=self.memory_format)
 
     def normal(self, rng: ng.Generator, shape: tuple[int, ...]) -> torch.Tensor:
         return self.placed(rng.normal(shape, self.dtype))
 
-    def placed(self, array: np.ndarray) -> torch.Tensor:
+    def placed(self, array: np.ndarray | torch.Tensor) -> torch.Tensor:
         """The numbers where the parameters lie."""
-        return torch.from_numpy(array).to(next(self.parameters()).device)
+        return torch.as_tensor(array, device=next(self.parameters()).device)
 
     @property
     def dtype(self) -> Any:
@@ -113,7 +113,7 @@ class PixelCNN(Mirror):
     def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
         n, c, h, w = images.shape
         logits = self(self.scaled(images)).reshape(n, c, -1, h, w).permute(0, 2, 1, 3, 4)
-        return F.cross_entropy(logits, self.placed(images.astype(np.int64)))
+        return F.cross_entropy(logits, self.placed(images).long())
 
 
 class VAEBlock(Mirror):
@@ -144,7 +144,7 @@ class VAE(Mirror):
         mean, log_variance = self.encoder(self.scaled(images))
         std = torch.exp(0.5 * log_variance)
         out = self.decoder(mean + std * self.normal(rng, mean.shape)).reshape(n, c, -1, h, w).permute(0, 2, 1, 3, 4)
-        levels = self.placed(images.astype(np.int64))
+        levels = self.placed(images).long()
         if self.ours[0].density == "categorical":
             reconstruction = F.cross_entropy(out, levels, reduction="sum")
         else:
@@ -231,15 +231,20 @@ class UNet(Mirror):
 
 
 class DDPM(Mirror):
+    def __init__(self, ours: ng.models.DDPM):
+        super().__init__(ours)
+        for name in ("sqrt_alpha_bars", "sqrt_one_minus_alpha_bars"):
+            self.register_buffer(name, torch.from_numpy(getattr(ours.schedule, name)), persistent=False)
+
     def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
-        x0, schedule = self.scaled(images), self.ours[0].schedule
-        t = rng.integers(1, schedule.T + 1, len(images))
+        x0 = self.scaled(images)
+        t = self.placed(rng.integers(1, self.ours[0].T + 1, len(images)))
         noise = self.normal(rng, images.shape).to(memory_format=self.memory_format)
         signal, spread = (
-            self.placed(table[t].astype(self.dtype))[:, None, None, None]
-            for table in (schedule.sqrt_alpha_bars, schedule.sqrt_one_minus_alpha_bars)
+            table[t].to(x0.dtype)[:, None, None, None]
+            for table in (self.sqrt_alpha_bars, self.sqrt_one_minus_alpha_bars)
         )
-        return F.mse_loss(self.unet(signal * x0 + spread * noise, self.placed(t)), noise)
+        return F.mse_loss(self.unet(signal * x0 + spread * noise, t), noise)
 
 
 PARTS: dict[type, type[Mirror]] = {

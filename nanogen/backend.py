@@ -1,4 +1,4 @@
-"""Which array module an array belongs to, moving between devices, work in blocks on threads, and random numbers.
+"""Which array module an array belongs to, moving between devices, work in blocks on threads, one kernel on a GPU.
 
 The only file that knows of devices: everything above asks `array_module(x)` and so follows its data.
 """
@@ -22,7 +22,6 @@ except ImportError:  # then everything runs on the caller's thread
     ThreadpoolController = None
 
 Array = Any  # numpy.ndarray or cupy.ndarray; CuPy need not be installed
-Size = int | tuple[int, ...]
 
 DEVICES = ("cpu", "cuda")
 
@@ -53,6 +52,13 @@ def device_module(device: str) -> ModuleType:
     if not cupy.is_available():
         raise RuntimeError("device 'cuda' needs an NVIDIA GPU with its driver: CuPy is installed but finds none")
     return cupy
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether a GPU's products of float32 matrices may keep ten bits of each factor's fraction (TF32): faster.
+
+    CuPy looks at this once, before the first product of a process, and heeds it for single matrices, not for stacks."""
+    os.environ["CUPY_TF32"] = str(int(allowed))
 
 
 def device_of(array: Array) -> str:
@@ -130,11 +136,39 @@ def in_blocks(work: Callable[[slice], Any], like: Array, item_bytes: int) -> lis
 def by_parts(work: Callable[..., Any], *arrays: Array) -> list[Any]:
     """The results of `work` on corresponding parts of arrays with a common first axis; see `in_blocks`.
 
-    So work of several steps, which writes into its last arguments, finds its numbers in the cache."""
+    So work of several steps, which writes into its last arguments, finds its numbers in the cache.  A single number
+    comes as an array of one."""
     if arrays[0].ndim == 0:
+        return [work(*[array[None] for array in arrays])]
+    if not isinstance(arrays[0], np.ndarray):
         return [work(*arrays)]
     item_bytes = sum(array.nbytes for array in arrays) // max(2 * len(arrays[0]), 1)  # cheaper than matrix products
     return in_blocks(lambda part: work(*[array[part] for array in arrays]), arrays[0], item_bytes)
+
+
+def fuse(function: Callable[..., None]) -> Callable[..., None]:
+    """An elementwise function, which writes into its last arguments: on a GPU one kernel (CuPy's `fuse` makes it).
+
+    It is made of arithmetic, `astype`, the array module's elementwise functions, `out=` and assignments in place; it
+    asks for no shape, index, sum or truth.  Its arrays have one number of axes; the others among its arguments are
+    numbers.  A GPU takes the axes as they lie in memory in the first array, so that neighbours there are neighbours
+    among its threads."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> None:
+        first = arguments[0]
+        if array_module(first) is np:
+            return function(*arguments)
+        order = sorted(range(first.ndim), key=lambda axis: -first.strides[axis])
+        turned = [a.transpose(*order) if hasattr(a, "strides") and a.ndim else a for a in arguments]
+        return _kernel(function, array_module(first))(*turned)
+
+    return call
+
+
+@functools.cache
+def _kernel(function: Callable[..., None], xp: ModuleType) -> Callable[..., None]:
+    return xp.fuse(function)
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -162,67 +196,3 @@ def _pool(threads: int) -> concurrent.futures.ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has the pool, but not its threads
-
-
-class Generator:
-    """Random numbers for one device: every function that draws takes one of these.
-
-    A counter-based generator (Philox4x64; Salmon et al. 2011) draws on the host and moves the result, so the
-    same seed gives the same numbers on every device.  A generator is a pure function of `(seed, stream)` and
-    of how much was drawn, so `stream(k)` gives step k of a long run its own numbers without any history.
-
-    Args:
-        seed: a non-negative integer.
-        device: where the drawn arrays lie, `cpu` or `cuda`.
-
-    Raises:
-        ValueError: a negative seed, an unknown device.
-        TypeError: a seed that is no integer.
-    """
-
-    def __init__(self, seed: int, device: str = "cpu"):
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-            raise TypeError(f"seed must be an integer, got {type(seed).__name__}")
-        if seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}")
-        device_module(device)
-        self.seed, self.device = int(seed), device
-        self._generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed)))
-
-    def stream(self, *indices: int) -> Generator:
-        """An independent generator, that of these indices and this seed, whatever was drawn from this one."""
-        child = Generator(self.seed, self.device)
-        child._generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=indices)))
-        return child
-
-    def normal(self, size: Size = (), dtype: Any = np.float32) -> Array:
-        """Draws from N(0, 1)."""
-        return self._place(self._generator.standard_normal(size, np.dtype(dtype)))
-
-    def uniform(self, size: Size = (), dtype: Any = np.float32) -> Array:
-        """Draws from the uniform distribution on [0, 1)."""
-        return self._place(self._generator.random(size, np.dtype(dtype)))
-
-    def integers(self, low: int, high: int, size: Size = ()) -> Array:
-        """Integers from `low` up to but not including `high`, each equally likely."""
-        return self._place(self._generator.integers(low, high, size))
-
-    def permutation(self, n: int) -> Array:
-        """0 … n−1 in random order."""
-        return self._place(self._generator.permutation(n))
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """All that the next draws depend on, as plain numbers and lists; assign it to go back there."""
-        state = self._generator.bit_generator.state
-        inner = {name: values.tolist() for name, values in state["state"].items()}
-        return {**state, "state": inner, "buffer": state["buffer"].tolist()}
-
-    @state.setter
-    def state(self, state: dict[str, Any]) -> None:
-        inner = {name: np.array(values, np.uint64) for name, values in state["state"].items()}
-        buffer = np.array(state["buffer"], np.uint64)
-        self._generator.bit_generator.state = {**state, "state": inner, "buffer": buffer}
-
-    def _place(self, drawn: Any) -> Array:
-        return to_device(np.asarray(drawn), self.device)

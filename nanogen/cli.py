@@ -16,8 +16,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from nanogen import __version__, data
-from nanogen.backend import DEVICES, Generator, to_numpy
+from nanogen.backend import DEVICES, to_numpy
 from nanogen.models import MODELS
+from nanogen.random import Generator
 from nanogen.training.config import TRAINING, default, explained, in_their_types, read_config, split_assignment
 from nanogen.training.evaluation import evaluate, table, write
 from nanogen.training.files import locked

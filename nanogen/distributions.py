@@ -12,8 +12,9 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, broadcast_to, constant
-from nanogen.backend import Array, Generator, array_module, check_range, to_device
+from nanogen.backend import Array, array_module, check_range, to_device
 from nanogen.functional.loss import label_cross_entropy
+from nanogen.random import Generator
 
 _QUADRATURE = [nodes.tolist() for nodes in np.polynomial.legendre.leggauss(8)]
 

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanogen.autograd import Tensor, no_grad
-from nanogen.backend import Array, Generator, to_numpy
+from nanogen.backend import Array, to_numpy
 from nanogen.models import DDPM, VAE, GenerativeModel, PixelCNN
+from nanogen.random import Generator
 
 
 class Estimate(NamedTuple):

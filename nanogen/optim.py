@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nanogen.autograd import Tensor
-from nanogen.backend import Array, array_module
+from nanogen.backend import Array, array_module, fuse
 
 
 class Optimizer:
@@ -115,19 +115,31 @@ class Adam(Optimizer):
         mean, square, (beta1, beta2) = memory["mean"], memory["square"], self.betas
         xp = array_module(g)
         g = xp.ascontiguousarray(g).reshape(g.shape)  # a kernel's gradient lies otherwise in memory: copied once
-        scratch = xp.asarray(g * (1 - beta1))  # NumPy turns 0-d results into scalars
-        mean *= beta1
-        mean += scratch
-        xp.multiply(g, g, out=scratch)
-        scratch *= 1 - beta2
-        square *= beta2
-        square += scratch
-        xp.sqrt(square, out=scratch)
-        scratch *= (1 - beta2**self.steps) ** -0.5
-        scratch += self.eps
-        xp.divide(mean, scratch, out=scratch)
-        scratch *= self.lr / (1 - beta1**self.steps)
-        x -= scratch
+        arrays = [a if a.ndim else a[None] for a in (x, g, mean, square)]  # NumPy turns 0-d results into scalars
+        correction1, correction2 = 1 - beta1**self.steps, (1 - beta2**self.steps) ** -0.5
+        adam(*arrays, beta1, 1 - beta1, beta2, 1 - beta2, correction2, self.eps, self.lr / correction1)
+
+
+@fuse
+def adam(
+    x: Array, g: Array, mean: Array, square: Array,
+    beta1: float, rest1: float, beta2: float, rest2: float, correction2: float, eps: float, rate: float,
+) -> None:  # fmt: skip
+    """The algorithm's inner part, without a new array but one; correction2 is 1/√(1 − β₂ᵗ), the rate lr/(1 − β₁ᵗ)."""
+    xp = array_module(x)
+    scratch = g * rest1
+    mean *= beta1
+    mean += scratch
+    xp.multiply(g, g, out=scratch)
+    scratch *= rest2
+    square *= beta2
+    square += scratch
+    xp.sqrt(square, out=scratch)
+    scratch *= correction2
+    scratch += eps
+    xp.divide(mean, scratch, out=scratch)
+    scratch *= rate
+    x -= scratch
 
 
 class AdamW(Adam):
@@ -196,8 +208,7 @@ class ExponentialMovingAverage:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps)) if self.warmup else self.decay
         for average, p in zip(self.averages, self.params, strict=True):
-            average *= decay
-            average += (1 - decay) * p.data
+            move(average, p.data, decay, 1 - decay)
 
     def swap(self) -> None:
         """Exchange parameters and averages; a second call exchanges them back."""
@@ -211,6 +222,12 @@ class ExponentialMovingAverage:
 
     def __exit__(self, *error: Any) -> None:
         self.swap()
+
+
+@fuse
+def move(average: Array, x: Array, decay: float, rest: float) -> None:
+    average *= decay
+    average += rest * x
 
 
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:

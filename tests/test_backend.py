@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import nanogen as ng
-from nanogen import backend
+from nanogen import backend, random
 
 DRAWS = {
     "normal": lambda rng, n: rng.normal((n,)),
@@ -21,55 +21,85 @@ DRAWS = {
     "integers": lambda rng, n: rng.integers(0, 1000, (n,)),
     "permutation": lambda rng, n: rng.permutation(n),
 }
+DRAWN = pytest.mark.parametrize("drawn", ["host", "device"])
 SAMPLES = 40_000  # tells a mean that is off by 0.05 standard deviations, with both errors below 1e-6
 
 
+@DRAWN
 @pytest.mark.parametrize("kind", DRAWS)
 @given(seed=st.integers(0, 2**64))
-def test_same_seed_same_bits(kind: str, seed: int) -> None:
-    """A generator is a function of its seed: equal seeds draw equal numbers, another seed draws others."""
-    draw = DRAWS[kind]
-    first = draw(ng.Generator(seed), 50)
-    assert np.array_equal(first, draw(ng.Generator(seed), 50))
-    assert not np.array_equal(first, draw(ng.Generator(seed + 1), 50))
+def test_same_seed_same_bits(kind: str, drawn: str, seed: int) -> None:
+    """A generator is a function of its seed: equal seeds draw equal numbers, another seed draws others, and so does the
+    same generator the next time."""
+    draw, rng = DRAWS[kind], ng.Generator(seed, drawn=drawn)
+    first = draw(rng, 50)
+    assert np.array_equal(first, draw(ng.Generator(seed, drawn=drawn), 50))
+    assert not np.array_equal(first, draw(ng.Generator(seed + 1, drawn=drawn), 50))
+    assert not np.array_equal(first, draw(rng, 50))
 
 
+@DRAWN
 @pytest.mark.parametrize("kind", DRAWS)
-def test_state_goes_back(kind: str) -> None:
+def test_state_goes_back(kind: str, drawn: str) -> None:
     """After `g.state = s` the draws that followed s follow again; the state is plain data, so JSON keeps it."""
-    rng = ng.Generator(3)
+    rng = ng.Generator(3, drawn=drawn)
     rng.normal((3,))  # leaves a part of a Philox block of four words unused
     state = json.loads(json.dumps(rng.state))
     first = DRAWS[kind](rng, 7)
     rng.normal((100,))
     rng.state = state
     assert np.array_equal(first, DRAWS[kind](rng, 7))
-    other = ng.Generator(99)
+    other = ng.Generator(99, drawn=drawn)
     other.state = state
     assert np.array_equal(first, DRAWS[kind](other, 7))
+    elsewhere = ng.Generator(3, drawn="device" if drawn == "host" else "host")
+    with pytest.raises(ValueError, match="state"):
+        elsewhere.state = state
 
 
-def test_streams() -> None:
+@DRAWN
+@pytest.mark.parametrize("kind", [kind for kind in DRAWS if kind != "permutation"])
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=5))
+def test_draws_follow_each_other(kind: str, drawn: str, sizes: list[int]) -> None:
+    """Several draws are one of all their numbers, cut into pieces."""
+    whole, rng = DRAWS[kind](ng.Generator(1, drawn=drawn), sum(sizes)), ng.Generator(1, drawn=drawn)
+    assert np.array_equal(np.concatenate([DRAWS[kind](rng, n) for n in sizes]), whole)
+
+
+@DRAWN
+def test_streams(drawn: str) -> None:
     """stream(k) depends on the seed and k alone, not on what was drawn; different k, different numbers."""
-    fresh, used = ng.Generator(5), ng.Generator(5)
+    fresh, used = ng.Generator(5, drawn=drawn), ng.Generator(5, drawn=drawn)
     used.normal((1000,))
     assert np.array_equal(fresh.stream(1, 2).normal((9,)), used.stream(1, 2).normal((9,)))
     seen = [fresh.normal((9,)), *[fresh.stream(*k).normal((9,)) for k in [(0,), (1,), (1, 0), (0, 1), (1, 2)]]]
-    seen += [ng.Generator(6).stream(1).normal((9,))]
+    seen += [ng.Generator(6, drawn=drawn).stream(1).normal((9,))]
     assert len({x.tobytes() for x in seen}) == len(seen)
 
 
-def test_streams_are_independent() -> None:
-    """Numbers of neighbouring streams are uncorrelated: |r| √n is below 6 (chance 2e-9 if they are)."""
-    a, b = (ng.Generator(0).stream(i).normal((SAMPLES,), dtype=np.float64) for i in (1, 2))
-    assert abs(np.corrcoef(a, b)[0, 1]) * SAMPLES**0.5 < 6
+def uncorrelated(a: np.ndarray, b: np.ndarray) -> bool:
+    """|r| √n is below 6: of independent numbers it is not with a chance of 2e-9."""
+    return abs(np.corrcoef(a, b)[0, 1]) * len(a) ** 0.5 < 6
 
 
-def test_draws_follow_their_distributions() -> None:
+@DRAWN
+def test_streams_are_independent(drawn: str) -> None:
+    """Numbers of neighbouring streams are uncorrelated, and so are those of one draw and the next."""
+    rng = ng.Generator(0, drawn=drawn)
+    a, b, c, d = (r.normal((SAMPLES,), dtype=np.float64) for r in (rng.stream(1), rng.stream(2), rng, rng))
+    assert uncorrelated(a, b)
+    assert uncorrelated(c, d)
+
+
+@DRAWN
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_draws_follow_their_distributions(dtype: type, drawn: str) -> None:
     """Kolmogorov–Smirnov against N(0, 1) and U[0, 1); χ² for integers, which leave out `high`; and that a mean off
-    by 0.05 standard deviations, or a wrong last integer, would not pass."""
-    rng, floor = ng.Generator(11), 1e-6
-    normal, uniform = rng.normal((SAMPLES,), np.float64), rng.uniform((SAMPLES,), np.float64)
+    by 0.05 standard deviations, or a wrong last integer, would not pass.  The numbers of a draw are uncorrelated with
+    their neighbours in it and with those which come from the same block, half a draw further, and so are their
+    squares."""
+    rng, floor = ng.Generator(11, drawn=drawn), 1e-6
+    normal, uniform = rng.normal((SAMPLES,), dtype), rng.uniform((SAMPLES,), dtype)
     assert stats.kstest(normal, "norm").pvalue > floor
     assert stats.kstest(uniform, "uniform").pvalue > floor
     assert stats.ttest_1samp(normal, 0).pvalue > floor > stats.ttest_1samp(normal + 0.05, 0).pvalue
@@ -79,23 +109,93 @@ def test_draws_follow_their_distributions() -> None:
     assert (counts[:2] == 0).all()
     assert (counts[6:] == 0).all()
     assert stats.chisquare(counts[2:6]).pvalue > floor > stats.chisquare(counts[2:7]).pvalue
+    for x in (normal, normal**2, uniform):
+        for apart in (1, SAMPLES // 4, SAMPLES // 2):
+            assert uncorrelated(x[:-apart], x[apart:])
 
 
+# Random123's known answers (Salmon et al. 2011): counter, key, block.
+KNOWN_BLOCKS = [
+    ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "block"), KNOWN_BLOCKS)
+def test_philox_gives_the_known_answers(counter: str, key: str, block: str) -> None:
+    """Counter and key to the published block; as numbers and as arrays."""
+    given, expected = ([int(word, 16) for word in text.split()] for text in (f"{counter} {key}", block))
+    assert [int(word) for word in random.philox(*map(np.uint64, given))] == expected
+    arrays = [np.full(3, word, np.uint64) for word in given]
+    assert np.array_equal(random.philox(*arrays), np.array([expected] * 3, np.uint64).T)
+
+
+WORDS = st.one_of(st.integers(0, random.WORD), st.sampled_from([0, 1, random.WORD - 1, random.WORD]))
+
+
+@given(WORDS, WORDS)
+def test_words_become_numbers(high: int, low: int) -> None:
+    """The leading 24 or 53 bits of the words, as a fraction: exact, and below 1 even if all bits are set."""
+    words = np.array([high], np.uint64), np.array([low], np.uint64)
+    assert random.fraction32(words[0]).dtype == np.float32
+    assert random.fraction32(words[0])[0] == (high >> 8) / 2**24 < 1
+    assert random.fraction64(*words)[0] == ((high << 32 | low) >> 11) / 2**53 < 1
+
+
+@given(st.integers(0, 2**40), st.sampled_from([1, 2, 3, 1000, 2**31, 2**32 - 1]), st.integers(-5, 5))
+def test_integers_of_words(seed: int, count: int, low: int) -> None:
+    """low + ⌊count · w / 2⁶⁴⌋ of the words w of 64 bits that the same draw of a permutation is made of."""
+    source = random.DeviceSource(np.random.SeedSequence(seed), np)
+    words = source._draw(random.long_words, 2, 7, np.uint64)
+    drawn = ng.Generator(seed, drawn="device").integers(low, low + count, 7)
+    assert drawn.tolist() == [low + count * int(word) // 2**64 for word in words]
+
+
+def test_normal_numbers_are_finite_at_the_ends() -> None:
+    """Whatever the words: Box and Muller's logarithm never sees 0, nor its root a negative number."""
+    ends = np.array([0, 1, random.WORD - 1, random.WORD], np.uint64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(random, "philox", lambda *counter: (ends, ends[::-1], ends, ends))
+        for dtype, (kernel, words) in random.NORMAL.items():
+            out = np.empty((4 // words, 4), dtype)
+            kernel(ends, *[np.uint64(0)] * 4, *out)
+            assert np.isfinite(out).all()
+            assert 5 < abs(out).max() < 9
+
+
+def test_what_a_device_does_not_draw() -> None:
+    """Integers from none, or from more than fit a word, and types that are no floating-point ones, are refused."""
+    rng = ng.Generator(0, drawn="device")
+    for low, high in ((3, 3), (4, 3), (0, 2**32)):
+        with pytest.raises(ValueError, match="integers"):
+            rng.integers(low, high)
+    for draw in (rng.normal, rng.uniform):
+        with pytest.raises(TypeError, match="float16"):
+            draw((2,), np.float16)
+
+
+@DRAWN
 @given(n=st.integers(0, 60), seed=st.integers(0, 1000))
-def test_permutation_is_one(n: int, seed: int) -> None:
+def test_permutation_is_one(n: int, drawn: str, seed: int) -> None:
     """permutation(n) holds each of 0 … n − 1 once."""
-    assert sorted(ng.Generator(seed).permutation(n).tolist()) == list(range(n))
+    assert sorted(ng.Generator(seed, drawn=drawn).permutation(n).tolist()) == list(range(n))
 
 
+@DRAWN
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [(), 3, (2, 0), (2, 3)])
-def test_shapes_and_types(dtype: type, size: tuple[int, ...] | int) -> None:
+def test_shapes_and_types(dtype: type, size: tuple[int, ...] | int, drawn: str) -> None:
     """What is asked for comes: shape and dtype, an array even for a single number."""
-    rng = ng.Generator(0)
-    for drawn in (rng.normal(size, dtype), rng.uniform(size, dtype)):
-        assert not isinstance(drawn, np.generic)
-        assert drawn.shape == (size if isinstance(size, tuple) else (size,))
-        assert drawn.dtype == dtype
+    rng = ng.Generator(0, drawn=drawn)
+    for numbers, kind in (
+        (rng.normal(size, dtype), dtype),
+        (rng.uniform(size, dtype), dtype),
+        (rng.integers(0, 5, size), int),
+    ):
+        assert not isinstance(numbers, np.generic)
+        assert numbers.shape == (size if isinstance(size, tuple) else (size,))
+        assert numbers.dtype == kind
 
 
 def test_global_state_is_left_alone() -> None:
@@ -142,7 +242,8 @@ def test_gpu_is_asked_for_by_name() -> None:
     there = backend.to_device(x, "cuda")
     assert backend.device_of(there) == "cuda"
     assert np.array_equal(backend.to_numpy(there), x)
-    assert np.array_equal(backend.to_numpy(ng.Generator(4, "cuda").normal((5,))), ng.Generator(4).normal((5,)))
+    drawn = ng.Generator(4, "cuda", "host").normal((5,))
+    assert np.array_equal(backend.to_numpy(drawn), ng.Generator(4, "cpu").normal((5,)))
 
 
 BARE = """

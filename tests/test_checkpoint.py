@@ -273,6 +273,18 @@ def test_a_checkpoint_of_another_run(tmp_path: Path) -> None:
     assert run.recover() is not None
 
 
+def test_a_checkpoint_from_before_a_setting(tmp_path: Path) -> None:
+    """A setting that came after the checkpoint was written had its default then, and no other value."""
+    _, run = trained("vae", tmp_path)
+    path = run.checkpoint_files()[0]
+    old = load_checkpoint(path)
+    save_checkpoint(path, old._replace(settings={k: v for k, v in old.settings.items() if k != "clip"}))
+    assert run.recover() is not None
+    run.write_settings(dataclasses.replace(settings_of("vae"), clip=1.0))
+    with pytest.raises(ValueError, match="clip"):
+        run.recover()
+
+
 def test_a_folder_for_one_process(tmp_path: Path) -> None:
     """A second process is refused; once the first is killed, the folder is free again."""
     go, wait = os.pipe()

@@ -280,6 +280,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     (["train", "vae", "--batch", "0"], "batch"), (["train", "vae", "--batch", "1501"], "1500"),
     (["train", "vae", "--lr", "-1"], "lr"), (["train", "vae", "--lr", "nan"], "lr"),
     (["train", "vae", "--seed", "-1"], "seed"), (["train", "vae", "--threads", "-1"], "threads"),
+    (["train", "vae", "--precision", "half"], "precision"),
+    (["train", "vae", "--device", "cpu", "--precision", "tf32"], "needs device cuda"),
     (["train", "vae", "--device", "tpu"], "device"), (["train", "vae", "--resume"], "no run"),
     (["train"], "model"), ([], "COMMAND"), (["fly"], "fly"),
     (["train", "vae", "--sedd", "1"], "did you mean '--seed'"), (["train", "vae", "--st", "1"], "--st"),

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from nanogen import data
-from nanogen.backend import Generator
 from nanogen.data import Images
 from nanogen.metrics import distances, frechet_distance, neighbour_metrics
 from nanogen.models import DDPM, GAN, VAE, PixelCNN
 from nanogen.models.pixelcnn import Columns
+from nanogen.random import Generator
 from nanogen.training import evaluation, features
 from nanogen.training.evaluation import (
     as_json,

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogen.backend import Generator
 from nanogen.metrics import (
     GROUPS,
     STUDENT_95,
@@ -22,6 +21,7 @@ from nanogen.metrics import (
     radii,
     share_estimate,
 )
+from nanogen.random import Generator
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -214,9 +214,12 @@ def test_same_seed_same_weights(make: Callable[[Any], nn.Module]) -> None:
     def weights(rng: ng.Generator | None) -> bytes:
         return b"".join(v.tobytes() for v in make(rng).state_dict().values())
 
-    assert weights(ng.Generator(3)) == weights(ng.Generator(3)) != weights(ng.Generator(4))
-    assert weights(None) == weights(None) == weights(ng.Generator(0))
-    rng = ng.Generator(3)
+    def seeded(seed: int) -> ng.Generator:
+        return ng.Generator(seed, "cpu")  # where weights are drawn, wherever they go
+
+    assert weights(seeded(3)) == weights(seeded(3)) != weights(seeded(4))
+    assert weights(None) == weights(None) == weights(seeded(0))
+    rng = seeded(3)
     assert weights(rng) != weights(rng), "a shared generator goes on"
 
 

@@ -1,5 +1,7 @@
 """CPU against GPU: every operation and every model, from the same weights and noise, in float32 and float64.
 
+The same noise is drawn on the host for both (`Generator(seed, "cuda", "host")`); what a GPU draws is a test of its own.
+
 On the stand-in (`strict`), which has NumPy underneath, the two sides are equal to the bit.  On a real GPU (marker
 `gpu`, skipped where there is none) sums are taken in another order, so they agree within TOLERANCE of the largest
 number.
@@ -112,7 +114,7 @@ def test_models(name: str, dtype: str, where: str) -> None:
     with on(where) as inexact:
         there = copy.deepcopy(here).to("cuda")
         for (_, loss, part), (_, loss_there, part_there) in zip(here.updates(), there.updates(), strict=True):
-            a, b = loss_there(images.images, ng.Generator(1, "cuda")), loss(images.images, ng.Generator(1))
+            a, b = loss_there(images.images, ng.Generator(1, "cuda", "host")), loss(images.images, ng.Generator(1))
             assert a.device == "cuda"
             assert_equal(a.data, b.data, 20 * inexact * TOLERANCE[dtype])
             slopes = ng.grad(a, list(part_there.parameters())), ng.grad(b, list(part.parameters()))
@@ -131,5 +133,20 @@ def test_likelihoods(name: str, where: str) -> None:
         if name == "pixelcnn":
             a, b = there.log_prob(images.images), here.log_prob(images.images)
         else:
-            a, b = there.elbo(images.images, ng.Generator(1, "cuda")), here.elbo(images.images, ng.Generator(1))
+            a, b = there.elbo(images.images, ng.Generator(1, "cuda", "host")), here.elbo(images.images, ng.Generator(1))
         assert_equal(a.data, b.data, 20 * inexact * TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("where", DEVICES)
+@pytest.mark.parametrize("size", [(), (5,), (3, 1001)])
+def test_random_numbers(size: tuple[int, ...], where: str) -> None:
+    """What is drawn by array operations is the same on NumPy and on CuPy: uniform numbers, integers and permutations to
+    the bit; normal numbers but for the device's cosine and logarithm."""
+    here = ng.Generator(2, "cpu", "device").stream(7)
+    with on(where) as inexact:
+        there = ng.Generator(2, "cuda").stream(7)
+        for dtype in TOLERANCE:
+            assert_equal(there.uniform(size, dtype), here.uniform(size, dtype), 0.0)
+            assert_equal(there.normal(size, dtype), here.normal(size, dtype), inexact * TOLERANCE[dtype])
+        assert_equal(there.integers(-3, 1000, size), here.integers(-3, 1000, size), 0.0)
+        assert_equal(there.permutation(50), here.permutation(50), 0.0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import os
 import sys
 import tomllib
 import types
@@ -18,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 from museum import ROOT, functions
-from strict import device, record
-from tiny_runs import TINY, begun, settings_of, trained
+from strict import compiled, device, record
+from tiny_runs import TINY, begun, settings_of, some_images, trained
 
 import nanogen as ng
 from nanogen.cli import main
@@ -32,6 +33,10 @@ EXCLUDED = tomllib.loads((Path(__file__).parent / "strict" / "excluded.toml").re
 def cp() -> Iterator[Any]:
     with device.installed() as module:
         yield module
+
+
+def nothing(*_: Any) -> None:
+    """What a fused function returns."""
 
 
 REFUSED: dict[str, Callable[[Any, Any], Any]] = {
@@ -69,6 +74,21 @@ REFUSED: dict[str, Callable[[Any, Any], Any]] = {
     "several masks": lambda cp, x: x[:, None][x > 0, cp.ones(1, bool)],
     "a place assigned twice": lambda cp, x: x.__setitem__(cp.asarray([0, 0]), 1.0),
     "as many values as a mask lets through": lambda cp, x: x.__setitem__(x > 1.0, cp.ones(2)),
+    "a fused function that indexes": lambda cp, x: cp.fuse(lambda y: nothing(y[0]))(x),
+    "a fused function that adds up": lambda cp, x: cp.fuse(lambda y: nothing(cp.sum(y)))(x),
+    "a fused function that asks": lambda cp, x: cp.fuse(lambda y: nothing(not y))(x),
+    "a fused function that asks a number": lambda cp, x: cp.fuse(lambda y, n: nothing(not n))(x, 2),
+    "a fused function of numbers": lambda cp, x: cp.fuse(lambda y, n: nothing(y * (1 - n)))(x, 2.0),
+    "a fused function with a shape": lambda cp, x: cp.fuse(lambda y: nothing(y.shape))(x),
+    "a fused function with what is not its": lambda cp, x: cp.fuse(lambda y: nothing(cp.add(y, cp.ones(3))))(x),
+    "a fused function of a host array": lambda cp, x: cp.fuse(lambda y, z: None)(x, np.ones(3)),
+    "a fused function that returns": lambda cp, x: cp.fuse(lambda y: y + 1)(x),
+    "a fused function that writes where it reads": lambda cp, x: cp.fuse(lambda y, z: nothing(cp.add(y, 0, out=z)))(
+        x := x.copy(), x[::-1]
+    ),
+    "a fused function that writes into less": lambda cp, x: cp.fuse(lambda y, z: nothing(cp.add(z, 0, out=z)))(
+        x[None], x[None, :1]
+    ),
     "scatter of a ufunc that has none": lambda cp, x: cp.multiply.at(x, cp.arange(2), 2.0),
 }
 
@@ -96,6 +116,23 @@ def test_what_cupy_takes(cp: Any) -> None:
     part += 1.0  # a view, even of one element
     assert x.get().tolist() == [0.0, 6.0, 3.0]
     assert not hasattr(x, "__imatmul__")
+
+
+def test_a_fused_function_is_one_of_elements(cp: Any) -> None:
+    """CuPy's `fuse`: arithmetic, elementwise functions, `out=`, assignments; numbers take the type of the arrays."""
+
+    def fused(x: Any, slope: Any, count: Any, y: Any, n: Any) -> None:
+        y[...] = cp.where(x > 1, -x, 2 / (x + 1) * slope)
+        cp.exp(y, out=y)
+        y -= 1
+        n[...] = (n ^ (count >> 1)).astype(np.uint64)
+
+    x, y = cp.asarray(np.arange(3, dtype=np.float32)), cp.zeros(3, np.float32)
+    n = cp.ones(3, np.uint64)
+    cp.fuse(fused)(x, 0.5, np.uint64(6), y, n)
+    expected = np.exp(np.where(np.arange(3) > 1, -np.arange(3), 1 / (np.arange(3, dtype=np.float32) + 1))) - 1
+    np.testing.assert_allclose(y.get(), expected, rtol=1e-6)
+    assert n.get().tolist() == [2, 2, 2]
 
 
 def test_indices_wrap_around_and_masks_take_whole_values(cp: Any) -> None:
@@ -153,13 +190,32 @@ def test_the_record_is_cupys() -> None:
     assert record.record() == device.RECORD
 
 
-# What one training step may move: the images, once, and the noise that it draws (the generator draws on the host).
-UPLOADS = {
-    "pixelcnn": 1 + 1,  # dropout in its one block
-    "vae": 1 + 1,
-    "gan": 2 * (1 + 1) + 1,  # two updates of the discriminator with images and latents, one of the generator
-    "ddpm": 1 + 2 + 5,  # times and noise; dropout in five residual blocks
-}
+def test_cupy_compiles_what_is_fused() -> None:
+    """Where CuPy is installed, GPU or not: it takes every function that a training step of each model fuses, for the
+    types that are given there, as one elementwise kernel, and its compiler makes code of it."""
+    pytest.importorskip("cupy")
+    calls: dict[Any, tuple[Any, list[Any]]] = {}
+
+    def noted(function: Any) -> Any:
+        def call(*given: Any) -> None:
+            taken = [(a.dtype, a.ndim) if type(a) is device.ndarray else a for a in given]
+            calls[function, tuple(a if isinstance(a, tuple) else type(a) for a in taken)] = function, taken
+            fused(*given)
+
+        fused = device.fuse(function)
+        return call
+
+    with device.installed() as cp:
+        cp.fuse = noted
+        for model in TINY:
+            Trainer(settings_of(model, device="cuda"), some_images()).advance()
+    assert len({function for function, _ in calls.values()}) >= 12
+    for function, taken in calls.values():
+        assert len(compiled.compiled(function, taken)) > 1000, function.__name__
+
+
+# What one training step may move: the images.  Random numbers are drawn on the device.
+UPLOADS = {"pixelcnn": 1, "vae": 1, "gan": 2, "ddpm": 1}  # the GAN's: two updates of the discriminator
 
 
 @pytest.mark.parametrize("model", TINY)
@@ -202,18 +258,26 @@ def test_only_what_is_logged_comes_back(cp: Any, tmp_path: Path) -> None:
     assert calls == {"item": settings.steps, "get": len(trainer.arrays()) - len(trainer.optimizers)}
 
 
+def drawing_on_the_host(seed: int, device: str = "cpu") -> ng.Generator:
+    """A generator with the same numbers for all devices."""
+    return ng.Generator(seed, device, "host")
+
+
 @pytest.mark.parametrize("model", TINY)
-def test_a_run_on_the_stand_in_is_the_run_on_the_cpu(model: str, cp: Any, tmp_path: Path) -> None:
-    """Training, sampling and loss, bit for bit: the same seed, and NumPy underneath both."""
+def test_a_run_on_the_stand_in_is_the_run_on_the_cpu(model: str, cp: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """Training, sampling and loss, bit for bit: the same draws, and NumPy underneath both."""
+    monkeypatch.setattr("nanogen.training.loop.Generator", drawing_on_the_host)
     runs = {where: trained(model, tmp_path / where, device=where)[1] for where in ("cpu", "cuda")}
     assert runs["cpu"].metrics_file.read_text() == runs["cuda"].metrics_file.read_text()
-    samples = {where: run.model(where).sample(3, ng.Generator(5, where)) for where, run in runs.items()}
+    samples = {where: run.model(where).sample(3, ng.Generator(5, where, "host")) for where, run in runs.items()}
     assert type(samples["cuda"]) is cp.ndarray
     assert np.array_equal(samples["cpu"], samples["cuda"].get())
 
 
-def test_a_run_moves_between_devices(cp: Any, tmp_path: Path) -> None:
-    """A checkpoint made on one device goes on on the other, to the same numbers: it needs the seed and the step."""
+def test_a_run_moves_between_devices(cp: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """A checkpoint made on one device goes on on the other, to the same numbers from the same draws: it needs the seed
+    and the step."""
+    monkeypatch.setattr("nanogen.training.loop.Generator", drawing_on_the_host)
     settings = settings_of("ddpm", device="cuda", steps=6)
     there, _ = begun(settings, tmp_path / "there")
     for _ in range(3):
@@ -250,6 +314,14 @@ def test_numbers_and_labels_go_along(cp: Any) -> None:
         np.asarray(x)
     with pytest.raises(ValueError, match="labels"):
         ng.cross_entropy(x, labels + 1)
+
+
+def test_precision_is_what_cupy_is_told(cp: Any, monkeypatch: Any) -> None:
+    """TF32 is used if the settings say so and not otherwise, whatever the environment says."""
+    for precision, told in (("tf32", "1"), ("float32", "0")):
+        monkeypatch.setenv("CUPY_TF32", "" if told == "1" else "1")
+        Trainer(settings_of("vae", device="cuda", precision=precision), some_images())
+        assert os.environ["CUPY_TF32"] == told
 
 
 @pytest.mark.parametrize("missing", ["CuPy", "GPU"])

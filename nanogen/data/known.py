@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nanogen.backend import Generator
+from nanogen.random import Generator
 
 Array = np.ndarray
 

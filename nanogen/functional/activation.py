@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from nanogen.autograd import Tensor, fused, primitive
-from nanogen.backend import Array, Generator, array_module, by_parts
+from nanogen.backend import Array, array_module, by_parts
 from nanogen.functional.elementwise import exp, where
 from nanogen.functional.reduction import axes, sum
+from nanogen.kernels import activation as kernels
+from nanogen.random import Generator
 
 __all__ = [
     "dropout", "leaky_relu", "log_softmax", "logsigmoid", "relu", "sigmoid", "silu", "softmax", "softplus", "tanh",
@@ -28,9 +30,8 @@ def relu(input):
 
 @relu.gradient
 def _(g, out, saved, input, *, wanted):
-    """A product with the mask: `where` takes seven times as long."""
-    xp, slope = array_module(g), array_module(g).empty_like(g)
-    by_parts(lambda g, y, d: xp.multiply(g, y > 0, out=d), g, out, slope)
+    slope = array_module(g).empty_like(g)
+    by_parts(kernels.relu_slope, g, out, slope)
     return [slope]
 
 
@@ -54,15 +55,8 @@ def leaky_relu(input, *, negative_slope=0.01):
 
 @leaky_relu.gradient
 def _(g, out, saved, input, *, negative_slope, wanted):
-    xp, slope = array_module(g), array_module(g).empty_like(g)
-
-    def part(g: Array, x: Array, d: Array) -> None:
-        xp.greater(x, 0, out=d)
-        d *= 1 - negative_slope
-        d += negative_slope
-        d *= g
-
-    by_parts(part, g, input, slope)
+    slope, rest = array_module(g).empty_like(g), 1 - negative_slope
+    by_parts(lambda g, x, d: kernels.leaky_relu_slope(g, x, negative_slope, rest, d), g, input, slope)
     return [slope]
 
 
@@ -109,35 +103,16 @@ def silu_definition(input: Tensor) -> Tensor:
 
 @fused(silu_definition)
 def silu(input):
-    xp, out = array_module(input), array_module(input).empty_like(input)
-    by_parts(lambda x, y: xp.multiply(x, gate(x), out=y), input, out)
+    out = array_module(input).empty_like(input)
+    by_parts(kernels.silu, input, out)
     return out, None
 
 
 @silu.gradient
 def _(g, out, saved, input, *, wanted):
-    """d/dx x·s = s + x·s·(1 − s) = s + out − out·s."""
-    xp, slope = array_module(g), array_module(g).empty_like(g)
-
-    def part(g: Array, x: Array, y: Array, d: Array) -> None:
-        s = gate(x)
-        xp.subtract(1, s, out=d)
-        d *= y
-        d += s
-        d *= g
-
-    by_parts(part, g, input, out, slope)
+    slope = array_module(g).empty_like(g)
+    by_parts(kernels.silu_slope, g, input, out, slope)
     return [slope]
-
-
-def gate(x: Array) -> Array:
-    """sigmoid(x) = (1 + tanh(x / 2)) / 2, one temporary in place of five."""
-    xp = array_module(x)
-    s = xp.asarray(x * 0.5)
-    xp.tanh(s, out=s)
-    s += 1
-    s *= 0.5
-    return s
 
 
 @primitive

@@ -9,6 +9,7 @@ from nanogen.backend import Array, array_module, by_parts, check_range, to_devic
 from nanogen.functional.activation import log_softmax, logsigmoid
 from nanogen.functional.reduction import mean, sum
 from nanogen.functional.shape import one_hot
+from nanogen.kernels import activation as kernels
 
 __all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "mse_loss"]
 
@@ -44,10 +45,9 @@ def label_cross_entropy(logits, *, labels):
 
     def part(x: Array, label: Array, largest: Array, total: Array, loss: Array) -> None:
         x.max(axis=1, out=largest)
-        odds = x - largest[:, None]
-        chosen = odds[xp.arange(len(x)), label]
-        xp.exp(odds, out=odds).sum(axis=1, out=total)
-        xp.subtract(xp.log(total), chosen, out=loss)
+        kernels.odds(x, largest[:, None], odds := xp.empty_like(x))
+        odds.sum(axis=1, out=total)
+        xp.subtract(xp.log(total), x[xp.arange(len(x)), label] - largest, out=loss)
 
     by_parts(part, rows, labels.reshape(-1), largest, total, out)
     return out.reshape(labels.shape), (largest, total)
@@ -61,9 +61,7 @@ def _(g, out, saved, logits, *, labels, wanted):
     slope = xp.empty_like(rows)
 
     def part(g: Array, label: Array, x: Array, largest: Array, total: Array, d: Array) -> None:
-        xp.subtract(x, largest[:, None], out=d)
-        xp.exp(d, out=d)
-        d *= (g / total)[:, None]
+        kernels.scaled_odds(x, largest[:, None], (g / total)[:, None], d)
         d[xp.arange(len(d)), label] -= g
 
     by_parts(part, g.reshape(-1), labels.reshape(-1), rows, *saved, slope)

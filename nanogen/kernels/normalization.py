@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanogen.backend import Array, array_module, by_parts
+from nanogen.backend import Array, array_module, by_parts, fuse
 from nanogen.kernels.reduction import column_sums
 
 
@@ -20,11 +20,10 @@ def moments(rows: Array, groups: int, over_batch: bool) -> tuple[Array, Array]:
     mean = group_means(column_sums(rows), *over)
 
     def squares(x: Array, mean: Array) -> Array:
-        centred = x - mean[:, None]
-        centred *= centred
-        return column_sums(centred)
+        centred_square(x, mean, square := array_module(x).empty_like(x))
+        return column_sums(square)
 
-    return mean, group_means(array_module(rows).concatenate(by_parts(squares, rows, mean)), *over)
+    return mean, group_means(array_module(rows).concatenate(by_parts(squares, rows, mean[:, None])), *over)
 
 
 def normalize(
@@ -34,19 +33,26 @@ def normalize(
     xp, over = array_module(rows), (rows.shape[1], groups, over_batch)
     mean, out = group_means(column_sums(rows), *over), xp.empty_like(rows)
 
-    def centre(x: Array, mean: Array, y: Array) -> Array:
-        xp.subtract(x, mean[:, None], out=y)
-        return column_sums(y * y)
+    def squares(x: Array, mean: Array, y: Array) -> Array:
+        centre(x, mean, y, square := xp.empty_like(y))
+        return column_sums(square)
 
-    squares = xp.concatenate(by_parts(centre, rows, mean, out))
-    rstd = (group_means(squares, *over) + eps) ** -0.5
-
-    def scale(y: Array, factor: Array) -> None:
-        y *= factor[:, None]
-        y += bias
-
-    by_parts(scale, out, rstd * weight)
+    rstd = (group_means(xp.concatenate(by_parts(squares, rows, mean[:, None], out)), *over) + eps) ** -0.5
+    by_parts(lambda y, factor: scale(y, factor, bias[None, None]), out, (rstd * weight)[:, None])
     return out, (mean, rstd)
+
+
+@fuse
+def centre(x: Array, mean: Array, y: Array, square: Array) -> None:
+    xp = array_module(x)
+    xp.subtract(x, mean, out=y)
+    xp.multiply(y, y, out=square)
+
+
+@fuse
+def scale(y: Array, factor: Array, bias: Array) -> None:
+    y *= factor
+    y += bias
 
 
 def normalize_gradients(
@@ -58,18 +64,31 @@ def normalize_gradients(
     xp, over = array_module(g), (rows.shape[1], groups, over_batch)
 
     def products(g: Array, x: Array, mean: Array) -> Array:
-        centred = x - mean[:, None]
-        centred *= g
-        return column_sums(centred)
+        centred_times(g, x, mean, product := xp.empty_like(x))
+        return column_sums(product)
 
-    sum_g, sum_gx = column_sums(g), xp.concatenate(by_parts(products, g, rows, mean)) * rstd
+    sum_g, sum_gx = column_sums(g), xp.concatenate(by_parts(products, g, rows, mean[:, None])) * rstd
     slope, dx = -(rstd**2) * group_means(weight * sum_gx, *over), xp.empty_like(rows)
     offset = -rstd * group_means(weight * sum_g, *over) - slope * mean
 
-    def part(g: Array, x: Array, factor: Array, slope: Array, offset: Array, d: Array) -> None:
-        xp.multiply(x, slope[:, None], out=d)
-        d += offset[:, None]
-        d += g * factor[:, None]
-
-    by_parts(part, g, rows, rstd * weight, slope, offset, dx)
+    by_parts(combine, g, rows, (rstd * weight)[:, None], slope[:, None], offset[:, None], dx)
     return [dx, sum_gx.sum(axis=0), sum_g.sum(axis=0)]
+
+
+@fuse
+def centred_square(x: Array, mean: Array, square: Array) -> None:
+    array_module(x).subtract(x, mean, out=square)
+    square *= square
+
+
+@fuse
+def centred_times(g: Array, x: Array, mean: Array, product: Array) -> None:
+    array_module(x).subtract(x, mean, out=product)
+    product *= g
+
+
+@fuse
+def combine(g: Array, x: Array, factor: Array, slope: Array, offset: Array, d: Array) -> None:
+    array_module(g).multiply(x, slope, out=d)
+    d += offset
+    d += g * factor

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from nanogen.autograd import Tensor
-from nanogen.backend import Array, Generator, to_device
+from nanogen.backend import Array, to_device
 from nanogen.data.images import check_levels
 from nanogen.distributions import scale_levels
 from nanogen.nn import Module
+from nanogen.random import Generator
 
 
 class Update(NamedTuple):

@@ -18,11 +18,12 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, no_grad
-from nanogen.backend import Array, Generator, array_module
+from nanogen.backend import Array, array_module
 from nanogen.distributions import DiscretizedNormal, Normal, kl_divergence, unscale_levels
 from nanogen.models.base import GenerativeModel, check_choice, check_counts
 from nanogen.models.schedule import SCHEDULES, NoiseSchedule
 from nanogen.models.unet import UNet
+from nanogen.random import Generator
 
 
 class DDPM(GenerativeModel):

@@ -16,10 +16,11 @@ from typing import Any
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, grad, no_grad
-from nanogen.backend import Array, Generator, to_device
+from nanogen.backend import Array, to_device
 from nanogen.distributions import unscale_levels
 from nanogen.models.base import GenerativeModel, Update, check_choice, check_counts
 from nanogen.nn import BatchNorm2d, Conv2d, ConvTranspose2d, GroupNorm, Module
+from nanogen.random import Generator
 
 
 def halvings(height: int, width: int) -> int:

@@ -16,11 +16,12 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, no_grad
-from nanogen.backend import Array, Generator, array_module, to_numpy
+from nanogen.backend import Array, array_module, to_numpy
 from nanogen.distributions import Categorical
 from nanogen.models.base import GenerativeModel, check_counts
 from nanogen.models.columns import Column, RememberingColumn
 from nanogen.nn import Dropout, MaskedConv2d, Module
+from nanogen.random import Generator
 
 
 class ResidualBlock(Module):

@@ -12,8 +12,9 @@ from typing import Any
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor
-from nanogen.backend import Generator, array_module
+from nanogen.backend import array_module
 from nanogen.nn import Conv2d, Dropout, GroupNorm, Linear, Module
+from nanogen.random import Generator
 
 
 def sinusoidal_embedding(t: Any, channels: int, like: Tensor) -> Tensor:

@@ -14,10 +14,11 @@ from typing import Any
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, no_grad
-from nanogen.backend import Array, Generator, array_module, to_device
+from nanogen.backend import Array, array_module, to_device
 from nanogen.distributions import Categorical, DiscretizedLogistic, Normal, kl_divergence, unscale_levels
 from nanogen.models.base import GenerativeModel, check_choice, check_counts
 from nanogen.nn import Conv2d, GroupNorm, Linear, Module
+from nanogen.random import Generator
 
 
 class Block(Module):

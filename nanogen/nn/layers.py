@@ -13,9 +13,9 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor
-from nanogen.backend import Generator
 from nanogen.functional.conv import pair
 from nanogen.nn.module import Module, Parameter
+from nanogen.random import Generator
 
 Pair = int | tuple[int, ...]
 

@@ -32,6 +32,7 @@ TRAINING = {  # what can be set for all models
     "keep": "checkpoints that are kept, the newest",
     "seed": "of all random numbers",
     "device": "cpu or cuda",
+    "precision": "of the products of matrices: float32, or tf32, on a GPU: ten bits of each factor's fraction, faster",
     "threads": "of the matrix products; another number gives other bits",
 }
 

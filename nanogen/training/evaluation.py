@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from nanogen.backend import Generator, to_numpy
+from nanogen.backend import to_numpy
 from nanogen.data import Images
 from nanogen.metrics import (
     GROUPS,
@@ -31,6 +31,7 @@ from nanogen.metrics import (
     share_estimate,
 )
 from nanogen.models import DDPM, GenerativeModel, PixelCNN
+from nanogen.random import Generator
 from nanogen.training.features import Features
 from nanogen.training.files import write_atomically
 from nanogen.training.pictures import grid

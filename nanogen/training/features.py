@@ -16,13 +16,13 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, grad
-from nanogen.backend import Generator
 from nanogen.data import Images
 from nanogen.data.download import cache_folder
 from nanogen.distributions import scale_levels
 from nanogen.metrics import in_batches
 from nanogen.nn import Conv2d, Linear, Module
 from nanogen.optim import AdamW
+from nanogen.random import Generator
 from nanogen.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 FEATURES = 64

@@ -13,11 +13,12 @@ from typing import Any, TextIO
 import numpy as np
 
 from nanogen.autograd import Tensor, grad
-from nanogen.backend import Generator, device_of, to_device, to_numpy
+from nanogen.backend import allow_tf32, device_of, to_device, to_numpy
 from nanogen.data import Images
 from nanogen.models import GenerativeModel
 from nanogen.models.base import Update
 from nanogen.optim import AdamW, ExponentialMovingAverage, clip_grad_norm_
+from nanogen.random import Generator
 from nanogen.training.anomaly import Anomaly, detect_anomaly, is_finite
 from nanogen.training.checkpoint import Checkpoint, save_checkpoint, with_prefix, without_prefix
 from nanogen.training.files import write_atomically
@@ -55,6 +56,7 @@ class Trainer:
     def __init__(self, settings: Settings, images: Images):
         self.inspected = False
         self.settings, self.images, self.step = settings, images, 0
+        allow_tf32(settings.precision == "tf32")
         self.model: GenerativeModel = build_model(settings)
         self.updates: list[Update] = self.model.updates()
         self.parameters = {update.name: list(update.part.parameters()) for update in self.updates}

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nanogen.backend import Generator, to_numpy
+from nanogen.backend import to_numpy
 from nanogen.data import Images
 from nanogen.distributions import unscale_levels
 from nanogen.metrics import nearest
 from nanogen.models import DDPM, GAN, VAE, GenerativeModel, PixelCNN
+from nanogen.random import Generator
 from nanogen.training.files import write_atomically
 from nanogen.training.page import write_page
 from nanogen.training.run import PICTURES, Run

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from nanogen import __version__, data
-from nanogen.backend import Generator, device_module
+from nanogen.backend import device_module
 from nanogen.data import Images
 from nanogen.models import MODELS, GenerativeModel
+from nanogen.random import Generator
 from nanogen.training.checkpoint import Checkpoint, load_checkpoint, without_prefix
 from nanogen.training.files import remove_parts, write_atomically
 from nanogen.training.recipes import recipe
@@ -60,6 +61,7 @@ class Settings:
     keep: int = 3
     seed: int = 0
     device: str = "cpu"
+    precision: str = "float32"
     data_dir: str | None = None
     size: tuple[int, int] | None = None
     color: str | None = None
@@ -107,6 +109,10 @@ def check_ranges(settings: Settings) -> None:
     for name in ("weight_decay", "clip"):
         if not 0 <= getattr(settings, name) < math.inf:
             raise ValueError(f"{name} must be at least 0 and finite, got {getattr(settings, name)}")
+    if settings.precision not in ("float32", "tf32"):
+        raise ValueError(f"precision must be float32 or tf32, got {settings.precision!r}")
+    if settings.precision == "tf32" and settings.device != "cuda":
+        raise ValueError(f"precision tf32 is a GPU's: it needs device cuda, got {settings.device}")
     if len(settings.betas) != 2 or not all(0 <= beta < 1 for beta in settings.betas):
         raise ValueError(f"betas must be two numbers in [0, 1), got {settings.betas}")
     if not 0 <= settings.ema < 1:
@@ -248,8 +254,9 @@ class Run:
     def check_owner(self, path: Path, checkpoint: Checkpoint) -> None:
         """Refuse a checkpoint that was written with other settings; where the data lie is all that may change."""
         own = json.loads(json.dumps(dataclasses.asdict(self.settings())))
+        usual = {setting.name: setting.default for setting in dataclasses.fields(Settings)}
         for name in own.keys() - {"data_dir"}:
-            there = checkpoint.settings.get(name)
+            there = checkpoint.settings.get(name, usual[name])  # one that is younger than the checkpoint
             if there != own[name] and not (name == "data" and data.may_be(own[name], str(there))):
                 raise ValueError(f"{path} is a checkpoint of another run: {name} is {there} there, not {own[name]}")
 

@@ -147,6 +147,8 @@ def _function(name: str, numpys: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         taken.check(args, kwargs)
+        if any(type(a) is Traced for a in (*args, *kwargs.values())):
+            return _traced_call(name, args, **kwargs)
         if name in WAITS or (name == "where" and len(args) == 1):
             _note("to host", name)
         out = kwargs.get("out")
@@ -157,6 +159,100 @@ def _function(name: str, numpys: Callable[..., Any]) -> Callable[..., Any]:
 
     call.__name__ = call.__qualname__ = name
     return call
+
+
+def _traced_call(name: str, args: tuple[Any, ...], out: Any = None) -> Any:
+    """A function within a fused one: elementwise ones alone, of what the fused one was given and of numbers."""
+    if name not in RECORD["ufuncs"] and (name != "where" or len(args) != 3):
+        raise TypeError(f"cupy.{name} does not work within a fused function")
+    if not all(type(a) in (Traced, bool, int, float) or isinstance(a, np.generic) for a in args):
+        raise TypeError(f"cupy.{name} within a fused function: an array from elsewhere")
+    if not any(type(a) is Traced and not a.weak for a in args):
+        raise TypeError(
+            f"cupy.{name} of numbers alone has another type within a fused function: give it what is computed"
+        )
+    if out is not None and (type(out) is not Traced or out.ndim < 0):
+        raise TypeError(f"cupy.{name}: out must be one of the fused function's arrays")
+    hosts = [a._host if type(a) is Traced else a for a in args]
+    if out is not None:
+        getattr(np, name)(*hosts, out=out._host)
+        out.written = True
+        return out
+    return Traced(getattr(np, name)(*hosts), max(a.ndim for a in args if type(a) is Traced))
+
+
+class Traced:
+    """What CuPy's `fuse` puts in the place of an array, or of a number (whose `ndim` is −1), to see what is done to it.
+
+    `weak` are Python's numbers, which take the other's type."""
+
+    __slots__ = ("_host", "ndim", "weak", "written")
+    __module__ = "cupy._core.fusion"
+
+    def __init__(self, host: Any, ndim: int):
+        self._host, self.ndim, self.weak, self.written = host, ndim, type(host) in (bool, int, float), False
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.asarray(self._host).dtype
+
+    def astype(self, dtype: Any) -> Traced:
+        return Traced(self._host.astype(dtype), self.ndim)
+
+    def __bool__(self) -> bool:
+        raise TypeError("a fused function can't ask for a truth")
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if self.ndim < 0 or (key is not Ellipsis and key != slice(None)):
+            raise ValueError("a fused function assigns to `[...]` or `[:]` alone")
+        self._host[...] = value._host if type(value) is Traced else value
+        self.written = True
+
+
+ARITHMETIC = {
+    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide", "floordiv": "floor_divide",
+    "mod": "remainder", "pow": "power", "lshift": "left_shift", "rshift": "right_shift",
+    "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor",
+}  # fmt: skip
+COMPARISONS = {
+    "lt": "less", "le": "less_equal", "eq": "equal", "ne": "not_equal", "gt": "greater", "ge": "greater_equal",
+}  # fmt: skip
+for _name, _of in (ARITHMETIC | COMPARISONS).items():
+    setattr(Traced, f"__{_name}__", lambda a, b, of=_of: _traced_call(of, (a, b)))
+for _name, _of in ARITHMETIC.items():
+    if _name != "pow":  # CuPy's has no __rpow__
+        setattr(Traced, f"__r{_name}__", lambda a, b, of=_of: _traced_call(of, (b, a)))
+    setattr(Traced, f"__i{_name}__", lambda a, b, of=_of: _traced_call(of, (a, b), a if a.ndim >= 0 else None))
+for _name, _of in (("neg", "negative"), ("invert", "invert")):
+    setattr(Traced, f"__{_name}__", lambda a, of=_of: _traced_call(of, (a,)))
+
+
+def fuse(function: Callable[..., None]) -> Callable[..., None]:
+    """CuPy's, of functions that return nothing: what can't be traced there is an error here."""
+
+    def call(*args: Any) -> None:
+        traced = [_argument(a) for a in args]
+        if function(*traced) is not None:
+            raise TypeError("a fused function returns nothing: it writes into its arguments")
+        arrays = [t for t in traced if t.ndim >= 0]
+        shape = np.broadcast_shapes(*[t._host.shape for t in arrays])
+        for t in (t for t in arrays if t.written):
+            if t._host.shape != shape:
+                raise ValueError(f"a fused function wrote into an array of shape {t._host.shape}: all are {shape}")
+            for other in arrays:
+                same = t._host.ctypes.data == other._host.ctypes.data and t._host.strides == other._host.strides
+                if not same and np.shares_memory(t._host, other._host):
+                    raise ValueError("a fused function wrote where another of its arguments lies")
+
+    return call
+
+
+def _argument(value: Any) -> Traced:
+    if type(value) is ndarray:
+        return Traced(value._host, value.ndim)
+    if type(value) in (bool, int, float) or isinstance(value, np.generic):
+        return Traced(value, -1)
+    raise TypeError(f"Invalid argument type for a fused function: {type(value)}")
 
 
 WAITS = {
@@ -531,7 +627,7 @@ def _numpys(name: str) -> Callable[..., Any] | None:
 
 def module() -> types.ModuleType:
     """What `import cupy` is to find."""
-    own = [array, asarray, ascontiguousarray, asnumpy, result_type]
+    own = [array, asarray, ascontiguousarray, asnumpy, fuse, result_type]
     lib = Namespace("cupy.lib", "lib.", stride_tricks=Namespace("cupy.lib.stride_tricks", "lib.stride_tricks."))
     return Namespace(
         "cupy",

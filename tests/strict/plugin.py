@@ -181,7 +181,8 @@ def move_in() -> None:
     with contextlib.suppress(ImportError):
         import torch
 
-        torch.tensor, torch.from_numpy = seeing(torch.tensor), seeing(torch.from_numpy)
+        for name in ("tensor", "as_tensor", "from_numpy"):
+            setattr(torch, name, seeing(getattr(torch, name)))
     parser = cli.parser
 
     def on_the_device() -> argparse.ArgumentParser:

@@ -1,0 +1,63 @@
+"""The nonlinearities on raw arrays.  What is computed is said in `functional.activation`.
+
+Each function writes into its last argument: a block at a time on a CPU, everything at once, as one kernel, on a GPU.
+"""
+
+from __future__ import annotations
+
+from nanogen.backend import Array, array_module, fuse
+
+
+@fuse
+def relu_slope(g: Array, y: Array, d: Array) -> None:
+    """A product with the mask: `where` takes seven times as long."""
+    array_module(g).multiply(g, y > 0, out=d)
+
+
+@fuse
+def leaky_relu_slope(g: Array, x: Array, negative_slope: float, rest: float, d: Array) -> None:
+    """g · (1 or the slope), rest = 1 − slope."""
+    array_module(g).greater(x, 0, out=d)
+    d *= rest
+    d += negative_slope
+    d *= g
+
+
+@fuse
+def silu(x: Array, y: Array) -> None:
+    array_module(x).multiply(x, gate(x), out=y)
+
+
+@fuse
+def silu_slope(g: Array, x: Array, y: Array, d: Array) -> None:
+    """d/dx x·s = s + x·s·(1 − s) = s + y − y·s."""
+    s = gate(x)
+    array_module(g).subtract(1, s, out=d)
+    d *= y
+    d += s
+    d *= g
+
+
+def gate(x: Array) -> Array:
+    """sigmoid(x) = (1 + tanh(x / 2)) / 2, one temporary in place of five."""
+    s = x * 0.5
+    array_module(x).tanh(s, out=s)
+    s += 1
+    s *= 0.5
+    return s
+
+
+@fuse
+def odds(x: Array, largest: Array, p: Array) -> None:
+    """eˣ in units of the row's largest: softmax's numerators."""
+    xp = array_module(x)
+    xp.subtract(x, largest, out=p)
+    xp.exp(p, out=p)
+
+
+@fuse
+def scaled_odds(x: Array, largest: Array, scale: Array, p: Array) -> None:
+    xp = array_module(x)
+    xp.subtract(x, largest, out=p)
+    xp.exp(p, out=p)
+    p *= scale
