@@ -208,8 +208,8 @@ def test_memory_does_not_grow_with_the_number_of_images(monkeypatch, way, channe
 @settings(max_examples=3 * settings().max_examples)
 @given(st.integers(0, 9), st.integers(1, 3), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.booleans())
 def test_normalisation_by_its_equations(seed, b, p, groups, of_each, over_batch):
-    """x̂ = (x − mean) / √(variance + eps), out = x̂·w + bias, the moments those of a group of columns; and, of the
-    scalar ⟨g, out⟩, dx = (g·w − mean(g·w) − x̂·mean(g·w·x̂)) / √(variance + eps), dw = Σ g·x̂, dbias = Σ g.
+    """x̂ = (x − mean) / √(variance + eps), out = x̂·w + bias, the mean and the variance those of a group of columns;
+    and, of the scalar ⟨g, out⟩, dx = (g·w − mean(g·w) − x̂·mean(g·w·x̂)) / √(variance + eps), dw = Σ g·x̂, dbias = Σ g.
     Ioffe & Szegedy 2015, section 3."""
     rng, c, eps = np.random.default_rng(seed), groups * of_each, 0.3
     rows, g = rng.normal(2.0, 3.0, (b, p, c)), rng.normal(size=(b, p, c))
@@ -220,8 +220,12 @@ def test_normalisation_by_its_equations(seed, b, p, groups, of_each, over_batch)
         grouped = x.reshape(b, p, groups, of_each).mean(axis=over, keepdims=True)
         return np.broadcast_to(grouped, (b, p, groups, of_each)).reshape(b, p, c)
 
-    std = np.sqrt(mean((rows - mean(rows)) ** 2) + eps)
+    variance = mean((rows - mean(rows)) ** 2)
+    std = np.sqrt(variance + eps)
     normal = (rows - mean(rows)) / std
+    for found, expected in zip(normalization.moments(rows, groups, over_batch), (mean(rows), variance), strict=True):
+        assert found.shape == (b, c)
+        np.testing.assert_allclose(found, expected[:, 0], atol=1e-12)
     out, saved = normalization.normalize(rows, weight, bias, groups, eps, over_batch)
     np.testing.assert_allclose(out, normal * weight + bias, atol=1e-12)
     dx, dw, dbias = normalization.normalize_gradients(g, *saved, rows, weight, groups, over_batch)
