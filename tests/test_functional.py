@@ -781,6 +781,10 @@ def test_batch_norm_running_moments():
     mean = ng.tensor([0.0, 0.0])
     F.batch_norm(x, mean, ng.tensor([1.0, 1.0]), training=True)
     np.testing.assert_allclose(mean.data, 0.1 * x.data.mean((0, 2, 3)), rtol=1e-12)
+    one = Tensor(x.data[:1])  # a batch of one image has as many values a channel as pixels
+    F.batch_norm(one, mean, variance, training=True, momentum=1.0)
+    np.testing.assert_allclose(mean.data, one.data.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(variance.data, one.data.var((0, 2, 3), ddof=1), rtol=1e-12)
 
 
 def test_batch_norm_without_settings():
