@@ -35,6 +35,11 @@ PARTS = {
         ("test_functional.py", "test_torch.py", "test_parity.py::test_operations"),
         ("test_nn.py", "test_torch_models.py"),
     ),
+    "activations": Part(
+        ("kernels/activation.py",),
+        ("test_functional.py", "test_parity.py::test_operations"),
+        ("test_kernels.py", "test_torch.py", "test_nn.py"),
+    ),
     "convolution": Part(
         ("functional/conv.py", "kernels/convolution.py", "kernels/normalization.py", "kernels/reduction.py"),
         ("test_conv.py", "test_kernels.py"),
