@@ -51,7 +51,7 @@ def test_each_mutations_test_exists() -> None:
 
 def test_survivors_are_those_of_the_scores() -> None:
     """Together the parts have a score of at least 95 %, and each as many reasons as changes went unnoticed."""
-    assert set(reasons()) == set(scores()) <= set(PARTS)
+    assert set(reasons()) <= set(scores()) <= set(PARTS)
     for part, score in scores().items():
         assert len(answered(part)) == score["mutants"] - score["killed"]
     assert sum(s["killed"] for s in scores().values()) >= 0.95 * sum(s["mutants"] for s in scores().values())
