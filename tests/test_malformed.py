@@ -52,12 +52,11 @@ def test_valid_files_are_taken(name: str, kinds: dict[str, Kind]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_traps(name: str, kinds: dict[str, Kind]) -> None:
-    """What has broken readers before, in place of each kind of file: as of malformed inputs."""
-    paths = {malformed.ending(path): path for path in kinds[name].files}
-    for ending, path in paths.items():
-        for number, trap in enumerate(malformed.traps(ending)):
+    """What has broken readers before, in place of each file: as of malformed inputs."""
+    for path in kinds[name].files:
+        for number, trap in enumerate(malformed.traps(malformed.ending(path))):
             problem = wrong(kinds[name], name, partial(malformed.write, {path: trap}))
-            assert problem is None, f"trap {number} of {ending}: {problem}"
+            assert problem is None, f"trap {number} as {path}: {problem}"
 
 
 @pytest.mark.parametrize("thing", IN_PLACE)
