@@ -174,7 +174,7 @@ power is stated and which refuses a deliberately wrong sampler.  No test compare
     python -m pytest --hypothesis-profile=random --hypothesis-seed=1    # 20 others, those of the seed
     python -m pytest -m torture -s tests/test_stopping.py   # 200 times kill -9, a disk that fills up; a minute or more
     python -m pytest -m torture tests/test_malformed.py     # 9,000 malformed inputs; some minutes
-    python -m pytest -m museum                          # the museum below, 5 to 10 minutes
+    python -m pytest -m museum                          # the museum below, a quarter of an hour
     python -m pytest --device strict                    # all on the stand-in for a GPU: about two minutes
     python -m pytest -m gpu                             # CPU against GPU, where there is one
 
@@ -219,7 +219,7 @@ exact moments at which a GPU is waited for.  The museum's hall of devices has mi
 {count} famous bugs and wrong formulas.  Each is applied alone to a copy of the source, and the one test named beside it
 must fail then, in its body, with the rest of the copy importing as before:
 
-    python -m tests.museum                              # all, 5 to 10 minutes; exits 1 if a mistake goes unnoticed
+    python -m tests.museum                              # all, a quarter of an hour; exits 1 if a mistake goes unnoticed
     python -m tests.museum schedule.noise-without-root  # some, by name
     python -m tests.museum --list
 
