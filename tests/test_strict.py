@@ -316,6 +316,14 @@ def test_numbers_and_labels_go_along(cp: Any) -> None:
         ng.cross_entropy(x, labels + 1)
 
 
+def test_indices_that_lie_there_stay_there(cp: Any) -> None:
+    """Rows and elements are taken on the device by indices on it: nothing goes to it or comes from it."""
+    x, places = (ng.tensor(values, device="cuda") for values in (np.arange(6.0).reshape(2, 3), np.array([[1], [0]])))
+    with device.watched() as seen:
+        ng.gather(x, 1, places), ng.embedding(places, x), x[places], ng.cross_entropy(x, places[:, 0])
+    assert not seen
+
+
 def test_precision_is_what_cupy_is_told(cp: Any, monkeypatch: Any) -> None:
     """TF32 is used if the settings say so and not otherwise, whatever the environment says."""
     for precision, told in (("tf32", "1"), ("float32", "0")):

@@ -210,7 +210,7 @@ def get_item(input: Tensor, key: Any) -> Tensor:
 
 def gather(input: Tensor, dim: int, index: Any) -> Tensor:
     """The elements of input that `index` names along `dim`: out[i, j, …] = input[i, index[i, j, …], …] for dim 1."""
-    places = constant(index, [input]).data
+    places = constant(index).data
     if places.ndim != input.ndim:
         raise ValueError(f"gather: index must have the {input.ndim} axes of the input, got shape {places.shape}")
     xp = array_module(places)
@@ -221,7 +221,7 @@ def gather(input: Tensor, dim: int, index: Any) -> Tensor:
 
 def embedding(input: Any, weight: Tensor) -> Tensor:
     """The rows of weight (rows, width) that the integers in `input` name: input.shape + (width,)."""
-    rows = constant(input, [weight])
+    rows = constant(input)
     if weight.ndim != 2:
         raise ValueError(f"embedding: weight must be (rows, width), got shape {weight.shape}")
     if rows.dtype.kind not in "iu":

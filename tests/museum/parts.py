@@ -28,7 +28,8 @@ PARTS = {
         ("functional/__init__.py", "functional/elementwise.py", "functional/reduction.py", "functional/shape.py",
          "functional/special.py"),
         ("test_autograd.py", "test_functional.py", "test_torch.py", "test_parity.py::test_operations"),
-        ("test_strict.py::test_numbers_and_labels_go_along", "test_nn.py"),
+        ("test_strict.py::test_numbers_and_labels_go_along", "test_strict.py::test_indices_that_lie_there_stay_there",
+         "test_nn.py"),
     ),
     "layers": Part(
         ("functional/activation.py", "functional/loss.py", "functional/matrix.py", "functional/normalization.py"),
