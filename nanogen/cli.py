@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from nanogen import __version__, data
-from nanogen.backend import DEVICES, to_numpy
+from nanogen.backend import DEVICES, keep_freed_memory, to_numpy
 from nanogen.models import MODELS
 from nanogen.random import Generator
 from nanogen.training.config import TRAINING, default, explained, in_their_types, read_config, split_assignment
@@ -310,6 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser().parse_args(given)
     parsed.given = given
     command = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "list": run_list}[parsed.command]
+    keep_freed_memory()
     try:
         command(parsed)
     except KeyboardInterrupt as error:
