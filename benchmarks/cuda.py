@@ -1,8 +1,8 @@
 """`python -m benchmarks --device cuda`: nanogen on CuPy against PyTorch, eager and compiled, on the same GPU.
 
-Training steps of the four models and a reverse step of diffusion, 32×32×3.  Both sides have the same weights and images
-and the same precision: TF32 is on for both or off for both.  They compute the same losses from the same draws; in the
-steps that are timed each draws with its own generator on the GPU.
+Training steps of the four models, ours kernel by kernel and as a CUDA graph, and a reverse step of diffusion, 32×32×3.
+Both sides have the same weights and images and the same precision: TF32 is on for both or off for both.  They compute
+the same losses from the same draws; in the steps that are timed each draws with its own generator on the GPU.
 """
 
 from __future__ import annotations
@@ -84,15 +84,12 @@ def comparisons(
             sides["compiled"] = compile_networks(torch_models.mirror(ours).to(where))
         ours = ours.to("cuda")
         check_losses(name, ours, sides, images)
-        step = several(step_of_ours(ours, images, "cuda"), wait)
-        for kind, theirs in sides.items():
-            row = compare(
-                f"training step, {name}, PyTorch {kind}",
-                step,
-                several(step_of_theirs(theirs, images, DrawnByTorch(where)), wait),
-                budget=budget,
-            )
-            rows.append(report(row))
+        for way, captured in (("", False), (", as a graph", True)):
+            step = several(step_of_ours(ours, images, "cuda", captured), wait)
+            for kind, theirs in sides.items():
+                other = several(step_of_theirs(theirs, images, DrawnByTorch(where)), wait)
+                title = f"training step, {name}{way}, PyTorch {kind}"
+                rows.append(report(compare(title, step, other, budget=budget)))
         if name == "ddpm":
             step = several(reverse_step(ours, images), wait)
             for kind, theirs in sides.items():

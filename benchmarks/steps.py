@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,20 +11,36 @@ import torch
 
 import nanogen as ng
 from benchmarks import torch_models
+from nanogen.capture import Replayed
 
 
-def step_of_ours(model: ng.models.GenerativeModel, images: np.ndarray, device: str = "cpu") -> Callable[[], None]:
+def step_of_ours(
+    model: ng.models.GenerativeModel, images: np.ndarray, device: str = "cpu", captured: bool = False
+) -> Callable[[], None]:
+    """Each update of the model; `captured` as a CUDA graph, in which all that changes is an array on the GPU."""
     updates = model.updates()
     parameters = {name: list(part.parameters()) for name, _, part in updates}
     optimizers = {name: ng.optim.Adam(p, lr=1e-4) for name, p in parameters.items()}
-    rng = ng.Generator(0, device)
+    rng, keys = ng.Generator(0, device), map(ng.Generator(0, device).stream, itertools.count())
+
+    def work(levels: Any, rng: ng.Generator, numbers: list[Any]) -> None:
+        for (name, loss_of, _), own in zip(updates, numbers, strict=True):
+            for p, g in zip(parameters[name], ng.grad(loss_of(levels, rng), parameters[name]), strict=True):
+                p.grad = g
+            optimizers[name].step(own)
+
+    def work_on_device(levels: Any, key: Any, *numbers: Any) -> list[Any]:
+        work(levels, rng.at(key), [[some[i : i + 1] for i in range(len(some))] for some in numbers])
+        return []
 
     def step() -> None:
-        for name, loss_of, _ in updates:
-            for p, g in zip(parameters[name], ng.grad(loss_of(images, rng), parameters[name]), strict=True):
-                p.grad = g
-            optimizers[name].step()
+        numbers = [optimizers[name].advance() for name, _, _ in updates]
+        if captured:
+            replayed(images, next(keys).key, *[np.array(some, np.float32) for some in numbers])
+        else:
+            work(images, rng, numbers)
 
+    replayed = Replayed(work_on_device) if captured else None
     return step
 
 

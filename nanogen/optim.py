@@ -1,52 +1,115 @@
 """Update rules: from the gradients in `.grad` to new parameters.  Names, settings and formulas are torch's.
 
-An update works in place on each parameter's array, with one scratch array a parameter at most.
+An optimiser's parameters lie side by side in one array, as do their gradients and what a rule remembers of them: an
+update is elementwise, so that one call moves them all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from nanogen.autograd import Tensor
-from nanogen.backend import Array, array_module, fuse
+from nanogen.backend import Array, array_module, by_parts, fuse
+
+Number = Any  # a float; or an array of one, where a captured step finds another number each time
+
+
+class SideBySide:
+    """Copies of arrays of one type, one after the other: `whole` (total,), and `parts`, views of it in their shapes."""
+
+    def __init__(self, arrays: Sequence[Array]):
+        ends = list(itertools.accumulate(a.size for a in arrays))
+        self.whole = array_module(arrays[0]).empty(ends[-1], arrays[0].dtype)
+        self.parts = [self.whole[end - a.size : end].reshape(a.shape) for a, end in zip(arrays, ends, strict=True)]
+        self.fill(arrays)
+
+    def fill(self, arrays: Sequence[Array]) -> None:
+        for part, array in zip(self.parts, arrays, strict=True):
+            part[...] = array
+
+
+class Group:
+    """Parameters of one type on one device, in one place with their gradients and what is remembered of them."""
+
+    def __init__(self, params: list[Tensor], remembered: tuple[str, ...]):
+        arrays = [p.data for p in params]
+        self.params, self.place, self.slopes = params, SideBySide(arrays), SideBySide(arrays)
+        self.memory = {name: SideBySide([array_module(a).zeros_like(a) for a in arrays]) for name in remembered}
+
+    def gather(self) -> None:
+        """Bring what the parameters were given since, by whomever, to their place."""
+        for p, part in zip(self.params, self.place.parts, strict=True):
+            if p.data is not part:
+                part[...] = p.data
+                p.data = part
+
+    def updates(self) -> Iterator[tuple[Array, Array, dict[str, Array]]]:
+        """Numbers (n,), their gradients, what is remembered of them: all at once if all have a gradient."""
+        if all(p.grad is not None for p in self.params):
+            self.slopes.fill([p.grad.data for p in self.params if p.grad is not None])
+            yield self.place.whole, self.slopes.whole, {name: m.whole for name, m in self.memory.items()}
+            return
+        for i, p in enumerate(self.params):
+            if p.grad is not None:
+                self.slopes.parts[i][...] = p.grad.data
+                x, g, *memory = (one.parts[i].reshape(-1) for one in (self.place, self.slopes, *self.memory.values()))
+                yield x, g, dict(zip(self.memory, memory, strict=True))
 
 
 class Optimizer:
     """Holds the parameters and, per parameter, the arrays that a rule remembers from step to step.
 
     Raises:
-        ValueError: no parameters, or a setting out of range.
+        ValueError: no parameters, one twice, or a setting out of range.
     """
 
     remembered: tuple[str, ...] = ()
 
     def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float = 0.0):
         self.params = list(params)
-        if not self.params:
-            raise ValueError("params: nothing to optimise")
+        if not self.params or len({id(p) for p in self.params}) < len(self.params):
+            raise ValueError(f"params: nothing to optimise, or one twice, in {len(self.params)}")
         _at_least_zero(lr=lr, weight_decay=weight_decay)
         self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
-        self.state: dict[str, list[Array]] = {
-            name: [array_module(p.data).zeros_like(p.data) for p in self.params] for name in self.remembered
-        }
+        kinds: dict[Any, list[Tensor]] = {}
+        for p in self.params:
+            kinds.setdefault((p.dtype, p.device), []).append(p)
+        self.groups = [Group(same, self.remembered) for same in kinds.values()]
+
+    @property
+    def state(self) -> dict[str, list[Array]]:
+        """What is remembered, an array a parameter."""
+        found = {id(p): (group, i) for group in self.groups for i, p in enumerate(group.params)}
+        places = [found[id(p)] for p in self.params]
+        return {name: [group.memory[name].parts[i] for group, i in places] for name in self.remembered}
 
     def zero_grad(self) -> None:
         for p in self.params:
             p.grad = None
 
-    def step(self) -> None:
-        """Move every parameter that has a gradient."""
-        self.steps += 1
-        for i, p in enumerate(self.params):
-            if p.grad is not None:
-                memory = {name: arrays[i] for name, arrays in self.state.items()}
-                self.update(p.data, p.grad.data, **memory)
+    def step(self, numbers: Sequence[Number] | None = None) -> None:
+        """Move every parameter that has a gradient; `numbers` are what `advance` gave, if it was called before."""
+        numbers = self.advance() if numbers is None else numbers
+        for group in self.groups:
+            for x, g, memory in group.updates():
+                self.update(x, g, *numbers, **memory)
 
-    def update(self, x: Array, g: Array, **memory: Array) -> None:
-        """One parameter's update, in place."""
+    def advance(self) -> list[float]:
+        """Begin the next step: the numbers that the rule needs for it, and that differ from step to step."""
+        self.steps += 1
+        for group in self.groups:
+            group.gather()
+        return self.numbers()
+
+    def numbers(self) -> list[float]:
+        return [self.lr]
+
+    def update(self, x: Array, g: Array, *numbers: Number, **memory: Array) -> None:
+        """The update of some numbers x (n,) with the gradients g, in place; g may be overwritten."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
@@ -82,11 +145,11 @@ class SGD(Optimizer):
         _fractions(momentum=momentum)
         self.momentum = momentum
 
-    def update(self, x: Array, g: Array, **memory: Array) -> None:
-        velocity = memory["velocity"]
+    def update(self, x: Array, g: Array, *numbers: Number, **memory: Array) -> None:
+        (rate,), velocity = numbers, memory["velocity"]
         velocity *= self.momentum
         velocity += g + self.weight_decay * x if self.weight_decay else g
-        x -= self.lr * velocity
+        x -= rate * velocity
 
 
 class Adam(Optimizer):
@@ -109,21 +172,22 @@ class Adam(Optimizer):
         _at_least_zero(eps=eps)
         self.betas, self.eps = betas, eps
 
-    def update(self, x: Array, g: Array, **memory: Array) -> None:
+    def numbers(self) -> list[float]:
+        """1 / √(1 − β₂ᵗ), lr / (1 − β₁ᵗ)."""
+        beta1, beta2 = self.betas
+        return [(1 - beta2**self.steps) ** -0.5, self.lr / (1 - beta1**self.steps)]
+
+    def update(self, x: Array, g: Array, *numbers: Number, **memory: Array) -> None:
         if self.weight_decay:
-            g = g + self.weight_decay * x
-        mean, square, (beta1, beta2) = memory["mean"], memory["square"], self.betas
-        xp = array_module(g)
-        g = xp.ascontiguousarray(g).reshape(g.shape)  # a kernel's gradient lies otherwise in memory: copied once
-        arrays = [a if a.ndim else a[None] for a in (x, g, mean, square)]  # NumPy turns 0-d results into scalars
-        correction1, correction2 = 1 - beta1**self.steps, (1 - beta2**self.steps) ** -0.5
-        adam(*arrays, beta1, 1 - beta1, beta2, 1 - beta2, correction2, self.eps, self.lr / correction1)
+            g += self.weight_decay * x
+        settings = (self.betas[0], 1 - self.betas[0], self.betas[1], 1 - self.betas[1], self.eps)
+        by_parts(lambda *arrays: adam(*arrays, *settings, *numbers), x, g, memory["mean"], memory["square"])
 
 
 @fuse
 def adam(
     x: Array, g: Array, mean: Array, square: Array,
-    beta1: float, rest1: float, beta2: float, rest2: float, correction2: float, eps: float, rate: float,
+    beta1: float, rest1: float, beta2: float, rest2: float, eps: float, correction2: Number, rate: Number,
 ) -> None:  # fmt: skip
     """The algorithm's inner part, without a new array but one; correction2 is 1/√(1 − β₂ᵗ), the rate lr/(1 − β₁ᵗ)."""
     xp = array_module(x)
@@ -157,9 +221,14 @@ class AdamW(Adam):
         _at_least_zero(weight_decay=weight_decay)
         self.decoupled_decay = weight_decay
 
-    def update(self, x: Array, g: Array, **memory: Array) -> None:
-        x *= 1 - self.lr * self.decoupled_decay
-        super().update(x, g, **memory)
+    def numbers(self) -> list[float]:
+        """Adam's, and 1 − lr·λ."""
+        return [*super().numbers(), 1 - self.lr * self.decoupled_decay]
+
+    def update(self, x: Array, g: Array, *numbers: Number, **memory: Array) -> None:
+        *adams, kept = numbers
+        x *= kept
+        super().update(x, g, *adams, **memory)
 
 
 class RMSprop(Optimizer):
@@ -180,13 +249,13 @@ class RMSprop(Optimizer):
         _at_least_zero(eps=eps)
         self.alpha, self.eps = alpha, eps
 
-    def update(self, x: Array, g: Array, **memory: Array) -> None:
+    def update(self, x: Array, g: Array, *numbers: Number, **memory: Array) -> None:
         if self.weight_decay:
-            g = g + self.weight_decay * x
-        square = memory["square"]
+            g += self.weight_decay * x
+        (rate,), square = numbers, memory["square"]
         square *= self.alpha
         square += (1 - self.alpha) * g * g
-        x -= self.lr * g / (square**0.5 + self.eps)
+        x -= rate * g / (square**0.5 + self.eps)
 
 
 class ExponentialMovingAverage:
@@ -203,12 +272,17 @@ class ExponentialMovingAverage:
         self.params, self.decay, self.warmup, self.steps = list(params), decay, warmup, 0
         self.averages: list[Array] = [p.data.copy() for p in self.params]
 
-    def update(self) -> None:
-        """Move the averages towards the parameters as they are now."""
+    def update(self, numbers: Sequence[Number] | None = None) -> None:
+        """Move the averages towards the parameters as they are now; `numbers` as in `Optimizer.step`."""
+        numbers = self.advance() if numbers is None else numbers
+        for average, p in zip(self.averages, self.params, strict=True):
+            move(average.reshape(-1), p.data.reshape(-1), *numbers)
+
+    def advance(self) -> list[float]:
+        """Begin the next step: d and 1 − d."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps)) if self.warmup else self.decay
-        for average, p in zip(self.averages, self.params, strict=True):
-            move(average, p.data, decay, 1 - decay)
+        return [decay, 1 - decay]
 
     def swap(self) -> None:
         """Exchange parameters and averages; a second call exchanges them back."""
@@ -225,7 +299,7 @@ class ExponentialMovingAverage:
 
 
 @fuse
-def move(average: Array, x: Array, decay: float, rest: float) -> None:
+def move(average: Array, x: Array, decay: Number, rest: Number) -> None:
     average *= decay
     average += rest * x
 

@@ -47,13 +47,26 @@ class Generator:
 
     def _source_of(self, *indices: int) -> Source:
         entropy = np.random.SeedSequence(self.seed, spawn_key=indices)
-        return HostSource(entropy) if self.drawn == "host" else DeviceSource(entropy, device_module(self.device))
+        if self.drawn == "host":
+            return HostSource(entropy)
+        return DeviceSource([np.uint64(word) for word in entropy.generate_state(4)], device_module(self.device))
 
     def stream(self, *indices: int) -> Generator:
         """An independent generator, that of these indices and this seed, whatever was drawn from this one."""
         child = Generator(self.seed, self.device, self.drawn)
         child._source = self._source_of(*indices)
         return child
+
+    @property
+    def key(self) -> np.ndarray:
+        """The four words, uint64, that with its position are all of a generator which draws on a device."""
+        return np.array(self._source.state["key"], np.uint64)
+
+    def at(self, key: Array) -> Generator:
+        """A generator of the same device at the beginning of another key, which may lie on the device."""
+        other = Generator(self.seed, self.device, "device")
+        other._source = DeviceSource([key[i : i + 1] for i in range(4)], device_module(self.device))
+        return other
 
     def normal(self, size: Size = (), dtype: Any = np.float32) -> Array:
         """Draws from N(0, 1)."""
@@ -142,8 +155,8 @@ class DeviceSource:
     Four words, which the seed and the stream make, are the key and one half of the counter; the other half is the
     number of the block.  Draws follow each other in the words: two draws are one of both sizes, cut in two."""
 
-    def __init__(self, entropy: np.random.SeedSequence, xp: Any):
-        self._xp, self._key, self._position = xp, entropy.generate_state(4).tolist(), 0  # in words
+    def __init__(self, key: list[Any], xp: Any):
+        self._key, self._xp, self._position = key, xp, 0  # in words
 
     def normal(self, size: Size, dtype: Any) -> Array:
         return self._draw(*_made(NORMAL, dtype), size, dtype)
@@ -167,16 +180,16 @@ class DeviceSource:
         self._position = (start + count) * words
         blocks = self._xp.arange(start // each, -(-(start + count) // each), dtype=np.uint64)
         out = self._xp.empty((len(blocks), each), dtype)
-        kernel(blocks, *map(np.uint64, self._key), *settings, *out.T)
+        kernel(blocks, *self._key, *settings, *out.T)
         return out.reshape(-1)[start % each :][:count].reshape(shape)
 
     @property
     def state(self) -> dict[str, Any]:
-        return {"generator": "Philox4x32-10", "key": self._key, "position": self._position}
+        return {"generator": "Philox4x32-10", "key": [int(word) for word in self._key], "position": self._position}
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
-        self._key, self._position = [int(word) for word in state["key"]], int(state["position"])
+        self._key, self._position = [np.uint64(word) for word in state["key"]], int(state["position"])
 
 
 # Philox4x32-10: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3 and table 2.  A word has

@@ -147,7 +147,7 @@ def test_words_become_numbers(high: int, low: int) -> None:
 @given(st.integers(0, 2**40), st.sampled_from([1, 2, 3, 1000, 2**31, 2**32 - 1]), st.integers(-5, 5))
 def test_integers_of_words(seed: int, count: int, low: int) -> None:
     """low + ⌊count · w / 2⁶⁴⌋ of the words w of 64 bits that the same draw of a permutation is made of."""
-    source = random.DeviceSource(np.random.SeedSequence(seed), np)
+    source = ng.Generator(seed, drawn="device")._source
     words = source._draw(random.long_words, 2, 7, np.uint64)
     drawn = ng.Generator(seed, drawn="device").integers(low, low + count, 7)
     assert drawn.tolist() == [low + count * int(word) // 2**64 for word in words]

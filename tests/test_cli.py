@@ -282,6 +282,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     (["train", "vae", "--seed", "-1"], "seed"), (["train", "vae", "--threads", "-1"], "threads"),
     (["train", "vae", "--precision", "half"], "precision"),
     (["train", "vae", "--device", "cpu", "--precision", "tf32"], "needs device cuda"),
+    (["train", "vae", "--execution", "lazy"], "execution"),
+    (["train", "vae", "--device", "cpu", "--execution", "graph"], "needs device cuda"),
     (["train", "vae", "--device", "tpu"], "device"), (["train", "vae", "--resume"], "no run"),
     (["train"], "model"), ([], "COMMAND"), (["fly"], "fly"),
     (["train", "vae", "--sedd", "1"], "did you mean '--seed'"), (["train", "vae", "--st", "1"], "--st"),

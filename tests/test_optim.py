@@ -94,6 +94,39 @@ def advance(optimizer: Any, params: list[Any], grads: list[np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
+@given(
+    shapes=st.lists(st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=4),
+    seed=st.integers(0, 999),
+    data=st.data(),
+)
+def test_parameters_move_as_if_alone(name: str, shapes: list[list[int]], seed: int, data: st.DataObject) -> None:
+    """Parameters of any shapes and types move together as the rule moves each alone, to the last bit: with or without a
+    gradient at this step or that, and also if they are given other arrays in between."""
+    rng, kinds = np.random.default_rng(seed), data.draw(st.lists(st.booleans(), min_size=4, max_size=4))
+    dtypes = [np.float32 if kinds[i] else np.float64 for i in range(len(shapes))]
+    alone = [rng.standard_normal(shape).astype(dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    together = [leaf(x.copy()) for x in alone]
+    optimizer = RULES[name][0](together, 0.1)
+    memory = [{what: np.zeros(x.size, x.dtype) for what in optimizer.remembered} for x in alone]
+    for _ in range(STEPS):
+        for i, p in enumerate(together):
+            has_gradient, is_given = data.draw(st.booleans()), data.draw(st.booleans())
+            p.grad = leaf(rng.standard_normal(p.shape).astype(p.dtype)).detach() if has_gradient else None
+            if is_given:
+                alone[i] = np.asarray(alone[i] * 2)
+                p.data = leaf(alone[i].copy()).data
+        numbers = optimizer.advance()
+        optimizer.step(numbers)
+        for x, p, remembered in zip(alone, together, memory, strict=True):
+            if p.grad is not None:
+                optimizer.update(x.reshape(-1), p.grad.data.flatten(), *numbers, **remembered)
+            assert p.dtype == x.dtype
+            assert np.array_equal(p.data, x)
+    for what, arrays in optimizer.state.items():
+        assert all(np.array_equal(a.ravel(), m[what]) for a, m in zip(arrays, memory, strict=True))
+
+
+@pytest.mark.parametrize("name", RULES)
 @given(data=st.data(), lr=positive(1e-4, 0.5), seed=st.integers(0, 999))
 def test_rule_is_the_papers(name: str, data: st.DataObject, lr: float, seed: int) -> None:
     """Every number of every parameter follows the paper's recursion, over several steps and for any settings; the
@@ -293,12 +326,14 @@ def test_average_warms_up() -> None:
 def test_averages_are_copies() -> None:
     """A rule that moves the parameters in place leaves the averages where they are until `update`."""
     x = leaf(np.array([1.0, 2.0]))
+    rule = optim.SGD([x], lr=1.0)
+    advance(rule, [x], [np.array([1.0, 1.0])])
     average = optim.ExponentialMovingAverage([x], 0.5, warmup=False)
-    advance(optim.SGD([x], lr=1.0), [x], [np.array([4.0, 4.0])])
-    assert x.data.tolist() == [-3.0, -2.0]
-    assert average.averages[0].tolist() == [1.0, 2.0]
+    advance(rule, [x], [np.array([4.0, 4.0])])
+    assert x.data.tolist() == [-4.0, -3.0]
+    assert average.averages[0].tolist() == [0.0, 1.0]
     average.update()
-    assert average.averages[0].tolist() == [-1.0, 0.0]
+    assert average.averages[0].tolist() == [-2.0, -1.0]
 
 
 def test_average_is_swapped_in_and_out() -> None:

@@ -23,6 +23,7 @@ from strict import compiled, device, record
 from tiny_runs import TINY, begun, settings_of, some_images, trained
 
 import nanogen as ng
+from nanogen.capture import Replayed
 from nanogen.cli import main
 from nanogen.training.loop import Trainer, train
 
@@ -207,8 +208,8 @@ def test_cupy_compiles_what_is_fused() -> None:
 
     with device.installed() as cp:
         cp.fuse = noted
-        for model in TINY:
-            Trainer(settings_of(model, device="cuda"), some_images()).advance()
+        for model, execution in itertools.product(TINY, ("eager", "graph")):
+            Trainer(settings_of(model, device="cuda", execution=execution), some_images()).advance()
     assert len({function for function, _ in calls.values()}) >= 12
     for function, taken in calls.values():
         assert len(compiled.compiled(function, taken)) > 1000, function.__name__
@@ -287,6 +288,56 @@ def test_a_run_moves_between_devices(cp: Any, tmp_path: Path, monkeypatch: Any) 
     assert here.advance()["loss"].item() == there.advance()["loss"].item()
 
 
+@pytest.mark.parametrize("model", TINY)
+def test_a_captured_step_is_the_step(model: str, cp: Any, tmp_path: Path) -> None:
+    """A run whose step is captured as a graph, and launched, gives the losses and the numbers of the run whose kernels
+    are launched one by one, bit for bit, step after step: all that changes between steps lies on the device."""
+    runs = {
+        execution: trained(model, tmp_path / execution, device="cuda", execution=execution, steps=7)
+        for execution in ("eager", "graph")
+    }
+    (eager, one), (graph, other) = runs["eager"], runs["graph"]
+    assert graph.replayed
+    assert graph.replayed.calls == 7
+    assert one.metrics_file.read_text() == other.metrics_file.read_text()
+    for name, array in eager.arrays().items():
+        assert np.array_equal(graph.arrays()[name], array), name
+
+
+def test_a_captured_run_goes_on_from_a_checkpoint(cp: Any, tmp_path: Path) -> None:
+    """A trainer that has captured its step takes a checkpoint of an earlier one, and then repeats what followed."""
+    trainer, _ = begun(settings_of("gan", device="cuda", execution="graph", steps=9), tmp_path / "run")
+    ends = []
+    for _ in range(4):
+        trainer.advance()
+    middle = trainer.checkpoint()
+    for _ in range(2):
+        losses = [{name: loss.item() for name, loss in trainer.advance().items()} for _ in range(5)]
+        ends.append((losses, trainer.arrays()))
+        trainer.restore(middle)
+    (losses, arrays), (again, others) = ends
+    assert again == losses
+    assert all(np.array_equal(others[name], array) for name, array in arrays.items())
+
+
+@pytest.mark.parametrize(
+    ("what", "step"),
+    {
+        "fetched": lambda x: x.get(),
+        "asked for its truth": lambda x: bool(x.sum() > 0),
+        "moved there": lambda x: x + sys.modules["cupy"].asarray(np.ones(3)),
+    }.items(),
+)
+def test_a_capture_refuses_what_waits(cp: Any, what: str, step: Callable[[Any], Any]) -> None:
+    """What needs the host is refused in a capture, and the capture is over then: another can begin."""
+    broken = Replayed(lambda x: [x * 2.0, step(x)])
+    broken(np.ones(3)), broken(np.ones(3))
+    with pytest.raises(RuntimeError, match="while a stream is captured"):
+        broken(np.ones(3))
+    doubled = Replayed(lambda x: [x * 2.0])
+    assert [doubled(np.full(3, i))[0].get().tolist() for i in range(5)] == [[2.0 * i] * 3 for i in range(5)]
+
+
 def test_numbers_and_labels_go_along(cp: Any) -> None:
     """Beside a tensor on the device a number is one there, and labels, indices and times may be plain arrays."""
     x = ng.tensor(np.arange(6.0).reshape(2, 3), requires_grad=True, device="cuda")
@@ -347,7 +398,7 @@ def test_a_missing_gpu_is_one_line(missing: str, monkeypatch: Any, capsys: Any, 
 
 def test_the_benchmark_of_the_gpu_runs(cp: Any, monkeypatch: Any) -> None:
     """`benchmarks/cuda.py` from end to end, ours on the stand-in and PyTorch's on the CPU: both compute the same loss,
-    and there is a row for each training step and for the sampling step."""
+    and there is a row for each training step, for each as a graph, and for the sampling step."""
     pytest.importorskip("torch")
     monkeypatch.syspath_prepend(ROOT)  # `benchmarks` stands beside the tests and is not installed
     from benchmarks import cuda
@@ -359,7 +410,8 @@ def test_the_benchmark_of_the_gpu_runs(cp: Any, monkeypatch: Any) -> None:
         "ddpm": {"channels": 4, "multipliers": (1,), "T": 10},
     }
     rows = cuda.comparisons("cpu", lambda: None, (3, 8, 8), 2, settings, 0.0, compiled=False)
-    assert [row.name.split(",")[0] for row in rows] == ["training step"] * 4 + ["sampling step"]
+    assert [row.name.split(",")[0] for row in rows] == ["training step"] * 8 + ["sampling step"]
+    assert sum("as a graph" in row.name for row in rows) == 4
     assert all(row.ours > 0 < row.theirs for row in rows)
 
 

@@ -224,9 +224,9 @@ def test_gradients_are_clipped(model: str, monkeypatch: pytest.MonkeyPatch) -> N
         for optimizer in trainer.optimizers.values():
             step = optimizer.step
 
-            def record(optimizer: Any = optimizer, step: Any = step, parts: Any = parts) -> None:
+            def record(numbers: Any, optimizer: Any = optimizer, step: Any = step, parts: Any = parts) -> None:
                 parts.append(np.concatenate([p.grad.data.ravel() for p in optimizer.params]))
-                step()
+                step(numbers)
 
             monkeypatch.setattr(optimizer, "step", record)
         trainer.advance()

@@ -92,8 +92,10 @@ def batch_norm(
         raise ValueError(f"batch_norm: training needs more than one value a channel, got input of shape {input.shape}")
     if running_mean is not None and running_var is not None:
         mean, variance = (moment[0] for moment in kernels.moments(rows.data, channels, over_batch=True))
-        running_mean.data = running_mean.data * (1 - momentum) + mean * momentum
-        running_var.data = running_var.data * (1 - momentum) + variance * (momentum * count / (count - 1))
+        parts = mean * momentum, variance * (momentum * count / (count - 1))
+        for running, part in zip((running_mean, running_var), parts, strict=True):
+            running.data *= 1 - momentum  # in place: a captured step finds it there again
+            running.data += part
     return back(normalize_groups(rows, weight, bias, groups=channels, eps=eps, over_batch=True))
 
 

@@ -194,7 +194,7 @@ class BatchNorm2d(Module):
         if x.ndim != 4:
             raise ValueError(f"BatchNorm2d: input must be (N, C, H, W), got shape {x.shape}")
         if self.training:
-            self.num_batches_tracked = self.num_batches_tracked + 1
+            self.num_batches_tracked.data += 1
         moments = self.running_mean, self.running_var
         return F.batch_norm(x, *moments, self.weight, self.bias, self.training, self.momentum, self.eps)
 

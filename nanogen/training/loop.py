@@ -7,13 +7,14 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 import numpy as np
 
 from nanogen.autograd import Tensor, grad
-from nanogen.backend import allow_tf32, device_of, to_device, to_numpy
+from nanogen.backend import Array, allow_tf32, device_of, to_device, to_numpy
+from nanogen.capture import Replayed
 from nanogen.data import Images
 from nanogen.models import GenerativeModel
 from nanogen.models.base import Update
@@ -66,6 +67,7 @@ class Trainer:
         }
         self.average = ExponentialMovingAverage(self.model.parameters(), settings.ema)
         self.recent: dict[str, list[Any]] = {name: [] for name in self.parameters}  # losses, one a step
+        self.replayed = Replayed(self.compute_on_device) if settings.execution == "graph" else None
 
     def advance(self) -> dict[str, Tensor]:
         """One training step; the losses by name.
@@ -81,25 +83,50 @@ class Trainer:
         return losses
 
     def update(self) -> dict[str, Tensor]:
-        """What `advance` does, in the order of the model's updates."""
+        """What `advance` does, but for the looking."""
+        images, numbers = self.batches(), self.numbers()
         rng = Generator(self.settings.seed, self.settings.device).stream(STEPS, self.step)
-        losses, names = {}, [update.name for update in self.updates]
+        if self.replayed is None or self.inspected:
+            return self.compute(images, numbers, rng)
+        losses = self.replayed(rng.key, *images, *[np.array(some, np.float32) for some in numbers])
+        return {name: Tensor(loss) for name, loss in zip(self.parameters, losses, strict=True)}
+
+    def batches(self) -> list[np.ndarray]:
+        """The step's images, for each of the model's updates: one that is repeated sees others each time."""
+        names = [update.name for update in self.updates]
         repeats = max(names.count(name) for name in names)
-        for i, (name, loss_of, _) in enumerate(self.updates):
-            # an update that is repeated within the step sees other images each time
-            batch = (self.step - 1) * repeats + names[:i].count(name) + 1
-            images = self.images.images[batch_indices(batch, len(self.images), self.settings)]
-            losses[name] = loss = loss_of(images, rng)
+        orders = [(self.step - 1) * repeats + names[:i].count(name) + 1 for i, name in enumerate(names)]
+        return [self.images.images[batch_indices(order, len(self.images), self.settings)] for order in orders]
+
+    def numbers(self) -> list[list[float]]:
+        """What each update's optimiser, and the average, take from the number of the step."""
+        rates = []
+        for update in self.updates:
+            self.optimizers[update.name].lr = learning_rate(self.step, self.settings)
+            rates.append(self.optimizers[update.name].advance())
+        return [*rates, self.average.advance()]
+
+    def compute(self, images: Sequence[Any], numbers: Sequence[Sequence[Any]], rng: Generator) -> dict[str, Tensor]:
+        """The model's updates in their order, then the average's; the losses by name."""
+        losses, (*rates, decay) = {}, numbers
+        for (name, loss_of, _), batch, rate in zip(self.updates, images, rates, strict=True):
+            loss = loss_of(batch, rng)
             for parameter, g in zip(self.parameters[name], grad(loss, self.parameters[name]), strict=True):
                 parameter.grad = g
             if self.settings.clip:
                 clip_grad_norm_(self.parameters[name], self.settings.clip)
-            self.optimizers[name].lr = learning_rate(self.step, self.settings)
-            self.optimizers[name].step()
+            self.optimizers[name].step(rate)
             self.optimizers[name].zero_grad()
             losses[name] = loss.detach()
-        self.average.update()
+        self.average.update(decay)
         return losses
+
+    def compute_on_device(self, key: Array, *arrays: Array) -> list[Array]:
+        """`compute` from arrays on the device: all that changes from step to step lies in them."""
+        images, numbers = arrays[: len(self.updates)], arrays[len(self.updates) :]
+        rng = Generator(self.settings.seed, self.settings.device).at(key)
+        rates = [[some[i : i + 1] for i in range(len(some))] for some in numbers]
+        return [loss.data for loss in self.compute(images, rates, rng).values()]
 
     def samples_due(self) -> bool:
         """Whether it is time for a picture, and the weights are fit for one."""
@@ -138,6 +165,8 @@ class Trainer:
         if recent.keys() != self.recent.keys():
             raise ValueError(f"the checkpoint's losses are {sorted(recent)}, not {sorted(self.recent)}")
         self.recent = {name: recent[name].tolist() for name in self.recent}  # a file's arrays come in any order
+        if self.replayed:
+            self.replayed = Replayed(self.compute_on_device)  # some arrays are others now
 
 
 def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], stop: object = False) -> None:

@@ -62,6 +62,7 @@ class Settings:
     seed: int = 0
     device: str = "cpu"
     precision: str = "float32"
+    execution: str = "eager"
     data_dir: str | None = None
     size: tuple[int, int] | None = None
     color: str | None = None
@@ -109,10 +110,12 @@ def check_ranges(settings: Settings) -> None:
     for name in ("weight_decay", "clip"):
         if not 0 <= getattr(settings, name) < math.inf:
             raise ValueError(f"{name} must be at least 0 and finite, got {getattr(settings, name)}")
-    if settings.precision not in ("float32", "tf32"):
-        raise ValueError(f"precision must be float32 or tf32, got {settings.precision!r}")
-    if settings.precision == "tf32" and settings.device != "cuda":
-        raise ValueError(f"precision tf32 is a GPU's: it needs device cuda, got {settings.device}")
+    for name, plain, of_a_gpu in (("precision", "float32", "tf32"), ("execution", "eager", "graph")):
+        given = getattr(settings, name)
+        if given not in (plain, of_a_gpu):
+            raise ValueError(f"{name} must be {plain} or {of_a_gpu}, got {given!r}")
+        if given == of_a_gpu and settings.device != "cuda":
+            raise ValueError(f"{name} {of_a_gpu} is a GPU's: it needs device cuda, got {settings.device}")
     if len(settings.betas) != 2 or not all(0 <= beta < 1 for beta in settings.betas):
         raise ValueError(f"betas must be two numbers in [0, 1), got {settings.betas}")
     if not 0 <= settings.ema < 1:

@@ -28,6 +28,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from strict import graph
+from strict.graph import noted, refuse
+
 TESTS = str(Path(__file__).parents[1])
 LIBRARY = str(Path(TESTS).parent / "nanogen")
 HOST_ALONE = str(Path(LIBRARY) / "data")  # NumPy by design
@@ -60,6 +63,7 @@ def watched() -> Iterator[list[Transfer]]:
 
 
 def _note(kind: str, call: str) -> None:
+    refuse(f"{call} ({kind})")
     if _watching:
         frame: Any = sys._getframe(1)
         while frame and not frame.f_code.co_filename.startswith(LIBRARY):
@@ -158,7 +162,7 @@ def _function(name: str, numpys: Callable[..., Any]) -> Callable[..., Any]:
         return out if out is not None else _device(np.asarray(result) if name in TRUTHS else result)
 
     call.__name__ = call.__qualname__ = name
-    return call
+    return noted(call)
 
 
 def _traced_call(name: str, args: tuple[Any, ...], out: Any = None) -> Any:
@@ -230,6 +234,7 @@ for _name, _of in (("neg", "negative"), ("invert", "invert")):
 def fuse(function: Callable[..., None]) -> Callable[..., None]:
     """CuPy's, of functions that return nothing: what can't be traced there is an error here."""
 
+    @noted
     def call(*args: Any) -> None:
         traced = [_argument(a) for a in args]
         if function(*traced) is not None:
@@ -278,6 +283,7 @@ class ufunc:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._call(*args, **kwargs)
 
+    @noted
     def at(self, a: Any, indices: Any, b: Any = None) -> None:
         if self.name not in ("add", "subtract", "maximum", "minimum", "bitwise_and", "bitwise_or", "bitwise_xor"):
             raise NotImplementedError(f"`cupy_{self.name}.at` is not supported yet")
@@ -292,6 +298,7 @@ class ufunc:
         else:
             self._numpys.at(a._host, key, _host(b, "at"))
 
+    @noted
     def reduce(self, array: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
         if self.name not in ("add", "multiply", "maximum", "minimum", "logical_and", "logical_or"):
             raise NotImplementedError(f"`cupy_{self.name}.reduce` is not supported yet")
@@ -433,10 +440,12 @@ class ndarray:
 
     # Elements
 
+    @noted
     def __getitem__(self, key: Any) -> ndarray:
         key, _ = _key(self, key)
         return _device(self._host[key])
 
+    @noted
     def __setitem__(self, key: Any, value: Any) -> None:
         if type(value) is list:
             raise TypeError("a list is no value of a device array")
@@ -459,12 +468,15 @@ class ndarray:
             raise TypeError("iteration over a 0-d array")
         return (self[i] for i in range(len(self)))
 
+    @noted
     def __copy__(self) -> ndarray:
         return _device(self._host.copy())
 
+    @noted
     def __deepcopy__(self, memo: Any) -> ndarray:
         return _device(self._host.copy())
 
+    @noted
     def fill(self, value: Any) -> None:
         self._host.fill(_host(value, "fill"))
 
@@ -509,7 +521,7 @@ def _binary(name: str, reflected: bool) -> Callable[[ndarray, Any], Any]:
             other = _host(other, name)
         return _device(apply(other, self._host) if reflected else apply(self._host, other))
 
-    return operate
+    return noted(operate)
 
 
 def _in_place(name: str) -> Callable[[ndarray, Any], ndarray]:
@@ -519,12 +531,12 @@ def _in_place(name: str) -> Callable[[ndarray, Any], ndarray]:
         apply(self._host, _host(other, name))
         return self
 
-    return operate
+    return noted(operate)
 
 
 def _unary(name: str) -> Callable[[ndarray], ndarray]:
     apply = getattr(operator, name)
-    return lambda self: _device(apply(self._host))
+    return noted(lambda self: _device(apply(self._host)))
 
 
 def _method(name: str, parameters: str) -> Callable[..., Any]:
@@ -540,7 +552,7 @@ def _method(name: str, parameters: str) -> Callable[..., Any]:
         result = numpys(self._host, *[_host(a, name) for a in args], **{k: _host(v, name) for k, v in kwargs.items()})
         return out if out is not None else _device(result)
 
-    return call
+    return noted(call)
 
 
 for _name in RECORD["special"]:
@@ -565,6 +577,7 @@ for _name, _parameters in RECORD["methods"].items():
 # Functions with a mind of their own
 
 
+@noted
 def array(obj: Any, *args: Any, **kwargs: Any) -> ndarray:
     """A device array of a host's, of another device array, of numbers or of lists of them; what comes up is noted."""
     Taken("array", RECORD["functions"]["array"]).check((obj, *args), kwargs)
@@ -573,6 +586,7 @@ def array(obj: Any, *args: Any, **kwargs: Any) -> ndarray:
     return _device(np.array(_seen(obj), *args, **{k: v for k, v in kwargs.items() if k != "blocking"}))
 
 
+@noted
 def asarray(
     a: Any, dtype: Any = None, order: Any = None, *, copy: bool | None = None, blocking: bool = False
 ) -> ndarray:
@@ -581,6 +595,7 @@ def asarray(
     return array(a, dtype, copy=copy, order=order or "K")
 
 
+@noted
 def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
     _host(a, "ascontiguousarray")
     if a._host.flags.c_contiguous and dtype in (None, a.dtype):
@@ -639,6 +654,9 @@ def module() -> types.ModuleType:
         is_available=lambda: True,
         lib=lib,
         linalg=Namespace("cupy.linalg", "linalg."),
+        cuda=types.SimpleNamespace(
+            Stream=graph.Stream, MemoryPool=graph.MemoryPool, using_allocator=graph.using_allocator
+        ),
         __version__=RECORD["version"],
     )
 
