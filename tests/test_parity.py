@@ -22,11 +22,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strict import device
 from test_functional import BY_NAME, OPERATIONS
-from tiny_runs import TINY, some_images
+from tiny_runs import TINY, settings_of, some_images
 
 import nanogen as ng
 from nanogen.autograd import Tensor
 from nanogen.backend import device_module, to_numpy
+from nanogen.training.loop import Trainer
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-11}  # of the largest number of a result; models lose another factor of 20
 DEVICES = ["stand-in", pytest.param("gpu", marks=pytest.mark.gpu)]
@@ -150,3 +151,16 @@ def test_random_numbers(size: tuple[int, ...], where: str) -> None:
             assert_equal(there.normal(size, dtype), here.normal(size, dtype), inexact * TOLERANCE[dtype])
         assert_equal(there.integers(-3, 1000, size), here.integers(-3, 1000, size), 0.0)
         assert_equal(there.permutation(50), here.permutation(50), 0.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TINY)
+def test_captured_steps(name: str) -> None:
+    """The losses of steps that are launched as a CUDA graph are those of steps launched kernel by kernel.  On the
+    stand-in that is `test_strict.py::test_a_captured_step_is_the_step`, to the bit."""
+    with on("gpu"):
+        losses = []
+        for execution in ("eager", "graph"):
+            trainer = Trainer(settings_of(name, device="cuda", execution=execution), some_images())
+            losses.append([[loss.item() for loss in trainer.advance().values()] for _ in range(6)])
+        np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
