@@ -58,8 +58,13 @@ def device_module(device: str) -> ModuleType:
 def allow_tf32(allowed: bool) -> None:
     """Whether a GPU's products of float32 matrices may keep ten bits of each factor's fraction (TF32): faster.
 
-    CuPy looks at this once, before the first product of a process, and heeds it for single matrices, not for stacks."""
+    Those of `kernels.products` from now on; CuPy's own look at it once, before the first of a process."""
     os.environ["CUPY_TF32"] = str(int(allowed))
+
+
+def tf32_allowed() -> bool:
+    """What `allow_tf32` said last, or the environment (CUPY_TF32=1)."""
+    return os.environ.get("CUPY_TF32") == "1"
 
 
 def device_of(array: Array) -> str:
@@ -170,17 +175,6 @@ def fuse(function: Callable[..., None]) -> Callable[..., None]:
 @functools.cache
 def _kernel(function: Callable[..., None], xp: ModuleType) -> Callable[..., None]:
     return xp.fuse(function)
-
-
-def matmul(a: Array, b: Array) -> Array:
-    """a @ b, the first axis of a shared out among the threads."""
-    xp = array_module(a)
-    if min(a.ndim, b.ndim) < 2 or (b.ndim > 2 and a.shape[:-2] != b.shape[:-2]):
-        return a @ b
-    out = xp.empty((*a.shape[:-1], b.shape[-1]), xp.result_type(a, b))
-    item_bytes = (a.nbytes + out.nbytes) // max(len(a), 1)
-    in_blocks(lambda part: xp.matmul(a[part], b if b.ndim == 2 else b[part], out=out[part]), a, item_bytes)
-    return out
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from museum import ROOT, functions
-from strict import compiled, device, record
+from strict import compiled, device, graph, record
 from tiny_runs import TINY, begun, settings_of, some_images, trained
 
 import nanogen as ng
@@ -189,6 +189,16 @@ def test_the_record_is_cupys() -> None:
     if cupy.__version__ != device.RECORD["version"]:
         pytest.skip(f"the record is of CuPy {device.RECORD['version']}, installed is {cupy.__version__}")
     assert record.record() == device.RECORD
+
+
+def test_cupy_has_the_streams_of_the_stand_in() -> None:
+    """Where CuPy is installed: what `graph` stands in for is there, and whether a stream is captured can be asked."""
+    cuda = pytest.importorskip("cupy").cuda
+    assert callable(cuda.get_current_stream)
+    assert callable(cuda.runtime.getDevice)
+    theirs = cuda.Stream.from_external(types.SimpleNamespace(__cuda_stream__=lambda: (0, 0x100)))
+    assert theirs.ptr == 0x100
+    assert {name for name in dir(graph.Stream()) if not name.startswith("_")} <= {"ptr", *dir(cuda.Stream)}
 
 
 def test_cupy_compiles_what_is_fused() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nanogen import backend
 from nanogen.autograd import Tensor, constant, primitive
 from nanogen.backend import array_module
 from nanogen.functional.activation import dropout, softmax
 from nanogen.functional.elementwise import where
+from nanogen.kernels import products
 
 __all__ = ["linear", "matmul", "scaled_dot_product_attention"]
 
@@ -17,7 +17,7 @@ __all__ = ["linear", "matmul", "scaled_dot_product_attention"]
 @primitive
 def matrix_product(a, b):
     """a @ b for two tensors of at least two axes; the leading ones are broadcast."""
-    return backend.matmul(a, b)
+    return products.matmul(a, b)
 
 
 matrix_product.vjp(lambda g, out, a, b: g @ b.transpose(-1, -2), lambda g, out, a, b: a.transpose(-1, -2) @ g)

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from nanogen.backend import Array, array_module, device_of, in_blocks, matmul, resident
+from nanogen.backend import Array, array_module, device_of, in_blocks, resident
+from nanogen.kernels.products import matmul, product
 from nanogen.kernels.reduction import column_sums
 
 Pair = tuple[int, ...]  # for height and width
@@ -124,7 +125,7 @@ def gather(x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair, 
     def block(here: slice) -> None:
         rows = patches(x[here], tuple(kernel), stride, padding, dilation)
         there = out[here].reshape(len(rows), o)
-        xp.matmul(rows, taps, out=there)
+        product(rows, taps, out=there)
         if bias is not None:
             there += bias
 
@@ -137,7 +138,7 @@ def weight_by_gathering(x: Array, y: Array, kernel: Pair, stride: Pair, padding:
     c, o, rows = x.shape[1], y.shape[1], channels_last(y)
 
     def block(here: slice) -> Array:
-        return rows[here].reshape(-1, o).T @ patches(x[here], kernel, stride, padding, dilation)
+        return product(rows[here].reshape(-1, o).T, patches(x[here], kernel, stride, padding, dilation))
 
     blocks = in_blocks(block, x, math.prod(y.shape[2:]) * (math.prod(kernel) * c + o) * x.itemsize)
     return sum(blocks[1:], blocks[0]).reshape(o, *kernel, c).transpose(0, 3, 1, 2)
@@ -157,7 +158,7 @@ def scatter(
     down, right = max(oh + (kh - 1) // sh, -(-(h + ph) // sh)), max(ow + (kw - 1) // sw, -(-(wd + pw) // sw))
 
     def block(here: slice) -> None:
-        products = (rows[here].reshape(-1, o) @ taps).reshape(-1, oh, ow, kh, kw, c).transpose(0, 1, 3, 2, 4, 5)
+        products = product(rows[here].reshape(-1, o), taps).reshape(-1, oh, ow, kh, kw, c).transpose(0, 1, 3, 2, 4, 5)
         sums = xp.zeros((len(products), down, sh, right, sw, c), out.dtype)
         for k, i in enumerate(range(0, kh, sh)):
             for m, j in enumerate(range(0, kw, sw)):
@@ -195,7 +196,8 @@ def tiles(x: Array, padding: Pair, counts: Pair, dtype: Any) -> Array:
     xp, (n, c, *_), (th, tw) = array_module(x), x.shape, counts
     a, b, d, e = (padded := pad(x, padding, (2 * th + 2, 2 * tw + 2))).strides
     windows = xp.lib.stride_tricks.as_strided(padded, (4, 4, n, th, tw, c), (b, d, a, 2 * b, 2 * d, e))
-    return (resident(INPUT, dtype, device_of(x)) @ windows.reshape(16, n * th * tw * c)).reshape(16, n * th * tw, c)
+    sums = product(resident(INPUT, dtype, device_of(x)), windows.reshape(16, n * th * tw * c), exact=True)
+    return sums.reshape(16, n * th * tw, c)
 
 
 def by_tiles(x: Array, w: Array, bias: Array | None, padding: Pair) -> Array:
@@ -204,11 +206,12 @@ def by_tiles(x: Array, w: Array, bias: Array | None, padding: Pair) -> Array:
     oh, ow = size = output_size(x.shape[2:], (3, 3), (1, 1), padding, (1, 1))
     th, tw = counts = tuple((n + 1) // 2 for n in size)
     out = xp.empty((x.shape[0], oh, ow, o), dtype)
-    kernels = matmul(resident(KERNEL, dtype, device_of(x)), w.transpose(2, 3, 1, 0).reshape(9, c * o)).reshape(16, c, o)
+    taps = w.transpose(2, 3, 1, 0).reshape(9, c * o)
+    kernels = matmul(resident(KERNEL, dtype, device_of(x)), taps, exact=True).reshape(16, c, o)
 
     def block(here: slice) -> None:
-        products = tiles(x[here], padding, counts, dtype) @ kernels
-        sums = resident(OUTPUT, dtype, device_of(x)) @ products.reshape(16, -1)
+        products = product(tiles(x[here], padding, counts, dtype), kernels)
+        sums = product(resident(OUTPUT, dtype, device_of(x)), products.reshape(16, -1), exact=True)
         there = out[here]
         for (i, j), corner in zip(np.ndindex(2, 2), sums.reshape(4, -1, th, tw, o), strict=True):
             places = there[:, i::2, j::2]
@@ -231,9 +234,10 @@ def weight_by_tiles(x: Array, y: Array, padding: Pair) -> Array:
         for (i, j), corner in zip(np.ndindex(2, 2), corners, strict=True):
             places = rows[here][:, i::2, j::2]
             corner[:, : places.shape[1], : places.shape[2]] = places
-        slopes = (resident(OUTPUT.T, dtype, device_of(x)) @ corners.reshape(4, -1)).reshape(16, -1, o)
-        return tiles(x[here], padding, counts, dtype).transpose(0, 2, 1) @ slopes
+        slopes = product(resident(OUTPUT.T, dtype, device_of(x)), corners.reshape(4, -1), exact=True)
+        slopes = slopes.reshape(16, -1, o)
+        return product(tiles(x[here], padding, counts, dtype).transpose(0, 2, 1), slopes)
 
     blocks: list[Any] = in_blocks(block, x, 16 * th * tw * (c + o) * x.itemsize)
-    slopes = matmul(resident(KERNEL.T, dtype, device_of(x)), sum(blocks[1:], blocks[0]).reshape(16, c * o))
+    slopes = matmul(resident(KERNEL.T, dtype, device_of(x)), sum(blocks[1:], blocks[0]).reshape(16, c * o), exact=True)
     return slopes.reshape(3, 3, c, o).transpose(3, 2, 0, 1)

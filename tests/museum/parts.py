@@ -44,7 +44,7 @@ PARTS = {
     "convolution": Part(
         ("functional/conv.py", "kernels/convolution.py", "kernels/normalization.py", "kernels/reduction.py"),
         ("test_conv.py", "test_kernels.py"),
-        ("test_functional.py", "test_nn.py", "test_torch.py", "test_torch_models.py"),
+        ("test_functional.py", "test_nn.py", "test_torch.py", "test_torch_models.py", "test_products.py"),
     ),
 }  # fmt: skip
 

@@ -28,7 +28,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from strict import graph
+from nanogen.kernels import products
+from strict import cublas, graph
 from strict.graph import noted, refuse
 
 TESTS = str(Path(__file__).parents[1])
@@ -155,6 +156,8 @@ def _function(name: str, numpys: Callable[..., Any]) -> Callable[..., Any]:
             return _traced_call(name, args, **kwargs)
         if name in WAITS or (name == "where" and len(args) == 1):
             _note("to host", name)
+        if name in BY_CUBLAS:
+            refuse_cublas(*args)
         out = kwargs.get("out")
         if out is not None and type(out) is not ndarray:
             raise TypeError(f"cupy.{name}: out must be a device array, got {type(out)}")
@@ -213,6 +216,16 @@ class Traced:
         self.written = True
 
 
+def refuse_cublas(*operands: Any) -> None:
+    """Raises:
+    NotImplementedError: a product that CuPy leaves to cuBLAS, in a capture."""
+    if graph.get_current_stream().is_capturing() and any(
+        getattr(x, "dtype", np.dtype(int)).kind == "f" for x in operands
+    ):
+        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+
+
+BY_CUBLAS = {"matmul", "dot", "vdot", "inner", "tensordot", "einsum"}
 ARITHMETIC = {
     "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide", "floordiv": "floor_divide",
     "mod": "remainder", "pow": "power", "lshift": "left_shift", "rshift": "right_shift",
@@ -487,6 +500,11 @@ class ndarray:
     # What the memory is like
 
     @property
+    def data(self) -> Any:
+        cublas.handed_over.append(self._host)
+        return types.SimpleNamespace(ptr=self._host.ctypes.data)
+
+    @property
     def base(self) -> Any:
         return None if self._host.base is None else _device(np.asarray(self._host.base))
 
@@ -513,6 +531,8 @@ def _binary(name: str, reflected: bool) -> Callable[[ndarray, Any], Any]:
 
     def operate(self: ndarray, other: Any) -> Any:
         kind = type(other)
+        if name in BY_CUBLAS:
+            refuse_cublas(self, other)
         if kind is ndarray:
             other = other._host
         elif kind not in SCALARS:
@@ -546,6 +566,8 @@ def _method(name: str, parameters: str) -> Callable[..., Any]:
         taken.check(args, kwargs)
         if name in ("nonzero", "compress"):
             _note("to host", name)
+        if name in BY_CUBLAS:
+            refuse_cublas(self, *args)
         out = kwargs.get("out")
         if out is not None and type(out) is not ndarray:
             raise TypeError(f"{name}: out must be a device array, got {type(out)}")
@@ -655,7 +677,11 @@ def module() -> types.ModuleType:
         lib=lib,
         linalg=Namespace("cupy.linalg", "linalg."),
         cuda=types.SimpleNamespace(
-            Stream=graph.Stream, MemoryPool=graph.MemoryPool, using_allocator=graph.using_allocator
+            Stream=graph.Stream,
+            get_current_stream=graph.get_current_stream,
+            MemoryPool=graph.MemoryPool,
+            using_allocator=graph.using_allocator,
+            runtime=types.SimpleNamespace(getDevice=lambda: 0),
         ),
         __version__=RECORD["version"],
     )
@@ -663,11 +689,13 @@ def module() -> types.ModuleType:
 
 @contextlib.contextmanager
 def installed() -> Iterator[types.ModuleType]:
-    """Within this context `cupy` is the stand-in, so device `cuda` is there."""
+    """Within this context `cupy` is the stand-in, so device `cuda` is there, and cuBLAS too."""
     before, sys.modules["cupy"] = sys.modules.get("cupy"), module()
+    library, products.library = products.library, cublas.library
     try:
         yield sys.modules["cupy"]
     finally:
+        products.library = library
         del sys.modules["cupy"]
         if before is not None:
             sys.modules["cupy"] = before

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -88,13 +89,20 @@ class Graph:
 class Stream:
     """CuPy's, as far as a capture goes: everything is done at once, in the order in which it is asked for."""
 
+    _pointers = itertools.count(0x57E0000000, 0x100)  # more than 32 bits, as addresses have
+
     def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None):
-        self.ptr = 1
+        self.ptr = 0 if null else next(self._pointers)
 
     def __enter__(self) -> Stream:
+        _current.append(self)
         return self
 
-    def __exit__(self, *_: Any) -> None: ...
+    def __exit__(self, *_: Any) -> None:
+        _current.pop()
+
+    def is_capturing(self) -> bool:
+        return _noted is not None
 
     def synchronize(self) -> None:
         refuse("synchronize")
@@ -116,6 +124,13 @@ class Stream:
             if result._host.dtype.kind == "f":
                 result._host.fill(np.nan)
         return Graph(doings)
+
+
+_current = [Stream(null=True)]
+
+
+def get_current_stream() -> Stream:
+    return _current[-1]
 
 
 class MemoryPool:

@@ -22,7 +22,8 @@ import numpy as np
 import pytest
 
 from nanogen.autograd import Primitive
-from strict import device
+from nanogen.kernels import products
+from strict import cublas, device
 
 EXCLUDED = tomllib.loads((Path(__file__).parent / "excluded.toml").read_text())
 
@@ -31,6 +32,7 @@ def pytest_configure(config: Any) -> None:
     device.spectators = True
     np.seterr(all="ignore")  # a GPU's arithmetic warns of nothing
     sys.modules["cupy"] = device.module()
+    products.library = cublas.library
     move_in()
 
 

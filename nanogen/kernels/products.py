@@ -1,0 +1,211 @@
+"""Products of matrices on raw arrays: NumPy's on a CPU, cuBLAS's on a GPU, by a handle of our own.
+
+CuPy's handle refuses a stream that is being captured as a CUDA graph; its products of stacks copy what is not
+contiguous, make lists of pointers where one matrix is for all, and know nothing of TF32.
+
+NumPy's matrices lie row by row, cuBLAS reads column by column: in our memory it sees Aᵀ.  So it is asked for
+Cᵀ = Bᵀ Aᵀ, and writes C.  Its functions and numbers are those of NVIDIA's cublas_api.h, cuBLAS 12 and 13.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import math
+import threading
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nanogen.backend import Array, array_module, in_blocks, tf32_allowed
+
+
+def matmul(a: Array, b: Array, exact: bool = False) -> Array:
+    """a @ b; on a CPU the first axis of a is shared out among the threads, on a GPU it is `product`."""
+    if not isinstance(a, np.ndarray):
+        return product(a, b, exact=exact)
+    if min(a.ndim, b.ndim) < 2 or (b.ndim > 2 and a.shape[:-2] != b.shape[:-2]):
+        return a @ b
+    out = np.empty((*a.shape[:-1], b.shape[-1]), np.result_type(a, b))
+    item_bytes = (a.nbytes + out.nbytes) // max(len(a), 1)
+    in_blocks(lambda part: np.matmul(a[part], b if b.ndim == 2 else b[part], out=out[part]), a, item_bytes)
+    return out
+
+
+def product(a: Array, b: Array, out: Array | None = None, exact: bool = False) -> Array:
+    """a @ b of (…, M, K) and (…, K, N), into `out` if it is given: on a CPU NumPy's, which is for use in blocks.
+
+    On a GPU `out` is contiguous and of the product's shape and type; what cuBLAS does not multiply (integers, vectors)
+    CuPy does.  Where TF32 is allowed, float32 factors lose bits; `exact` keeps them, for products that are sums or
+    transformations: those wait for memory anyway.
+
+    Raises:
+        ValueError: shapes that do not fit; such an `out`.
+        RuntimeError: cuBLAS gives a status other than success; under capture: there is no handle of our own.
+    """
+    if isinstance(a, np.ndarray):
+        return np.matmul(a, b, out=out)
+    xp, dtype = array_module(a), np.promote_types(a.dtype, b.dtype)
+    if min(a.ndim, b.ndim) < 2 or dtype.name not in TYPES:
+        return xp.matmul(a, b, out=out)
+    stream = xp.cuda.get_current_stream()
+    handle = own_handle(xp, xp.cuda.runtime.getDevice(), threading.get_ident())
+    if isinstance(handle, RuntimeError):
+        if stream.is_capturing():
+            raise RuntimeError("no product of matrices can be captured") from handle
+        return xp.matmul(a, b, out=out)
+    if a.shape[-1] != b.shape[-2]:
+        raise ValueError(f"product: shapes {a.shape} and {b.shape} do not fit")
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    shape = (*batch, a.shape[-2], b.shape[-1])
+    if out is None:
+        out = xp.empty(shape, dtype)
+    if (out.shape, out.dtype) != (shape, dtype) or not out.flags.c_contiguous:
+        raise ValueError(f"product: out must be a contiguous {shape} of {dtype}, got {out.shape} of {out.dtype}")
+    if not a.size or not b.size:
+        out.fill(0)  # a sum of nothing
+        return out
+    left, right = (in_memory(x.astype(dtype, copy=False), batch) for x in (b, a))
+    handle.multiply(left, right, out, a.shape[-1], compute_type(dtype, exact), stream.ptr)
+    return out
+
+
+# Where the matrices of an array lie
+
+
+class Matrices(NamedTuple):
+    """What cuBLAS is told of the matrices of an array; distances in elements."""
+
+    array: Array  # keeps its memory
+    transposed: bool  # by cuBLAS, since what it reads there is the matrix itself and not, as usual, its transpose
+    line: int  # from one row to the next; if transposed, from one column to the next
+    apart: int  # from one matrix to the next
+
+
+def in_memory(x: Array, batch: tuple[int, ...]) -> Matrices:
+    """The matrices of x, broadcast to a batch, where they lie; of a copy if cuBLAS can't read them there."""
+    xp, (rows, columns) = array_module(x), x.shape[-2:]
+    x = xp.broadcast_to(x, (*batch, rows, columns))
+    *between, down, right = (stride // x.itemsize for stride in x.strides)
+    apart = one_distance(batch, between)
+    for transposed, line in enumerate((distance(rows, columns, down, right), distance(columns, rows, right, down))):
+        if line is not None and apart is not None:
+            return Matrices(x, bool(transposed), line, apart)
+    return in_memory(xp.ascontiguousarray(x), batch)
+
+
+def distance(lines: int, length: int, between: int, within: int) -> int | None:
+    """From one line to the next, where each lies without gaps and no two overlap; otherwise None."""
+    if lines == 1:  # then its stride means nothing, but cuBLAS looks at it
+        between = length
+    return between if between >= length and (within == 1 or length == 1) else None
+
+
+def one_distance(lengths: Sequence[int], strides: Sequence[int]) -> int | None:
+    """The stride of the one axis that several axes are together; None where they are not."""
+    axes = [(length, stride) for length, stride in zip(lengths, strides, strict=True) if length > 1]
+    if any(outer != length * inner for (_, outer), (length, inner) in itertools.pairwise(axes)):
+        return None
+    apart = axes[-1][1] if axes else 0
+    return apart if apart >= 0 else None
+
+
+# cuBLAS
+
+POINTER, INT, LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
+SIZES = [POINTER, INT, INT, INT, INT, INT]  # handle, transa, transb, m, n, k
+FUNCTIONS = {
+    "cublasCreate_v2": [POINTER],
+    "cublasSetStream_v2": [POINTER, POINTER],
+    "cublasSetWorkspace_v2": [POINTER, POINTER, ctypes.c_size_t],
+    # alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, computeType, algo
+    "cublasGemmEx": [*SIZES, POINTER, *[POINTER, INT, INT] * 2, POINTER, POINTER, INT, INT, INT, INT],
+    # the same with strideA, strideB, strideC and batchCount
+    "cublasGemmStridedBatchedEx": [
+        *SIZES, POINTER, *[POINTER, INT, INT, LONG] * 2, POINTER, POINTER, INT, INT, LONG, INT, INT, INT
+    ],
+}  # fmt: skip
+TYPES: dict[str, tuple[int, Any]] = {"float32": (0, ctypes.c_float), "float64": (1, ctypes.c_double)}  # CUDA_R_…
+COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
+GEMM_DEFAULT = -1
+LARGEST = 2**31 - 1  # of cuBLAS's integers
+WORKSPACE_BYTES = 32 << 20  # what NVIDIA advises for Hopper; 4 MiB for those before
+
+
+def library() -> Any:
+    """The cuBLAS that CuPy uses."""
+    from cuda import pathfinder  # CuPy's own way to find it; where there is no CuPy there is none
+
+    return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
+
+
+@functools.cache
+def own_handle(xp: ModuleType, device: int, thread: int) -> Handle | RuntimeError:
+    """The handle of a device and a thread: it serves one at a time.  Or why there is none.
+
+    Raises:
+        RuntimeError: the first product is under capture.
+    """
+    if xp.cuda.get_current_stream().is_capturing():
+        raise RuntimeError("a product of matrices has to come before the capture: it makes the cuBLAS handle")
+    try:
+        return Handle(xp)
+    except (ImportError, OSError, AttributeError, RuntimeError) as error:
+        warnings.warn(f"no cuBLAS handle of our own, products of matrices are CuPy's: {error}", stacklevel=3)
+        return RuntimeError(f"no cuBLAS handle of our own: {error}")
+
+
+class Handle:
+    """A cuBLAS handle with its workspace.  It is never given back: graphs want it, and the driver may end first."""
+
+    def __init__(self, xp: ModuleType):
+        self.functions: dict[str, Any] = {}
+        found = library()
+        for name, arguments in FUNCTIONS.items():
+            self.functions[name] = getattr(found, name)
+            self.functions[name].argtypes = arguments
+        self.stream: int | None = None
+        self.workspace = xp.empty(WORKSPACE_BYTES, np.uint8)
+        self.handle = POINTER()
+        self.call("cublasCreate_v2", ctypes.byref(self.handle))
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Raises: RuntimeError: a status other than success."""
+        status = self.functions[name](*arguments)
+        if status:
+            raise RuntimeError(f"{name} gave status {status}")
+
+    def work_on(self, stream: int) -> None:
+        """The stream of what follows.  Setting it takes the workspace away, and without one a capture allocates."""
+        if stream != self.stream:
+            self.call("cublasSetStream_v2", self.handle, stream)
+            self.call("cublasSetWorkspace_v2", self.handle, self.workspace.data.ptr, self.workspace.nbytes)
+            self.stream = stream
+
+    def multiply(self, left: Matrices, right: Matrices, out: Array, k: int, compute: int, stream: int) -> None:
+        """out = (left · right)ᵀ for each of the matrices as cuBLAS reads them, (m, k) and (k, n)."""
+        (*batch, n, m), (kind, number) = out.shape, TYPES[out.dtype.name]
+        count = math.prod(batch)
+        if max(m, n, k, count, left.line, right.line) > LARGEST:
+            raise ValueError(
+                f"product: cuBLAS counts to {LARGEST}, the product has a shape of {out.shape}, sums of {k}"
+            )
+        self.work_on(stream)
+        sizes = (self.handle, int(left.transposed), int(right.transposed), m, n, k)
+        a, b = ((x.array.data.ptr, kind, x.line, x.apart) for x in (left, right))
+        c, one, zero = (out.data.ptr, kind, m, m * n), ctypes.byref(number(1)), ctypes.byref(number(0))
+        if count == 1:
+            self.call("cublasGemmEx", *sizes, one, *a[:3], *b[:3], zero, *c[:3], compute, GEMM_DEFAULT)
+        else:
+            self.call("cublasGemmStridedBatchedEx", *sizes, one, *a, *b, zero, *c, count, compute, GEMM_DEFAULT)
+
+
+def compute_type(dtype: np.dtype, exact: bool) -> int:
+    """In what the sums are made: the type itself, or TF32 in the factors where that is allowed."""
+    if dtype == np.float64:
+        return COMPUTE_64F
+    return COMPUTE_32F_FAST_TF32 if tf32_allowed() and not exact else COMPUTE_32F

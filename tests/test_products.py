@@ -1,0 +1,447 @@
+"""Products of matrices on a GPU, by a cuBLAS handle of our own: on a stand-in for CuPy and for cuBLAS.
+
+`strict/cublas.py` does with the addresses, distances and flags that it is given what NVIDIA documents.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import ctypes
+import itertools
+import threading
+import types
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import Draw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strict import cublas, device, graph
+
+from nanogen import backend
+from nanogen.capture import Replayed
+from nanogen.kernels import convolution, products
+from nanogen.kernels.reduction import column_sums
+
+GEMMS = {"gemm", "gemm_strided_batched"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cp() -> Iterator[Any]:
+    """Device `cuda` is the stand-in in all of this file."""
+    with device.installed() as module:
+        yield module
+
+
+@pytest.fixture
+def anew() -> Iterator[None]:
+    """Handles are made anew, and forgotten afterwards."""
+    products.own_handle.cache_clear()
+    cublas.called.clear()
+    yield
+    products.own_handle.cache_clear()
+
+
+@contextlib.contextmanager
+def capture() -> Iterator[None]:
+    """Within this context a stream is being captured."""
+    with graph.Stream() as stream:
+        stream.begin_capture()
+        try:
+            yield
+        finally:
+            stream.end_capture()
+
+
+def there(x: np.ndarray) -> Any:
+    """The same memory on the device."""
+    return device._device(x)
+
+
+def integers(draw: Draw, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Small integers that lie anyhow: axes in any order in memory, with gaps, reversed, or one all along an axis."""
+    axes = range(len(shape))
+    order = draw.pick([tuple(axes), draw.pick(list(itertools.permutations(axes)))])
+    ways = ["all"] * len(shape)
+    for axis in draw.data.draw(st.lists(st.sampled_from(axes), max_size=2)):
+        ways[axis] = draw.pick(["part", "gaps", "reversed", "repeated"])
+    lengths = {"all": (1, 0), "part": (1, 2), "gaps": (2, 1), "reversed": (1, 0), "repeated": (0, 1)}
+    cuts = {"part": lambda n: slice(1, 1 + n), "gaps": lambda n: slice(0, 2 * n, 2),
+            "reversed": lambda n: slice(None, None, -1)}  # fmt: skip
+    sizes = [lengths[way][0] * n + lengths[way][1] for way, n in zip(ways, shape, strict=True)]
+    memory = np.random.default_rng(draw.number(0, 99)).integers(-9, 9, [sizes[axis] for axis in order]).astype(dtype)
+    x = memory.transpose([order.index(axis) for axis in axes])
+    x = x[tuple(cuts[way](n) if way in cuts else slice(None) for way, n in zip(ways, shape, strict=True))]
+    return np.broadcast_to(x, shape)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_product_is_numpys(data: st.DataObject) -> None:
+    """Of integers exactly, however the operands lie in memory, whatever is broadcast or empty, in both types and of
+    both: the numbers, shape and type of NumPy's product, in an array that is contiguous; and cuBLAS made it."""
+    draw = Draw(data)
+    m, k, n = (draw.number(draw.pick([0, 1, 1, 1]), 4) for _ in range(3))
+    batch = draw.pick([draw.shape((0, 3)), (3,), (2, 3)])
+    a_batch, b_batch = (draw.pick([batch, draw.broadcast(batch)]) for _ in range(2))
+    types = [np.float32, np.float64]
+    a = integers(draw, (*a_batch, m, k), draw.pick(types))
+    b = integers(draw, (*b_batch, k, n), draw.pick(types))
+    cublas.called.clear()
+    found, expected = products.product(there(a), there(b)), np.matmul(a, b)
+    assert np.array_equal(found.get(), expected)
+    assert found.dtype == expected.dtype
+    assert found.flags.c_contiguous
+    assert bool(GEMMS & {*cublas.called}) == bool(a.size and b.size)
+
+
+@pytest.mark.parametrize("shapes", [((2, 0), (0, 3)), ((4, 2, 0), (0, 3)), ((0, 2, 1), (1, 3)), ((0, 1), (1, 3))])
+def test_a_sum_of_nothing(shapes: Any) -> None:
+    """It is 0, whatever the memory held before; a product without numbers has the right shape."""
+    a, b = map(np.ones, shapes)
+    out = there(np.full((a @ b).shape, np.nan))
+    assert products.product(there(a), there(b), out) is out
+    assert np.array_equal(out.get(), a @ b)
+
+
+@given(st.data())
+def test_matmul_is_the_product(data: st.DataObject) -> None:
+    """What the primitive calls is the same on a device."""
+    draw = Draw(data)
+    a, b = integers(draw, (3, 2, 4), np.float32), integers(draw, (3, 4, 2), np.float32)
+    assert np.array_equal(products.matmul(there(a), there(b)).get(), a @ b)
+
+
+UNCOPIED = {
+    "rows": lambda x: x,
+    "columns": lambda x: x.swapaxes(-1, -2),
+    "a part of each row": lambda x: x[..., 1:3],
+    "every other row": lambda x: x[..., ::2, :],
+    "a part of each column": lambda x: x.swapaxes(-1, -2)[..., 1:3, :],
+    "every other matrix": lambda x: x[:, ::4],
+    "one matrix for all": lambda x: np.broadcast_to(x[0, 0], (2, 4, 6, 5)),
+    "a single row": lambda x: x[..., :1, :],
+    "a single column": lambda x: x[..., :1],
+    "a single number": lambda x: x[..., 2:3, 1:2],
+}
+COPIED = {
+    "gaps": lambda x: x[..., ::2],
+    "gaps in columns": lambda x: x.swapaxes(-1, -2)[..., ::2, :],
+    "backwards": lambda x: x[..., ::-1, :],
+    "matrices backwards": lambda x: x[:, ::-1],
+    "one row for all": lambda x: np.broadcast_to(x[..., :1, :], x.shape),
+    "overlapping rows": lambda x: np.lib.stride_tricks.as_strided(x, (2, 4, 6, 5), (480, 120, 4, 4)),
+    "matrices at two distances": lambda x: x[:, :2],
+    "matrices in another order": lambda x: x.swapaxes(0, 1),
+}
+
+
+@pytest.mark.parametrize("name", [*UNCOPIED, *COPIED])
+def test_what_cublas_can_read_is_not_copied(name: str) -> None:
+    """Rows or columns without gaps, at one distance, of matrices at one distance, are taken as they lie; all else is
+    copied, once.  The product is NumPy's in any case."""
+    memory = np.arange(240, dtype=np.float32).reshape(2, 4, 6, 5)
+    x = (UNCOPIED | COPIED)[name](memory)
+    if name in UNCOPIED:
+        assert np.shares_memory(products.in_memory(there(x), x.shape[:-2]).array._host, memory)
+    else:
+        copy = products.in_memory(there(x), x.shape[:-2]).array._host
+        assert not np.shares_memory(copy, memory)
+        assert copy.flags.c_contiguous
+    other = np.arange(x.shape[-1] * 3, dtype=np.float32).reshape(x.shape[-1], 3)
+    assert np.array_equal(products.product(there(x), there(other)).get(), x @ other)
+    assert np.array_equal(
+        products.product(there(other.T), there(x.swapaxes(-1, -2))).get(), other.T @ x.swapaxes(-1, -2)
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_into_an_array(count: int) -> None:
+    """`out` is what comes back, with the product in it, and may be a part of an array; what lies beside it stays."""
+    a, b = (np.arange(n * count, dtype=np.float32).reshape(count, *shape) for n, shape in ((6, (2, 3)), (12, (3, 4))))
+    for left, right in ((a, b), (there(a), there(b))):
+        xp = backend.array_module(left)
+        whole = xp.full((count + 2, 2, 4), 7.0, dtype=np.float32)
+        part = whole[1:-1]
+        assert products.product(left, right, part) is part
+        seen = backend.to_numpy(whole)
+        assert np.array_equal(seen[1:-1], a @ b)
+        assert (seen[[0, -1]] == 7).all()
+
+
+def test_an_out_that_is_no_place() -> None:
+    """An `out` of another shape or type, or with gaps, is refused before anything is written."""
+    a, b = there(np.ones((2, 3), np.float32)), there(np.ones((3, 4), np.float32))
+    for out in (np.zeros((4, 2), np.float32), np.zeros((2, 4)), np.zeros((2, 8), np.float32)[:, ::2]):
+        with pytest.raises(ValueError, match="out"):
+            products.product(a, b, there(out))
+        assert not out.any()
+
+
+def test_shapes_that_do_not_fit() -> None:
+    """Sums of different lengths and stacks of different numbers are refused."""
+    for a, b in (((2, 3), (4, 2)), ((3, 2, 3), (2, 3, 2)), ((2, 3), (2, 4, 3))):
+        with pytest.raises(ValueError, match="shape"):
+            products.product(there(np.ones(a)), there(np.ones(b)))
+
+
+def test_what_cublas_does_not_multiply() -> None:
+    """Integers, truths and vectors are CuPy's to multiply; `out` goes along."""
+    cublas.called.clear()
+    x, v = np.arange(6).reshape(2, 3), np.arange(3.0)
+    out = there(np.zeros((2, 2), x.dtype))
+    assert products.product(there(x), there(x.T), out) is out
+    assert np.array_equal(out.get(), x @ x.T)
+    assert np.array_equal(products.product(there(x > 2), there(x.T > 2)).get(), (x > 2) @ (x.T > 2))
+    assert np.array_equal(products.product(there(x * 1.0), there(v)).get(), x @ v)
+    assert np.array_equal(products.product(there(v), there(x.T * 1.0)).get(), v @ x.T)
+    assert not cublas.called
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 4, 4)])
+def test_tf32_where_it_is_allowed(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Factors keep ten bits of their fraction if TF32 is allowed, in single matrices and in stacks, and all if it is
+    not; what was said last counts.  float64 never loses any."""
+    monkeypatch.setenv("CUPY_TF32", "0")  # and as it was, afterwards
+    a, b = (np.random.default_rng(seed).standard_normal(shape) for seed in (0, 1))
+    for allowed, dtype in itertools.product((True, False, True), (np.float32, np.float64)):
+        backend.allow_tf32(allowed)
+        x, y = a.astype(dtype), b.astype(dtype)
+        found = products.product(there(x), there(y)).get()
+        shortened = allowed and dtype == np.float32
+        assert np.array_equal(found, cublas.in_tf32(x) @ cublas.in_tf32(y) if shortened else x @ y)
+    monkeypatch.delenv("CUPY_TF32")
+    assert not backend.tf32_allowed()
+
+
+def test_sums_and_transformations_lose_nothing_by_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where TF32 is allowed, sums of columns are those without it, and of the products of a convolution by tiles, and
+    of its gradients, one each is in TF32: that of the pixels and the kernel."""
+    x, w = (np.random.default_rng(seed).standard_normal((32, 32, 3, 3)).astype(np.float32) for seed in (0, 1))
+    monkeypatch.setenv("CUPY_TF32", "1")
+    assert np.array_equal(column_sums(there(x[0])).get(), column_sums(x[0]))
+    cublas.computed.clear()
+    convolution.by_tiles(there(x), there(w), None, (1, 1))
+    convolution.weight_by_tiles(there(x), there(x), (1, 1))
+    whole, short = products.COMPUTE_32F, products.COMPUTE_32F_FAST_TF32
+    assert list(cublas.computed) == [whole, whole, short, whole, whole, whole, short, whole]
+
+
+def test_the_handle_follows_the_stream(anew: None) -> None:
+    """A handle is made once; its stream and, after it, its workspace are given to it with each change of the stream,
+    and with no other product."""
+    x = there(np.ones((2, 2)))
+    products.product(x, x)
+    products.product(x, x)
+    with graph.Stream():
+        products.product(x, x)
+        products.product(x, x)
+    products.product(x, x)
+    follow = ["set_stream", "set_workspace", "gemm"]
+    assert list(cublas.called) == ["create", *follow, "gemm", *follow, "gemm", *follow]
+
+
+def test_a_handle_serves_one_thread(anew: None) -> None:
+    """Two threads have two handles."""
+    x = there(np.ones((2, 2)))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        results = [products.product(x, x), pool.submit(products.product, x, x).result()]
+    assert all((result.get() == 2).all() for result in results)
+    assert cublas.called.count("create") == 2
+
+
+def refusing(name: str, status: int) -> Any:
+    """A cuBLAS of which one function gives a status."""
+    found = cublas.library()
+    setattr(found, name, ctypes.CFUNCTYPE(ctypes.c_int, *cublas._SIGNATURES[name][1])(lambda *_: status))
+    return found
+
+
+def unfound() -> Any:
+    raise OSError("libcublas.so: nowhere")
+
+
+WITHOUT = {
+    "no library": unfound,
+    "another library": lambda: types.SimpleNamespace(cublasCreate_v2=None),
+    "no driver": lambda: refusing("cublasCreate_v2", 1),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_without_a_handle_cupy_multiplies(name: str, anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No library, or no handle of it: one warning, and CuPy's product; under capture an error that says why."""
+    monkeypatch.setattr(products, "library", WITHOUT[name])
+    x = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    with pytest.warns(UserWarning, match="no cuBLAS handle of our own"):
+        assert np.array_equal(products.product(there(x), there(x)).get(), x @ x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = there(np.zeros_like(x))
+        assert products.product(there(x), there(x), out) is out
+    assert np.array_equal(out.get(), x @ x)
+    with capture(), pytest.raises(RuntimeError, match="captured") as raised:
+        products.product(there(x), there(x))
+    assert "no cuBLAS handle of our own" in str(raised.value.__cause__)
+
+
+def test_a_handle_is_made_before_a_capture(anew: None) -> None:
+    """The first product can't be captured, and says so; after one that was not, all can."""
+    x = there(np.ones((2, 2)))
+    with capture(), pytest.raises(RuntimeError, match="before the capture"):
+        products.product(x, x)
+    assert not cublas.called
+    products.product(x, x)
+    with capture():
+        result = products.product(x, x)
+    assert np.isnan(result.get()).all()  # until the graph is launched
+
+
+@pytest.mark.parametrize(("name", "shape"), [("cublasGemmEx", (2, 2)), ("cublasGemmStridedBatchedEx", (3, 2, 2))])
+def test_a_status_is_an_error(name: str, shape: Any, anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product that cuBLAS refuses is an error with the call and the number."""
+    monkeypatch.setattr(products, "library", lambda: refusing(name, 13))
+    x = there(np.ones(shape))
+    with pytest.raises(RuntimeError, match=f"{name}.*13"):
+        products.product(x, x)
+
+
+def test_more_than_cublas_counts_to(cp: Any) -> None:
+    """Numbers that do not fit cuBLAS's integers are an error: ctypes would cut them."""
+    x = there(np.ones((2, 2)))
+    handle = products.own_handle(cp, 0, threading.get_ident())
+    fits, wide = (products.Matrices(x, False, line, 0) for line in (2, 2**31))
+    for left, right in ((wide, fits), (fits, wide)):
+        with pytest.raises(ValueError, match="2147483647"):
+            handle.multiply(left, right, x, 2, products.COMPUTE_64F, 0)
+
+
+@pytest.mark.parametrize("way", ["single", "stack", "one for all", "copied", "tiles", "gradients of tiles"])
+def test_products_in_a_graph(way: str) -> None:
+    """What is captured is done again at each launch, in the same places; nothing else is needed for it."""
+    w = there(np.random.default_rng(0).standard_normal((32, 32, 3, 3)))
+    made = {
+        "single": lambda x: products.product(x[0, 0], w[0, 0], out=products.product(x[0, 0], w[0, 0])),
+        "stack": lambda x: products.product(x, w.transpose(0, 1, 3, 2)),
+        "one for all": lambda x: products.product(x, w[0, 0]) * 2.0,
+        "copied": lambda x: products.product(x.transpose(1, 0, 3, 2), w[:, :, ::-1]),
+        "tiles": lambda x: convolution.by_tiles(x, w, None, (1, 1)),
+        "gradients of tiles": lambda x: convolution.weight_by_tiles(x, w, (1, 1)),
+    }[way]
+    replayed = Replayed(lambda x: [made(x)])
+    for seed in range(5):
+        x = np.random.default_rng(seed).standard_normal((32, 32, 3, 3))
+        assert np.array_equal(replayed(x)[0].get(), made(there(x)).get())
+
+
+def test_cupys_products_can_not_be_captured(cp: Any) -> None:
+    """On the stand-in as in CuPy: so every product of a captured step is our handle's."""
+    for theirs in (lambda x: [x @ x], lambda x: [x.dot(x)], lambda x: [cp.matmul(x, x)]):
+        replayed = Replayed(theirs)
+        replayed(np.ones((2, 2))), replayed(np.ones((2, 2)))
+        with pytest.raises(NotImplementedError, match="cuBLAS"):
+            replayed(np.ones((2, 2)))
+
+
+# The stand-in itself
+
+
+def call(name: str, **changes: Any) -> int:
+    """The status of a product of two stacks of three 2×2 matrices, with other arguments where they are given."""
+    a = there(np.arange(12, dtype=np.float32).reshape(3, 2, 2))
+    one, zero = ctypes.c_float(1), ctypes.c_float(0)
+    found, handle = cublas.library(), ctypes.c_void_p()
+    found.cublasCreate_v2(ctypes.byref(handle))
+    memory = there(np.empty(changes.pop("workspace", 4 << 20), np.uint8))
+    found.cublasSetWorkspace_v2(handle, memory.data.ptr, memory.nbytes)
+    found.cublasSetStream_v2(handle, changes.pop("stream", None))
+    if not changes.pop("stream_last", False):
+        found.cublasSetWorkspace_v2(handle, memory.data.ptr, memory.nbytes)
+    given = {
+        "handle": handle, "transa": 0, "transb": 0, "m": 2, "n": 2, "k": 2, "alpha": ctypes.byref(one),
+        "a": a.data.ptr, "atype": 0, "lda": 2, "stridea": 4, "b": a.data.ptr, "btype": 0, "ldb": 2, "strideb": 4,
+        "beta": ctypes.byref(zero), "c": there(np.empty((3, 2, 2), np.float32)).data.ptr, "ctype": 0, "ldc": 2,
+        "stridec": 4, "count": 3, "compute": 68, "algorithm": -1,
+    }  # fmt: skip
+    if name == "cublasGemmEx":
+        given = {k: v for k, v in given.items() if k not in ("stridea", "strideb", "stridec", "count")}
+    return getattr(found, name)(*(given | changes).values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({}, 0),
+        ({"handle": 5}, cublas.NOT_INITIALIZED),
+        ({"stream": 5}, cublas.EXECUTION_FAILED),
+        ({"stream_last": True}, cublas.ALLOC_FAILED),
+        ({"workspace": 1 << 20}, cublas.ALLOC_FAILED),
+        ({"transa": 3}, cublas.INVALID_VALUE),
+        ({"m": -1}, cublas.INVALID_VALUE),
+        ({"lda": 1}, cublas.INVALID_VALUE),
+        ({"ldb": 1}, cublas.INVALID_VALUE),
+        ({"ldc": 1}, cublas.INVALID_VALUE),
+        ({"algorithm": 0}, cublas.INVALID_VALUE),
+        ({"atype": 1}, cublas.NOT_SUPPORTED),
+        ({"compute": 70}, cublas.NOT_SUPPORTED),
+        ({"a": 4096}, cublas.EXECUTION_FAILED),
+        ({"lda": 11}, cublas.EXECUTION_FAILED),
+    ],
+)
+@pytest.mark.parametrize("name", ["cublasGemmEx", "cublasGemmStridedBatchedEx"])
+def test_what_the_stand_in_refuses(name: str, changes: dict[str, Any], status: int) -> None:
+    """A call that NVIDIA's would refuse, that leaves the memory of an array, or that is not fit for a capture."""
+    assert call(name, **changes) == status
+
+
+@pytest.mark.parametrize("changes", [{"stridea": 5}, {"strideb": -1}, {"stridec": 6}, {"count": 4}])
+def test_stacks_stay_in_their_memory(changes: dict[str, Any]) -> None:
+    """Distances between matrices, and their number, that lead out of an array's memory."""
+    assert call("cublasGemmStridedBatchedEx", **changes) == cublas.EXECUTION_FAILED
+    assert call("cublasGemmStridedBatchedEx", stridec=3) == cublas.INVALID_VALUE  # matrices that overlap
+
+
+def test_the_stand_in_multiplies_as_documented() -> None:
+    """C = α op(A) op(B) + β C, column by column, by the sum of products itself."""
+    a, b, c = (np.arange(n, dtype=np.float64) for n in (6, 12, 8))
+    before = c.copy()
+    alpha, beta = ctypes.c_double(2), ctypes.c_double(3)
+    cublas.handed_over.extend((a, b, c))
+    number = ctypes.c_void_p()
+    found = cublas.library()
+    found.cublasCreate_v2(ctypes.byref(number))
+    memory = there(np.empty(4 << 20, np.uint8))
+    found.cublasSetStream_v2(number, None)
+    found.cublasSetWorkspace_v2(number, memory.data.ptr, memory.nbytes)
+    m, n, k, lda, ldb, ldc = 2, 2, 3, 2, 4, 4
+    status = found.cublasGemmEx(number, 0, 0, m, n, k, ctypes.byref(alpha), a.ctypes.data, 1, lda, b.ctypes.data, 1,
+                                ldb, ctypes.byref(beta), c.ctypes.data, 1, ldc, 70, -1)  # fmt: skip
+    assert status == 0
+    for i, j in np.ndindex(4, n):
+        total = sum(a[i + lda * p] * b[p + ldb * j] for p in range(k)) if i < m else 0
+        assert c[i + ldc * j] == (2 * total + 3 * before[i + ldc * j] if i < m else before[i + ldc * j])
+
+
+# NVIDIA's own
+
+
+def test_functions_are_declared_twice_alike() -> None:
+    """The stand-in's arguments, written down on their own, have the sizes that the library gives them to ctypes."""
+    assert products.FUNCTIONS.keys() == cublas._SIGNATURES.keys()
+    for name, arguments in products.FUNCTIONS.items():
+        theirs = cublas._SIGNATURES[name][1]
+        assert [ctypes.sizeof(a) for a in arguments] == [ctypes.sizeof(a) for a in theirs], name
+
+
+def test_nvidias_library_has_these_functions() -> None:
+    """Where NVIDIA's package is installed, with or without a GPU."""
+    pathfinder = pytest.importorskip("cuda.pathfinder")
+    try:
+        path = pathfinder.load_nvidia_dynamic_lib("cublas").abs_path
+    except pathfinder.DynamicLibNotFoundError as error:
+        pytest.skip(str(error).splitlines()[0])
+    assert all(hasattr(ctypes.CDLL(path), name) for name in products.FUNCTIONS)
