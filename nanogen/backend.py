@@ -1,4 +1,4 @@
-"""Which array module an array belongs to, moving between devices, work in blocks on threads, one kernel on a GPU.
+"""Which array module an array belongs to, moving between devices, work in blocks on threads, kernels on a GPU.
 
 The only file that knows of devices: everything above asks `array_module(x)` and so follows its data.
 """
@@ -175,6 +175,48 @@ def fuse(function: Callable[..., None]) -> Callable[..., None]:
 @functools.cache
 def _kernel(function: Callable[..., None], xp: ModuleType) -> Callable[..., None]:
     return xp.fuse(function)
+
+
+class ByDevice:
+    """A function on raw arrays with another form for a GPU, which `@name.on_gpu` declares; its first argument, an
+    array, says where it is."""
+
+    def __init__(self, on_cpu: Callable[..., Any]):
+        self.on_cpu = on_cpu
+        functools.update_wrapper(self, on_cpu)
+
+    def on_gpu(self, form: Callable[..., Any]) -> Callable[..., Any]:
+        self.form = form
+        return form
+
+    def __call__(self, array: Array, *arguments: Any, **named: Any) -> Any:
+        return (self.on_cpu if array_module(array) is np else self.form)(array, *arguments, **named)
+
+
+REAL = {"float32": "float", "float64": "double"}
+
+
+def launch(source: str, name: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:
+    """Run the kernel `name` of a CUDA source, in which `Real` is the type of the first argument, on a GPU.
+
+    Args:
+        grid: how many blocks there are; without any, nothing is run.
+        block: how many threads a block has.
+        arguments: arrays, whose memory is taken as it lies; an int is a `long long` there, a float a `double`.
+
+    Raises:
+        TypeError: the first array is neither float32 nor float64.
+    """
+    first = arguments[0]
+    if first.dtype.name not in REAL:
+        raise TypeError(f"{name}: on a GPU numbers are float32 or float64, got {first.dtype}")
+    if min(grid) > 0:
+        _cuda_kernel(source, name, first.dtype.name, array_module(first))(grid, block, arguments)
+
+
+@functools.cache
+def _cuda_kernel(source: str, name: str, dtype: str, xp: ModuleType) -> Callable[..., None]:
+    return xp.RawKernel(f"typedef {REAL[dtype]} Real;\n{source}", name)
 
 
 @functools.cache

@@ -391,11 +391,12 @@ def _(f, draw):
     over_batch = draw.pick([False, True])
     rows = draw.array((draw.number(int(over_batch), 2), draw.number(2, 4), groups * each))
     settings = {"groups": groups, "eps": draw.pick([0.1, 0.01]), "over_batch": over_batch}
+    settings["gated"] = draw.pick([False, True])
     weights = [draw.array((groups * each,)), draw.array((groups * each,))]
     return lambda *xs: f(*xs, **settings), [rows, *weights]
 
 
-@example("group_norm")
+@example("group_norm", "group_norm_silu")
 def _(f, draw):
     x = draw.array((draw.number(0, 2), 4, *draw.shape((1, 2), least=1)))
     groups, affine = draw.pick([1, 2]), draw.pick([True, False])
@@ -762,6 +763,16 @@ def test_group_norm_invariances(data):
     np.testing.assert_allclose(by_group.var(-1), 1.0, rtol=1e-12)
     together = F.group_norm(Tensor(x), 1).data
     np.testing.assert_allclose(together, F.layer_norm(Tensor(x), x.shape[1:]).data, rtol=1e-10, atol=1e-10)
+
+
+@given(st.data())
+def test_group_norm_silu_is_the_two(data):
+    """silu after group_norm, with weight and bias or one of them or none, where the variance is as small as eps."""
+    draw = Draw(data)
+    x, weight, bias = Tensor(3e-3 * draw.array((2, 4, 3))), Tensor(draw.array((4,))), Tensor(draw.array((4,)))
+    for given_ in ((), (weight,), (None, bias), (weight, bias), (weight, bias, 0.1)):
+        expected = F.silu(F.group_norm(x, 2, *given_))
+        np.testing.assert_allclose(F.group_norm_silu(x, 2, *given_).data, expected.data, atol=1e-12)
 
 
 def test_batch_norm_running_moments():

@@ -207,11 +207,14 @@ def test_memory_does_not_grow_with_the_number_of_images(monkeypatch, way, channe
 
 
 @settings(max_examples=3 * settings().max_examples)
-@given(st.integers(0, 9), st.integers(1, 3), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.booleans())
-def test_normalisation_by_its_equations(seed, b, p, groups, of_each, over_batch):
-    """x̂ = (x − mean) / √(variance + eps), out = x̂·w + bias, the mean and the variance those of a group of columns;
-    and, of the scalar ⟨g, out⟩, dx = (g·w − mean(g·w) − x̂·mean(g·w·x̂)) / √(variance + eps), dw = Σ g·x̂, dbias = Σ g.
-    Ioffe & Szegedy 2015, section 3."""
+@given(
+    st.integers(0, 9), st.integers(1, 3), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.booleans(),
+    st.booleans(),
+)  # fmt: skip
+def test_normalisation_by_its_equations(seed, b, p, groups, of_each, over_batch, gated):
+    """x̂ = (x − mean) / √(variance + eps), y = x̂·w + bias, the mean and the variance those of a group of columns; out is
+    y or y·sigmoid(y).  With g the gradient in y, ∂out/∂y times that in out, dx = (g·w − mean(g·w) − x̂·mean(g·w·x̂)) /
+    √(variance + eps), dw = Σ g·x̂, dbias = Σ g.  Ioffe & Szegedy 2015, section 3."""
     rng, c, eps = np.random.default_rng(seed), groups * of_each, 0.3
     rows, g = rng.normal(2.0, 3.0, (b, p, c)), rng.normal(size=(b, p, c))
     weight, bias = rng.normal(size=c), rng.normal(size=c)
@@ -227,13 +230,26 @@ def test_normalisation_by_its_equations(seed, b, p, groups, of_each, over_batch)
     for found, expected in zip(normalization.moments(rows, groups, over_batch), (mean(rows), variance), strict=True):
         assert found.shape == (b, c)
         np.testing.assert_allclose(found, expected[:, 0], atol=1e-12)
-    out, saved = normalization.normalize(rows, weight, bias, groups, eps, over_batch)
-    np.testing.assert_allclose(out, normal * weight + bias, atol=1e-12)
-    dx, dw, dbias = normalization.normalize_gradients(g, *saved, rows, weight, groups, over_batch)
+    y = normal * weight + bias
+    gate = 1 / (1 + np.exp(-y)) if gated else np.ones_like(y)
+    how = (groups, eps, over_batch, gated)
+    out, saved = normalization.normalize(rows, weight, bias, *how)
+    np.testing.assert_allclose(out, y * gate, atol=1e-12)
+    dx, dw, dbias = normalization.normalize_gradients(g, saved, rows, weight, bias, *how)
+    g = g * (gate + y * gate * (1 - gate))
     slope = g * weight
     np.testing.assert_allclose(dx, (slope - mean(slope) - normal * mean(slope * normal)) / std, atol=1e-12)
     np.testing.assert_allclose(dw, (g * normal).sum(axis=(0, 1)), atol=1e-12)
     np.testing.assert_allclose(dbias, g.sum(axis=(0, 1)), atol=1e-12)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_types_of_a_normalisation(gated):
+    """All that it gives, and all that it keeps, is of the rows' type."""
+    rows, ones, how = np.ones((2, 3, 4), np.float32), np.ones(4, np.float32), (2, 0.1, False, gated)
+    out, saved = normalization.normalize(rows, ones, ones, *how)
+    slopes = normalization.normalize_gradients(out, saved, rows, ones, ones, *how)
+    assert {a.dtype.name for a in (out, *saved, *slopes, *normalization.moments(rows, 2, True))} == {"float32"}
 
 
 @pytest.mark.parametrize("size", [1, 700, 3000, 1 << 40])
@@ -258,6 +274,19 @@ def test_blocks_change_no_number(monkeypatch, size):
     assert backend.in_blocks(lambda part: part, x[:0], 100) == [slice(0, 0)]
 
 
+@pytest.mark.parametrize("size", [1, 700, 3000, 1 << 14, 1 << 40])
+def test_blocks_change_no_normalisation(monkeypatch, size):
+    """The same for normalisation with SiLU and its gradients."""
+    rows, w, how = np.random.default_rng(0).normal(size=(7, 30, 2)), np.arange(2.0), (1, 0.1, False, True)
+    results = []
+    for block_bytes in (1 << 40, size):
+        monkeypatch.setattr(backend, "BLOCK_BYTES", block_bytes)
+        out, saved = normalization.normalize(rows, w, w, *how)
+        results.append([out, *normalization.normalize_gradients(rows, saved, rows, w, w, *how)])
+    for whole, parts in zip(*results, strict=True):
+        np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-13)
+
+
 def test_threads_change_no_bit(monkeypatch):
     """The blocks do not depend on the number of threads, and inside them products run on one: the same bits."""
     monkeypatch.setattr(backend, "BLOCK_BYTES", 1 << 14)
@@ -266,7 +295,7 @@ def test_threads_change_no_bit(monkeypatch):
     for threads in (1, 2, 3):
         with threadpool_limits(threads):
             leaves = [ng.tensor(a, requires_grad=True) for a in (x, w, bias)]
-            y = F.silu(F.group_norm(F.conv2d(*leaves, padding=1), 4))
+            y = F.group_norm_silu(F.group_norm(F.conv2d(*leaves, padding=1), 4), 2)
             results.append([y.data, *(g.data for g in ng.grad((y * y).sum(), leaves))])
             if (library := backend.matrix_library()) is not None:
                 assert library.num_threads == threads, "the caller's number of threads comes back"

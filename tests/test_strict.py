@@ -23,6 +23,7 @@ from strict import compiled, device, graph, record
 from tiny_runs import TINY, begun, settings_of, some_images, trained
 
 import nanogen as ng
+from nanogen.backend import ByDevice
 from nanogen.capture import Replayed
 from nanogen.cli import main
 from nanogen.training.loop import Trainer, train
@@ -220,7 +221,7 @@ def test_cupy_compiles_what_is_fused() -> None:
         cp.fuse = noted
         for model, execution in itertools.product(TINY, ("eager", "graph")):
             Trainer(settings_of(model, device="cuda", execution=execution), some_images()).advance()
-    assert len({function for function, _ in calls.values()}) >= 12
+    assert len({function for function, _ in calls.values()}) >= 8
     for function, taken in calls.values():
         assert len(compiled.compiled(function, taken)) > 1000, function.__name__
 
@@ -274,6 +275,14 @@ def drawing_on_the_host(seed: int, device: str = "cpu") -> ng.Generator:
     return ng.Generator(seed, device, "host")
 
 
+@pytest.fixture
+def without_kernels(monkeypatch: Any) -> None:
+    """What has a CUDA kernel takes its other form: a kernel's sums are in another order, so not the same to the bit.
+    How near they are: `test_cuda.py`, `test_parity.py`."""
+    monkeypatch.setattr(ByDevice, "__call__", lambda self, *given, **named: self.on_cpu(*given, **named))
+
+
+@pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("model", TINY)
 def test_a_run_on_the_stand_in_is_the_run_on_the_cpu(model: str, cp: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """Training, sampling and loss, bit for bit: the same draws, and NumPy underneath both."""
@@ -285,6 +294,7 @@ def test_a_run_on_the_stand_in_is_the_run_on_the_cpu(model: str, cp: Any, tmp_pa
     assert np.array_equal(samples["cpu"], samples["cuda"].get())
 
 
+@pytest.mark.usefixtures("without_kernels")
 def test_a_run_moves_between_devices(cp: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """A checkpoint made on one device goes on on the other, to the same numbers from the same draws: it needs the seed
     and the step."""

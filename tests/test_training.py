@@ -19,6 +19,7 @@ from tiny_runs import STEPS, TINY, assert_same, begun, resumed, settings_of, som
 import nanogen as ng
 from nanogen import metrics
 from nanogen.autograd import Fused, Primitive
+from nanogen.functional.normalization import normalize_groups
 from nanogen.models import DDPM, GAN, MODELS, VAE, PixelCNN
 from nanogen.training import loop
 from nanogen.training.config import TRAINING, as_text, default, explained, in_their_types
@@ -145,8 +146,7 @@ def test_looking_at_every_number_changes_none(model: str, tmp_path: Path) -> Non
 
 
 def wrong_from(step: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a step on, SiLU gives infinities in the decoder's first layers, or its slope does."""
-    silu = ng.functional.silu
+    """From a step on, normalisation gives infinities, or its slope does."""
     steps = {"now": 0}
     advance = Trainer.advance
 
@@ -154,18 +154,18 @@ def wrong_from(step: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         steps["now"] = self.step + 1
         return advance(self)
 
-    def forward(x: np.ndarray) -> Any:
-        output, saved = silu_forward(x)
+    def forward(*given: Any, **more: Any) -> Any:
+        output, saved = right_forward(*given, **more)
         return (output * np.float32(np.inf) if steps["now"] >= step and kind == "forward" else output), saved
 
-    def backward(g: np.ndarray, *rest: Any, **more: Any) -> Any:
-        [found] = silu_gradient(g, *rest, **more)
-        return [found * np.float32(np.nan) if steps["now"] >= step and kind == "backward" else found]
+    def backward(*given: Any, **more: Any) -> Any:
+        found = right_gradient(*given, **more)
+        return [x * np.float32(np.nan) for x in found] if steps["now"] >= step and kind == "backward" else found
 
-    silu_forward, silu_gradient = silu.forward, silu.fast_gradient
+    right_forward, right_gradient = normalize_groups.forward, normalize_groups.fast_gradient
     monkeypatch.setattr(Trainer, "advance", counted)
-    monkeypatch.setattr(silu, "forward", forward)
-    monkeypatch.setattr(silu, "fast_gradient", backward)
+    monkeypatch.setattr(normalize_groups, "forward", forward)
+    monkeypatch.setattr(normalize_groups, "fast_gradient", backward)
 
 
 @pytest.mark.parametrize("inspected", [False, True])
@@ -182,7 +182,9 @@ def test_numbers_that_go_wrong_are_traced(
     with pytest.raises(FloatingPointError) as caught:
         train(trainer, run, lambda step, loss: None)
     place = "encoder" if kind == "forward" else "decoder"  # the first on the way, and the first on the way back
-    assert re.search(rf"step 7: silu in {place}[.\w]* gave .* going {kind}", str(caught.value)), str(caught.value)
+    assert re.search(rf"step 7: normalize_groups in {place}[.\w]* gave .* going {kind}", str(caught.value)), str(
+        caught.value
+    )
     assert str(run.checkpoint_file(5)) in str(caught.value)
     found = run.checkpoint()
     assert found is not None

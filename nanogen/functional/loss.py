@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from nanogen.autograd import Tensor, constant, fused
-from nanogen.backend import Array, array_module, by_parts, check_range, to_device
+from nanogen.backend import check_range, to_device
 from nanogen.functional.activation import log_softmax, logsigmoid
 from nanogen.functional.reduction import mean, sum
 from nanogen.functional.shape import one_hot
-from nanogen.kernels import activation as kernels
+from nanogen.kernels import cross_entropy as kernels
 
 __all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "mse_loss"]
 
@@ -40,32 +40,15 @@ def label_cross_entropy_definition(logits: Tensor, *, labels: Any) -> Tensor:
 
 @fused(label_cross_entropy_definition)
 def label_cross_entropy(logits, *, labels):
-    xp, rows = array_module(logits), logits.reshape(labels.size, logits.shape[-1])
-    largest, total, out = (xp.empty(labels.size, logits.dtype) for _ in range(3))
-
-    def part(x: Array, label: Array, largest: Array, total: Array, loss: Array) -> None:
-        x.max(axis=1, out=largest)
-        kernels.odds(x, largest[:, None], odds := xp.empty_like(x))
-        odds.sum(axis=1, out=total)
-        xp.subtract(xp.log(total), x[xp.arange(len(x)), label] - largest, out=loss)
-
-    by_parts(part, rows, labels.reshape(-1), largest, total, out)
-    return out.reshape(labels.shape), (largest, total)
+    loss, saved = kernels.cross_entropy(logits.reshape(labels.size, logits.shape[-1]), labels.ravel())
+    return loss.reshape(labels.shape), saved
 
 
 @label_cross_entropy.gradient
 def _(g, out, saved, logits, *, labels, wanted):
-    """d/dlogits = softmax(logits) − one_hot(label).  To keep the softmax from the forward pass would take as much
-    memory as the logits, and no less time."""
-    xp, rows = array_module(g), logits.reshape(labels.size, logits.shape[-1])
-    slope = xp.empty_like(rows)
-
-    def part(g: Array, label: Array, x: Array, largest: Array, total: Array, d: Array) -> None:
-        kernels.scaled_odds(x, largest[:, None], (g / total)[:, None], d)
-        d[xp.arange(len(d)), label] -= g
-
-    by_parts(part, g.reshape(-1), labels.reshape(-1), rows, *saved, slope)
-    return [slope.reshape(logits.shape)]
+    """d/dlogits = softmax(logits) − one_hot(label)."""
+    rows = logits.reshape(labels.size, logits.shape[-1])
+    return [kernels.cross_entropy_slope(g.ravel(), rows, labels.ravel(), *saved).reshape(logits.shape)]
 
 
 def cross_entropy(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:

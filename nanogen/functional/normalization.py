@@ -8,33 +8,35 @@ from typing import Any
 
 from nanogen.autograd import Tensor, fused
 from nanogen.backend import array_module
+from nanogen.functional.activation import silu
 from nanogen.functional.reduction import normalize
 from nanogen.kernels import normalization as kernels
 
-__all__ = ["batch_norm", "group_norm", "layer_norm"]
+__all__ = ["batch_norm", "group_norm", "group_norm_silu", "layer_norm"]
 
 
 def normalize_groups_definition(
-    rows: Tensor, weight: Tensor, bias: Tensor, *, groups: int, eps: float, over_batch: bool
+    rows: Tensor, weight: Tensor, bias: Tensor, *, groups: int, eps: float, over_batch: bool, gated: bool
 ) -> Tensor:
-    """weight · (x − mean) / √(variance + eps) + bias, the moments those of a group of columns.
+    """y = weight · (x − mean) / √(variance + eps) + bias, the moments those of a group of columns; silu(y) if gated.
 
     Shapes: rows (B, P, C), weight and bias (C,); a moment is over the P rows and the C / groups columns of a group, and
     over the batch too if over_batch.
     """
     b, p, c = rows.shape
     grouped = rows.reshape(b, p, groups, c // groups)
-    return normalize(grouped, dim=(0, 1, 3) if over_batch else (1, 3), eps=eps).reshape(b, p, c) * weight + bias
+    y = normalize(grouped, dim=(0, 1, 3) if over_batch else (1, 3), eps=eps).reshape(b, p, c) * weight + bias
+    return silu(y) if gated else y
 
 
 @fused(normalize_groups_definition)
-def normalize_groups(rows, weight, bias, *, groups, eps, over_batch):
-    return kernels.normalize(rows, weight, bias, groups, eps, over_batch)
+def normalize_groups(rows, weight, bias, *, groups, eps, over_batch, gated):
+    return kernels.normalize(rows, weight, bias, groups, eps, over_batch, gated)
 
 
 @normalize_groups.gradient
-def _(g, out, saved, rows, weight, bias, *, groups, eps, over_batch, wanted):
-    return kernels.normalize_gradients(g, *saved, rows, weight, groups, over_batch)
+def _(g, out, saved, rows, weight, bias, *, groups, eps, over_batch, gated, wanted):
+    return kernels.normalize_gradients(g, saved, rows, weight, bias, groups, eps, over_batch, gated)
 
 
 def group_norm(
@@ -47,14 +49,26 @@ def group_norm(
     Raises:
         ValueError: channels that do not divide into num_groups, a weight of another length.
     """
+    return _group_norm(input, num_groups, weight, bias, eps, gated=False)
+
+
+def group_norm_silu(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """silu(group_norm(…)) as one operation, which does not keep what is between the two.
+
+    Shapes, and what it raises: those of `group_norm`."""
+    return _group_norm(input, num_groups, weight, bias, eps, gated=True)
+
+
+def _group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, gated: bool
+) -> Tensor:
     if input.ndim < 2 or num_groups < 1 or input.shape[1] % num_groups:
         raise ValueError(f"group_norm: input of shape {input.shape} has no channels for {num_groups} groups")
     rows, back = _rows(input)
-    return back(
-        normalize_groups(
-            rows, *_affine(input, weight, bias, "group_norm"), groups=num_groups, eps=eps, over_batch=False
-        )
-    )
+    weight, bias = _affine(input, weight, bias, "group_norm")
+    return back(normalize_groups(rows, weight, bias, groups=num_groups, eps=eps, over_batch=False, gated=gated))
 
 
 def batch_norm(
@@ -96,7 +110,7 @@ def batch_norm(
         for running, part in zip((running_mean, running_var), parts, strict=True):
             running.data *= 1 - momentum  # in place: a captured step finds it there again
             running.data += part
-    return back(normalize_groups(rows, weight, bias, groups=channels, eps=eps, over_batch=True))
+    return back(normalize_groups(rows, weight, bias, groups=channels, eps=eps, over_batch=True, gated=False))
 
 
 def layer_norm(

@@ -45,19 +45,3 @@ def gate(x: Array) -> Array:
     s += 1
     s *= 0.5
     return s
-
-
-@fuse
-def odds(x: Array, largest: Array, p: Array) -> None:
-    """eˣ in units of the row's largest: softmax's numerators."""
-    xp = array_module(x)
-    xp.subtract(x, largest, out=p)
-    xp.exp(p, out=p)
-
-
-@fuse
-def scaled_odds(x: Array, largest: Array, scale: Array, p: Array) -> None:
-    xp = array_module(x)
-    xp.subtract(x, largest, out=p)
-    xp.exp(p, out=p)
-    p *= scale

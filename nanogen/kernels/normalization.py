@@ -1,94 +1,390 @@
-"""Normalisation on raw arrays, in blocks of images.  What is computed is said in `functional.normalization`."""
+"""Normalisation, with a SiLU behind it or none, on raw arrays: NumPy's form in blocks of images, a GPU's kernels.
+
+    x̂ = (x − mean) · rstd,  y = w·x̂ + b,  out = y or silu(y)
+    dx = rstd · (g·w − mean(g·w) − x̂ · mean(g·w·x̂)),  dw = Σ g·x̂,  db = Σ g,  where g is the gradient in y
+
+What is computed is said in `functional.normalization`; the gradient is Ioffe & Szegedy 2015, section 3.  With a SiLU y
+is computed a second time for the gradient: to keep it would take as much memory as the images.
+"""
 
 from __future__ import annotations
 
-from nanogen.backend import Array, array_module, by_parts, fuse
+from typing import Any
+
+from nanogen.backend import Array, ByDevice, array_module, by_parts, in_blocks, launch
+from nanogen.kernels.activation import gate
+from nanogen.kernels.products import product
 from nanogen.kernels.reduction import column_sums
 
 
 def group_means(sums: Array, pixels: int, groups: int, over_batch: bool) -> Array:
     """From the sums (B, C) over each column's pixels, the mean of its group, at each column: (B, C)."""
-    b, c = sums.shape
-    means = sums.reshape(b, groups, c // groups).mean(axis=(0, 2) if over_batch else 2) / pixels
-    xp = array_module(sums)
-    return xp.broadcast_to(xp.repeat(means, c // groups, axis=-1), (b, c))
+    grouped = sums.reshape(len(sums), groups, sums.shape[1] // groups)
+    means = grouped.mean(axis=(0, 2) if over_batch else 2, keepdims=True) / pixels
+    return array_module(sums).broadcast_to(means, grouped.shape).reshape(sums.shape)
 
 
+def item_bytes(rows: Array, arrays: int) -> int:
+    """How much memory an image's part takes in so many arrays like rows."""
+    return rows.nbytes * arrays // max(len(rows), 1)
+
+
+@ByDevice
 def moments(rows: Array, groups: int, over_batch: bool) -> tuple[Array, Array]:
     """The mean and the variance of the group of each column of rows (B, P, C): (B, C) each."""
-    over = (rows.shape[1], groups, over_batch)
+    xp, over = array_module(rows), (rows.shape[1], groups, over_batch)
     mean = group_means(column_sums(rows), *over)
 
     def squares(x: Array, mean: Array) -> Array:
-        centred_square(x, mean, square := array_module(x).empty_like(x))
+        square = xp.subtract(x, mean)
+        square *= square
         return column_sums(square)
 
-    return mean, group_means(array_module(rows).concatenate(by_parts(squares, rows, mean[:, None])), *over)
+    return mean, group_means(xp.concatenate(by_parts(squares, rows, mean[:, None])), *over)
 
 
+@ByDevice
 def normalize(
-    rows: Array, weight: Array, bias: Array, groups: int, eps: float, over_batch: bool
-) -> tuple[Array, tuple[Array, Array]]:
-    """rows (B, P, C) normalised by group of columns, scaled and shifted; and the mean and 1 / std, each (B, C)."""
+    rows: Array, weight: Array, bias: Array, groups: int, eps: float, over_batch: bool, gated: bool
+) -> tuple[Array, Any]:
+    """rows (B, P, C) normalised by group of columns, scaled and shifted, then SiLU if `gated`; and what
+    `normalize_gradients` wants to know of it."""
     xp, over = array_module(rows), (rows.shape[1], groups, over_batch)
     mean, out = group_means(column_sums(rows), *over), xp.empty_like(rows)
 
     def squares(x: Array, mean: Array, y: Array) -> Array:
-        centre(x, mean, y, square := xp.empty_like(y))
-        return column_sums(square)
+        xp.subtract(x, mean, out=y)
+        return column_sums(y * y)
 
     rstd = (group_means(xp.concatenate(by_parts(squares, rows, mean[:, None], out)), *over) + eps) ** -0.5
-    by_parts(lambda y, factor: scale(y, factor, bias[None, None]), out, (rstd * weight)[:, None])
+    factor = (rstd * weight)[:, None]
+
+    def scale(part: slice) -> None:
+        y = out[part]
+        y *= factor[part]
+        y += bias
+        if gated:
+            y *= gate(y)
+
+    in_blocks(scale, out, item_bytes(out, 3 if gated else 1))
     return out, (mean, rstd)
 
 
-@fuse
-def centre(x: Array, mean: Array, y: Array, square: Array) -> None:
-    xp = array_module(x)
-    xp.subtract(x, mean, out=y)
-    xp.multiply(y, y, out=square)
-
-
-@fuse
-def scale(y: Array, factor: Array, bias: Array) -> None:
-    y *= factor
-    y += bias
-
-
+@ByDevice
 def normalize_gradients(
-    g: Array, mean: Array, rstd: Array, rows: Array, weight: Array, groups: int, over_batch: bool
+    g: Array,
+    saved: Any,
+    rows: Array,
+    weight: Array,
+    bias: Array,
+    groups: int,
+    eps: float,
+    over_batch: bool,
+    gated: bool,
 ) -> list[Array]:
-    """With x̂ = (x − mean)·rstd:  dx = rstd · (g·w − mean(g·w) − x̂ · mean(g·w·x̂)),  dw = Σ g·x̂,  db = Σ g.
+    """The gradients in rows, weight and bias from that in the output.  dx = g·factor + x·slope + offset, these
+    three a number per column."""
+    (mean, rstd), over = saved, (rows.shape[1], groups, over_batch)
+    xp, factor, dx = array_module(g), rstd * weight, array_module(rows).empty_like(rows)
+    half, half_bias, ones = 0.5 * factor, 0.5 * bias, xp.ones((1, rows.shape[1]), rows.dtype)
 
-    In x itself dx = a·g + b·x + c, with a, b and c a number per column.  Ioffe & Szegedy 2015, section 3."""
-    xp, over = array_module(g), (rows.shape[1], groups, over_batch)
+    def sums(part: slice) -> Array:
+        slope, times = g[part], rows[part] - mean[part, None]
+        if gated:
+            half_y = times * half[part, None]
+            half_y += half_bias
+            slope = twice_silu_slope(slope, half_y, dx[part])
+        times *= slope
+        return xp.concatenate([product(ones, slope), product(ones, times)], axis=1)
 
-    def products(g: Array, x: Array, mean: Array) -> Array:
-        centred_times(g, x, mean, product := xp.empty_like(x))
-        return column_sums(product)
-
-    sum_g, sum_gx = column_sums(g), xp.concatenate(by_parts(products, g, rows, mean[:, None])) * rstd
-    slope, dx = -(rstd**2) * group_means(weight * sum_gx, *over), xp.empty_like(rows)
+    totals = xp.concatenate(in_blocks(sums, rows, item_bytes(rows, 5 if gated else 2)))
+    if gated:
+        totals *= 0.5
+    sum_g, sum_gx = totals[:, 0], totals[:, 1] * rstd
+    slope = -(rstd**2) * group_means(weight * sum_gx, *over)
     offset = -rstd * group_means(weight * sum_g, *over) - slope * mean
-
-    by_parts(combine, g, rows, (rstd * weight)[:, None], slope[:, None], offset[:, None], dx)
+    g, factor = (dx, half) if gated else (g, factor)
+    by_parts(combine, g, rows, factor[:, None], slope[:, None], offset[:, None], dx)
     return [dx, sum_gx.sum(axis=0), sum_g.sum(axis=0)]
 
 
-@fuse
-def centred_square(x: Array, mean: Array, square: Array) -> None:
-    array_module(x).subtract(x, mean, out=square)
-    square *= square
+def twice_silu_slope(g: Array, half_y: Array, d: Array) -> Array:
+    """2g · d/dy silu(y) = g · (1 + t) · (1 + h·(1 − t)), t = tanh(h), h = y / 2, into d: fewer passes than for once."""
+    xp = array_module(g)
+    xp.tanh(half_y, out=d)
+    rest = xp.subtract(1, d)
+    rest *= half_y
+    rest += 1
+    d += 1
+    d *= rest
+    d *= g
+    return d
 
 
-@fuse
-def centred_times(g: Array, x: Array, mean: Array, product: Array) -> None:
-    array_module(x).subtract(x, mean, out=product)
-    product *= g
-
-
-@fuse
 def combine(g: Array, x: Array, factor: Array, slope: Array, offset: Array, d: Array) -> None:
-    array_module(g).multiply(x, slope, out=d)
+    """g may be d."""
+    array_module(g).multiply(g, factor, out=d)
     d += offset
-    d += g * factor
+    d += x * slope
+
+
+# Right for any number of threads in a block, as long as these are no more than 1024.
+SOURCE = r"""
+// x (images, pixels, channels).  A block works on some columns, which are a channel at all pixels of an image each:
+// threadIdx.x goes over the columns, neighbours in memory, and threadIdx.y over the pixels.
+struct Columns {
+    long long pixels, channels, each;  // each: channels of a group
+    long long first, end;              // the block's own channels, whole groups
+};
+
+__device__ Columns columns_of_block(long long pixels, long long channels, long long each, long long count)
+{
+    long long first = blockIdx.y * count;
+    return {pixels, channels, each, first, first + count < channels ? first + count : channels};
+}
+
+// The sum of what the threads of one threadIdx.x have: by halves, in the same order every time.
+__device__ Real total(Real own)
+{
+    __shared__ Real sums[1024];
+    Real* of_column = sums + threadIdx.x;
+    int y = threadIdx.y, apart = blockDim.x;
+    of_column[y * apart] = own;
+    for (int count = blockDim.y; count > 1;) {
+        int half = (count + 1) / 2;
+        __syncthreads();
+        if (y + half < count) of_column[y * apart] += of_column[(y + half) * apart];
+        count = half;
+    }
+    __syncthreads();
+    Real result = of_column[0];
+    __syncthreads();  // all have read before anyone writes the next number
+    return result;
+}
+
+// The mean of each column's numbers; or, of squares, of their squared distances from their group's mean.  So a variance
+// takes two passes: a mean of squares less the square of a mean has no digits left where the mean is large.
+__device__ void column_means(const Real* x, Columns of, bool squares, const Real* mean, Real* means)
+{
+    for (long long left = of.first; left < of.end; left += blockDim.x) {
+        long long column = left + threadIdx.x;
+        bool mine = column < of.end;  // else there is nothing to add, but all take part
+        long long pixels = mine ? of.pixels : 0;
+        Real centre = mine && squares ? mean[column / of.each] : 0, sum = 0;
+        for (long long p = threadIdx.y; p < pixels; p += blockDim.y) {
+            Real number = x[p * of.channels + column] - centre;
+            sum += squares ? number * number : number;
+        }
+        sum = total(sum);
+        if (mine && threadIdx.y == 0) means[column] = sum / of.pixels;
+    }
+    __syncthreads();  // now the block's other threads see them
+}
+
+// The mean of the columns of each group, in one image or in all.
+__device__ void group_means(const Real* columns, long long images, Columns of, Real* means)
+{
+    for (long long left = of.first / of.each; left < of.end / of.each; left += blockDim.x) {
+        long long group = left + threadIdx.x;
+        bool mine = group < of.end / of.each;
+        long long count = images * of.each, own = mine ? count : 0;
+        Real sum = 0;
+        for (long long k = threadIdx.y; k < own; k += blockDim.y)
+            sum += columns[k / of.each * of.channels + group * of.each + k % of.each];
+        sum = total(sum);
+        if (mine && threadIdx.y == 0) means[group] = sum / count;
+    }
+    __syncthreads();
+}
+
+__device__ void scale(
+    const Real* x, const Real* weight, const Real* bias, Columns of, const Real* mean, const Real* variance, Real eps,
+    bool gated, Real* out)
+{
+    for (long long column = of.first + threadIdx.x; column < of.end; column += blockDim.x) {
+        long long group = column / of.each;
+        Real m = mean[group], factor = weight[column] / sqrt(variance[group] + eps), b = bias[column];
+        for (long long p = threadIdx.y; p < of.pixels; p += blockDim.y) {
+            Real y = (x[p * of.channels + column] - m) * factor + b;
+            out[p * of.channels + column] = gated ? y / (1 + exp(-y)) : y;
+        }
+    }
+}
+
+// One launch for all five steps where a group lies in an image, and so in a block.  Where it is over the batch, one for
+// each, for there all wait for all: in the second and the fourth, a block has its columns of all images.
+extern "C" __global__ void normalize(
+    const Real* x, const Real* weight, const Real* bias, long long images, long long pixels, long long channels,
+    long long each, long long columns, double eps, long long over_batch, long long gated, long long from, long long to,
+    Real* means, Real* mean, Real* variance, Real* out)
+{
+    Columns of = columns_of_block(pixels, channels, each, columns);
+    long long image = blockIdx.x, together = over_batch ? images : 1;
+    x += image * pixels * channels;
+    out += image * pixels * channels;
+    means += image * channels;
+    if (!over_batch) {
+        mean += image * (channels / each);
+        variance += image * (channels / each);
+    }
+    if (from <= 1) column_means(x, of, false, mean, means);
+    if (from <= 2 && 2 <= to) group_means(means, together, of, mean);
+    if (from <= 3 && 3 <= to) column_means(x, of, true, mean, means);
+    if (from <= 4 && 4 <= to) group_means(means, together, of, variance);
+    if (5 <= to) scale(x, weight, bias, of, mean, variance, eps, gated, out);
+}
+
+// The gradient in y from that in silu(y).
+__device__ Real through_silu(Real g, Real y)
+{
+    Real s = 1 / (1 + exp(-y));
+    return g * s * (1 + y * (1 - s));
+}
+
+// Of each column, Σ g and Σ g·x̂.
+__device__ void gradient_sums(
+    const Real* g, const Real* x, const Real* weight, const Real* bias, Columns of, const Real* mean,
+    const Real* variance, Real eps, bool gated, Real* sum_g, Real* sum_gx)
+{
+    for (long long left = of.first; left < of.end; left += blockDim.x) {
+        long long column = left + threadIdx.x;
+        bool mine = column < of.end;
+        long long c = mine ? column : left, pixels = mine ? of.pixels : 0;
+        Real m = mean[c / of.each], rstd = 1 / sqrt(variance[c / of.each] + eps), own = 0, own_x = 0;
+        for (long long p = threadIdx.y; p < pixels; p += blockDim.y) {
+            long long at = p * of.channels + c;
+            Real normal = (x[at] - m) * rstd;
+            Real slope = gated ? through_silu(g[at], normal * weight[c] + bias[c]) : g[at];
+            own += slope;
+            own_x += slope * normal;
+        }
+        Real of_g = total(own), of_gx = total(own_x);
+        if (mine && threadIdx.y == 0) {
+            sum_g[c] = of_g;
+            sum_gx[c] = of_gx;
+        }
+    }
+    __syncthreads();
+}
+
+// count: the numbers that a group's moments are over.
+__device__ void gradient(
+    const Real* g, const Real* x, const Real* weight, const Real* bias, Columns of, const Real* mean,
+    const Real* variance, Real eps, bool gated, const Real* sum_g, const Real* sum_gx, long long count, Real* dx)
+{
+    for (long long left = of.first; left < of.end; left += blockDim.x) {
+        long long column = left + threadIdx.x;
+        bool mine = column < of.end;
+        long long c = mine ? column : left, group = c / of.each, pixels = mine ? of.pixels : 0;
+        Real own = 0, own_x = 0;
+        for (long long k = group * of.each + threadIdx.y; k < (group + 1) * of.each; k += blockDim.y) {
+            own += weight[k] * sum_g[k];
+            own_x += weight[k] * sum_gx[k];
+        }
+        Real mean_g = total(own) / count, mean_gx = total(own_x) / count;
+        Real m = mean[group], rstd = 1 / sqrt(variance[group] + eps);
+        for (long long p = threadIdx.y; p < pixels; p += blockDim.y) {
+            long long at = p * of.channels + c;
+            Real normal = (x[at] - m) * rstd;
+            Real slope = gated ? through_silu(g[at], normal * weight[c] + bias[c]) : g[at];
+            dx[at] = rstd * (slope * weight[c] - mean_g - normal * mean_gx);
+        }
+    }
+}
+
+// Both steps, 1 and 2, in one launch or, over the batch, in two; between them the sums are added up over the batch.
+extern "C" __global__ void normalize_gradients(
+    const Real* g, const Real* x, const Real* weight, const Real* bias, const Real* mean, const Real* variance,
+    long long images, long long pixels, long long channels, long long each, long long columns, double eps,
+    long long over_batch, long long gated, long long from, long long to, Real* sum_g, Real* sum_gx, Real* dx)
+{
+    Columns of = columns_of_block(pixels, channels, each, columns);
+    long long image = blockIdx.x, at = image * pixels * channels;
+    if (!over_batch) {
+        mean += image * (channels / each);
+        variance += image * (channels / each);
+    }
+    if (!over_batch || from <= 1) {
+        sum_g += image * channels;
+        sum_gx += image * channels;
+    }
+    long long count = (over_batch ? images : 1) * pixels * each;
+    if (from <= 1) gradient_sums(g + at, x + at, weight, bias, of, mean, variance, eps, gated, sum_g, sum_gx);
+    if (2 <= to) gradient(g + at, x + at, weight, bias, of, mean, variance, eps, gated, sum_g, sum_gx, count, dx + at);
+}
+"""
+THREADS, FETCHED = 256, 8  # of a block; float32 numbers that a GPU fetches at once
+
+
+def sizes(images: int, channels: int, each: int) -> tuple[int, tuple[int, int], tuple[int, int]]:
+    """How many columns a block has, whole groups; how many blocks there are; and how many threads in each."""
+    columns = each * max(FETCHED // each, 1)
+    wide = min(columns, 32)
+    return columns, (images, -(-channels // columns)), (wide, THREADS // wide)
+
+
+def launch_steps(
+    name: str, steps: tuple[int, int], images: int, given: tuple[Array, ...], like: Array, groups: int, eps: float,
+    over_batch: bool, gated: bool, *made: Array,
+) -> None:  # fmt: skip
+    """Run the steps of a kernel on rows like `like`, with the blocks of so many images."""
+    channels, each = like.shape[2], max(like.shape[2] // groups, 1)
+    columns, grid, block = sizes(images, channels, each)
+    how = (*like.shape, each, columns, float(eps), int(over_batch), int(gated), *steps)
+    launch(SOURCE, name, grid, block, *given, *how, *made)
+
+
+def contiguous(like: Array, *arrays: Array) -> tuple[Array, ...]:
+    """As a kernel takes them: one type, one number after the other."""
+    return tuple(array_module(like).ascontiguousarray(a, like.dtype) for a in arrays)
+
+
+def forward_steps(
+    last: int, rows: Array, weight: Array, bias: Array, groups: int, eps: float, over_batch: bool, gated: bool
+) -> tuple[Array, Array]:
+    """The kernel `normalize` up to its step `last`: the output, if that is 5, and the groups' means and variances."""
+    xp, (b, _, c) = array_module(rows), rows.shape
+    given = contiguous(rows, rows, weight, bias)
+    means, out = xp.empty((b, c), rows.dtype), xp.empty(rows.shape, rows.dtype)
+    found = xp.empty((2, 1 if over_batch else b, groups), rows.dtype)
+    launches = [((i, i), 1 if i in (2, 4) else b) for i in range(1, last + 1)] if over_batch else [((1, last), b)]
+    for steps, images in launches:
+        launch_steps("normalize", steps, images, given, rows, groups, eps, over_batch, gated, means, *found, out)
+    return out, found
+
+
+@normalize.on_gpu
+def _(*given: Any) -> tuple[Array, Array]:
+    return forward_steps(5, *given)
+
+
+@moments.on_gpu
+def _(rows: Array, groups: int, over_batch: bool) -> tuple[Array, Array]:
+    (b, _, c), xp = rows.shape, array_module(rows)
+    weight = bias = rows  # which these steps do not look at
+    _, found = forward_steps(4, rows, weight, bias, groups, 0.0, over_batch, False)
+    mean, variance = (xp.broadcast_to(m[:, :, None], (b, groups, c // groups)).reshape(b, c) for m in found)
+    return mean, variance
+
+
+@normalize_gradients.on_gpu
+def _(
+    g: Array,
+    saved: Any,
+    rows: Array,
+    weight: Array,
+    bias: Array,
+    groups: int,
+    eps: float,
+    over_batch: bool,
+    gated: bool,
+) -> list[Array]:
+    xp, (b, _, c) = array_module(rows), rows.shape
+    given = contiguous(rows, g, rows, weight, bias, *saved)
+    sums, dx = xp.empty((2, b, c), rows.dtype), xp.empty(rows.shape, rows.dtype)
+    how = (b, given, rows, groups, eps, over_batch, gated)
+    launch_steps("normalize_gradients", (1, 1) if over_batch else (1, 2), *how, *sums, dx)
+    db, dw = sums.sum(axis=1)
+    if over_batch:
+        launch_steps("normalize_gradients", (2, 2), *how, db, dw, dx)
+    return [dx, dw, db]

@@ -13,7 +13,7 @@ from typing import Any
 from nanogen import functional as F
 from nanogen.autograd import Tensor
 from nanogen.backend import array_module
-from nanogen.nn import Conv2d, Dropout, GroupNorm, Linear, Module
+from nanogen.nn import Conv2d, Dropout, GroupNorm, GroupNormSiLU, Linear, Module
 from nanogen.random import Generator
 
 
@@ -25,9 +25,9 @@ def sinusoidal_embedding(t: Any, channels: int, like: Tensor) -> Tensor:
     return Tensor(xp.concatenate([xp.sin(angles), xp.cos(angles)], axis=1))
 
 
-def group_norm(channels: int) -> GroupNorm:
-    """Groups of at least four channels, at most 32 of them."""
-    return GroupNorm(math.gcd(min(32, max(1, channels // 4)), channels), channels)
+def groups(channels: int) -> int:
+    """For a group norm: groups of at least four channels, at most 32 of them."""
+    return math.gcd(min(32, max(1, channels // 4)), channels)
 
 
 def zeroed(layer: Any) -> Any:
@@ -42,14 +42,14 @@ class ResidualBlock(Module):
 
     def __init__(self, inputs: int, outputs: int, time_channels: int, dropout: float, rng: Generator):
         super().__init__()
-        self.norm1, self.conv1 = group_norm(inputs), Conv2d(inputs, outputs, 3, padding=1, rng=rng)
+        self.norm1, self.conv1 = GroupNormSiLU(groups(inputs), inputs), Conv2d(inputs, outputs, 3, padding=1, rng=rng)
         self.time = Linear(time_channels, 2 * outputs, rng=rng)
-        self.norm2, self.dropout = group_norm(outputs), Dropout(dropout)
+        self.norm2, self.dropout = GroupNorm(groups(outputs), outputs), Dropout(dropout)
         self.conv2 = zeroed(Conv2d(outputs, outputs, 3, padding=1, rng=rng))
         self.skip = Conv2d(inputs, outputs, 1, rng=rng) if inputs != outputs else None
 
     def forward(self, h: Tensor, time: Tensor, rng: Generator | None) -> Tensor:
-        inner = self.norm2(self.conv1(F.silu(self.norm1(h))))
+        inner = self.norm2(self.conv1(self.norm1(h)))
         scale, shift = self.time(F.silu(time)).reshape(len(time), -1, 1, 1).split(inner.shape[1], 1)
         inner = F.silu(inner * (1.0 + scale) + shift)
         inner = self.conv2(inner if rng is None else self.dropout(inner, rng))  # dropout is the loss's alone
@@ -61,7 +61,7 @@ class Attention(Module):
 
     def __init__(self, channels: int, heads: int, rng: Generator):
         super().__init__()
-        self.heads, self.norm = heads, group_norm(channels)
+        self.heads, self.norm = heads, GroupNorm(groups(channels), channels)
         self.qkv = Conv2d(channels, 3 * channels, 1, rng=rng)
         self.out = zeroed(Conv2d(channels, channels, 1, rng=rng))
 
@@ -115,7 +115,7 @@ class UNet(Module):
                 width = wide
             if level:
                 self.up.append(Conv2d(width, width, 3, padding=1, rng=rng))
-        self.norm = group_norm(width)
+        self.norm = GroupNormSiLU(groups(width), width)
         self.last = zeroed(Conv2d(width, colors, 3, padding=1, rng=rng))
 
     def forward(self, x: Tensor, t: Any, rng: Generator | None = None) -> Tensor:
@@ -131,4 +131,4 @@ class UNet(Module):
                 h = part(F.cat([h, kept.pop()], dim=1), time, rng)
             else:
                 h = part(F.interpolate(h, size=kept[-1].shape[2:]))
-        return self.last(F.silu(self.norm(h)))
+        return self.last(self.norm(h))

@@ -17,7 +17,7 @@ from nanogen.autograd import Tensor, no_grad
 from nanogen.backend import Array, array_module, to_device
 from nanogen.distributions import Categorical, DiscretizedLogistic, Normal, kl_divergence, unscale_levels
 from nanogen.models.base import GenerativeModel, check_choice, check_counts
-from nanogen.nn import Conv2d, GroupNorm, Linear, Module
+from nanogen.nn import Conv2d, GroupNormSiLU, Linear, Module
 from nanogen.random import Generator
 
 
@@ -26,11 +26,11 @@ class Block(Module):
 
     def __init__(self, channels: int, rng: Generator):
         super().__init__()
-        self.norm = GroupNorm(math.gcd(8, channels), channels)
+        self.norm = GroupNormSiLU(math.gcd(8, channels), channels)
         self.conv = Conv2d(channels, channels, 3, padding=1, rng=rng)
 
     def forward(self, h: Tensor) -> Tensor:
-        return h + self.conv(F.silu(self.norm(h)))
+        return h + self.conv(self.norm(h))
 
 
 class Encoder(Module):
@@ -67,7 +67,7 @@ class Decoder(Module):
         for _ in sizes[1:]:
             self.stages += [Conv2d(channels, channels // 2, 3, padding=1, rng=rng), Block(channels // 2, rng)]
             channels //= 2
-        self.norm = GroupNorm(math.gcd(8, channels), channels)
+        self.norm = GroupNormSiLU(math.gcd(8, channels), channels)
         self.last = Conv2d(channels, outputs, 3, padding=1, rng=rng)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Decoder(Module):
         for i, size in enumerate(self.sizes[1:]):
             conv, block = self.stages[1 + 2 * i : 3 + 2 * i]
             h = block(conv(F.interpolate(h, size=size)))
-        return self.last(F.silu(self.norm(h)))
+        return self.last(self.norm(h))
 
 
 class VAE(GenerativeModel):

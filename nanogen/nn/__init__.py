@@ -7,6 +7,7 @@ from nanogen.nn.layers import (
     Dropout,
     Embedding,
     GroupNorm,
+    GroupNormSiLU,
     LayerNorm,
     Linear,
     MaskedConv2d,
@@ -14,6 +15,6 @@ from nanogen.nn.layers import (
 from nanogen.nn.module import Module, Parameter, Sequential
 
 __all__ = [
-    "BatchNorm2d", "Conv2d", "ConvTranspose2d", "Dropout", "Embedding", "GroupNorm", "LayerNorm", "Linear",
-    "MaskedConv2d", "Module", "Parameter", "Sequential",
+    "BatchNorm2d", "Conv2d", "ConvTranspose2d", "Dropout", "Embedding", "GroupNorm", "GroupNormSiLU",
+    "LayerNorm", "Linear", "MaskedConv2d", "Module", "Parameter", "Sequential",
 ]  # fmt: skip

@@ -174,6 +174,13 @@ class GroupNorm(Module):
         return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
+class GroupNormSiLU(GroupNorm):
+    """A GroupNorm and the SiLU behind it as one operation; see `functional.group_norm_silu`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm_silu(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class BatchNorm2d(Module):
     """(N, num_features, H, W), each channel normalised over the batch; see `functional.batch_norm`."""
 

@@ -159,7 +159,15 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-TITLES = {"pixelcnn": "PixelCNN", "vae": "VAE", "gan": "GAN", "ddpm": "DDPM", "unet": "U-Net", "known": "Known sources"}
+TITLES = {
+    "cuda": "CUDA",
+    "pixelcnn": "PixelCNN",
+    "vae": "VAE",
+    "gan": "GAN",
+    "ddpm": "DDPM",
+    "unet": "U-Net",
+    "known": "Known sources",
+}
 
 INTRODUCTION = """\
 # The tests
@@ -208,11 +216,19 @@ noted.  What a test hands to nanogen is put there on the way in, what it gets ba
 fetched (`strict/plugin.py`); the library itself is lent nothing.  `strict/excluded.toml` lists the {excluded} tests and
 {files} files that are left out, with reasons.
 
+CUDA kernels (normalisation, cross-entropy) run there too: compiled as C++ by g++ (without it the tests that need them
+are skipped), each thread of a block a fibre that rests at `__syncthreads()` (`strict/cuda.py`). Each launch runs
+twice, in order and from the last block and thread to the first, and has to give the same bits; what is written
+outside of an array, or a barrier that not all come to, is an error. `test_cuda.py` compares the kernels with NumPy's
+forms, for blocks of every size, leaves out each barrier in turn and, where CuPy is installed, has NVRTC compile the
+source.
+
 `test_strict.py` holds the stand-in to CuPy's rules, and a training step of each model to moving its images and noise to
 the device and nothing back.  `test_parity.py` compares every operation and every model between CPU and GPU: on the
-stand-in, bit for bit, everywhere; on a real one (marker `gpu`) within 2e-5 of the largest number in float32, 1e-11 in
-float64, and 20 times that for whole models.  What a stand-in can't show: speed, the results of CuPy's own kernels, the
-exact moments at which a GPU is waited for.  The museum's hall of devices has mistakes that only it notices.
+stand-in, bit for bit, except where a CUDA kernel ran, whose sums are in another order; there, and on a real GPU in any
+case (marker `gpu`), within 2e-5 of the largest number in float32, 1e-11 in float64, and 20 times that for whole models.
+What a stand-in can't show: speed, the results of CuPy's own kernels, the exact moments at which a GPU is waited for.
+The museum's halls of CUDA and of devices have mistakes that only it notices.
 
 ## The museum of mistakes
 

@@ -32,9 +32,10 @@ PARTS = {
          "test_nn.py"),
     ),
     "layers": Part(
-        ("functional/activation.py", "functional/loss.py", "functional/matrix.py", "functional/normalization.py"),
-        ("test_functional.py", "test_torch.py", "test_parity.py::test_operations"),
-        ("test_nn.py", "test_torch_models.py"),
+        ("functional/activation.py", "functional/loss.py", "functional/matrix.py", "functional/normalization.py",
+         "kernels/cross_entropy.py"),
+        ("test_functional.py", "test_torch.py", "test_cuda.py", "test_parity.py::test_operations"),
+        ("test_nn.py", "test_torch_models.py", "test_strict.py::test_a_run_on_the_stand_in_is_the_run_on_the_cpu"),
     ),
     "activations": Part(
         ("kernels/activation.py",),
@@ -43,8 +44,9 @@ PARTS = {
     ),
     "convolution": Part(
         ("functional/conv.py", "kernels/convolution.py", "kernels/normalization.py", "kernels/reduction.py"),
-        ("test_conv.py", "test_kernels.py"),
-        ("test_functional.py", "test_nn.py", "test_torch.py", "test_torch_models.py", "test_products.py"),
+        ("test_conv.py", "test_kernels.py", "test_cuda.py"),
+        ("test_functional.py", "test_nn.py", "test_torch.py", "test_torch_models.py", "test_products.py",
+         "test_strict.py::test_a_run_on_the_stand_in_is_the_run_on_the_cpu"),
     ),
 }  # fmt: skip
 

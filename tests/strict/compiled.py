@@ -1,4 +1,4 @@
-"""Where CuPy is installed, with or without a GPU: its `fuse` and NVRTC on a fused function.
+"""Where CuPy is installed, with or without a GPU: its `fuse`, and NVRTC on what it makes and on CUDA source.
 
 What is called here is CuPy's own business and may be another in its next version.
 """
@@ -21,7 +21,6 @@ def compiled(function: Callable[..., None], arguments: list[Any]) -> bytes:
         Exception: CuPy can't trace it as one elementwise kernel, or NVRTC can't compile that.
     """
     from cupy._core import _carray, _kernel, core
-    from cupy.cuda import compiler
 
     given = [like(*a) if isinstance(a, tuple) else a for a in arguments]
     kernel = traced(function, given)
@@ -31,8 +30,23 @@ def compiled(function: Callable[..., None], arguments: list[Any]) -> bytes:
         tuple(infos), types, kernel.params, kernel.operation, kernel.name, kernel.preamble, **kernel.kwargs
     )
     source = "".join(f"#include <{header}>\n" for header in core._cupy_header_list) + code
-    options = (*core.assemble_cupy_compiler_options(()), f"-arch={ARCHITECTURE}", "--device-as-default-execution-space")
-    return compiler._NVRTCProgram(source, "kernel.cu", (), (), method="cubin").compile(options, None)[0]
+    return _made(source, *core.assemble_cupy_compiler_options(()), "--device-as-default-execution-space")
+
+
+def compiled_source(code: str) -> bytes:
+    """The GPU's code of a `RawKernel`'s source.
+
+    Raises:
+        Exception: NVRTC can't compile it.
+    """
+    return _made(code, "-std=c++17")
+
+
+def _made(source: str, *options: str) -> bytes:
+    from cupy.cuda import compiler
+
+    program = compiler._NVRTCProgram(source, "kernel.cu", (), (), method="cubin")
+    return program.compile((*options, f"-arch={ARCHITECTURE}"), None)[0]
 
 
 def traced(function: Callable[..., None], given: list[Any]) -> Any:

@@ -18,6 +18,7 @@ As a GPU's results are, so are the floating-point warnings: there are none.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import operator
 import sys
@@ -29,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanogen.kernels import products
-from strict import cublas, graph
+from strict import cublas, cuda, graph
 from strict.graph import noted, refuse
 
 TESTS = str(Path(__file__).parents[1])
@@ -162,6 +163,8 @@ def _function(name: str, numpys: Callable[..., Any]) -> Callable[..., Any]:
         if out is not None and type(out) is not ndarray:
             raise TypeError(f"cupy.{name}: out must be a device array, got {type(out)}")
         result = numpys(*[_host(a, name) for a in args], **{k: _host(v, name) for k, v in kwargs.items()})
+        if name in ("empty", "empty_like") and result.dtype.kind == "f":
+            result.fill(np.nan)  # not what was there before, which may be the right numbers
         return out if out is not None else _device(np.asarray(result) if name in TRUTHS else result)
 
     call.__name__ = call.__qualname__ = name
@@ -271,6 +274,23 @@ def _argument(value: Any) -> Traced:
     if type(value) in (bool, int, float) or isinstance(value, np.generic):
         return Traced(value, -1)
     raise TypeError(f"Invalid argument type for a fused function: {type(value)}")
+
+
+LARGEST_BLOCK = (3, 2)  # a kernel is right for blocks of every size: few threads take less time
+
+
+class RawKernel:
+    """CuPy's, of CUDA source that `cuda` runs."""
+
+    def __init__(self, code: str, name: str, options: tuple[str, ...] = ()):
+        self.code, self.name = code, name
+
+    @noted
+    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+        if any(isinstance(a, np.ndarray) for a in args):
+            raise TypeError(f"{self.name}: Unsupported type {np.ndarray}; a kernel can't reach the host's memory")
+        block = tuple(min(n, most) for n, most in itertools.zip_longest(block, LARGEST_BLOCK, fillvalue=1))
+        cuda.run(self.code, self.name, grid, block, tuple(_host(a, self.name) for a in args))
 
 
 WAITS = {
@@ -612,7 +632,7 @@ def array(obj: Any, *args: Any, **kwargs: Any) -> ndarray:
 def asarray(
     a: Any, dtype: Any = None, order: Any = None, *, copy: bool | None = None, blocking: bool = False
 ) -> ndarray:
-    if type(a) is ndarray and dtype in (None, a.dtype) and order is None and not copy:
+    if type(a) is ndarray and (dtype is None or dtype == a.dtype) and order is None and not copy:
         return a
     return array(a, dtype, copy=copy, order=order or "K")
 
@@ -620,7 +640,7 @@ def asarray(
 @noted
 def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
     _host(a, "ascontiguousarray")
-    if a._host.flags.c_contiguous and dtype in (None, a.dtype):
+    if a._host.flags.c_contiguous and (dtype is None or dtype == a.dtype):
         return a
     return _device(np.ascontiguousarray(a._host, dtype))
 
@@ -672,6 +692,7 @@ def module() -> types.ModuleType:
         **{function.__name__: function for function in own},
         asanyarray=asarray,
         ndarray=ndarray,
+        RawKernel=RawKernel,
         ufunc=ufunc,
         is_available=lambda: True,
         lib=lib,

@@ -1,0 +1,315 @@
+"""The CUDA kernels without a GPU: compiled as C++ and run thread by thread (`strict/cuda.py`), against their forms in
+NumPy, in blocks of any size; and what such a run notices."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strict import compiled, cuda, device
+
+from nanogen import backend
+from nanogen.kernels import cross_entropy, normalization
+
+SOURCES = {"cross_entropy": cross_entropy.SOURCE, "normalization": normalization.SOURCE}
+TOLERANCE = {"float32": 2e-6, "float64": 1e-14}  # of the largest number: some roundings
+BLOCKS = st.tuples(st.integers(1, 5), st.integers(1, 4))
+
+
+@pytest.fixture
+def cp() -> Iterator[Any]:
+    with device.installed() as module:
+        yield module
+
+
+def assert_near(found: Any, expected: np.ndarray) -> None:
+    """On the device, of its type; NaN where NaN is expected."""
+    assert (type(found), found.dtype, found.shape) == (device.ndarray, expected.dtype, expected.shape)
+    scale = np.abs(expected[np.isfinite(expected)]).max(initial=1.0)
+    np.testing.assert_allclose(found.get(), expected, rtol=0, atol=TOLERANCE[expected.dtype.name] * scale)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@given(st.integers(0, 99), st.integers(0, 9), st.integers(1, 7), BLOCKS, st.booleans())
+def test_cross_entropy(dtype: str, seed: int, rows: int, classes: int, block: Any, turned: bool) -> None:
+    """Loss and slope of the kernels are those of NumPy's forms, for any number of rows, classes and threads, and for
+    logits and labels (of another type) that do not lie one after the other; a logit of −∞ or of 80 does no harm."""
+    rng = np.random.default_rng(seed)
+    logits, g = 3 * rng.normal(size=(rows, classes)).astype(dtype), rng.normal(size=rows).astype(dtype)
+    logits[rng.uniform(size=logits.shape) < 0.1] = 80
+    logits[rng.uniform(size=logits.shape) < 0.1] = -np.inf
+    labels = rng.integers(0, classes, rows)
+    with np.errstate(invalid="ignore"):  # a row of −∞ alone
+        loss, saved = cross_entropy.cross_entropy(logits, labels)
+        slope = cross_entropy.cross_entropy_slope(g, logits, labels, *saved)
+    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "LARGEST_BLOCK", block)
+        there = [cp.asarray(a) for a in (g, logits, labels)]
+        if turned:
+            small = labels.astype("int32")
+            there = [cp.asarray(np.repeat(a.T, 2).reshape(*a.T.shape, 2))[..., 0].T for a in (g, logits, small)]
+        found, kept = cross_entropy.cross_entropy(*there[1:])
+        assert_near(found, loss)
+        for one, other in zip(kept, saved, strict=True):
+            assert_near(one, other)
+        assert_near(cross_entropy.cross_entropy_slope(*there, *kept), slope)
+
+
+@given(st.integers(0, 10**6), st.integers(0, 300))
+def test_a_warp_a_row(rows: int, classes: int) -> None:
+    """A row is for a warp at most, which waits for nobody else; no thread has no class; and every row has a thread."""
+    (blocks,), (each, together) = cross_entropy.sizes(rows, classes)
+    assert each == (classes if 0 < classes < 32 else 32 if classes else 1)
+    assert cross_entropy.THREADS - each < each * together <= cross_entropy.THREADS
+    assert (blocks - 1) * together < rows <= blocks * together
+
+
+def test_a_label_that_is_no_class_has_no_loss(cp: Any) -> None:
+    """On a GPU labels are not looked at before: a wrong one gives NaN, where the memory beside would give a number."""
+    labels = cp.asarray(np.array([0, 3, -1, 2]))
+    loss, _ = cross_entropy.cross_entropy(cp.asarray(np.ones((4, 3))), labels)
+    assert np.isnan(loss.get()).tolist() == [False, True, True, False]
+
+
+def normalised(module: Any, rows: Any, g: Any, weight: Any, bias: Any, how: tuple[Any, ...]) -> list[Any]:
+    """Output and gradients, from the forms for the device where the arrays are put."""
+    rows, g, weight, bias = (module.asarray(a) for a in (rows, g, weight, bias))
+    out, saved = normalization.normalize(rows, weight, bias, *how)
+    return [out, *normalization.normalize_gradients(g, saved, rows, weight, bias, *how)]
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@given(
+    st.integers(0, 99), st.tuples(st.integers(0, 4), st.integers(1, 7)), st.integers(1, 5), st.integers(1, 3), BLOCKS,
+    st.booleans(), st.booleans(), st.sampled_from([1, 5, 8]),
+)  # fmt: skip
+def test_normalisation(dtype, seed, size, groups, each, block, over_batch, gated, fetched):
+    """Output and gradients of the kernels are those of NumPy's forms in float64, for any number of images, pixels,
+    groups and threads, one group a block or several; over images and over the batch; with SiLU and without."""
+    rng, c, how = np.random.default_rng(seed), groups * each, (groups, 0.1, over_batch, gated)
+    rows, g = rng.normal(1.0, 2.0, (*size, c)).astype(dtype), rng.normal(size=(*size, c)).astype(dtype)
+    weight, bias = rng.normal(size=c).astype(dtype), rng.normal(size=c).astype(dtype)
+    with np.errstate(all="ignore"):  # moments of nothing
+        exact = normalised(np, *(a.astype("float64") for a in (rows, g, weight, bias)), how)
+    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "LARGEST_BLOCK", block)
+        patch.setattr(normalization, "FETCHED", fetched)
+        for found, expected in zip(normalised(cp, rows, g, weight, bias, how), exact, strict=True):
+            assert_near(found, expected.astype(dtype))
+
+
+def test_images_of_no_pixels(cp: Any) -> None:
+    """Nothing comes out, and the gradients of weight and bias are sums of nothing."""
+    for over_batch in (False, True):
+        nothing = np.ones((2, 0, 4))
+        out, dx, *slopes = normalised(cp, nothing, nothing, np.ones(4), np.ones(4), (2, 0.1, over_batch, True))
+        assert out.shape == dx.shape == nothing.shape
+        assert [slope.get().tolist() for slope in slopes] == [[0.0] * 4] * 2
+
+
+@pytest.mark.parametrize("over_batch", [False, True])
+def test_moments(cp: Any, over_batch: bool) -> None:
+    """Mean and variance of each column's group; where all numbers are near 10,000 too, to as many digits."""
+    rows = 1e4 + np.random.default_rng(0).normal(size=(3, 20, 6))
+    for dtype in TOLERANCE:
+        there = cp.asarray(rows.astype(dtype))
+        exact = normalization.moments(rows.astype(dtype).astype("float64"), 3, over_batch)
+        for found, expected in zip(normalization.moments(there, 3, over_batch), exact, strict=True):
+            assert_near(found, expected.astype(dtype))
+
+
+@given(st.integers(0, 9), st.integers(1, 600), st.integers(1, 40))
+def test_blocks_have_whole_groups(images: int, groups: int, each: int) -> None:
+    """A block has neighbouring columns of one image: as many as are fetched at once, but whole groups; its threads are
+    at most a warp wide, and there is none without a column."""
+    channels, most = groups * each, normalization.FETCHED
+    columns, (along, across), (wide, high) = normalization.sizes(images, channels, each)
+    assert columns % each == 0
+    assert columns == each or columns <= most < columns + each
+    assert (along, across) == (images, -(-channels // columns))
+    assert wide == (columns if columns < 32 else 32)
+    assert normalization.THREADS - wide < wide * high <= normalization.THREADS
+
+
+def test_how_many_launches_there_are(cp: Any) -> None:
+    """Cross-entropy and group norm are one kernel each way.  Over the batch each step waits for all blocks of the one
+    before: the moments are four, the output a fifth, and the gradient two."""
+    rows, ones = cp.asarray(np.random.default_rng(0).normal(size=(3, 4, 6))), cp.ones(6)
+    labels, found = cp.zeros(12, np.int64), []
+
+    def counted(work: Callable[[], Any]) -> Any:
+        before, result = cuda.launches, work()
+        found.append(cuda.launches - before)
+        return result
+
+    loss, saved = counted(lambda: cross_entropy.cross_entropy(rows.reshape(12, 6), labels))
+    counted(lambda: cross_entropy.cross_entropy_slope(loss, rows.reshape(12, 6), labels, *saved))
+    for over_batch in (False, True):
+        how = (rows, ones, ones, 3, 0.1, over_batch, True)
+        counted(lambda over_batch=over_batch: normalization.moments(rows, 3, over_batch))
+        out, saved = counted(lambda how=how: normalization.normalize(*how))
+        counted(lambda saved=saved, out=out, how=how: normalization.normalize_gradients(out, saved, *how))
+    assert found == [1, 1, 1, 1, 1, 4, 5, 2]
+
+
+def test_layouts(cp: Any) -> None:
+    """Rows and gradients that do not lie one after the other, and weights of another type."""
+    rng, how = np.random.default_rng(0), (2, 0.1, False, True)
+    rows, g = rng.normal(size=(6, 5, 3)).T, rng.normal(size=(3, 5, 12))[:, :, ::2]
+    weight, bias = (rng.normal(size=6).astype("float32") for _ in range(2))
+    for found, expected in zip(normalised(cp, rows, g, weight, bias, how), normalised(np, rows, g, weight, bias, how)):
+        assert_near(found, expected)
+
+
+def test_blocks_as_they_are_launched(cp: Any, monkeypatch: Any) -> None:
+    """With the numbers of threads that a GPU is told, and more rows, columns and pixels than one block has threads."""
+    monkeypatch.setattr(device, "LARGEST_BLOCK", (1024, 1024))
+    rng = np.random.default_rng(0)
+    for classes in (3, 40):
+        logits, labels, g = rng.normal(size=(100, classes)), rng.integers(0, classes, 100), rng.normal(size=100)
+        loss, saved = cross_entropy.cross_entropy(cp.asarray(logits), cp.asarray(labels))
+        expected, kept = cross_entropy.cross_entropy(logits, labels)
+        assert_near(loss, expected)
+        slope = cross_entropy.cross_entropy_slope(cp.asarray(g), cp.asarray(logits), cp.asarray(labels), *saved)
+        assert_near(slope, cross_entropy.cross_entropy_slope(g, logits, labels, *kept))
+    for c, groups, over_batch in ((40, 1, False), (12, 3, False), (12, 12, True)):
+        rows, g, how = rng.normal(size=(2, 70, c)), rng.normal(size=(2, 70, c)), (groups, 0.1, over_batch, True)
+        weight, bias = rng.normal(size=c), rng.normal(size=c)
+        there, here = (normalised(module, rows, g, weight, bias, how) for module in (cp, np))
+        for found, expected in zip(there, here, strict=True):
+            assert_near(found, expected)
+
+
+def calls() -> dict[str, Callable[[Any], None]]:
+    """Of each source, what launches all of its kernels."""
+    rng = np.random.default_rng(0)
+    rows, labels, g = rng.normal(size=(5, 7)), np.arange(5), rng.normal(size=5)
+
+    def cross_entropies(cp: Any) -> None:
+        there = [cp.asarray(a) for a in (g, rows, labels)]
+        cross_entropy.cross_entropy_slope(*there, *cross_entropy.cross_entropy(*there[1:])[1])
+
+    def normalisations(cp: Any) -> None:
+        rows, g, weight, bias = (rng.normal(size=shape) for shape in ((2, 9, 6), (2, 9, 6), 6, 6))
+        normalised(cp, rows, g, weight, bias, (2, 0.1, False, True))
+
+    return {"cross_entropy": cross_entropies, "normalization": normalisations}
+
+
+BARRIER = "__syncthreads();"
+BARRIERS = [(name, i) for name, source in SOURCES.items() for i in range(source.count(BARRIER))]
+
+
+@pytest.mark.parametrize(("name", "i"), BARRIERS)
+def test_no_barrier_can_be_left_out(cp: Any, monkeypatch: Any, name: str, i: int) -> None:
+    """Without any one `__syncthreads()` the numbers depend on which thread comes first, which a run notices."""
+    parts = SOURCES[name].split(BARRIER)
+    without = BARRIER.join(parts[: i + 1]) + ";" + BARRIER.join(parts[i + 1 :])
+    launch = cuda.run
+    monkeypatch.setattr(device, "LARGEST_BLOCK", (4, 3))
+    monkeypatch.setattr(cuda, "run", lambda code, *how: launch(code.replace(SOURCES[name], without), *how))
+    with pytest.raises(RuntimeError, match="a barrier"):
+        calls()[name](cp)
+
+
+@pytest.mark.parametrize(("name", "dtype"), list(itertools.product(SOURCES, backend.REAL)))
+def test_cupys_compiler_takes_the_source(name: str, dtype: str) -> None:
+    """Where CuPy is installed, GPU or not, NVRTC makes a GPU's code of it."""
+    pytest.importorskip("cupy")
+    assert len(compiled.compiled_source(f"typedef {backend.REAL[dtype]} Real;\n{SOURCES[name]}")) > 1000
+
+
+KERNEL = 'extern "C" __global__ void add(const double* x, double* y, long long n) {{ int i = threadIdx.x; {} }}'
+SUM = "__shared__ double s[3]; s[i] = x[i]; {} y[i] = s[0] + s[1] + s[2];"
+NOTICED: dict[str, tuple[str, str]] = {
+    "a barrier is missing": (SUM.format(""), "which thread comes first"),
+    "a barrier for some": ("if (i < 2) __syncthreads(); y[i] = x[i];", "not all threads"),
+    "blocks that need each other": ("y[i] = blockIdx.x + (blockIdx.x ? y[0] : 0);", "comes first"),
+    "written behind the end": ("y[i + 1] = x[i];", "outside"),
+    "written before the beginning": ("y[i - 1] = x[i];", "outside"),
+    "written into what is constant": ("((double*)x)[i] = 1;", "constant"),
+}
+
+
+@pytest.mark.parametrize("mistake", NOTICED)
+def test_what_a_run_notices(cp: Any, mistake: str) -> None:
+    """Mistakes of kernels that a GPU forgives until it does not."""
+    body, message = NOTICED[mistake]
+    x, y = cp.asarray(np.arange(3.0)), cp.zeros(3)
+    with pytest.raises(RuntimeError, match=message):
+        cp.RawKernel(KERNEL.format(body), "add")((2,), (3,), (x, y, 3))
+    assert y.get().tolist() == [0.0] * 3
+
+
+def test_a_kernel_runs(cp: Any, monkeypatch: Any) -> None:
+    """Every thread of every block at its place; what is read outside, or was never written, is NaN; with its
+    barrier, the sum is right."""
+    monkeypatch.setattr(device, "LARGEST_BLOCK", (4, 2, 3))
+    places = """extern "C" __global__ void places(long long* y) {
+        int t = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+        int b = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+        y[b * blockDim.x * blockDim.y * blockDim.z + t] += 100 * b + t; }"""
+    y = cp.zeros(3 * 2 * 2 * 24, np.int64)
+    cp.RawKernel(places, "places")((3, 2, 2), (4, 2, 3), (y,))
+    assert y.get().tolist() == [100 * b + t for b in range(12) for t in range(24)]
+    x, y = cp.asarray(np.arange(3.0)), cp.zeros(3)
+    cp.RawKernel(KERNEL.format(SUM.format(BARRIER)), "add")((1,), (3,), (x, y, 3))
+    assert y.get().tolist() == [3.0] * 3
+    cp.RawKernel(KERNEL.format("y[i] = x[i - 1] + x[i + 1];"), "add")((1,), (3,), (x, y, 3))
+    assert np.isnan(y.get()).tolist() == [True, False, True]
+    cp.RawKernel(KERNEL.format("__shared__ double s[3]; y[i] = s[i]; s[i] = i;"), "add")((2,), (3,), (x, y, 3))
+    assert np.isnan(y.get()).all()
+
+
+ADD = KERNEL.format("y[i] += x[i];")
+REFUSED: dict[str, Callable[[Any, Any], Any]] = {
+    "a host array": lambda cp, x: (np.ones(3), x, 3),
+    "another type of array": lambda cp, x: (x.astype(np.float32), x, 3),
+    "another type of number": lambda cp, x: (x, x, np.int32(3)),
+    "a truth": lambda cp, x: (x, x, True),
+    "a float for an integer": lambda cp, x: (x, x, 3.0),
+    "a number for an array": lambda cp, x: (x, 1.0, 3),
+    "an array for a number": lambda cp, x: (x, x, x),
+    "an argument too few": lambda cp, x: (x, x),
+    "a view that does not lie as it looks": lambda cp, x: (x[::-1], x, 3),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_a_kernel_is_not_given(cp: Any, what: str) -> None:
+    """CuPy hands a kernel the bytes that it is given, whatever they are; the stand-in looks."""
+    x = cp.asarray(np.arange(3.0))
+    with pytest.raises(TypeError):
+        cp.RawKernel(ADD, "add")((1,), (3,), REFUSED[what](cp, x))
+    assert x.get().tolist() == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(("grid", "block"), [((0,), (1,)), ((1, 65536), (1,)), ((1,), (32, 33)), ((1,), (1, 1, 65))])
+def test_what_a_gpu_does_not_take(cp: Any, monkeypatch: Any, grid: Any, block: Any) -> None:
+    """No blocks, too many, too large ones: the launch is an error."""
+    monkeypatch.setattr(device, "LARGEST_BLOCK", (2048,) * 3)
+    x = cp.zeros(3)
+    with pytest.raises(ValueError, match="a GPU takes no grid"):
+        cp.RawKernel(ADD, "add")(grid, block, (x, x, 3))
+
+
+def test_without_a_compiler(cp: Any, monkeypatch: Any) -> None:
+    """Where there is no g++ a test that needs a kernel is skipped, and says why."""
+    monkeypatch.setattr(cuda.shutil, "which", lambda name: None)
+    with pytest.raises(pytest.skip.Exception, match=r"needs g\+\+"):
+        cp.RawKernel(ADD + "// another source", "add")((1,), (3,), (cp.zeros(3), cp.zeros(3), 3))
+
+
+def test_launch_says_what_it_takes(cp: Any) -> None:
+    """`Real` is one of two types; a grid of no blocks is left alone; a source that does not compile is an error."""
+    with pytest.raises(TypeError, match="float32 or float64, got int64"):
+        backend.launch(ADD, "add", (1,), (1,), cp.zeros(3, np.int64))
+    backend.launch("nonsense", "add", (0, 2), (1,), cp.zeros(3))
+    with pytest.raises(ValueError, match="no kernel"):
+        backend.launch('extern "C" __global__ void add(Real* x) { nonsense; }', "add", (1,), (1,), cp.zeros(3))
