@@ -22,11 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strict import cuda, device
 from test_functional import BY_NAME, OPERATIONS
+from test_products import COPIED, UNCOPIED
 from tiny_runs import TINY, settings_of, some_images
 
 import nanogen as ng
 from nanogen.autograd import Tensor
 from nanogen.backend import device_module, to_numpy
+from nanogen.kernels.products import product
 from nanogen.training.loop import Trainer
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-11}  # of the largest number of a result; models lose another factor of 20
@@ -153,6 +155,19 @@ def test_random_numbers(size: tuple[int, ...], where: str) -> None:
             assert_equal(there.normal(size, dtype), here.normal(size, dtype), inexact() * TOLERANCE[dtype])
         assert_equal(there.integers(-3, 1000, size), here.integers(-3, 1000, size), 0.0)
         assert_equal(there.permutation(50), here.permutation(50), 0.0)
+
+
+@pytest.mark.parametrize("where", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", [*UNCOPIED, *COPIED])
+def test_products(name: str, dtype: str, where: str) -> None:
+    """Matrices that lie in memory in one way or another, times one matrix and times as many: integers exactly."""
+    with on(where):
+        memory = (np.arange(240).reshape(2, 4, 6, 5) % 17 - 8).astype(dtype)
+        here, there = (UNCOPIED | COPIED)[name](memory), (UNCOPIED | COPIED)[name](moved(memory))
+        one = (np.arange(30 * 4).reshape(30, 4) % 7 - 3).astype(dtype)[: here.shape[-1]]
+        assert_equal(product(there, moved(one)), here @ one, 0.0)
+        assert_equal(product(there.swapaxes(-1, -2), there), here.swapaxes(-1, -2) @ here, 0.0)
 
 
 @pytest.mark.gpu

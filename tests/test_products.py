@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from strict import cublas, device, graph
 
 from nanogen import backend
+from nanogen.backend import array_module
 from nanogen.capture import Replayed
 from nanogen.kernels import convolution, products
 from nanogen.kernels.reduction import column_sums
@@ -123,7 +124,7 @@ UNCOPIED = {
     "every other row": lambda x: x[..., ::2, :],
     "a part of each column": lambda x: x.swapaxes(-1, -2)[..., 1:3, :],
     "every other matrix": lambda x: x[:, ::4],
-    "one matrix for all": lambda x: np.broadcast_to(x[0, 0], (2, 4, 6, 5)),
+    "one matrix for all": lambda x: array_module(x).broadcast_to(x[0, 0], (2, 4, 6, 5)),
     "a single row": lambda x: x[..., :1, :],
     "a single column": lambda x: x[..., :1],
     "a single number": lambda x: x[..., 2:3, 1:2],
@@ -133,8 +134,10 @@ COPIED = {
     "gaps in columns": lambda x: x.swapaxes(-1, -2)[..., ::2, :],
     "backwards": lambda x: x[..., ::-1, :],
     "matrices backwards": lambda x: x[:, ::-1],
-    "one row for all": lambda x: np.broadcast_to(x[..., :1, :], x.shape),
-    "overlapping rows": lambda x: np.lib.stride_tricks.as_strided(x, (2, 4, 6, 5), (480, 120, 4, 4)),
+    "one row for all": lambda x: array_module(x).broadcast_to(x[..., :1, :], x.shape),
+    "overlapping rows": lambda x: array_module(x).lib.stride_tricks.as_strided(
+        x, (2, 4, 6, 5), (*x.strides[:2], x.itemsize, x.itemsize)
+    ),
     "matrices at two distances": lambda x: x[:, :2],
     "matrices in another order": lambda x: x.swapaxes(0, 1),
 }
@@ -164,7 +167,7 @@ def test_into_an_array(count: int) -> None:
     """`out` is what comes back, with the product in it, and may be a part of an array; what lies beside it stays."""
     a, b = (np.arange(n * count, dtype=np.float32).reshape(count, *shape) for n, shape in ((6, (2, 3)), (12, (3, 4))))
     for left, right in ((a, b), (there(a), there(b))):
-        xp = backend.array_module(left)
+        xp = array_module(left)
         whole = xp.full((count + 2, 2, 4), 7.0, dtype=np.float32)
         part = whole[1:-1]
         assert products.product(left, right, part) is part
