@@ -331,12 +331,29 @@ def test_a_forked_process_has_threads_of_its_own(monkeypatch):
         assert os.waitpid(child, 0)[1] == 0
 
 
-@given(
-    st.integers(0, 9),
-    st.sampled_from([((2, 3), (3, 4)), ((2, 3, 4), (4, 2)), ((2, 3, 4), (2, 4, 5)), ((3, 4), (2, 4, 5))]),
-)
-def test_matmul_is_a_at_b(seed, shapes):
-    """Whatever axes are shared out: the same numbers as a @ b."""
-    rng = np.random.default_rng(seed)
-    a, b = integers(rng, *shapes[0]), integers(rng, *shapes[1])
-    assert np.array_equal(products.matmul(a, b), a @ b)
+MATRICES = [
+    ((2, 3), (3, 4)), ((1, 3), (3, 4)), ((0, 3), (3, 4)), ((2, 3, 4), (4, 2)), ((2, 3, 4), (2, 4, 5)), ((3,), (3, 4)),
+    ((3, 2, 2, 4), (3, 2, 4, 5)), ((2, 2, 2, 4), (2, 1, 4, 5)), ((3, 4), (2, 4, 5)), ((2, 3), (3,)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shapes", MATRICES)
+@pytest.mark.parametrize("types", [(np.float32, np.float32), (np.float32, np.float64), (np.float64, np.float32)])
+def test_matmul_is_a_at_b(shapes, types, monkeypatch):
+    """Whatever axes are shared out: the same numbers as a @ b, in the same type.  They are shared out by their bytes
+    where the first axis of a is one of the result's alone, or of both stacks."""
+    rng, calls = np.random.default_rng(0), []
+    a, b = (integers(rng, *shape).astype(dtype) for shape, dtype in zip(shapes, types, strict=True))
+
+    def noted(work: Any, like: Any, item_bytes: int) -> list[Any]:
+        calls.append(item_bytes)
+        return backend.in_blocks(work, like, item_bytes)
+
+    monkeypatch.setattr(backend, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(products, "in_blocks", noted)
+    found, expected = products.matmul(a, b), a @ b
+    assert np.array_equal(found, expected)
+    assert found.dtype == expected.dtype
+    shared = min(a.ndim, b.ndim) > 1 and (b.ndim == 2 or a.shape[:-2] == b.shape[:-2])
+    assert calls == ([(a.nbytes + expected.nbytes) // max(len(a), 1)] if shared else [])
+    assert {type(number) for number in calls} <= {int}

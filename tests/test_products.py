@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import _ctypes
 import concurrent.futures
 import contextlib
 import ctypes
@@ -28,6 +29,7 @@ from nanogen.capture import Replayed
 from nanogen.kernels import convolution, products
 from nanogen.kernels.reduction import column_sums
 
+library = products.library  # the stand-in takes its place in a moment
 GEMMS = {"gemm", "gemm_strided_batched"}
 
 
@@ -126,6 +128,7 @@ UNCOPIED = {
     "every other matrix": lambda x: x[:, ::4],
     "one matrix for all": lambda x: array_module(x).broadcast_to(x[0, 0], (2, 4, 6, 5)),
     "a single row": lambda x: x[..., :1, :],
+    "a single row of no stride": lambda x: x[..., 0, None, :],
     "a single column": lambda x: x[..., :1],
     "a single number": lambda x: x[..., 2:3, 1:2],
 }
@@ -134,6 +137,7 @@ COPIED = {
     "gaps in columns": lambda x: x.swapaxes(-1, -2)[..., ::2, :],
     "backwards": lambda x: x[..., ::-1, :],
     "matrices backwards": lambda x: x[:, ::-1],
+    "a stack backwards": lambda x: x[::-1, ::-1],
     "one row for all": lambda x: array_module(x).broadcast_to(x[..., :1, :], x.shape),
     "overlapping rows": lambda x: array_module(x).lib.stride_tricks.as_strided(
         x, (2, 4, 6, 5), (*x.strides[:2], x.itemsize, x.itemsize)
@@ -149,12 +153,9 @@ def test_what_cublas_can_read_is_not_copied(name: str) -> None:
     copied, once.  The product is NumPy's in any case."""
     memory = np.arange(240, dtype=np.float32).reshape(2, 4, 6, 5)
     x = (UNCOPIED | COPIED)[name](memory)
-    if name in UNCOPIED:
-        assert np.shares_memory(products.in_memory(there(x), x.shape[:-2]).array._host, memory)
-    else:
-        copy = products.in_memory(there(x), x.shape[:-2]).array._host
-        assert not np.shares_memory(copy, memory)
-        assert copy.flags.c_contiguous
+    taken = products.in_memory(there(x), x.shape[:-2], x.dtype).array._host
+    assert np.shares_memory(taken, memory) == (name in UNCOPIED)
+    assert name in UNCOPIED or taken.flags.c_contiguous
     other = np.arange(x.shape[-1] * 3, dtype=np.float32).reshape(x.shape[-1], 3)
     assert np.array_equal(products.product(there(x), there(other)).get(), x @ other)
     assert np.array_equal(
@@ -214,9 +215,11 @@ def test_tf32_where_it_is_allowed(shape: tuple[int, ...], monkeypatch: pytest.Mo
     for allowed, dtype in itertools.product((True, False, True), (np.float32, np.float64)):
         backend.allow_tf32(allowed)
         x, y = a.astype(dtype), b.astype(dtype)
-        found = products.product(there(x), there(y)).get()
         shortened = allowed and dtype == np.float32
-        assert np.array_equal(found, cublas.in_tf32(x) @ cublas.in_tf32(y) if shortened else x @ y)
+        expected = cublas.in_tf32(x) @ cublas.in_tf32(y) if shortened else x @ y
+        for multiply in (products.product, products.matmul):
+            assert np.array_equal(multiply(there(x), there(y)).get(), expected)
+            assert np.array_equal(multiply(there(x), there(y), exact=True).get(), x @ y)
     monkeypatch.delenv("CUPY_TF32")
     assert not backend.tf32_allowed()
 
@@ -234,7 +237,7 @@ def test_sums_and_transformations_lose_nothing_by_tf32(monkeypatch: pytest.Monke
     assert list(cublas.computed) == [whole, whole, short, whole, whole, whole, short, whole]
 
 
-def test_the_handle_follows_the_stream(anew: None) -> None:
+def test_the_handle_follows_the_stream(anew: None, cp: Any) -> None:
     """A handle is made once; its stream and, after it, its workspace are given to it with each change of the stream,
     and with no other product."""
     x = there(np.ones((2, 2)))
@@ -246,15 +249,19 @@ def test_the_handle_follows_the_stream(anew: None) -> None:
     products.product(x, x)
     follow = ["set_stream", "set_workspace", "gemm"]
     assert list(cublas.called) == ["create", *follow, "gemm", *follow, "gemm", *follow]
+    assert products.own_handle(cp, 0, threading.get_ident()).workspace.nbytes == products.WORKSPACE_BYTES
 
 
-def test_a_handle_serves_one_thread(anew: None) -> None:
-    """Two threads have two handles."""
+def test_a_handle_serves_one_thread_of_one_device(anew: None, cp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads have two handles, and so have two devices."""
     x = there(np.ones((2, 2)))
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         results = [products.product(x, x), pool.submit(products.product, x, x).result()]
     assert all((result.get() == 2).all() for result in results)
     assert cublas.called.count("create") == 2
+    monkeypatch.setattr(cp.cuda.runtime, "getDevice", lambda: 1)
+    products.product(x, x)
+    assert cublas.called.count("create") == 3
 
 
 def refusing(name: str, status: int) -> Any:
@@ -287,7 +294,7 @@ def test_without_a_handle_cupy_multiplies(name: str, anew: None, monkeypatch: py
         out = there(np.zeros_like(x))
         assert products.product(there(x), there(x), out) is out
     assert np.array_equal(out.get(), x @ x)
-    with capture(), pytest.raises(RuntimeError, match="captured") as raised:
+    with capture(), pytest.raises(RuntimeError, match=r"^no product of matrices can be captured$") as raised:
         products.product(there(x), there(x))
     assert "no cuBLAS handle of our own" in str(raised.value.__cause__)
 
@@ -295,7 +302,7 @@ def test_without_a_handle_cupy_multiplies(name: str, anew: None, monkeypatch: py
 def test_a_handle_is_made_before_a_capture(anew: None) -> None:
     """The first product can't be captured, and says so; after one that was not, all can."""
     x = there(np.ones((2, 2)))
-    with capture(), pytest.raises(RuntimeError, match="before the capture"):
+    with capture(), pytest.raises(RuntimeError, match=r"^a product .* before the capture: it makes the cuBLAS handle$"):
         products.product(x, x)
     assert not cublas.called
     products.product(x, x)
@@ -316,11 +323,13 @@ def test_a_status_is_an_error(name: str, shape: Any, anew: None, monkeypatch: py
 def test_more_than_cublas_counts_to(cp: Any) -> None:
     """Numbers that do not fit cuBLAS's integers are an error: ctypes would cut them."""
     x = there(np.ones((2, 2)))
+    products.product(x, x)
     handle = products.own_handle(cp, 0, threading.get_ident())
-    fits, wide = (products.Matrices(x, False, line, 0) for line in (2, 2**31))
-    for left, right in ((wide, fits), (fits, wide)):
-        with pytest.raises(ValueError, match="2147483647"):
-            handle.multiply(left, right, x, 2, products.COMPUTE_64F, 0)
+    for place, (size, error) in itertools.product(range(6), ((2**31, ValueError), (2**31 - 1, RuntimeError))):
+        m, n, k, count, left, right = (size if i == place else 2 for i in range(6))
+        out = types.SimpleNamespace(shape=(count, n, m), dtype=np.dtype(float), data=x.data)
+        with pytest.raises(error, match="2147483647" if error is ValueError else "status"):
+            handle.multiply(*(products.Matrices(x, False, line, 0) for line in (left, right)), out, k, 70, 0)
 
 
 @pytest.mark.parametrize("way", ["single", "stack", "one for all", "copied", "tiles", "gradients of tiles"])
@@ -353,11 +362,19 @@ def test_cupys_products_can_not_be_captured(cp: Any) -> None:
 # The stand-in itself
 
 
+def declared() -> Any:
+    """The stand-in's functions, with the types of their arguments."""
+    found = cublas.library()
+    for name, (_, arguments) in cublas._SIGNATURES.items():
+        getattr(found, name).argtypes = arguments
+    return found
+
+
 def call(name: str, **changes: Any) -> int:
     """The status of a product of two stacks of three 2×2 matrices, with other arguments where they are given."""
     a = there(np.arange(12, dtype=np.float32).reshape(3, 2, 2))
     one, zero = ctypes.c_float(1), ctypes.c_float(0)
-    found, handle = cublas.library(), ctypes.c_void_p()
+    found, handle = declared(), ctypes.c_void_p()
     found.cublasCreate_v2(ctypes.byref(handle))
     memory = there(np.empty(changes.pop("workspace", 4 << 20), np.uint8))
     found.cublasSetWorkspace_v2(handle, memory.data.ptr, memory.nbytes)
@@ -415,7 +432,7 @@ def test_the_stand_in_multiplies_as_documented() -> None:
     alpha, beta = ctypes.c_double(2), ctypes.c_double(3)
     cublas.handed_over.extend((a, b, c))
     number = ctypes.c_void_p()
-    found = cublas.library()
+    found = declared()
     found.cublasCreate_v2(ctypes.byref(number))
     memory = there(np.empty(4 << 20, np.uint8))
     found.cublasSetStream_v2(number, None)
@@ -438,6 +455,14 @@ def test_functions_are_declared_twice_alike() -> None:
     for name, arguments in products.FUNCTIONS.items():
         theirs = cublas._SIGNATURES[name][1]
         assert [ctypes.sizeof(a) for a in arguments] == [ctypes.sizeof(a) for a in theirs], name
+
+
+def test_the_library_is_cupys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that CuPy finds by NVIDIA's pathfinder, under the name that it has there."""
+    places = {"cublas": types.SimpleNamespace(abs_path=_ctypes.__file__)}
+    pathfinder = types.SimpleNamespace(load_nvidia_dynamic_lib=places.__getitem__)
+    monkeypatch.setitem(device.sys.modules, "cuda", types.SimpleNamespace(pathfinder=pathfinder))
+    assert library()._name == _ctypes.__file__
 
 
 def test_nvidias_library_has_these_functions() -> None:

@@ -50,7 +50,7 @@ def product(a: Array, b: Array, out: Array | None = None, exact: bool = False) -
     if isinstance(a, np.ndarray):
         return np.matmul(a, b, out=out)
     xp, dtype = array_module(a), np.promote_types(a.dtype, b.dtype)
-    if min(a.ndim, b.ndim) < 2 or dtype.name not in TYPES:
+    if min(a.ndim, b.ndim) < 2 or dtype not in TYPES:
         return xp.matmul(a, b, out=out)
     stream = xp.cuda.get_current_stream()
     handle = own_handle(xp, xp.cuda.runtime.getDevice(), threading.get_ident())
@@ -69,7 +69,7 @@ def product(a: Array, b: Array, out: Array | None = None, exact: bool = False) -
     if not a.size or not b.size:
         out.fill(0)  # a sum of nothing
         return out
-    left, right = (in_memory(x.astype(dtype, copy=False), batch) for x in (b, a))
+    left, right = (in_memory(x, batch, dtype) for x in (b, a))
     handle.multiply(left, right, out, a.shape[-1], compute_type(dtype, exact), stream.ptr)
     return out
 
@@ -86,16 +86,16 @@ class Matrices(NamedTuple):
     apart: int  # from one matrix to the next
 
 
-def in_memory(x: Array, batch: tuple[int, ...]) -> Matrices:
+def in_memory(x: Array, batch: tuple[int, ...], dtype: np.dtype) -> Matrices:
     """The matrices of x, broadcast to a batch, where they lie; of a copy if cuBLAS can't read them there."""
     xp, (rows, columns) = array_module(x), x.shape[-2:]
-    x = xp.broadcast_to(x, (*batch, rows, columns))
+    x = xp.broadcast_to(x.astype(dtype, copy=False), (*batch, rows, columns))
     *between, down, right = (stride // x.itemsize for stride in x.strides)
     apart = one_distance(batch, between)
     for transposed, line in enumerate((distance(rows, columns, down, right), distance(columns, rows, right, down))):
         if line is not None and apart is not None:
             return Matrices(x, bool(transposed), line, apart)
-    return in_memory(xp.ascontiguousarray(x), batch)
+    return in_memory(xp.ascontiguousarray(x), batch, dtype)
 
 
 def distance(lines: int, length: int, between: int, within: int) -> int | None:
@@ -129,7 +129,10 @@ FUNCTIONS = {
         *SIZES, POINTER, *[POINTER, INT, INT, LONG] * 2, POINTER, POINTER, INT, INT, LONG, INT, INT, INT
     ],
 }  # fmt: skip
-TYPES: dict[str, tuple[int, Any]] = {"float32": (0, ctypes.c_float), "float64": (1, ctypes.c_double)}  # CUDA_R_…
+TYPES: dict[np.dtype, tuple[int, Any]] = {  # CUDA_R_32F, CUDA_R_64F
+    np.dtype(np.float32): (0, ctypes.c_float),
+    np.dtype(np.float64): (1, ctypes.c_double),
+}
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
 GEMM_DEFAULT = -1
 LARGEST = 2**31 - 1  # of cuBLAS's integers
@@ -188,7 +191,7 @@ class Handle:
 
     def multiply(self, left: Matrices, right: Matrices, out: Array, k: int, compute: int, stream: int) -> None:
         """out = (left · right)ᵀ for each of the matrices as cuBLAS reads them, (m, k) and (k, n)."""
-        (*batch, n, m), (kind, number) = out.shape, TYPES[out.dtype.name]
+        (*batch, n, m), (kind, number) = out.shape, TYPES[out.dtype]
         count = math.prod(batch)
         if max(m, n, k, count, left.line, right.line) > LARGEST:
             raise ValueError(

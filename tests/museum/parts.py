@@ -42,7 +42,11 @@ PARTS = {
         ("test_functional.py", "test_parity.py::test_operations"),
         ("test_kernels.py", "test_torch.py", "test_nn.py"),
     ),
-    "products": Part(("kernels/products.py",), ("test_products.py",), ("test_kernels.py", "test_strict.py")),
+    "products": Part(
+        ("kernels/products.py",),
+        ("test_products.py", "test_kernels.py::test_matmul_is_a_at_b"),
+        ("test_kernels.py", "test_strict.py"),
+    ),
     "convolution": Part(
         ("functional/conv.py", "kernels/convolution.py", "kernels/normalization.py", "kernels/reduction.py"),
         ("test_conv.py", "test_kernels.py", "test_cuda.py"),

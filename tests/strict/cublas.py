@@ -215,9 +215,13 @@ _SIGNATURES: dict[str, tuple[Callable[..., None], list[Any]]] = {
 
 
 def library() -> Any:
-    """What ctypes would have loaded."""
-    functions = {
-        name: ctypes.CFUNCTYPE(ctypes.c_int, *arguments)(status_of(function))
-        for name, (function, arguments) in _SIGNATURES.items()
-    }
+    """What ctypes would have loaded: functions of whose arguments it knows nothing."""
+    functions = {}
+    for name, (function, arguments) in _SIGNATURES.items():
+        compiled = ctypes.CFUNCTYPE(ctypes.c_int, *arguments)(status_of(function))
+        _alive.append(compiled)
+        functions[name] = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.cast(compiled, ctypes.c_void_p).value)
     return types.SimpleNamespace(**functions)
+
+
+_alive: list[Any] = []
