@@ -235,7 +235,7 @@ The museum's halls of CUDA and of devices have mistakes that only it notices.
 {count} famous bugs and wrong formulas.  Each is applied alone to a copy of the source, and the one test named beside it
 must fail then, in its body, with the rest of the copy importing as before:
 
-    python -m tests.museum                              # all, a quarter of an hour; exits 1 if a mistake goes unnoticed
+    python -m tests.museum                              # all, 25 minutes; exits 1 if a mistake goes unnoticed
     python -m tests.museum schedule.noise-without-root  # some, by name
     python -m tests.museum --list
 
