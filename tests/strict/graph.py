@@ -17,6 +17,7 @@ import numpy as np
 _noted: list[Doing] | None = None  # in a capture, what was done so far
 _before: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # memory that the capture came across, and what was in it
 _inside = False  # one of the noted calls
+_pool: MemoryPool | None = None  # where memory comes from
 
 
 class Doing(NamedTuple):
@@ -35,7 +36,10 @@ def noted(call: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         global _inside
         if _noted is None or _inside:
-            return call(*args, **kwargs)
+            result = call(*args, **kwargs)
+            if _pool is not None and _pool.graph is not None:
+                _pool.graph.scratch += arrays(result)
+            return result
         given = [array._host for array in arrays([*args, *kwargs.values()])]
         for host in given:
             memory = whole(host)
@@ -78,8 +82,14 @@ class Graph:
 
     def __init__(self, doings: list[Doing]):
         self.doings = doings
+        self.scratch: list[Any] = []  # what has been made since in the pool's memory, where the graph writes
+        if _pool is not None:
+            _pool.graph = self
 
     def launch(self, stream: Any = None) -> None:
+        for array in self.scratch:
+            if array._host.dtype.kind == "f":
+                array._host.fill(np.nan)
         for call, args, kwargs, results in self.doings:
             for place, again in zip(results, arrays(call(*args, **kwargs)), strict=True):
                 if place is not None:
@@ -134,10 +144,19 @@ def get_current_stream() -> Stream:
 
 
 class MemoryPool:
+    """What a capture frees is free in here, and the graph's all the same: see `Graph.scratch`."""
+
+    graph: Graph | None = None
+
     def malloc(self, size: int) -> Any:
         raise NotImplementedError("the stand-in's memory is NumPy's")
 
 
 @contextlib.contextmanager
 def using_allocator(allocator: Any = None) -> Iterator[None]:
-    yield
+    global _pool
+    before, _pool = _pool, allocator.__self__
+    try:
+        yield
+    finally:
+        _pool = before
