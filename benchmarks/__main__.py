@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
 import nanogen as ng
-from benchmarks import cuda, dezero_models, torch_models
+from benchmarks import cuda, torch_models
 from benchmarks.steps import step_of_ours, step_of_theirs
 from benchmarks.timing import Comparison, compare, seconds
 from nanogen import functional as F
@@ -106,6 +106,8 @@ def floors(rate: float) -> list[str]:
 
 def against_dezero() -> list[Comparison]:
     """The same VAE and GAN in DeZero, whose convolution is im2col as Chainer's is."""
+    from benchmarks import dezero_models  # the other comparisons, on a GPU above all, do without DeZero
+
     rows = []
     for size in SIZES:
         images, (shape, levels) = random_images(size), SIZES[size]

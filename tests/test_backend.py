@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,16 +155,65 @@ def test_integers_of_words(seed: int, count: int, low: int) -> None:
     assert drawn.tolist() == [low + count * int(word) // 2**64 for word in words]
 
 
-def test_normal_numbers_are_finite_at_the_ends() -> None:
-    """Whatever the words: Box and Muller's logarithm never sees 0, nor its root a negative number."""
-    ends = np.array([0, 1, random.WORD - 1, random.WORD], np.uint64)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(blocks=st.lists(st.tuples(*[WORDS] * 4), min_size=1, max_size=5))
+def test_normal_numbers_of_words(dtype: Any, blocks: list[tuple[int, ...]]) -> None:
+    """√(−2 ln u) (cos 2πv, sin 2πv), where u = (w + 1/2) / 2³² and v = w' / 2³² of neighbouring words, or, in float64,
+    u = (b + 1) / 2⁵³ and v = b' / 2⁵³ of their leading 53 bits: finite whatever the words, since u is never 0.  Where
+    u is nearly 1, rounding it by eps moves the root by √eps.
+
+    Box & Muller 1958."""
+    kernel, words = random.NORMAL[np.dtype(dtype)]
+    out = np.empty((4 // words, len(blocks)), dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(random, "philox", lambda *counter: (ends, ends[::-1], ends, ends))
-        for dtype, (kernel, words) in random.NORMAL.items():
-            out = np.empty((4 // words, 4), dtype)
-            kernel(ends, *[np.uint64(0)] * 4, *out)
-            assert np.isfinite(out).all()
-            assert 5 < abs(out).max() < 9
+        patch.setattr(random, "philox", lambda *counter: tuple(np.array(blocks, np.uint64).T))
+        kernel(np.zeros(len(blocks), np.uint64), *[np.uint64(0)] * 4, *out)
+    for numbers, block in zip(out.T, blocks, strict=True):
+        if dtype == np.float32:
+            pairs = [((u + 0.5) / 2**32, v / 2**32) for u, v in (block[:2], block[2:])]
+        else:
+            u, v = ((high << 32 | low) >> 11 for high, low in (block[:2], block[2:]))
+            pairs = [((u + 1) / 2**53, v / 2**53)]
+        expected = [math.sqrt(-2 * math.log(u)) * f(2 * math.pi * v) for u, v in pairs for f in (math.cos, math.sin)]
+        assert numbers == pytest.approx(expected, rel=1e-5, abs=float(np.finfo(dtype).eps) ** 0.5)
+
+
+@given(st.integers(0, 2**64 - 1), st.tuples(*[WORDS] * 4))
+def test_a_block_by_its_number(number: int, rest: tuple[int, ...]) -> None:
+    """The counter's first word is the lower half of the block's number, the second the upper half."""
+    rest = tuple(np.uint64(word) for word in rest)
+    block = random.words_of(np.uint64(number), *rest)
+    assert block == random.philox(np.uint64(number % 2**32), np.uint64(number // 2**32), *rest)
+
+
+def test_a_generator_draws_its_blocks_in_order() -> None:
+    """Its first words are those of block 0, then come those of block 1."""
+    rng = ng.Generator(3, drawn="device")
+    assert rng.state["position"] == 0
+    key = [np.uint64(word) for word in rng.state["key"]]
+    words = np.array([random.words_of(np.uint64(block), *key) for block in range(3)]).reshape(-1)
+    assert np.array_equal(rng.uniform(12), (words >> np.uint64(8)).astype(np.float64) / 2**24)
+    assert rng.state["position"] == 12
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_a_generator_begins_at_a_key(kind: str) -> None:
+    """`at` the key of a generator that has drawn nothing yet, any other one draws what that one would."""
+    one = ng.Generator(4, drawn="device").stream(9)
+    assert one.key.dtype == np.uint64
+    assert one.key.tolist() == one.state["key"]
+    for other in (ng.Generator(0, drawn="device"), ng.Generator(1)):
+        assert np.array_equal(
+            DRAWS[kind](other.at(one.key), 9), DRAWS[kind](ng.Generator(4, drawn="device").stream(9), 9)
+        )
+
+
+def test_where_numbers_are_drawn() -> None:
+    """On the host unless said otherwise, and a stream where its generator draws; another word is refused."""
+    assert ng.Generator(0).drawn == ng.Generator(0).stream(1).drawn == "host"
+    assert ng.Generator(0, drawn="device").stream(1).drawn == "device"
+    with pytest.raises(ValueError, match="drawn must be 'host' or 'device', got 'gpu'"):
+        ng.Generator(0, drawn="gpu")
 
 
 def test_what_a_device_does_not_draw() -> None:

@@ -291,6 +291,16 @@ def test_ddim_returns_the_image_that_the_predictor_knows(T: int, steps: int, eta
             np.testing.assert_allclose(x.data, expected, atol=1e-6)
 
 
+def test_ddim_draws_its_start_alone() -> None:
+    """η is 0 unless given, and then nothing is drawn on the way: x_T decides."""
+    model, rng, once = awake(small()), ng.Generator(5), ng.Generator(5)
+    path = list(model.ddim(3, rng, 4))
+    once.normal((3, 1, 2, 3), np.float64)
+    assert np.array_equal(rng.normal(9), once.normal(9))
+    again = list(model.ddim(3, ng.Generator(5), 4, 0.0))
+    assert all(np.array_equal(x.data, y.data) for (_, x), (_, y) in zip(path, again, strict=True))
+
+
 @pytest.mark.parametrize("kind", sorted(SCHEDULES))
 def test_ddim_with_eta_1_in_all_steps_is_ancestral_sampling(kind: str) -> None:
     """η = 1 and T steps: σ² is β̃_t and the mean μ̃_t at x̂_0 (Song et al. 2021, section 4.1), number by number, also
@@ -466,13 +476,14 @@ def test_every_pixel_reaches_every_output() -> None:
 @pytest.mark.parametrize(("settings", "word"), [
     ({"T": 1}, "T must"), ({"T": 2.5}, "T must"), ({"schedule": "square"}, "schedule must be one of"),
     ({"variance": "learned"}, "variance must be one of beta, posterior"), ({"channels": 3}, "channels"),
-    ({"channels": 0}, "channels"), ({"heads": 3}, "channels"), ({"blocks": 0}, "blocks"),
+    ({"channels": 0}, "channels"), ({"heads": 3}, "channels"), ({"blocks": 0}, "blocks"), ({"heads": 0}, "heads"),
     ({"multipliers": ()}, "multipliers"), ({"multipliers": (1, 0)}, "multipliers"), ({"dropout": -0.1}, "p must"),
 ])  # fmt: skip
 def test_bad_settings(settings: dict[str, Any], word: str) -> None:
-    """A setting that can't be is refused by name."""
+    """A setting that can't be is refused by name; heads have to divide the width where they are, the last one."""
     with pytest.raises(ValueError, match=word):
         small(**settings)
+    assert small(multipliers=(1, 3), heads=3).unet.attention.heads == 3
 
 
 @pytest.mark.parametrize(("how", "word"), [

@@ -185,10 +185,21 @@ def test_architecture_is_dcgans(shape: tuple[int, int, int], monkeypatch: pytest
 
     layers = [m for m in model.modules() if not list(m.modules())[1:]]
     assert {type(m) for m in layers} == {nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d}
-    assert all(conv.stride == 2 for conv in [*model.generator.convs, *model.discriminator.convs])
+    convs = [*model.generator.convs, *model.discriminator.convs]
+    assert all(conv.stride == 2 for conv in convs)
+    assert all(conv.bias is None for conv in [model.generator.first, *convs]), "the norm behind it takes it away"
     weights = np.concatenate([p.data.ravel() for p in model.parameters() if p.ndim == 4])
     assert weights.std() == pytest.approx(0.02, rel=0.05)
     assert abs(weights.mean()) < 0.002
+
+
+@given(st.integers(1, 80), st.integers(1, 80))
+def test_how_often_an_image_is_halved(height: int, width: int) -> None:
+    """The largest k for which 2ᵏ divides both sides, and no side is 4 or less before its last halving."""
+    allowed = [
+        k for k in range(8) if height % 2**k == width % 2**k == 0 and min(height, width) > 4 * 2 ** max(k - 1, 0)
+    ]
+    assert gan.halvings(height, width) == max([0, *allowed])
 
 
 SHAPES = st.sampled_from([(1, 7, 5), (3, 8, 4), (1, 1, 1), (3, 6, 6), (2, 12, 20), (1, 16, 8)])
@@ -227,7 +238,8 @@ def test_an_image_is_its_own_whatever_else_is_sampled() -> None:
 
 
 @pytest.mark.parametrize(("settings", "word"), [
-    ({"latent": 0}, "latent"), ({"channels": 0}, "channels"), ({"discriminator_steps": 0}, "discriminator_steps"),
+    ({"latent": 0}, "latent"), ({"channels": 0}, "channels must be a positive"),
+    ({"discriminator_steps": 0}, "discriminator_steps"),
     ({"objective": "hinge"}, "objective must be one of non-saturating, minimax, wasserstein"),
     ({"objective": "wasserstein"}, "gradient_penalty must not be negative, nor 0 with wasserstein, got 0.0"),
     ({"gradient_penalty": -1.0}, "gradient_penalty"), ({"gradient_penalty": math.nan}, "gradient_penalty"),

@@ -314,6 +314,7 @@ def test_average_in_closed_form(decay: float, steps: int, seed: int) -> None:
 def test_average_warms_up() -> None:
     """With warm-up the k-th decay is min(decay, (1 + k) / (10 + k)): 2/11, 3/12, …, then `decay`."""
     x = leaf(np.array(0.0))
+    assert optim.ExponentialMovingAverage([x]).decay == 0.999
     average = optim.ExponentialMovingAverage([x], 0.3)
     expected = 0.0
     for decay in (2 / 11, 3 / 12, 0.3, 0.3):
@@ -321,6 +322,17 @@ def test_average_warms_up() -> None:
         average.update()
         expected = decay * expected + (1 - decay) * x.item()
         assert float(average.averages[0]) == pytest.approx(expected)
+
+
+def test_average_by_given_numbers() -> None:
+    """What `advance` gave can be handed to `update`, which counts no step of its own then: a ← d·a + (1 − d)·x."""
+    x = leaf(np.array([4.0]))
+    average = optim.ExponentialMovingAverage([x], 0.9)
+    x.data = np.array([8.0])
+    assert average.advance() == pytest.approx([2 / 11, 9 / 11])
+    average.update([0.25, 0.75])
+    assert average.averages[0].tolist() == [7.0]
+    assert average.steps == 1
 
 
 def test_averages_are_copies() -> None:
@@ -390,7 +402,8 @@ def test_clipping_is_torchs(data: st.DataObject, longest: float) -> None:
 def test_clipping_keeps_types_and_bounds() -> None:
     """float32 gradients stay so; no gradients, no norm; a bound that is none is refused."""
     p = ng.tensor(np.ones(3, np.float32), requires_grad=True)
-    assert clip_grad_norm_([p], 1.0).item() == 0
+    none = clip_grad_norm_([p], 1.0)
+    assert (none.item(), none.dtype) == (0, np.float32)
     p.grad = ng.Tensor(np.full(3, 5.0, np.float32))
     assert clip_grad_norm_([p], 1.0).dtype == np.float32
     assert p.grad.dtype == np.float32

@@ -135,8 +135,10 @@ def test_completions_follow_the_conditional_density() -> None:
         assert p_value(counts, p[kept]) > FLOOR > p_value(counts, p[~kept][:4])
     assert np.array_equal(network.complete(images, 2, ng.Generator(0)), images)
     for rows in (-1, 3):
-        with pytest.raises(ValueError, match="rows"):
+        with pytest.raises(ValueError, match=f"rows must be in 0 … 2, got {rows}"):
             network.complete(images, rows, ng.Generator(0))
+    with pytest.raises(ValueError, match="rows must be in 0 … 1, got 2"):
+        model((1, 1, 2)).complete(np.zeros((1, 1, 1, 2), np.uint8), 2, ng.Generator(0))
 
 
 @st.composite
@@ -248,7 +250,9 @@ def test_training_lowers_the_loss_below_that_of_no_model() -> None:
 
 
 @pytest.mark.parametrize(("settings", "word"), [
-    ({"channels": 5}, "channels"), ({"blocks": 0}, "blocks"), ({"kernel_size": 4}, "odd"), ({"dropout": 1.5}, "p must"),
+    ({"channels": 5}, "channels must be at least 6 for 3 colours, got 5"), ({"channels": -6}, "channels must be a pos"),
+    ({"kernel_size": 4}, "odd"), ({"kernel_size": -1}, "kernel_size must be a positive"), ({"blocks": 0}, "blocks"),
+    ({"dropout": 1.5}, "p must"),
     ({"levels": 1}, "levels"), ({"levels": 257}, "levels"), ({"image_shape": (3, 0, 2)}, "image_shape"),
     ({"image_shape": (3, 2)}, "image_shape"),
 ])  # fmt: skip

@@ -26,7 +26,9 @@ import nanogen as ng
 from nanogen.backend import ByDevice
 from nanogen.capture import Replayed
 from nanogen.cli import main
+from nanogen.data import Images
 from nanogen.training.loop import Trainer, train
+from nanogen.training.run import make_settings
 
 EXCLUDED = tomllib.loads((Path(__file__).parent / "strict" / "excluded.toml").read_text())
 
@@ -322,6 +324,21 @@ def test_a_captured_step_is_the_step(model: str, cp: Any, tmp_path: Path) -> Non
     assert one.metrics_file.read_text() == other.metrics_file.read_text()
     for name, array in eager.arrays().items():
         assert np.array_equal(graph.arrays()[name], array), name
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"), {"vae": {"stages": 2}, "ddpm": {"multipliers": (1, 1)}}.items(), ids=["vae", "ddpm"]
+)
+def test_a_captured_step_of_sizes_that_do_not_double(model: str, settings: dict[str, Any], cp: Any) -> None:
+    """5×6 pixels are halved to 3×3 and grow to 5×6 again: which pixel comes from which is a table that has to lie on
+    the device before the capture."""
+    levels = np.random.default_rng(0).integers(0, 4, (30, 1, 5, 6)).astype(np.uint8)
+    images, losses = Images(levels, None, 4, "digits"), []
+    for execution in ("eager", "graph"):
+        how = {"device": "cuda", "execution": execution, "steps": 5, "batch": 8}
+        trainer = Trainer(make_settings(model, images, {**TINY[model], **settings}, **how), images)
+        losses.append([trainer.advance()["loss"].item() for _ in range(5)])
+    assert losses[0] == losses[1]
 
 
 def test_a_captured_run_goes_on_from_a_checkpoint(cp: Any, tmp_path: Path) -> None:

@@ -233,6 +233,19 @@ def test_interpolation_is_a_straight_line() -> None:
     a, b = model.encode(images).mean.data
     z = np.stack([(1 - w) * a + w * b for w in (0, 0.25, 0.5, 0.75, 1)])
     assert np.array_equal(model.interpolate(images[:1], images[1:], 5)[0], model.picture(z))
+    assert np.array_equal(model.interpolate(images[:1], images[1:], 2)[0], model.picture(z[[0, -1]])), "both ends"
+    assert np.array_equal(model.interpolate(images[:1], images[1:], 1)[0], model.picture(z[:1]))
+    assert np.array_equal(model.picture(ng.Tensor(z)), model.picture(z))
+
+
+def test_networks_are_built_as_they_say() -> None:
+    """A block adds to its input; the width doubles with each halving, so the decoder begins as wide as the encoder
+    ends, at its size."""
+    model = small((1, 12, 8), 4, channels=4, stages=3)
+    block, h = model.encoder.block, ng.tensor(np.random.default_rng(0).standard_normal((2, 32, 2, 1)))
+    np.testing.assert_allclose(block(h).data - h.data, block.conv(block.norm(h)).data, rtol=1e-9, atol=1e-12)
+    assert model.decoder.channels == 4 * 2**3
+    assert model.encoder.last.weight.shape[1] == model.decoder.first.weight.shape[0] == 32 * 2 * 1
 
 
 def test_posterior_and_likelihood_are_the_networks() -> None:
@@ -297,7 +310,7 @@ def test_same_seed_same_bits() -> None:
 
 
 @pytest.mark.parametrize(("settings", "word"), [
-    ({"latent": 0}, "latent"), ({"channels": -1}, "channels"), ({"stages": 0}, "stages"),
+    ({"latent": 0}, "latent"), ({"channels": -1}, "channels must be a positive"), ({"stages": 0}, "stages"),
     ({"decoder": "gauss"}, "decoder must be one of categorical, logistic"),
 ])  # fmt: skip
 def test_bad_settings(settings: dict[str, Any], word: str) -> None:

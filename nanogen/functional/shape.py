@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nanogen.autograd import Tensor, broadcast_to, constant, primitive
-from nanogen.backend import array_module, check_range
+from nanogen.backend import array_module, check_range, device_of, resident
 from nanogen.functional.reduction import axes
 
 __all__ = [
@@ -328,6 +328,6 @@ def interpolate(
     if len(spatial) == 2 and len(whole) == 1 and all(n and m % n == 0 for n, m in zip(spatial, sizes, strict=True)):
         return upsample(input, factor=whole.pop())
     for axis, (m, (a, b)) in enumerate(zip(sizes, scales, strict=True), start=2):
-        source = [int(i * a / b) for i in range(m)]
+        source = resident(np.array([int(i * a / b) for i in range(m)]), int, device_of(input.data))
         input = get_item(input, (slice(None),) * axis + (source,))
     return input

@@ -1,8 +1,9 @@
 """Convolution by products of matrices, on raw arrays.  What is computed is said in `functional.conv`, how, here.
 
-Arrays have the shape (N, C, H, W); results lie in memory as (N, H, W, C), which elementwise operations keep, so that
-patches are copied in long runs and products of matrices write their results in place.  Images are taken some at a time,
-as many as stay in the cache from one step to the next, on all threads.
+Arrays have the shape (N, C, H, W); results lie in memory as (N, H, W, C), so that patches are copied in long runs and
+products of matrices write their results in place.  NumPy's elementwise operations keep that; CuPy's do not, at the
+price of a copy.  Images are taken some at a time, as many as stay in the cache from one step to the next, on all
+threads.
 
 Three ways, of which `convolve`, `convolve_adjoint` and `convolve_weight` choose:
 

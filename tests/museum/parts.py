@@ -53,6 +53,28 @@ PARTS = {
         ("test_functional.py", "test_nn.py", "test_torch.py", "test_torch_models.py", "test_products.py",
          "test_strict.py::test_a_run_on_the_stand_in_is_the_run_on_the_cpu"),
     ),
+    "pixelcnn": Part(
+        ("models/pixelcnn.py", "models/columns.py"),
+        ("test_pixelcnn.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
+    ),
+    "vae": Part(
+        ("models/vae.py",),
+        ("test_vae.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
+    ),
+    "gan": Part(
+        ("models/gan.py",),
+        ("test_gan.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
+    ),
+    "ddpm": Part(
+        ("models/ddpm.py",),
+        ("test_ddpm.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
+    ),
+    "optimisers": Part(
+        ("optim.py",), ("test_optim.py",), ("test_training.py", "test_checkpoint.py", "test_parity.py::test_models")
+    ),
+    "random": Part(
+        ("random.py",), ("test_backend.py",), ("test_training.py", "test_strict.py::test_a_captured_step_is_the_step")
+    ),
 }  # fmt: skip
 
 

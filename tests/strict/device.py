@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nanogen import backend
 from nanogen.kernels import products
 from strict import cublas, cuda, graph
 from strict.graph import noted, refuse
@@ -713,9 +714,11 @@ def installed() -> Iterator[types.ModuleType]:
     """Within this context `cupy` is the stand-in, so device `cuda` is there, and cuBLAS too."""
     before, sys.modules["cupy"] = sys.modules.get("cupy"), module()
     library, products.library = products.library, cublas.library
+    backend._resident.cache_clear()  # it knows devices by their names
     try:
         yield sys.modules["cupy"]
     finally:
+        backend._resident.cache_clear()
         products.library = library
         del sys.modules["cupy"]
         if before is not None:

@@ -1,0 +1,80 @@
+"""What the four models have in common: where their first weights come from, and in which type they count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nanogen as ng
+from nanogen.models import DDPM, GAN, VAE, GenerativeModel, PixelCNN
+
+MODELS: dict[str, Any] = {
+    "pixelcnn": lambda **rng: PixelCNN((3, 4, 3), 5, channels=6, blocks=2, kernel_size=3, dropout=0.0, **rng),
+    "vae": lambda **rng: VAE((1, 6, 8), 5, latent=3, channels=4, **rng),
+    "vae, logistic": lambda **rng: VAE((3, 4, 4), 256, latent=3, channels=4, decoder="logistic", **rng),
+    "gan": lambda **rng: GAN((3, 8, 12), 5, latent=3, channels=4, **rng),
+    "gan, penalised": lambda **rng: GAN(
+        (1, 8, 8), 5, latent=3, channels=4, objective="wasserstein", gradient_penalty=0.5, **rng
+    ),
+    "ddpm": lambda **rng: DDPM((3, 4, 6), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **rng),
+}
+
+
+class Recorder(ng.Generator):
+    """Notes the types of the real numbers that it is asked for."""
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        self.types: set[np.dtype] = set()
+
+    def normal(self, size: Any = (), dtype: Any = np.float32) -> Any:
+        self.types.add(np.dtype(dtype))
+        return super().normal(size, dtype)
+
+    def uniform(self, size: Any = (), dtype: Any = np.float32) -> Any:
+        self.types.add(np.dtype(dtype))
+        return super().uniform(size, dtype)
+
+
+def drawn(model: GenerativeModel) -> dict[str, np.ndarray]:
+    """The parameters that do not begin as all zeros or all ones."""
+    return {name: p.data for name, p in model.named_parameters() if not (np.all(p.data == 0) or np.all(p.data == 1))}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_first_weights_are_the_generators(name: str) -> None:
+    """Every weight that is drawn comes from `rng`, Generator(0) unless given, and no two have the same numbers."""
+    default, zero, one = (
+        drawn(MODELS[name](**how)) for how in ({}, {"rng": ng.Generator(0)}, {"rng": ng.Generator(1)})
+    )
+    assert default.keys() == zero.keys() == one.keys()
+    for key, weight in zero.items():
+        assert np.array_equal(default[key], weight), key
+        assert np.mean(one[key] == weight) < 0.1, f"{key} does not come from the generator"
+    numbers = np.concatenate([weight.reshape(-1) for weight in zero.values()])
+    assert len(np.unique(numbers)) > 0.99 * len(numbers), "some weights are others' once more"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_counts_in_its_own_type(name: str, dtype: Any) -> None:
+    """Losses, their gradients and bounds have the parameters' type, and noise is drawn in it: of float32 in a model of
+    float64 half the digits would be missing, and the other way round all that follows would be counted in float64."""
+    model, rng = MODELS[name]().to(dtype), Recorder(0)
+    images = np.random.default_rng(0).integers(0, model.levels, (4, *model.image_shape)).astype(np.uint8)
+    for _, loss_of, part in model.updates():
+        loss, parameters = loss_of(images, rng), list(part.parameters())
+        assert loss.dtype == dtype
+        assert {g.dtype for g in ng.grad(loss, parameters)} == {np.dtype(dtype)}
+    if isinstance(model, VAE | DDPM):
+        assert model.elbo(images, rng).dtype == dtype
+    if isinstance(model, VAE):
+        assert model.importance_weighted_bound(images, rng, 2).dtype == dtype
+    if isinstance(model, DDPM):
+        assert {x.dtype for _, x in model.ancestral(2, rng)} == {np.dtype(dtype)}
+        assert {x.dtype for _, x in model.ddim(2, rng, 2, 0.5)} == {np.dtype(dtype)}
+    if isinstance(model, GAN):
+        model.sample(2, rng)
+    assert rng.types == (set() if isinstance(model, PixelCNN) else {np.dtype(dtype)})
