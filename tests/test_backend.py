@@ -199,21 +199,21 @@ def test_a_generator_draws_its_blocks_in_order() -> None:
 @pytest.mark.parametrize("kind", DRAWS)
 def test_a_generator_begins_at_a_key(kind: str) -> None:
     """`at` the key of a generator that has drawn nothing yet, any other one draws what that one would."""
-    one = ng.Generator(4, drawn="device").stream(9)
+    one = ng.Generator(4, "cpu", "device").stream(9)
     assert one.key.dtype == np.uint64
     assert one.key.tolist() == one.state["key"]
-    for other in (ng.Generator(0, drawn="device"), ng.Generator(1)):
+    for other in (ng.Generator(0, "cpu", "device"), ng.Generator(1, "cpu")):
         assert np.array_equal(
-            DRAWS[kind](other.at(one.key), 9), DRAWS[kind](ng.Generator(4, drawn="device").stream(9), 9)
+            DRAWS[kind](other.at(one.key), 9), DRAWS[kind](ng.Generator(4, "cpu", "device").stream(9), 9)
         )
 
 
 def test_where_numbers_are_drawn() -> None:
     """On the host unless said otherwise, and a stream where its generator draws; another word is refused."""
-    assert ng.Generator(0).drawn == ng.Generator(0).stream(1).drawn == "host"
-    assert ng.Generator(0, drawn="device").stream(1).drawn == "device"
+    assert ng.Generator(0, "cpu").drawn == ng.Generator(0, "cpu").stream(1).drawn == "host"
+    assert ng.Generator(0, "cpu", "device").stream(1).drawn == "device"
     with pytest.raises(ValueError, match="drawn must be 'host' or 'device', got 'gpu'"):
-        ng.Generator(0, drawn="gpu")
+        ng.Generator(0, "cpu", "gpu")
 
 
 def test_what_a_device_does_not_draw() -> None:

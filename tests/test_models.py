@@ -47,7 +47,7 @@ def drawn(model: GenerativeModel) -> dict[str, np.ndarray]:
 def test_first_weights_are_the_generators(name: str) -> None:
     """Every weight that is drawn comes from `rng`, Generator(0) unless given, and no two have the same numbers."""
     default, zero, one = (
-        drawn(MODELS[name](**how)) for how in ({}, {"rng": ng.Generator(0)}, {"rng": ng.Generator(1)})
+        drawn(MODELS[name](**how)) for how in ({}, *({"rng": ng.Generator(seed, "cpu")} for seed in (0, 1)))
     )
     assert default.keys() == zero.keys() == one.keys()
     for key, weight in zero.items():
