@@ -78,3 +78,40 @@ def test_a_model_counts_in_its_own_type(name: str, dtype: Any) -> None:
     if isinstance(model, GAN):
         model.sample(2, rng)
     assert rng.types == (set() if isinstance(model, PixelCNN) else {np.dtype(dtype)})
+
+
+DEFAULTS: dict[Any, dict[str, Any]] = {
+    PixelCNN: {"channels": 96, "blocks": 5, "kernel_size": 5, "dropout": 0.25},
+    VAE: {"latent": 16, "channels": 32, "stages": 2, "decoder": "categorical"},
+    GAN: {
+        "latent": 64, "channels": 64, "objective": "non-saturating", "discriminator_steps": 1, "gradient_penalty": 0.0,
+    },
+    DDPM: {
+        "T": 1000, "schedule": "linear", "variance": "beta", "channels": 64, "multipliers": (1, 2), "blocks": 1,
+        "heads": 4, "dropout": 0.0,
+    },
+}  # fmt: skip
+
+
+def anatomy(model: GenerativeModel) -> list[Any]:
+    """What a model is made of: its modules, their settings, the shapes of their parameters."""
+    settings = [
+        (type(m), {k: v for k, v in vars(m).items() if isinstance(v, int | float | str | tuple)})
+        for m in model.modules()
+    ]
+    schedule = model.schedule.betas.tolist() if isinstance(model, DDPM) else None
+    return [settings, schedule, {name: p.shape for name, p in model.named_parameters()}]
+
+
+@pytest.mark.parametrize("model", DEFAULTS)
+def test_settings_unless_given(model: Any) -> None:
+    """A default that moves changes everybody's models: these are they."""
+    assert anatomy(model((1, 8, 8), 3)) == anatomy(model((1, 8, 8), 3, **DEFAULTS[model]))
+
+
+def test_draws_unless_given() -> None:
+    """The importance-weighted bound takes 64 samples, a line between two images eight pictures."""
+    model, images = MODELS["vae"](), np.zeros((2, 1, 6, 8), np.uint8)
+    bound, given = (model.importance_weighted_bound(images, ng.Generator(0), *k).data for k in ((), (64,)))
+    assert np.array_equal(bound, given)
+    assert model.interpolate(images, images).shape == (2, 8, 1, 6, 8)
