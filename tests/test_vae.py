@@ -241,12 +241,12 @@ def test_interpolation_is_a_straight_line() -> None:
 def test_networks_are_built_as_they_say() -> None:
     """A block adds to its input; norms have eight groups, or as many as divide the width; it doubles with each halving,
     so the decoder begins as wide as the encoder ends, at its size."""
-    model = small((1, 12, 8), 4, channels=4, stages=3)
+    model = small((1, 12, 8), 4, channels=12, stages=3)
     assert (model.encoder.block.norm.num_groups, model.decoder.norm.num_groups) == (8, 4)
-    block, h = model.encoder.block, ng.tensor(np.random.default_rng(0).standard_normal((2, 32, 2, 1)))
+    block, h = model.encoder.block, ng.tensor(np.random.default_rng(0).standard_normal((2, 96, 2, 1)))
     np.testing.assert_allclose(block(h).data - h.data, block.conv(block.norm(h)).data, rtol=1e-9, atol=1e-12)
-    assert model.decoder.channels == 4 * 2**3
-    assert model.encoder.last.weight.shape[1] == model.decoder.first.weight.shape[0] == 32 * 2 * 1
+    assert model.decoder.channels == 12 * 2**3
+    assert model.encoder.last.weight.shape[1] == model.decoder.first.weight.shape[0] == 96 * 2 * 1
 
 
 def test_posterior_and_likelihood_are_the_networks() -> None:

@@ -69,12 +69,6 @@ PARTS = {
         ("models/ddpm.py",),
         ("test_ddpm.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
     ),
-    "optimisers": Part(
-        ("optim.py",), ("test_optim.py",), ("test_training.py", "test_checkpoint.py", "test_parity.py::test_models")
-    ),
-    "random": Part(
-        ("random.py",), ("test_backend.py",), ("test_training.py", "test_strict.py::test_a_captured_step_is_the_step")
-    ),
 }  # fmt: skip
 
 
