@@ -144,9 +144,7 @@ class HostSource:
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
-        inner = {name: np.array(values, np.uint64) for name, values in state["state"].items()}
-        buffer = np.array(state["buffer"], np.uint64)
-        self._generator.bit_generator.state = {**state, "state": inner, "buffer": buffer}
+        self._generator.bit_generator.state = state
 
 
 class DeviceSource:
