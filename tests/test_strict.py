@@ -412,6 +412,16 @@ def test_indices_that_lie_there_stay_there(cp: Any) -> None:
     assert not seen
 
 
+@pytest.mark.parametrize("index", [[1, 0], np.array([1, 0]), (slice(None), np.array([2, 0, 2]))])
+def test_an_index_of_the_host_goes_there(index: Any, cp: Any) -> None:
+    """A list or an array of the host's as an index is moved to where the tensor lies, and takes what it takes there."""
+    x = np.arange(6.0).reshape(2, 3)
+    with device.watched() as seen:
+        taken = ng.tensor(x, device="cuda")[index]
+    assert [transfer.kind for transfer in seen] == ["to device"] * 2
+    assert np.array_equal(taken.data.get(), x[index])
+
+
 def test_precision_is_what_cupy_is_told(cp: Any, monkeypatch: Any) -> None:
     """TF32 is used if the settings say so and not otherwise, whatever the environment says."""
     for precision, told in (("tf32", "1"), ("float32", "0")):
