@@ -153,12 +153,15 @@ def test_posterior_mean_is_the_regression_of_the_step_before() -> None:
 
 @given(kind=KINDS, T=st.integers(2, 200), data=st.data())
 def test_respacing_keeps_the_signal(kind: str, T: int, data: st.DataObject) -> None:
-    """A schedule over some of the times has their ᾱ_t: β′ = 1 − ᾱ_t / ᾱ_{previous}.  Nichol & Dhariwal 2021, eq. 19."""
+    """A schedule over some of the times has their ᾱ_t: β′ = 1 − ᾱ_t / ᾱ_{previous}.  Nichol & Dhariwal 2021, eq. 19.
+
+    To within rounding: a β′ of nearly 1 is a multiple of 2⁻⁵³, so α′ = 1 − β′ is off by 2⁻⁵³ / α′, and these add up."""
     s = SCHEDULES[kind](T)
     times = sorted(data.draw(st.sets(st.integers(1, T), min_size=2, max_size=20)))
     fewer = s.respaced(times)
     assert len(times) == fewer.T
-    np.testing.assert_allclose(fewer.alpha_bars[1:], s.alpha_bars[times], rtol=1e-9)
+    off = 1e-11 + np.cumsum(2.0**-53 / fewer.alphas[1:])
+    np.testing.assert_array_less(abs(fewer.alpha_bars[1:] / s.alpha_bars[times] - 1), off)
     np.testing.assert_allclose(s.respaced(range(1, T + 1)).betas, s.betas, rtol=1e-9, atol=1e-12)
 
 
