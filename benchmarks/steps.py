@@ -12,12 +12,18 @@ import torch
 import nanogen as ng
 from benchmarks import torch_models
 from nanogen.capture import Replayed
+from nanogen.processes import Team, mean_over_processes
 
 
 def step_of_ours(
-    model: ng.models.GenerativeModel, images: np.ndarray, device: str = "cpu", captured: bool = False
+    model: ng.models.GenerativeModel,
+    images: np.ndarray,
+    device: str = "cpu",
+    captured: bool = False,
+    processes: int = 1,
 ) -> Callable[[], None]:
-    """Each update of the model; `captured` as a CUDA graph, in which all that changes is an array on the GPU."""
+    """Each update of the model; `captured` as a CUDA graph, in which all that changes is an array on the GPU; or by
+    several processes, the batch and the threads shared out."""
     updates = model.updates()
     parameters = {name: list(part.parameters()) for name, _, part in updates}
     optimizers = {name: ng.optim.Adam(p, lr=1e-4) for name, p in parameters.items()}
@@ -25,8 +31,9 @@ def step_of_ours(
 
     def work(levels: Any, rng: ng.Generator, numbers: list[Any]) -> None:
         for (name, loss_of, _), own in zip(updates, numbers, strict=True):
-            for p, g in zip(parameters[name], ng.grad(loss_of(levels, rng), parameters[name]), strict=True):
-                p.grad = g
+            slopes = ng.grad(loss_of(levels, rng), parameters[name])
+            for p, g in zip(parameters[name], mean_over_processes(*[g.data for g in slopes]), strict=True):
+                p.grad = ng.Tensor(g)
             optimizers[name].step(own)
 
     def work_on_device(levels: Any, key: Any, *numbers: Any) -> list[Any]:
@@ -38,10 +45,11 @@ def step_of_ours(
         if captured:
             replayed(images, next(keys).key, *[np.array(some, np.float32) for some in numbers])
         else:
-            work(images, rng, numbers)
+            work(images[team.part(len(images))], rng, numbers)
 
     replayed = Replayed(work_on_device) if captured else None
-    return step
+    team = Team(step, processes, sum(p.data.nbytes for p in model.parameters()))
+    return team
 
 
 def step_of_theirs(model: Any, images: np.ndarray, rng: Any = None) -> Callable[[], None]:

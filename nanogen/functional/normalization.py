@@ -11,6 +11,7 @@ from nanogen.backend import array_module
 from nanogen.functional.activation import silu
 from nanogen.functional.reduction import normalize
 from nanogen.kernels import normalization as kernels
+from nanogen.processes import process_count
 
 __all__ = ["batch_norm", "group_norm", "group_norm_silu", "layer_norm"]
 
@@ -101,7 +102,7 @@ def batch_norm(
         if running_mean is None or running_var is None:
             raise ValueError("batch_norm: evaluation needs running_mean and running_var")
         return back((rows - running_mean) * (running_var + eps) ** -0.5 * weight + bias)
-    count = input.data.size // max(channels, 1)
+    count = input.data.size // max(channels, 1) * process_count()
     if count < 2:
         raise ValueError(f"batch_norm: training needs more than one value a channel, got input of shape {input.shape}")
     if running_mean is not None and running_var is not None:

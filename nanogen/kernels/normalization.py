@@ -15,12 +15,16 @@ from nanogen.backend import Array, ByDevice, array_module, by_parts, in_blocks, 
 from nanogen.kernels.activation import gate
 from nanogen.kernels.products import product
 from nanogen.kernels.reduction import column_sums
+from nanogen.processes import mean_over_processes
 
 
 def group_means(sums: Array, pixels: int, groups: int, over_batch: bool) -> Array:
-    """From the sums (B, C) over each column's pixels, the mean of its group, at each column: (B, C)."""
+    """From the sums (B, C) over each column's pixels, the mean of its group, at each column: (B, C).  Over the batch is
+    over all of it, where processes share it."""
     grouped = sums.reshape(len(sums), groups, sums.shape[1] // groups)
     means = grouped.mean(axis=(0, 2) if over_batch else 2, keepdims=True) / pixels
+    if over_batch:
+        (means,) = mean_over_processes(means)
     return array_module(sums).broadcast_to(means, grouped.shape).reshape(sums.shape)
 
 

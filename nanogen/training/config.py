@@ -35,6 +35,7 @@ TRAINING = {  # what can be set for all models
     "precision": "of the products of matrices: float32, or tf32, on a GPU: ten bits of each factor's fraction, faster",
     "execution": "of a step: eager, kernel by kernel, or graph, on a GPU: captured once, then launched as a whole",
     "threads": "of the matrix products; another number gives other bits",
+    "processes": "that share each step, on a CPU with the threads shared out; another number draws other noise",
 }
 
 

@@ -19,6 +19,7 @@ from nanogen.data import Images
 from nanogen.models import GenerativeModel
 from nanogen.models.base import Update
 from nanogen.optim import AdamW, ExponentialMovingAverage, clip_grad_norm_
+from nanogen.processes import Team, mean_over_processes
 from nanogen.random import Generator
 from nanogen.training.anomaly import Anomaly, detect_anomaly, is_finite
 from nanogen.training.checkpoint import Checkpoint, save_checkpoint, with_prefix, without_prefix
@@ -68,14 +69,21 @@ class Trainer:
         self.average = ExponentialMovingAverage(self.model.parameters(), settings.ema)
         self.recent: dict[str, list[Any]] = {name: [] for name in self.parameters}  # losses, one a step
         self.replayed = Replayed(self.compute_on_device) if settings.execution == "graph" else None
+        room = 8 + sum(parameter.data.nbytes for parameter in self.model.parameters())
+        self.team = Team(self.take, settings.processes, room)
 
     def advance(self) -> dict[str, Tensor]:
-        """One training step; the losses by name.
+        """One training step, by all processes; the losses by name.
 
         Raises:
             Anomaly: a number that is not finite, if `inspected`.
+            RuntimeError: one of several processes has ended.
         """
-        self.step += 1
+        return self.team(self.step + 1)
+
+    def take(self, step: int) -> dict[str, Tensor]:
+        """This process's part of a step."""
+        self.step = step
         with detect_anomaly(self.model) if self.inspected else contextlib.nullcontext():
             losses = self.update()
         if self.inspected and (name := not_finite(self.model.state_dict())):
@@ -85,18 +93,20 @@ class Trainer:
     def update(self) -> dict[str, Tensor]:
         """What `advance` does, but for the looking."""
         images, numbers = self.batches(), self.numbers()
-        rng = Generator(self.settings.seed, self.settings.device).stream(STEPS, self.step)
+        rng = Generator(self.settings.seed, self.settings.device).stream(STEPS, self.step, *self.team.own_index)
         if self.replayed is None or self.inspected:
             return self.compute(images, numbers, rng)
         losses = self.replayed(rng.key, *images, *[np.array(some, np.float32) for some in numbers])
         return {name: Tensor(loss) for name, loss in zip(self.parameters, losses, strict=True)}
 
     def batches(self) -> list[np.ndarray]:
-        """The step's images, for each of the model's updates: one that is repeated sees others each time."""
+        """This process's part of the step's images, for each of the model's updates: one that is repeated sees others
+        each time."""
         names = [update.name for update in self.updates]
         repeats = max(names.count(name) for name in names)
         orders = [(self.step - 1) * repeats + names[:i].count(name) + 1 for i, name in enumerate(names)]
-        return [self.images.images[batch_indices(order, len(self.images), self.settings)] for order in orders]
+        part = self.team.part(self.settings.batch)
+        return [self.images.images[batch_indices(order, len(self.images), self.settings)[part]] for order in orders]
 
     def numbers(self) -> list[list[float]]:
         """What each update's optimiser, and the average, take from the number of the step."""
@@ -111,13 +121,15 @@ class Trainer:
         losses, (*rates, decay) = {}, numbers
         for (name, loss_of, _), batch, rate in zip(self.updates, images, rates, strict=True):
             loss = loss_of(batch, rng)
-            for parameter, g in zip(self.parameters[name], grad(loss, self.parameters[name]), strict=True):
-                parameter.grad = g
+            slopes: Any = grad(loss, self.parameters[name])
+            mean, *means = mean_over_processes(loss.data, *[g.data for g in slopes])
+            for parameter, g in zip(self.parameters[name], means, strict=True):
+                parameter.grad = Tensor(g)
             if self.settings.clip:
                 clip_grad_norm_(self.parameters[name], self.settings.clip)
             self.optimizers[name].step(rate)
             self.optimizers[name].zero_grad()
-            losses[name] = loss.detach()
+            losses[name] = Tensor(mean)
         self.average.update(decay)
         return losses
 
@@ -167,6 +179,7 @@ class Trainer:
         self.recent = {name: recent[name].tolist() for name in self.recent}  # a file's arrays come in any order
         if self.replayed:
             self.replayed = Replayed(self.compute_on_device)  # some arrays are others now
+        self.team.close()  # the other processes have the old ones
 
 
 def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], stop: object = False) -> None:
@@ -205,6 +218,7 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
                 file.flush()
                 draw(trainer, run)
             on_step(trainer.step, total)
+    trainer.team.close()
 
 
 def save(trainer: Trainer, run: Run, metrics: TextIO) -> None:
