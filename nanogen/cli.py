@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import shlex
 import sys
@@ -16,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from nanogen import __version__, data
-from nanogen.backend import DEVICES, keep_freed_memory, to_numpy
+from nanogen.backend import DEVICES, keep_freed_memory
 from nanogen.models import MODELS
 from nanogen.random import Generator
 from nanogen.training.config import TRAINING, default, explained, in_their_types, read_config, split_assignment
@@ -34,6 +35,7 @@ from nanogen.training.run import (
     model_parameters,
     nearest,
 )
+from nanogen.training.sampling import sampler
 from nanogen.training.stopping import Interrupted, Stop
 
 SUMMARIES = {
@@ -43,6 +45,7 @@ SUMMARIES = {
     "ddpm": "denoising step by step, a bound on the likelihood (Ho et al. 2020)",
 }
 
+SHARED = "that share the drawing, on a CPU; another number draws other images (default: 1)"
 WHERE = {"digits": "bundled"}
 ABOUT = {name: typing.get_type_hints(Settings)[name] for name in ("data_dir", "size", "color")}
 ABOUT |= {"model": str | None, "data": str | None}  # what is trained, on what
@@ -104,6 +107,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png: a grid; .npz: the levels")
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")
+    command.add_argument("--processes", type=int, default=1, metavar="N", help=SHARED)
     command.add_argument("--steps", type=int, help="ddpm: sample by DDIM in so many steps (default: all T, ancestral)")
     command.add_argument("--eta", type=float, help="ddpm: DDIM's noise, 0 to 1 (default: 0)")
 
@@ -116,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--eta", type=float, help="ddpm: DDIM's noise, 0 to 1 (default: 0)")
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")
+    command.add_argument("--processes", type=int, default=1, metavar="N", help=SHARED)
 
     commands.add_parser("list", help="the models with their settings, and the data sets")
     return main_parser
@@ -260,10 +265,10 @@ def run_sample(arguments: argparse.Namespace) -> None:
         raise ValueError(f"-n must be at least 1, got {arguments.n}")
     run = Run(arguments.run)
     settings, model = run.settings(), run.model(arguments.device)
-    rng = Generator(arguments.seed, arguments.device).stream(SAMPLES)
-    how = ddim_settings(arguments, settings)
-    with threadpool_limits(settings.threads):
-        images = to_numpy(model.sample(arguments.n, rng, **how))
+    rng, how = Generator(arguments.seed, arguments.device), ddim_settings(arguments, settings)
+    team = sampler(model, rng, arguments.processes, arguments.n, **how)
+    with threadpool_limits(settings.threads), contextlib.closing(team) as draw:
+        images = draw(arguments.n, SAMPLES)
     if arguments.out.suffix == ".png":
         grid(images, model.levels, columns=min(arguments.n, max(8, round(arguments.n**0.5)))).save(arguments.out)
     else:
@@ -281,6 +286,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             arguments.images,
             arguments.seed,
             arguments.device,
+            arguments.processes,
             **ddim_settings(arguments, settings),
         )
     print(table(found))

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from nanogen.backend import Array, matrix_library
+from nanogen.backend import Array, keep_freed_memory, matrix_library
 
 # Tries of a semaphore before its process sleeps, about 0.2 ms: a mean of few numbers takes 20 µs in place of 50 to 120.
 TRIES_BEFORE_SLEEP = 1000
+MOST_PROCESSES = 256
 SECONDS_TO_A_LOOK = 0.1  # while one waits for the others: whether they are still there
 
 _current: contextvars.ContextVar[Team | None] = contextvars.ContextVar("team", default=None)
@@ -42,6 +43,17 @@ def process_count() -> int:
     return 1 if team is None else team.count
 
 
+def check_processes(count: int, device: str = "cpu") -> None:
+    """Whether so many processes can share work on a device.
+
+    Raises:
+        ValueError: they can't: none, or too many, or several on a GPU or on a system without fork."""
+    if not 1 <= count <= MOST_PROCESSES:
+        raise ValueError(f"processes must be in 1 … {MOST_PROCESSES}, got {count}")
+    if count > 1 and (device != "cpu" or not hasattr(os, "fork")):
+        raise ValueError(f"processes must be 1 on device cuda and on a system without fork, got {count} on {device}")
+
+
 class Team:
     """This process and copies of it, made by fork at the first call, which do the same work on parts of their own.
 
@@ -51,18 +63,17 @@ class Team:
     Args:
         work: what to do.
         count: of processes; with one, a call of a team is a call of `work`.
-        room: the most bytes of the arrays of one mean.
+        room: the most bytes of one process's arrays in one exchange.
 
     Attributes:
         rank: which of the processes this is: 0, the one that made the others, to count − 1.
 
     Raises:
-        ValueError: more than one process on a system without fork.
+        ValueError: a number of processes that there can't be.
     """
 
     def __init__(self, work: Callable[..., Any], count: int, room: int):
-        if count > 1 and not hasattr(os, "fork"):
-            raise ValueError(f"processes must be 1 on a system without fork, got {count}")
+        check_processes(count)
         self.work, self.count, self.room, self.rank, self.turn = work, count, -(-room // 64) * 64, 0, 0
         self.others: list[int] = []
 
@@ -96,20 +107,32 @@ class Team:
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def mean(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """See `mean_over_processes`.  Two places in the shared memory by turns: who is a turn ahead writes into that
-        which nobody reads, and nobody is two ahead."""
-        dtype, sizes = arrays[0].dtype, [array.size for array in arrays]
-        if (needed := sum(sizes) * dtype.itemsize) > self.room:
-            raise ValueError(f"there is room for {self.room} bytes in a mean, not for {needed}")
+        """See `mean_over_processes`."""
+        places = self._exchange(arrays)
+        total = sum(places[1:], places[0])
+        total *= total.dtype.type(1 / self.count)
+        parts = np.split(total, np.cumsum([array.size for array in arrays])[:-1])
+        return [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
+
+    def gather(self, array: Array) -> Array:
+        """What all the processes have, arrays of one shape and type, one after the other along the first axis."""
+        if self.count == 1:
+            return array
+        return np.concatenate(self._exchange([array])).reshape(-1, *array.shape[1:])
+
+    def _exchange(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Each process's numbers, in a row, in the shared memory; until the exchange after the next.
+
+        Each has two places, used by turns: who is a turn ahead writes where nobody reads, and nobody is two ahead."""
+        dtype, size = arrays[0].dtype, sum(array.size for array in arrays)
+        if size * dtype.itemsize > self.room:
+            raise ValueError(f"there is room for {self.room} bytes in an exchange, not for {size * dtype.itemsize}")
         self.turn += 1
         starts = [(self.turn % 2 * self.count + i) * self.room for i in range(self.count)]
-        places = [np.frombuffer(self.memory, dtype, sum(sizes), start) for start in starts]
+        places = [np.frombuffer(self.memory, dtype, size, start) for start in starts]
         np.concatenate([array.ravel() for array in arrays], out=places[self.rank], casting="no")
         self._meet()
-        total = sum(places[1:], places[0])
-        total *= dtype.type(1 / self.count)
-        parts = np.split(total, np.cumsum(sizes)[:-1])
-        return [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
+        return places
 
     def close(self) -> None:
         """Let the other processes go; the next call makes new ones."""
@@ -135,6 +158,7 @@ class Team:
                 signal.signal(number, signal.SIG_IGN)
             for end in self.pipes:
                 end.close()  # so that the first one's are the only ones, and its end is seen
+            keep_freed_memory()
             while True:
                 self._work(pipe.recv())
         except Exception as error:

@@ -28,6 +28,7 @@ from nanogen.training.evaluation import (
 )
 from nanogen.training.features import Features
 from nanogen.training.run import make_settings
+from nanogen.training.sampling import sampler
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +246,7 @@ def test_samples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest
     """All batches together are as many images as asked for, and no batch repeats another's."""
     monkeypatch.setattr(evaluation, "BATCH", 16)
     model = VAE((1, 4, 4), 17, channels=2)
-    found, seconds = evaluation.draw(model, 40, Generator(0), {})
+    found, seconds = evaluation.timed(sampler(model, Generator(0), 1, 16), 40)
     assert found.shape == (40, 1, 4, 4)
     assert len({image.tobytes() for image in found}) == 40
     assert seconds > 0

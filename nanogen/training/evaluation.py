@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from nanogen.backend import to_numpy
 from nanogen.data import Images
 from nanogen.metrics import (
     GROUPS,
@@ -36,6 +37,7 @@ from nanogen.training.features import Features
 from nanogen.training.files import write_atomically
 from nanogen.training.pictures import grid
 from nanogen.training.run import EVALUATION, SAMPLES, Run
+from nanogen.training.sampling import sampler
 
 BATCH = 250  # images sampled at once
 FEWEST = 2 * GROUPS  # images on either side of a comparison of sets
@@ -77,20 +79,27 @@ class Evaluation:
 
 
 def evaluate(
-    run: Run, n: int = 500, test_images: int | None = None, seed: int = 0, device: str = "cpu", **sampling: Any
+    run: Run,
+    n: int = 500,
+    test_images: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    processes: int = 1,
+    **sampling: Any,
 ) -> tuple[Evaluation, dict[str, np.ndarray]]:
     """Evaluate a run's model on its data set's test split.
 
     Args:
         n: how many images to sample.
         test_images: how many test images, the first ones; all unless given.
+        processes: how many draw the samples together; another number draws other ones.
         sampling: `steps` and `eta` of DDIM.
 
     Returns:
         The numbers, and images by the names of the pictures that show them.
 
     Raises:
-        ValueError: too few images on either side.
+        ValueError: too few images on either side; processes that there can't be.
     """
     settings, model, train, test = run.settings(), run.model(device), run.images("train"), run.images("test")
     count = len(test) if test_images is None else test_images
@@ -99,8 +108,9 @@ def evaluate(
     if n < FEWEST:
         raise ValueError(f"at least {FEWEST} samples are needed, got {n}")
     real, rng = test.images[:count], Generator(seed, device)
-    found = likelihood(model, real, rng.stream(EVALUATION))
-    fake, seconds = draw(model, n, rng, sampling)
+    with contextlib.closing(sampler(model, rng, processes, BATCH, **sampling)) as draw:
+        found = likelihood(model, real, rng.stream(EVALUATION))
+        fake, seconds = timed(draw, n)
 
     features = Features(train)
     as_if_drawn = train.images[Generator(seed).stream(REAL_AS_IF_DRAWN).permutation(len(train))[:n]]
@@ -119,12 +129,12 @@ def evaluate(
     return result, shown(fake, train.images, real, of_real, of_fake) if compared else {}
 
 
-def draw(model: GenerativeModel, n: int, rng: Generator, sampling: dict[str, Any]) -> tuple[np.ndarray, float]:
+def timed(draw: Callable[..., np.ndarray], n: int) -> tuple[np.ndarray, float]:
     """n samples, some at a time, and the seconds that one took."""
     parts, start = [], time.perf_counter()
     with tqdm(total=n, desc="sampling", unit="image", disable=None) as bar:
         for i in range(0, n, BATCH):
-            parts.append(to_numpy(model.sample(min(BATCH, n - i), rng.stream(SAMPLES, i), **sampling)))
+            parts.append(draw(min(BATCH, n - i), SAMPLES, i))
             bar.update(len(parts[-1]))
     return np.concatenate(parts), (time.perf_counter() - start) / n
 

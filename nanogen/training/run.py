@@ -23,6 +23,7 @@ from nanogen import __version__, data
 from nanogen.backend import device_module
 from nanogen.data import Images
 from nanogen.models import MODELS, GenerativeModel
+from nanogen.processes import check_processes
 from nanogen.random import Generator
 from nanogen.training.checkpoint import Checkpoint, load_checkpoint, without_prefix
 from nanogen.training.files import remove_parts, write_atomically
@@ -102,7 +103,7 @@ def make_settings(model: str, images: Images, model_settings: dict[str, Any] | N
 def check_ranges(settings: Settings) -> None:
     """Raises:
     ValueError: a setting of training that is out of its range."""
-    least = {"steps": 1, "batch": 1, "threads": 1, "processes": 1, "log_every": 1, "checkpoint_every": 1, "keep": 1}
+    least = {"steps": 1, "batch": 1, "threads": 1, "log_every": 1, "checkpoint_every": 1, "keep": 1}
     for name, low in (least | {"warmup": 0, "seed": 0, "samples_every": 0}).items():
         if not low <= getattr(settings, name) <= MOST:
             raise ValueError(f"{name} must be in {low} … {MOST}, got {getattr(settings, name)}")
@@ -117,11 +118,9 @@ def check_ranges(settings: Settings) -> None:
             raise ValueError(f"{name} must be {plain} or {of_a_gpu}, got {given!r}")
         if given == of_a_gpu and settings.device != "cuda":
             raise ValueError(f"{name} {of_a_gpu} is a GPU's: it needs device cuda, got {settings.device}")
-    if settings.processes > 1 and (settings.device != "cpu" or settings.batch % settings.processes):
-        raise ValueError(
-            f"processes are for device cpu and share the batch evenly, got {settings.processes} on {settings.device}"
-            f" for batch {settings.batch}"
-        )
+    check_processes(settings.processes, settings.device)
+    if settings.batch % settings.processes:
+        raise ValueError(f"batch must be a multiple of processes, got {settings.batch} for {settings.processes}")
     if len(settings.betas) != 2 or not all(0 <= beta < 1 for beta in settings.betas):
         raise ValueError(f"betas must be two numbers in [0, 1), got {settings.betas}")
     if not 0 <= settings.ema < 1:
