@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,9 @@ def step_of_ours(
     device: str = "cpu",
     captured: bool = False,
     processes: int = 1,
-) -> Callable[[], None]:
+) -> Team:
     """Each update of the model; `captured` as a CUDA graph, in which all that changes is an array on the GPU; or by
-    several processes, the batch and the threads shared out."""
+    several processes, the batch and the threads shared out, until it is closed."""
     updates = model.updates()
     parameters = {name: list(part.parameters()) for name, _, part in updates}
     optimizers = {name: ng.optim.Adam(p, lr=1e-4) for name, p in parameters.items()}
@@ -50,6 +50,26 @@ def step_of_ours(
     replayed = Replayed(work_on_device) if captured else None
     team = Team(step, processes, sum(p.data.nbytes for p in model.parameters()))
     return team
+
+
+class Joined:
+    """The random numbers of a whole batch from those of its parts: the first axis is one part's after the other's."""
+
+    def __init__(self, parts: Sequence[ng.Generator]):
+        self.parts = parts
+
+    def normal(self, size: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+        return self._all("normal", size, dtype=dtype)
+
+    def uniform(self, size: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+        return self._all("uniform", size, dtype=dtype)
+
+    def integers(self, low: int, high: int, size: Any) -> np.ndarray:
+        return self._all("integers", (size,) if isinstance(size, int) else size, low, high)
+
+    def _all(self, name: str, size: tuple[int, ...], *bounds: int, **how: Any) -> np.ndarray:
+        each = (size[0] // len(self.parts), *size[1:])
+        return np.concatenate([getattr(part, name)(*bounds, each, **how) for part in self.parts])
 
 
 def step_of_theirs(model: Any, images: np.ndarray, rng: Any = None) -> Callable[[], None]:

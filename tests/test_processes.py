@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from tiny_runs import TINY, assert_same, settings_of, some_images
 
 import nanogen as ng
+from benchmarks.steps import Joined
 from nanogen import functional as F
 from nanogen import processes
 from nanogen.backend import matrix_library
@@ -116,26 +117,6 @@ def test_all_processes_have_the_same_bits() -> None:
         first, *others = team()
     assert first.any()
     assert all(np.array_equal(first, other) for other in others)
-
-
-class Joined:
-    """The random numbers of a whole batch: those of the parts' generators, one part's after the other's."""
-
-    def __init__(self, generators: list[ng.Generator]):
-        self.generators = generators
-
-    def normal(self, size: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-        return self._all("normal", size, dtype=dtype)
-
-    def uniform(self, size: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-        return self._all("uniform", size, dtype=dtype)
-
-    def integers(self, low: int, high: int, size: Any) -> np.ndarray:
-        return self._all("integers", (size,) if isinstance(size, int) else size, low, high)
-
-    def _all(self, name: str, size: tuple[int, ...], *bounds: int, **how: Any) -> np.ndarray:
-        part = (size[0] // len(self.generators), *size[1:])
-        return np.concatenate([getattr(g, name)(*bounds, part, **how) for g in self.generators])
 
 
 @pytest.mark.parametrize("count", [2, 4])
