@@ -24,6 +24,11 @@ class Comparison:
         return self.ours / self.theirs
 
 
+# Before each run: libgomp's threads, PyTorch's, wait for more work in a loop for some ms, OpenBLAS's for 2²⁶ clocks, and
+# take a core from whoever comes next.
+REST = 0.04
+
+
 def seconds(f: Callable[[], Any]) -> float:
     start = time.perf_counter()
     f()
@@ -35,11 +40,12 @@ def compare(name: str, ours: Callable[[], Any], *theirs: Callable[[], Any], budg
     sides = [ours, *theirs]
     for f in sides * 2:
         f()
-    once = sum(seconds(f) for f in sides)
+    once = sum(REST + seconds(f) for f in sides)
     rounds = max(5, min(200, int(budget / max(once, 1e-9))))
     times: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):
         for f, kept in zip(sides, times, strict=True):
+            time.sleep(REST)
             kept.append(seconds(f))
     best = min(times[1:], key=statistics.median)
     ratios = sorted(a / b for a, b in zip(times[0], best, strict=True))

@@ -1,9 +1,9 @@
 """Several processes at one training step: each has a part of the batch, and means are over all parts.
 
-Threads of NumPy share one interpreter, whose lock lets one of them run Python at a time; processes share nothing, and
-two of them with half of the batch each take little more than half of the time.  All keep the same weights: each updates
-its own copy by the mean of all gradients, which has the same bits everywhere.  Li et al. 2020, section 3.  What
-normalises over the batch asks for means over all parts too, so the step is that of one process with the whole batch.
+Threads share one interpreter, whose lock lets one of them run Python at a time; processes have one each.  All keep the
+same weights: each updates its own copy by the mean of all gradients, which has the same bits everywhere (Li et al. 2020,
+section 3).  What normalises over the batch asks for means over all parts too: the step is that of one process with the
+whole batch, but for where its noise comes from.
 """
 
 from __future__ import annotations
@@ -218,7 +218,8 @@ class Team:
             with contextlib.suppress(EOFError):
                 if pipe.poll():
                     raise pipe.recv()
-            if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if os.waitpid(process, os.WNOHANG)[0]:
+                self.others.remove(process)
                 raise RuntimeError(f"process {process}, one of {self.count} that share a step, has ended")
 
 
