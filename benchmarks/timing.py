@@ -24,9 +24,10 @@ class Comparison:
         return self.ours / self.theirs
 
 
-# Before each run: libgomp's threads, PyTorch's, wait for more work in a loop for some ms, OpenBLAS's for 2²⁶ clocks, and
-# take a core from whoever comes next.
-REST = 0.04
+# The other side's threads wait for more work in a loop, libgomp's (PyTorch's) for some ms, OpenBLAS's for 2²⁶ clocks,
+# and take a core from whoever comes next; those that sleep take ms to wake up.  So each side runs for so many seconds
+# before the run that counts.
+SETTLING = 0.04
 
 
 def seconds(f: Callable[[], Any]) -> float:
@@ -35,17 +36,25 @@ def seconds(f: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def settle(f: Callable[[], Any]) -> float:
+    """Run for a while; for how many seconds it was."""
+    taken = seconds(f)
+    while taken < SETTLING:
+        taken += seconds(f)
+    return taken
+
+
 def compare(name: str, ours: Callable[[], Any], *theirs: Callable[[], Any], budget: float = 4.0) -> Comparison:
     """Time ours against the best of theirs (the one with the smallest median), by turns, for `budget` seconds."""
     sides = [ours, *theirs]
     for f in sides * 2:
         f()
-    once = sum(REST + seconds(f) for f in sides)
+    once = sum(settle(f) + seconds(f) for f in sides)
     rounds = max(5, min(200, int(budget / max(once, 1e-9))))
     times: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):
         for f, kept in zip(sides, times, strict=True):
-            time.sleep(REST)
+            settle(f)
             kept.append(seconds(f))
     best = min(times[1:], key=statistics.median)
     ratios = sorted(a / b for a, b in zip(times[0], best, strict=True))

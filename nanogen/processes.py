@@ -1,9 +1,9 @@
 """Several processes at one training step: each has a part of the batch, and means are over all parts.
 
 Threads share one interpreter, whose lock lets one of them run Python at a time; processes have one each.  All keep the
-same weights: each updates its own copy by the mean of all gradients, which has the same bits everywhere (Li et al. 2020,
-section 3).  What normalises over the batch asks for means over all parts too: the step is that of one process with the
-whole batch, but for where its noise comes from.
+same weights: each updates its own copy by the mean of all gradients, which has the same bits everywhere.  Li et al.
+2020, section 3.  What normalises over the batch asks for means over all parts too: the step is that of one process with
+the whole batch, but for where its noise comes from.
 """
 
 from __future__ import annotations
