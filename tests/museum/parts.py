@@ -35,7 +35,8 @@ PARTS = {
         ("functional/activation.py", "functional/loss.py", "functional/matrix.py", "functional/normalization.py",
          "kernels/cross_entropy.py"),
         ("test_functional.py", "test_torch.py", "test_cuda.py", "test_parity.py::test_operations"),
-        ("test_nn.py", "test_torch_models.py", "test_strict.py::test_a_run_on_the_stand_in_is_the_run_on_the_cpu"),
+        ("test_nn.py", "test_torch_models.py", "test_strict.py::test_a_run_on_the_stand_in_is_the_run_on_the_cpu",
+         "test_processes.py::test_batch_norm_over_the_batch_of_all"),
     ),
     "activations": Part(
         ("kernels/activation.py",),
@@ -51,7 +52,8 @@ PARTS = {
         ("functional/conv.py", "kernels/convolution.py", "kernels/normalization.py", "kernels/reduction.py"),
         ("test_conv.py", "test_kernels.py", "test_cuda.py"),
         ("test_functional.py", "test_nn.py", "test_torch.py", "test_torch_models.py", "test_products.py",
-         "test_strict.py::test_a_run_on_the_stand_in_is_the_run_on_the_cpu"),
+         "test_strict.py::test_a_run_on_the_stand_in_is_the_run_on_the_cpu",
+         "test_processes.py::test_batch_norm_over_the_batch_of_all"),
     ),
     "pixelcnn": Part(
         ("models/pixelcnn.py", "models/columns.py"),
