@@ -84,7 +84,8 @@ def batch_norm(
 ) -> Tensor:
     """Each channel normalised over the batch and its pixels; in evaluation, by the running moments.
 
-    In training the running moments move by `momentum` towards the batch's (the variance without bias).
+    In training the running moments move by `momentum` towards the batch's (the variance without bias).  Where processes
+    share the step, the batch is that of all of them; but for gradients of gradients, each one's is its own part.
     Shapes: input (N, C, *), the others (C,).  Ioffe & Szegedy 2015, algorithms 1 and 2.
 
     Raises:
