@@ -50,13 +50,8 @@ def no_waiting_for_ever() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-@contextlib.contextmanager
-def team_of(count: int, work: Any, room: int = 1 << 16) -> Iterator[Team]:
-    team = Team(work, count, room)
-    try:
-        yield team
-    finally:
-        team.close()
+def team_of(count: int, work: Any, room: int = 1 << 16) -> contextlib.closing[Team]:
+    return contextlib.closing(Team(work, count, room))
 
 
 def own_arrays(rank: int, shapes: list[tuple[int, ...]], dtype: str) -> list[np.ndarray]:

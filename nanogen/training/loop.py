@@ -69,7 +69,7 @@ class Trainer:
         self.average = ExponentialMovingAverage(self.model.parameters(), settings.ema)
         self.recent: dict[str, list[Any]] = {name: [] for name in self.parameters}  # losses, one a step
         self.replayed = Replayed(self.compute_on_device) if settings.execution == "graph" else None
-        room = 8 + sum(parameter.data.nbytes for parameter in self.model.parameters())
+        room = 8 + sum(parameter.data.nbytes for parameter in self.model.parameters())  # a loss and all gradients
         self.team = Team(self.take, settings.processes, room)
 
     def advance(self) -> dict[str, Tensor]:
