@@ -236,9 +236,9 @@ def weight_by_tiles(x: Array, y: Array, padding: Pair) -> Array:
             places = rows[here][:, i::2, j::2]
             corner[:, : places.shape[1], : places.shape[2]] = places
         slopes = product(resident(OUTPUT.T, dtype, device_of(x)), corners.reshape(4, -1), exact=True)
-        slopes = slopes.reshape(16, -1, o)
-        return product(tiles(x[here], padding, counts, dtype).transpose(0, 2, 1), slopes)
+        slopes = slopes.reshape(16, -1, o).transpose(0, 2, 1)
+        return product(slopes, tiles(x[here], padding, counts, dtype))
 
     blocks: list[Any] = in_blocks(block, x, 16 * th * tw * (c + o) * x.itemsize)
-    slopes = matmul(resident(KERNEL.T, dtype, device_of(x)), sum(blocks[1:], blocks[0]).reshape(16, c * o), exact=True)
-    return slopes.reshape(3, 3, c, o).transpose(3, 2, 0, 1)
+    slopes = sum(blocks[1:], blocks[0]).reshape(16, o * c)
+    return matmul(slopes.T, resident(KERNEL, dtype, device_of(x)), exact=True).reshape(o, c, 3, 3)
