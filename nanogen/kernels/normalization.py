@@ -19,10 +19,10 @@ from nanogen.processes import mean_over_processes
 
 
 def group_means(sums: Array, pixels: int, groups: int, over_batch: bool) -> Array:
-    """From the sums (B, C) over each column's pixels, the mean of its group, at each column: (B, C).  Over the batch is
+    """From sums (B, *, C) over each column's pixels, the mean of its group, at each column: (B, *, C).  Over the batch is
     over all of it, where processes share it."""
-    grouped = sums.reshape(len(sums), groups, sums.shape[1] // groups)
-    means = grouped.mean(axis=(0, 2) if over_batch else 2, keepdims=True) / pixels
+    grouped = sums.reshape(*sums.shape[:-1], groups, sums.shape[-1] // groups)
+    means = grouped.mean(axis=(0, -1) if over_batch else -1, keepdims=True) / pixels
     if over_batch:
         (means,) = mean_over_processes(means)
     return array_module(sums).broadcast_to(means, grouped.shape).reshape(sums.shape)
@@ -49,23 +49,25 @@ def moments(rows: Array, groups: int, over_batch: bool) -> tuple[Array, Array]:
 
 @ByDevice
 def normalize(
-    rows: Array, weight: Array, bias: Array, groups: int, eps: float, over_batch: bool, gated: bool
+    rows: Array,
+    weight: Array,
+    bias: Array,
+    groups: int,
+    eps: float,
+    over_batch: bool,
+    gated: bool,
+    known: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Any]:
     """rows (B, P, C) normalised by group of columns, scaled and shifted, then SiLU if `gated`; and what
-    `normalize_gradients` wants to know of it."""
-    xp, over = array_module(rows), (rows.shape[1], groups, over_batch)
-    mean, out = group_means(column_sums(rows), *over), xp.empty_like(rows)
-
-    def squares(x: Array, mean: Array, y: Array) -> Array:
-        xp.subtract(x, mean, out=y)
-        return column_sums(y * y)
-
-    rstd = (group_means(xp.concatenate(by_parts(squares, rows, mean[:, None], out)), *over) + eps) ** -0.5
-    factor = (rstd * weight)[:, None]
+    `normalize_gradients` wants to know of it.  `known` are the rows' `moments`, where someone has them already."""
+    out = array_module(rows).empty_like(rows)
+    mean, variance = known or moments(rows, groups, over_batch)
+    rstd = (variance + eps) ** -0.5
+    factor = rstd * weight
 
     def scale(part: slice) -> None:
-        y = out[part]
-        y *= factor[part]
+        y = array_module(rows).subtract(rows[part], mean[part, None], out=out[part])
+        y *= factor[part, None]
         y += bias
         if gated:
             y *= gate(y)
@@ -104,12 +106,14 @@ def normalize_gradients(
     totals = xp.concatenate(in_blocks(sums, rows, item_bytes(rows, 5 if gated else 2)))
     if gated:
         totals *= 0.5
-    sum_g, sum_gx = totals[:, 0], totals[:, 1] * rstd
-    slope = -(rstd**2) * group_means(weight * sum_gx, *over)
-    offset = -rstd * group_means(weight * sum_g, *over) - slope * mean
+    totals[:, 1] *= rstd
+    means = group_means(weight * totals, *over)
+    slope = -(rstd**2) * means[:, 1]
+    offset = -rstd * means[:, 0] - slope * mean
     g, factor = (dx, half) if gated else (g, factor)
     by_parts(combine, g, rows, factor[:, None], slope[:, None], offset[:, None], dx)
-    return [dx, sum_gx.sum(axis=0), sum_g.sum(axis=0)]
+    dbias, dweight = totals.sum(axis=0)
+    return [dx, dweight, dbias]
 
 
 def twice_silu_slope(g: Array, half_y: Array, d: Array) -> Array:
@@ -344,29 +348,47 @@ def contiguous(like: Array, *arrays: Array) -> tuple[Array, ...]:
 
 
 def forward_steps(
-    last: int, rows: Array, weight: Array, bias: Array, groups: int, eps: float, over_batch: bool, gated: bool
-) -> tuple[Array, Array]:
-    """The kernel `normalize` up to its step `last`: the output, if that is 5, and the groups' means and variances."""
+    first: int, last: int, found: Array, rows: Array, weight: Array, bias: Array, groups: int, eps: float,
+    over_batch: bool, gated: bool,
+) -> Array:  # fmt: skip
+    """The kernel `normalize` from one of its steps to another: the output, if that is 5; `found` are the groups' means
+    and variances, which steps 2 and 4 write."""
     xp, (b, _, c) = array_module(rows), rows.shape
     given = contiguous(rows, rows, weight, bias)
     means, out = xp.empty((b, c), rows.dtype), xp.empty(rows.shape, rows.dtype)
-    found = xp.empty((2, 1 if over_batch else b, groups), rows.dtype)
-    launches = [((i, i), 1 if i in (2, 4) else b) for i in range(1, last + 1)] if over_batch else [((1, last), b)]
-    for steps, images in launches:
+    each = [((i, i), 1 if i in (2, 4) else b) for i in range(first, last + 1)]
+    for steps, images in each if over_batch else [((first, last), b)]:
         launch_steps("normalize", steps, images, given, rows, groups, eps, over_batch, gated, means, *found, out)
-    return out, found
+    return out
+
+
+def places_of_moments(rows: Array, groups: int, over_batch: bool) -> Array:
+    """For the mean and the variance of each group."""
+    return array_module(rows).empty((2, 1 if over_batch else len(rows), groups), rows.dtype)
 
 
 @normalize.on_gpu
-def _(*given: Any) -> tuple[Array, Array]:
-    return forward_steps(5, *given)
+def _(
+    rows: Array,
+    weight: Array,
+    bias: Array,
+    groups: int,
+    eps: float,
+    over_batch: bool,
+    gated: bool,
+    known: tuple[Array, Array] | None = None,
+) -> tuple[Array, Array]:
+    found = places_of_moments(rows, groups, over_batch)
+    for place, moment in zip(found, known or (), strict=False):
+        place[...] = moment.reshape(len(rows), groups, -1)[: len(place), :, 0]
+    return forward_steps(5 if known else 1, 5, found, rows, weight, bias, groups, eps, over_batch, gated), found
 
 
 @moments.on_gpu
 def _(rows: Array, groups: int, over_batch: bool) -> tuple[Array, Array]:
-    (b, _, c), xp = rows.shape, array_module(rows)
+    (b, _, c), xp, found = rows.shape, array_module(rows), places_of_moments(rows, groups, over_batch)
     weight = bias = rows  # which these steps do not look at
-    _, found = forward_steps(4, rows, weight, bias, groups, 0.0, over_batch, False)
+    forward_steps(1, 4, found, rows, weight, bias, groups, 0.0, over_batch, False)
     mean, variance = (xp.broadcast_to(m[:, :, None], (b, groups, c // groups)).reshape(b, c) for m in found)
     return mean, variance
 
