@@ -121,7 +121,7 @@ def gather(x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair, 
     xp, (o, c, *kernel) = array_module(x), w.shape
     size = output_size(x.shape[2:], tuple(kernel), stride, padding, dilation)
     out = xp.empty((x.shape[0], *size, o), xp.result_type(x, w))
-    taps = channels_last(w).reshape(o, c * math.prod(kernel)).T
+    taps = w.transpose(2, 3, 1, 0).reshape(c * math.prod(kernel), o)
 
     def block(here: slice) -> None:
         rows = patches(x[here], tuple(kernel), stride, padding, dilation)
