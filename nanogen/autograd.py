@@ -59,12 +59,19 @@ class Node:
     __slots__ = ("grad", "index", "inputs", "output", "parameters", "primitive", "saved")
 
     def __init__(
-        self, primitive: Any = None, inputs: Any = (), parameters: Any = None, output: Any = None, saved: Any = None
+        self, primitive: Any = None, inputs: Any = (), output: Any = None, parameters: Any = None, saved: Any = None
     ):
         self.primitive, self.inputs, self.parameters = primitive, inputs, parameters
         self.output, self.saved = output, saved
         self.grad: Tensor | None = None
         self.index = _next_index()  # a node is younger than all it was made from: sorting by age is topological
+
+
+class Outline:
+    """What a node holds of an array that no gradient rule reads: its shape and its type."""
+
+    def __init__(self, array: Array):
+        self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
 
 
 class Tensor:
@@ -227,11 +234,12 @@ class Primitive:
 
     def __init__(self, forward: Callable[..., Array]):
         self.forward = forward
-        self.rules: tuple[Callable[..., Tensor] | None, ...] = ()
+        self.rules: tuple[Any, ...] = ()
         self.__name__, self.__doc__ = forward.__name__, forward.__doc__
         declared = list(inspect.signature(forward).parameters.values())
         static = [p for p in declared if p.kind is p.KEYWORD_ONLY]
         self.names = [p.name for p in declared]
+        self.reads = [*self.names, "out"]
         self.defaults = {p.name: p.default for p in static if p.default is not p.empty}
         self.tensors = len(declared) - len(static)
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in declared)
@@ -239,15 +247,16 @@ class Primitive:
             by_position = [p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in declared]
             self.__signature__ = inspect.Signature(by_position)
 
-    def vjp(self, *rules: Callable[..., Tensor] | None) -> None:
-        """Declare one gradient rule `(g, out, *inputs, **parameters) -> Tensor` per input, None where there is none.
+    def vjp(self, *rules: Callable[..., Tensor] | None, reads: str | None = None) -> None:
+        """Declare one gradient rule `(g, out, *inputs, **parameters) -> Tensor` per input, None where there is none;
+        or, for any number of inputs, the rule `(i, g, out, *inputs, **parameters) -> Tensor` of the i-th.
 
-        The engine undoes broadcasting and changes of type: a rule may return its gradient in the shape of g."""
-        self.rules = rules
+        The engine undoes broadcasting and changes of type: a rule may return its gradient in the shape of g.
 
-    def vjp_each(self, rule: Callable[..., Tensor]) -> None:
-        """Declare the rule `(i, g, out, *inputs, **parameters) -> Tensor` of the i-th of any number of inputs."""
-        self.rule_of_each = rule
+        Args:
+            reads: which of `out` and the inputs the rules read the numbers of; all, if it is left out.  Of the others
+                a graph does not hold the memory, but their shapes and types are there."""
+        self.rules, self.reads = rules, self.reads if reads is None else reads.split()
 
     def __call__(self, *inputs: Any, **parameters: Any) -> Tensor:
         if len(inputs) != self.tensors and not self.variadic:
@@ -257,22 +266,20 @@ class Primitive:
         if self.defaults:
             parameters = {**self.defaults, **parameters}
         tensors = [x if isinstance(x, Tensor) else constant(x, inputs) for x in inputs]
-        output, saved = self.run(*[x.data for x in tensors], **parameters)
+        found = self.forward(*[x.data for x in tensors], **parameters)
+        output, saved = found if type(found) is tuple else (found, None)
         if isinstance(output, np.generic):
             output = np.asarray(output)  # NumPy, and it alone, turns 0-d results into scalars
-        if _recording.get():
-            for x in tensors:
-                if x.node is not None and output.dtype.kind == "f":
-                    return Tensor(output, Node(self, tensors, parameters, output, saved))
+        if _recording.get() and output.dtype.kind == "f" and any(x.node is not None for x in tensors):
+            names, reads = itertools.cycle(self.names), self.reads
+            held = [x if name in reads else Tensor(Outline(x.data), x.node) for name, x in zip(names, tensors)]
+            return Tensor(output, Node(self, held, output if "out" in reads else Outline(output), parameters, saved))
         return Tensor(output)
-
-    def run(self, *arrays: Array, **parameters: Any) -> tuple[Array, Any]:
-        return self.forward(*arrays, **parameters), None
 
     def gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
         """The gradients of the inputs from that of the output; None where not wanted or where there is none."""
         given = (g, Tensor(node.output, node), *node.inputs)
-        rules = self.rules or [functools.partial(self.rule_of_each, i) for i in range(len(wanted))]
+        rules = [functools.partial(self.rules[0], i) for i in range(len(wanted))] if self.variadic else self.rules
         pairs = zip(rules, wanted, strict=True)
         return [rule(*given, **node.parameters) if want and rule else None for rule, want in pairs]
 
@@ -280,26 +287,23 @@ class Primitive:
 class Fused(Primitive):
     """A primitive with a hand-tuned forward and first-order gradient beside its readable *definition*.
 
-    Its forward returns `(output, saved)`; its gradient works on raw arrays.  Where the gradient itself has to be
-    differentiable, the definition is differentiated instead.
+    Its forward returns `(output, saved)`; its gradient works on raw arrays, the inputs and what was saved.  Where the
+    gradient itself has to be differentiable, the definition is differentiated instead.
     """
 
     definition: Callable[..., Tensor]
 
     def gradient(self, rule: Callable[..., Sequence[Array | None]]) -> Callable[..., Sequence[Array | None]]:
-        """Declare `(g, out, saved, *inputs, wanted, **parameters) -> the inputs' gradients`, all raw arrays.
+        """Declare `(g, saved, *inputs, wanted, **parameters) -> the inputs' gradients`, all raw arrays.
 
         Each array returned is new, a view, or g itself."""
         self.fast_gradient = rule
         return rule
 
-    def run(self, *arrays: Array, **parameters: Any) -> tuple[Array, Any]:
-        return self.forward(*arrays, **parameters)
-
     def gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
         if not _recording.get():
             arrays = [x.data for x in node.inputs]
-            found = self.fast_gradient(g.data, node.output, node.saved, *arrays, wanted=wanted, **node.parameters)
+            found = self.fast_gradient(g.data, node.saved, *arrays, wanted=wanted, **node.parameters)
             return [None if array is None else Tensor(array) for array in found]
         copies = [identity(x) if want else x for x, want in zip(node.inputs, wanted, strict=True)]
         targets = list(itertools.compress(copies, wanted))
@@ -318,7 +322,7 @@ def fused(definition: Callable[..., Tensor]) -> Callable[[Callable[..., tuple[Ar
 
     def declare(forward: Callable[..., tuple[Array, Any]]) -> Fused:
         result = Fused(forward)
-        result.definition = definition
+        result.definition, result.reads = definition, result.names
         result.__doc__ = definition.__doc__
         return result
 
@@ -440,7 +444,7 @@ def add(input, other):
     return input + other
 
 
-add.vjp(lambda g, out, a, b: g, lambda g, out, a, b: g)
+add.vjp(lambda g, out, a, b: g, lambda g, out, a, b: g, reads="")
 
 
 @primitive
@@ -449,7 +453,7 @@ def broadcast_to(x, *, shape):
     return array_module(x).broadcast_to(x, shape)
 
 
-broadcast_to.vjp(lambda g, out, x, shape: sum_to(g, shape=x.shape))
+broadcast_to.vjp(lambda g, out, x, shape: sum_to(g, shape=x.shape), reads="")
 
 
 @primitive
@@ -460,7 +464,7 @@ def sum_to(x, *, shape):
     return x.sum(axis=(*range(new), *repeated)).reshape(shape)
 
 
-sum_to.vjp(lambda g, out, x, shape: broadcast_to(g, shape=x.shape))
+sum_to.vjp(lambda g, out, x, shape: broadcast_to(g, shape=x.shape), reads="")
 
 
 @primitive
@@ -469,7 +473,7 @@ def cast(x, *, dtype):
     return x.astype(dtype)
 
 
-cast.vjp(lambda g, out, x, dtype: g)
+cast.vjp(lambda g, out, x, dtype: g, reads="")
 
 
 @primitive
@@ -487,4 +491,4 @@ def identity(x):
     return x
 
 
-identity.vjp(lambda g, out, x: g)
+identity.vjp(lambda g, out, x: g, reads="")

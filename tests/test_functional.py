@@ -118,6 +118,12 @@ def _(f, draw):
     return lambda x, a: f(x, max=a), [x, np.asarray(0.1 + draw.array(draw.broadcast(x.shape), "distinct"))]
 
 
+@example("relu_slope")
+def _(f, draw):
+    y = draw.array(draw.shape(), "nonzero")
+    return lambda g: f(g, y), [draw.array(y.shape)]
+
+
 @example("leaky_relu")
 def _(f, draw):
     slope = draw.pick([(), (0.2,), (1.5,), (-0.5,)])

@@ -7,11 +7,13 @@ import math
 import os
 import signal
 import tracemalloc
+import types
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import Draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
@@ -172,6 +174,64 @@ def test_types_of_the_results(types):
     assert column_sums(rows).dtype == types[0]
 
 
+@settings(max_examples=300)
+@given(st.data())
+def test_products_in_pieces(data):
+    """Of integers exactly, however the operands lie in memory, with stacks and without, into an array and not: the
+    product; in pieces that are no larger than they may be, of all of it."""
+    draw = Draw(data)
+    m, k, n, batch = draw.number(1, 24), draw.number(2, 24), draw.number(2, 24), draw.pick([(), (2,), (2, 3)])
+
+    def operand(batch: tuple[int, ...], rows: int, columns: int) -> np.ndarray:
+        x = integers(draw.rng, *batch, *draw.pick([(rows, columns), (columns, rows)])).astype("float32")
+        return x if x.shape[-2:] == (rows, columns) else x.swapaxes(-1, -2)
+
+    a, b = operand(batch, m, k), operand(draw.pick([batch, ()]), k, n)
+    sizes, multiply = [], np.matmul
+
+    def counted(left: np.ndarray, right: np.ndarray, out: Any = None) -> np.ndarray:
+        found = multiply(left, right, out=out)
+        sizes.append((found.shape[-2] * left.shape[-1] * found.shape[-1], found.size))
+        return found
+
+    out = draw.pick(
+        [None, np.full((*batch, m, 2 * n), np.nan, "float32")[..., ::2], np.empty((*batch, m, n), "float32")]
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "SMALL", small := draw.pick([200, 1000, 3000]))
+        patch.setattr(products, "kernels_for_small", lambda: True)
+        patch.setattr(np, "matmul", counted)
+        found = products.product(a, b, out=out)
+    assert out is None or found is out
+    assert np.array_equal(found, a @ b)
+    assert found.dtype == np.float32
+    ((size, numbers),) = sizes
+    assert numbers == found.size
+    by_rows = products.divisor(m, small // (k * n))
+    by_both = products.divisor(m, 32) * products.divisor(n, small // (32 * k))
+    cut = m * k * n > small and b.flags.c_contiguous and (by_rows if a.flags.c_contiguous else by_both)
+    assert (size <= small) if cut else (size == m * k * n)
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_the_largest_divisor(count, most):
+    """A multiple of 4 that divides `count`, at most `most`, and none above it; 0 where there is none."""
+    fitting = [d for d in range(4, most + 1, 4) if count % d == 0]
+    assert products.divisor(count, most) == max(fitting, default=0)
+
+
+def test_products_are_cut_where_there_are_kernels_for_small_ones(monkeypatch):
+    """OpenBLAS's kernels for AVX-512 are; with those for AVX2, or another library, or none, a product is one."""
+    for name, expected in {"SkylakeX": True, "Haswell": False, None: False}.items():
+        products.kernels_for_small.cache_clear()
+        monkeypatch.setattr(products, "matrix_library", lambda name=name: types.SimpleNamespace(architecture=name))
+        assert products.kernels_for_small() is expected
+    products.kernels_for_small.cache_clear()
+    monkeypatch.setattr(products, "matrix_library", lambda: None)
+    assert not products.kernels_for_small()
+    products.kernels_for_small.cache_clear()
+
+
 def bytes_in_use(work: Callable[[], np.ndarray]) -> int:
     """The most memory that there is beside the result at any time.  NumPy tells tracemalloc of all its arrays; what
     Python itself makes once, and keeps, is not there in the least of three."""
@@ -241,6 +301,23 @@ def test_normalisation_by_its_equations(seed, b, p, groups, of_each, over_batch,
     np.testing.assert_allclose(dx, (slope - mean(slope) - normal * mean(slope * normal)) / std, atol=1e-12)
     np.testing.assert_allclose(dw, (g * normal).sum(axis=(0, 1)), atol=1e-12)
     np.testing.assert_allclose(dbias, g.sum(axis=(0, 1)), atol=1e-12)
+
+
+@pytest.mark.parametrize("over_batch", [False, True])
+def test_known_moments_are_not_taken_again(over_batch):
+    """Who has the moments already hands them in: the same to the last bit; and other numbers are taken for them too."""
+    rows, weight, bias = (np.random.default_rng(0).normal(size=size) for size in ((3, 5, 4), 4, 4))
+    how = (2, 0.1, over_batch, True)
+    out, saved = normalization.normalize(rows, weight, bias, *how)
+    known = normalization.moments(rows, 2, over_batch)
+    again, saved_again = normalization.normalize(rows, weight, bias, *how, known)
+    for a, b in zip((out, *saved), (again, *saved_again), strict=True):
+        assert np.array_equal(a, b)
+    twice, (mean, rstd) = normalization.normalize(
+        rows, weight, bias, *how[:3], False, (known[0] * 0, known[1] * 0 + 0.9)
+    )
+    np.testing.assert_allclose(twice, rows * weight + bias, atol=1e-12)
+    assert (mean.tolist(), rstd.tolist()) == (np.zeros((3, 4)).tolist(), np.ones((3, 4)).tolist())
 
 
 @pytest.mark.parametrize("gated", [False, True])

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from nanogen.autograd import Tensor, fused, primitive
-from nanogen.backend import Array, array_module, by_parts
+from nanogen.backend import Array, array_module
 from nanogen.functional.elementwise import exp, where
 from nanogen.functional.reduction import axes, sum
 from nanogen.kernels import activation as kernels
+from nanogen.kernels.activation import by_element
 from nanogen.random import Generator
 
 __all__ = [
@@ -16,23 +17,20 @@ __all__ = [
 ]  # fmt: skip
 
 
-def relu_definition(input: Tensor) -> Tensor:
-    """max(x, 0); the gradient at 0 is 0."""
-    return where(input <= 0, 0.0, input)
-
-
-@fused(relu_definition)
+@primitive
 def relu(input):
-    xp, out = array_module(input), array_module(input).empty_like(input)
-    by_parts(lambda x, y: xp.maximum(x, 0, out=y), input, out)
-    return out, None
+    """max(x, 0); the gradient at 0 is 0."""
+    return by_element(lambda x, y: array_module(x).maximum(x, 0, out=y), input)
 
 
-@relu.gradient
-def _(g, out, saved, input, *, wanted):
-    slope = array_module(g).empty_like(g)
-    by_parts(kernels.relu_slope, g, out, slope)
-    return [slope]
+@primitive
+def relu_slope(g, y):
+    """g where relu gave a y above 0, and 0 elsewhere."""
+    return by_element(kernels.relu_slope, g, y)
+
+
+relu.vjp(lambda g, out, x: relu_slope(g, out), reads="out")
+relu_slope.vjp(lambda h, out, g, y: relu_slope(h, y), None, reads="y")
 
 
 def leaky_relu_definition(input: Tensor, negative_slope: float = 0.01) -> Tensor:
@@ -42,22 +40,19 @@ def leaky_relu_definition(input: Tensor, negative_slope: float = 0.01) -> Tensor
 
 @fused(leaky_relu_definition)
 def leaky_relu(input, *, negative_slope=0.01):
-    xp, out = array_module(input), array_module(input).empty_like(input)
+    xp = array_module(input)
     larger = xp.maximum if negative_slope <= 1 else xp.minimum
 
     def part(x: Array, y: Array) -> None:
         xp.multiply(x, negative_slope, out=y)
         larger(x, y, out=y)
 
-    by_parts(part, input, out)
-    return out, None
+    return by_element(part, input), None
 
 
 @leaky_relu.gradient
-def _(g, out, saved, input, *, negative_slope, wanted):
-    slope, rest = array_module(g).empty_like(g), 1 - negative_slope
-    by_parts(lambda g, x, d: kernels.leaky_relu_slope(g, x, negative_slope, rest, d), g, input, slope)
-    return [slope]
+def _(g, saved, input, *, negative_slope, wanted):
+    return [by_element(lambda g, x, d: kernels.leaky_relu_slope(g, x, negative_slope, 1 - negative_slope, d), g, input)]
 
 
 @primitive
@@ -66,7 +61,7 @@ def tanh(input):
     return array_module(input).tanh(input)
 
 
-tanh.vjp(lambda g, out, x: g * (1.0 - out * out))
+tanh.vjp(lambda g, out, x: g * (1.0 - out * out), reads="out")
 
 
 @primitive
@@ -77,7 +72,7 @@ def sigmoid(input):
     return xp.where(input >= 0, 1, small) / (1 + small)
 
 
-sigmoid.vjp(lambda g, out, x: g * (out * (1.0 - out)))
+sigmoid.vjp(lambda g, out, x: g * (out * (1.0 - out)), reads="out")
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
@@ -93,7 +88,7 @@ def logsigmoid(input):
     return xp.minimum(input, 0) - xp.log1p(xp.exp(-xp.abs(input)))
 
 
-logsigmoid.vjp(lambda g, out, x: g * sigmoid(-x))
+logsigmoid.vjp(lambda g, out, x: g * sigmoid(-x), reads="input")
 
 
 def silu_definition(input: Tensor) -> Tensor:
@@ -103,16 +98,13 @@ def silu_definition(input: Tensor) -> Tensor:
 
 @fused(silu_definition)
 def silu(input):
-    out = array_module(input).empty_like(input)
-    by_parts(kernels.silu, input, out)
-    return out, None
+    out = by_element(kernels.silu, input)
+    return out, out
 
 
 @silu.gradient
-def _(g, out, saved, input, *, wanted):
-    slope = array_module(g).empty_like(g)
-    by_parts(kernels.silu_slope, g, input, out, slope)
-    return [slope]
+def _(g, out, input, *, wanted):
+    return [by_element(kernels.silu_slope, g, input, out)]
 
 
 @primitive
@@ -126,7 +118,7 @@ def softmax(input, *, dim):
     return out
 
 
-softmax.vjp(lambda g, out, x, dim: out * (g - sum(g * out, dim, keepdim=True)))
+softmax.vjp(lambda g, out, x, dim: out * (g - sum(g * out, dim, keepdim=True)), reads="out")
 
 
 @primitive
@@ -140,7 +132,7 @@ def log_softmax(input, *, dim):
     return out
 
 
-log_softmax.vjp(lambda g, out, x, dim: g - exp(out) * sum(g, dim, keepdim=True))
+log_softmax.vjp(lambda g, out, x, dim: g - exp(out) * sum(g, dim, keepdim=True), reads="out")
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, rng: Generator | None = None) -> Tensor:

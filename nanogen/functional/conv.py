@@ -51,14 +51,17 @@ def convolve_weight(x, y, *, kernel, stride, padding, dilation):
 convolve.vjp(
     lambda g, out, x, w, **how: convolve_adjoint(g, w, size=x.shape[2:], **how),
     lambda g, out, x, w, **how: convolve_weight(x, g, kernel=w.shape[2:], **how),
+    reads="x w",
 )
 convolve_adjoint.vjp(
     lambda g, out, y, w, size, **how: convolve(g, w, **how),
     lambda g, out, y, w, size, **how: convolve_weight(g, y, kernel=w.shape[2:], **how),
+    reads="y w",
 )
 convolve_weight.vjp(
     lambda g, out, x, y, kernel, **how: convolve_adjoint(y, g, size=x.shape[2:], **how),
     lambda g, out, x, y, kernel, **how: convolve(x, g, **how),
+    reads="x y",
 )
 
 
@@ -73,7 +76,7 @@ def convolve_with_bias(x, w, bias, *, stride, padding, dilation):
 
 
 @convolve_with_bias.gradient
-def _(g, out, saved, x, w, bias, *, wanted, **how):
+def _(g, saved, x, w, bias, *, wanted, **how):
     return [
         convolution.convolve_adjoint(g, w, x.shape[2:], **how) if wanted[0] else None,
         convolution.convolve_weight(x, g, w.shape[2:], **how) if wanted[1] else None,

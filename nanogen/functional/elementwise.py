@@ -19,7 +19,7 @@ def subtract(input, other):
     return input - other
 
 
-subtract.vjp(lambda g, out, a, b: g, lambda g, out, a, b: -g)
+subtract.vjp(lambda g, out, a, b: g, lambda g, out, a, b: -g, reads="")
 
 
 @primitive
@@ -28,7 +28,7 @@ def multiply(input, other):
     return input * other
 
 
-multiply.vjp(lambda g, out, a, b: g * b, lambda g, out, a, b: g * a)
+multiply.vjp(lambda g, out, a, b: g * b, lambda g, out, a, b: g * a, reads="input other")
 
 
 @primitive
@@ -37,7 +37,7 @@ def divide(input, other):
     return input / other
 
 
-divide.vjp(lambda g, out, a, b: g / b, lambda g, out, a, b: -g * out / b)
+divide.vjp(lambda g, out, a, b: g / b, lambda g, out, a, b: -g * out / b, reads="out other")
 
 
 @primitive
@@ -46,7 +46,7 @@ def negative(input):
     return -input
 
 
-negative.vjp(lambda g, out, x: -g)
+negative.vjp(lambda g, out, x: -g, reads="")
 
 
 @primitive
@@ -55,7 +55,9 @@ def power_constant(input, *, exponent):
     return input**exponent
 
 
-power_constant.vjp(lambda g, out, x, exponent: g * (exponent * x ** (exponent - 1)) if exponent != 0 else g * 0.0)
+power_constant.vjp(
+    lambda g, out, x, exponent: g * (exponent * x ** (exponent - 1)) if exponent != 0 else g * 0.0, reads="input"
+)
 
 
 @primitive
@@ -83,7 +85,7 @@ def exp(input):
     return array_module(input).exp(input)
 
 
-exp.vjp(lambda g, out, x: g * out)
+exp.vjp(lambda g, out, x: g * out, reads="out")
 
 
 @primitive
@@ -92,7 +94,7 @@ def expm1(input):
     return array_module(input).expm1(input)
 
 
-expm1.vjp(lambda g, out, x: g * (out + 1.0))
+expm1.vjp(lambda g, out, x: g * (out + 1.0), reads="out")
 
 
 @primitive
@@ -101,7 +103,7 @@ def log(input):
     return array_module(input).log(input)
 
 
-log.vjp(lambda g, out, x: g / x)
+log.vjp(lambda g, out, x: g / x, reads="input")
 
 
 @primitive
@@ -110,7 +112,7 @@ def log1p(input):
     return array_module(input).log1p(input)
 
 
-log1p.vjp(lambda g, out, x: g / (x + 1.0))
+log1p.vjp(lambda g, out, x: g / (x + 1.0), reads="input")
 
 
 @primitive
@@ -119,7 +121,7 @@ def sqrt(input):
     return array_module(input).sqrt(input)
 
 
-sqrt.vjp(lambda g, out, x: g / (2.0 * out))
+sqrt.vjp(lambda g, out, x: g / (2.0 * out), reads="out")
 
 
 @primitive
@@ -128,7 +130,7 @@ def sign(input):
     return array_module(input).sign(input)
 
 
-sign.vjp(lambda g, out, x: g * 0.0)
+sign.vjp(lambda g, out, x: g * 0.0, reads="")
 
 
 @primitive
@@ -137,7 +139,7 @@ def abs(input):
     return array_module(input).abs(input)
 
 
-abs.vjp(lambda g, out, x: g * sign(x))
+abs.vjp(lambda g, out, x: g * sign(x), reads="input")
 
 
 @primitive
@@ -150,6 +152,7 @@ where.vjp(
     None,
     lambda g, out, condition, a, b: where(condition, g, 0.0),
     lambda g, out, condition, a, b: where(condition, 0.0, g),
+    reads="condition",
 )
 
 
@@ -162,6 +165,7 @@ def maximum(input, other):
 maximum.vjp(
     lambda g, out, a, b: where(a > b, g, where(a == b, 0.5 * g, 0.0)),
     lambda g, out, a, b: where(b > a, g, where(a == b, 0.5 * g, 0.0)),
+    reads="input other",
 )
 
 
@@ -174,6 +178,7 @@ def minimum(input, other):
 minimum.vjp(
     lambda g, out, a, b: where(a < b, g, where(a == b, 0.5 * g, 0.0)),
     lambda g, out, a, b: where(b < a, g, where(a == b, 0.5 * g, 0.0)),
+    reads="input other",
 )
 
 

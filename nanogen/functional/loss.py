@@ -45,7 +45,7 @@ def label_cross_entropy(logits, *, labels):
 
 
 @label_cross_entropy.gradient
-def _(g, out, saved, logits, *, labels, wanted):
+def _(g, saved, logits, *, labels, wanted):
     """d/dlogits = softmax(logits) − one_hot(label)."""
     rows = logits.reshape(labels.size, logits.shape[-1])
     return [kernels.cross_entropy_slope(g.ravel(), rows, labels.ravel(), *saved).reshape(logits.shape)]

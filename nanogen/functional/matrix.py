@@ -20,7 +20,9 @@ def matrix_product(a, b):
     return products.matmul(a, b)
 
 
-matrix_product.vjp(lambda g, out, a, b: g @ b.transpose(-1, -2), lambda g, out, a, b: a.transpose(-1, -2) @ g)
+matrix_product.vjp(
+    lambda g, out, a, b: g @ b.transpose(-1, -2), lambda g, out, a, b: a.transpose(-1, -2) @ g, reads="a b"
+)
 
 
 def matmul(input: Any, other: Any) -> Tensor:

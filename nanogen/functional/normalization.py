@@ -44,7 +44,7 @@ def normalize_groups(rows, weight, bias, *, groups, eps, over_batch, gated, know
 
 
 @normalize_groups.gradient
-def _(g, out, saved, rows, weight, bias, *, groups, eps, over_batch, gated, known, wanted):
+def _(g, saved, rows, weight, bias, *, groups, eps, over_batch, gated, known, wanted):
     return kernels.normalize_gradients(g, saved, rows, weight, bias, groups, eps, over_batch, gated)
 
 

@@ -39,7 +39,7 @@ def reshape_to(input, *, shape):
     return input.reshape(shape)
 
 
-reshape_to.vjp(lambda g, out, x, shape: reshape_to(g, shape=x.shape))
+reshape_to.vjp(lambda g, out, x, shape: reshape_to(g, shape=x.shape), reads="")
 
 
 @one_by_one
@@ -85,7 +85,9 @@ def permute_to(input, *, dims):
     return input.transpose(dims)
 
 
-permute_to.vjp(lambda g, out, x, dims: permute_to(g, dims=tuple(sorted(range(x.ndim), key=lambda i: dims[i] % x.ndim))))
+permute_to.vjp(
+    lambda g, out, x, dims: permute_to(g, dims=tuple(sorted(range(x.ndim), key=lambda i: dims[i] % x.ndim))), reads=""
+)
 
 
 @one_by_one
@@ -109,7 +111,7 @@ def flip_over(input, *, dims):
     return array_module(input).flip(input, dims)
 
 
-flip_over.vjp(lambda g, out, x, dims: flip_over(g, dims=dims))
+flip_over.vjp(lambda g, out, x, dims: flip_over(g, dims=dims), reads="")
 
 
 @one_by_one
@@ -129,7 +131,7 @@ def _part(i: int, g: Tensor, out: Tensor, *inputs: Tensor, dim: int) -> Tensor:
     return g[(slice(None),) * (dim % g.ndim) + (slice(start, start + inputs[i].shape[dim]),)]
 
 
-concatenate.vjp_each(_part)
+concatenate.vjp(_part, reads="")
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -175,7 +177,7 @@ def index(input, *, key):
     return input[key]
 
 
-index.vjp(lambda g, out, x, key: unindex(g, key=key, shape=x.shape))
+index.vjp(lambda g, out, x, key: unindex(g, key=key, shape=x.shape), reads="")
 
 
 @primitive
@@ -193,7 +195,7 @@ def unindex(input, *, key, shape):
     return out
 
 
-unindex.vjp(lambda g, out, x, key, shape: index(g, key=key))
+unindex.vjp(lambda g, out, x, key, shape: index(g, key=key), reads="")
 
 
 def get_item(input: Tensor, key: Any) -> Tensor:
@@ -255,7 +257,7 @@ def pad_by(input, *, widths, value=0.0):
     return out
 
 
-pad_by.vjp(lambda g, out, x, widths, value: pad_by(g, widths=tuple((-a, -b) for a, b in widths)))
+pad_by.vjp(lambda g, out, x, widths, value: pad_by(g, widths=tuple((-a, -b) for a, b in widths)), reads="")
 
 
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
@@ -284,7 +286,7 @@ def upsample(input, *, factor):
     return wide.reshape(n, h * factor, w * factor, c).transpose(0, 3, 1, 2)
 
 
-upsample.vjp(lambda g, out, x, factor: sum_blocks(g, factor=factor))
+upsample.vjp(lambda g, out, x, factor: sum_blocks(g, factor=factor), reads="")
 
 
 @primitive
@@ -294,7 +296,7 @@ def sum_blocks(input, *, factor):
     return functools.reduce(operator.add, [rows[:, :, :, j::factor] for j in range(factor)])
 
 
-sum_blocks.vjp(lambda g, out, x, factor: upsample(g, factor=factor))
+sum_blocks.vjp(lambda g, out, x, factor: upsample(g, factor=factor), reads="")
 
 
 def interpolate(

@@ -1,11 +1,20 @@
 """The nonlinearities on raw arrays.  What is computed is said in `functional.activation`.
 
-Each function writes into its last argument: a block at a time on a CPU, everything at once, as one kernel, on a GPU.
+Each kernel writes into its last argument: a block at a time on a CPU, everything at once, as one kernel, on a GPU.
 """
 
 from __future__ import annotations
 
-from nanogen.backend import Array, array_module, fuse
+from collections.abc import Callable
+
+from nanogen.backend import Array, array_module, by_parts, fuse
+
+
+def by_element(kernel: Callable[..., None], *arrays: Array) -> Array:
+    """A new array like the first, into which a kernel writes what it makes of them."""
+    out = array_module(arrays[0]).empty_like(arrays[0])
+    by_parts(kernel, *arrays, out)
+    return out
 
 
 @fuse

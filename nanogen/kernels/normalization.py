@@ -19,7 +19,7 @@ from nanogen.processes import mean_over_processes
 
 
 def group_means(sums: Array, pixels: int, groups: int, over_batch: bool) -> Array:
-    """From sums (B, *, C) over each column's pixels, the mean of its group, at each column: (B, *, C).  Over the batch is
+    """From sums over each column's pixels the mean of its group, at each column; both are (B, *, C).  Over the batch is
     over all of it, where processes share it."""
     grouped = sums.reshape(*sums.shape[:-1], groups, sums.shape[-1] // groups)
     means = grouped.mean(axis=(0, -1) if over_batch else -1, keepdims=True) / pixels
@@ -378,9 +378,9 @@ def _(
     gated: bool,
     known: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:
-    found = places_of_moments(rows, groups, over_batch)
+    (b, _, c), found = rows.shape, places_of_moments(rows, groups, over_batch)
     for place, moment in zip(found, known or (), strict=False):
-        place[...] = moment.reshape(len(rows), groups, -1)[: len(place), :, 0]
+        place[:b] = moment.reshape(b, groups, c // groups)[: len(place), :, 0]
     return forward_steps(5 if known else 1, 5, found, rows, weight, bias, groups, eps, over_batch, gated), found
 
 

@@ -76,14 +76,16 @@ def product(a: Array, b: Array, out: Array | None = None, exact: bool = False) -
 
 # In pieces, on a CPU
 
-SMALL = 10**6  # multiplications: OpenBLAS's kernels for AVX-512 take matrices up to this as they lie, larger ones it copies
+SMALL = (
+    10**6
+)  # multiplications: OpenBLAS's kernels for AVX-512 take matrices up to this as they lie, larger ones it copies
 WITH_KERNELS_FOR_SMALL = ("SkylakeX", "Cooperlake", "SapphireRapids")  # as OpenBLAS names its kernels
 
 
 def in_pieces(a: np.ndarray, b: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-    """np.matmul(a, b, out=out), as products of as many rows and columns as are no more than SMALL, where that is faster.
+    """np.matmul(a, b, out=out), in products of some rows and columns that are no more than SMALL, where that is faster.
 
-    That is where numbers lie side by side in the rows of b, and in the rows (then all columns are taken at once) or in
+    That is where numbers lie side by side in the rows of b and in the rows (then all columns are taken at once) or in
     the columns of a: 95 to 110 GFLOP/s in place of 80 to 90."""
     (m, k), n = a.shape[-2:], b.shape[-1]
     across, down = (x.strides[-1] == x.itemsize for x in (a, a.swapaxes(-1, -2)))
