@@ -146,8 +146,7 @@ class Tensor:
         leaves = [node for node in _ancestors([self.node]) if node.primitive is None]
         cotangent = _cotangent(self, gradient, "gradient")
         found, private = _vector_jacobian_product([(self, cotangent)], leaves, create_graph=False)
-        for leaf in [leaf for leaf in leaves if leaf in found]:
-            g = found[leaf]
+        for leaf, g in [(leaf, found[leaf]) for leaf in leaves if leaf in found]:
             if leaf.grad is not None:
                 g = add(leaf.grad, g).detach()
             elif leaf not in private:
@@ -255,7 +254,7 @@ class Primitive:
 
         Args:
             reads: which of `out` and the inputs the rules read the numbers of; all, if it is left out.  Of the others
-                a graph does not hold the memory, but their shapes and types are there."""
+                a graph does not hold the memory: of an input there are shape and type, of `out` nothing."""
         self.rules, self.reads = rules, self.reads if reads is None else reads.split()
 
     def __call__(self, *inputs: Any, **parameters: Any) -> Tensor:
@@ -270,11 +269,17 @@ class Primitive:
         output, saved = found if type(found) is tuple else (found, None)
         if isinstance(output, np.generic):
             output = np.asarray(output)  # NumPy, and it alone, turns 0-d results into scalars
-        if _recording.get() and output.dtype.kind == "f" and any(x.node is not None for x in tensors):
-            names, reads = itertools.cycle(self.names), self.reads
-            held = [x if name in reads else Tensor(Outline(x.data), x.node) for name, x in zip(names, tensors)]
-            return Tensor(output, Node(self, held, output if "out" in reads else Outline(output), parameters, saved))
+        if _recording.get() and output.dtype.kind == "f":
+            for x in tensors:
+                if x.node is not None:
+                    held = tensors if self.reads == self.names else self.held(tensors)
+                    return Tensor(output, Node(self, held, output if "out" in self.reads else None, parameters, saved))
         return Tensor(output)
+
+    def held(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The inputs as a node holds them: of an array that no rule reads, the outline."""
+        names = itertools.cycle(self.names)
+        return [x if name in self.reads else Tensor(Outline(x.data), x.node) for name, x in zip(names, tensors)]
 
     def gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
         """The gradients of the inputs from that of the output; None where not wanted or where there is none."""
@@ -322,8 +327,7 @@ def fused(definition: Callable[..., Tensor]) -> Callable[[Callable[..., tuple[Ar
 
     def declare(forward: Callable[..., tuple[Array, Any]]) -> Fused:
         result = Fused(forward)
-        result.definition, result.reads = definition, result.names
-        result.__doc__ = definition.__doc__
+        result.definition, result.reads, result.__doc__ = definition, result.names, definition.__doc__
         return result
 
     return declare
@@ -359,8 +363,7 @@ def grad(
     for i, y in enumerate(outputs):
         if y.node is None and not allow_unused:
             raise ValueError(f"outputs[{i}] does not depend on any tensor that requires gradients")
-    pairs = zip(outputs, given, strict=True)
-    recorded = [(y, _cotangent(y, g, "grad_outputs")) for y, g in pairs if y.node is not None]
+    recorded = [(y, _cotangent(y, g, "grad_outputs")) for y, g in zip(outputs, given) if y.node is not None]
     found, _ = _vector_jacobian_product(recorded, [x.node for x in inputs], create_graph)
     for i, x in enumerate(inputs):
         if x.node not in found and not allow_unused:

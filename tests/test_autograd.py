@@ -212,10 +212,10 @@ def test_memory_returns_without_the_garbage_collector():
 @pytest.mark.parametrize("reads", [None, "", "a", "b", "out", "a b", "a out", "b out"])
 def test_a_graph_holds_what_its_rules_read(reads):
     """The arrays that the rules of a primitive read are there on the way back, and the memory of the others is free as
-    soon as nobody else holds them, the rule for their gradients or not; their shapes and types are there."""
+    soon as nobody else holds them; of the inputs among these there are shapes and types."""
 
     def rule(g, out, a, b):
-        seen.append([(x.shape, x.ndim, x.dtype) for x in (a, b, out)])
+        seen.append([(x.shape, x.ndim, x.dtype) for x in (a, b)])
         for name, x in zip(arrays, (a, b, out), strict=True):
             if name in held:
                 assert np.array_equal(x.data, numbers[name])
@@ -236,7 +236,7 @@ def test_a_graph_holds_what_its_rules_read(reads):
     del a, b, out
     assert [name for name, ref in arrays.items() if ref() is not None] == sorted({*held, "a"})  # exp reads what it made
     end.backward()
-    assert seen == [[((3,), 1, np.float64), ((2, 3), 2, np.float64), ((2, 3), 2, np.float64)]] * 2
+    assert seen == [[((3,), 1, np.float64), ((2, 3), 2, np.float64)]] * 2
     assert (x.grad.data / np.exp(x.data)).tolist() == [2.0] * 3
     assert y.grad.data.tolist() == [2.0] * 3
 
