@@ -32,7 +32,7 @@ def matmul(a: Array, b: Array, exact: bool = False) -> Array:
         return a @ b
     out = np.empty((*a.shape[:-1], b.shape[-1]), np.result_type(a, b))
     item_bytes = (a.nbytes + out.nbytes) // max(len(a), 1)
-    in_blocks(lambda part: np.matmul(a[part], b if b.ndim == 2 else b[part], out=out[part]), a, item_bytes)
+    in_blocks(lambda part: in_pieces(a[part], b if b.ndim == 2 else b[part], out[part]), a, item_bytes)
     return out
 
 
@@ -76,9 +76,7 @@ def product(a: Array, b: Array, out: Array | None = None, exact: bool = False) -
 
 # In pieces, on a CPU
 
-SMALL = (
-    10**6
-)  # multiplications: OpenBLAS's kernels for AVX-512 take matrices up to this as they lie, larger ones it copies
+SMALL = 10**6  # multiplications: up to this OpenBLAS's kernels for AVX-512 take matrices as they lie, else copies
 WITH_KERNELS_FOR_SMALL = ("SkylakeX", "Cooperlake", "SapphireRapids")  # as OpenBLAS names its kernels
 
 
@@ -91,8 +89,10 @@ def in_pieces(a: np.ndarray, b: np.ndarray, out: np.ndarray | None) -> np.ndarra
     across, down = (x.strides[-1] == x.itemsize for x in (a, a.swapaxes(-1, -2)))
     if m * k * n <= SMALL or b.strides[-1] != b.itemsize or not (across or down) or not kernels_for_small():
         return np.matmul(a, b, out=out)
-    height = divisor(m, SMALL // (k * n) if across else 32)
-    width = n if across else divisor(n, SMALL // (k * 32))
+    height, width = divisor(m, SMALL // (k * n)) if across else 0, n
+    if not height:
+        height = m if m < 32 else divisor(m, 32)
+        width = divisor(n, SMALL // (k * max(height, 1)))
     if not height or not width:
         return np.matmul(a, b, out=out)
     if out is None:
@@ -107,7 +107,7 @@ def in_pieces(a: np.ndarray, b: np.ndarray, out: np.ndarray | None) -> np.ndarra
 @functools.cache
 def divisor(count: int, most: int) -> int:
     """The largest that is a multiple of 4 and at most `most`; 0 if there is none."""
-    return next((d for d in range(most // 4 * 4, 0, -4) if count % d == 0), 0)
+    return next((d for d in range(min(count, most) // 4 * 4, 0, -4) if count % d == 0), 0)
 
 
 @functools.cache
