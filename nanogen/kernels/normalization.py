@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from nanogen.backend import Array, ByDevice, array_module, by_parts, in_blocks, launch
-from nanogen.kernels.activation import gate
+from nanogen.kernels.activation import silu_of_twice
 from nanogen.kernels.products import product
 from nanogen.kernels.reduction import column_sums
 from nanogen.processes import mean_over_processes
@@ -64,15 +64,17 @@ def normalize(
     mean, variance = known or moments(rows, groups, over_batch)
     rstd = (variance + eps) ** -0.5
     factor = rstd * weight
+    offset = bias - mean * factor
+    if gated:
+        factor, offset = 0.5 * factor, 0.5 * offset
 
     def scale(part: slice) -> None:
-        y = array_module(rows).subtract(rows[part], mean[part, None], out=out[part])
-        y *= factor[part, None]
-        y += bias
+        y = array_module(rows).multiply(rows[part], factor[part, None], out=out[part])
+        y += offset[part, None]
         if gated:
-            y *= gate(y)
+            silu_of_twice(y)
 
-    in_blocks(scale, out, item_bytes(out, 3 if gated else 1))
+    in_blocks(scale, out, item_bytes(out, 2 if gated else 1))
     return out, (mean, rstd)
 
 
