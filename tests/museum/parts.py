@@ -45,7 +45,9 @@ PARTS = {
     ),
     "products": Part(
         ("kernels/products.py",),
-        ("test_products.py", "test_kernels.py::test_matmul_is_a_at_b"),
+        ("test_products.py", "test_kernels.py::test_matmul_is_a_at_b", "test_kernels.py::test_products_in_pieces",
+         "test_kernels.py::test_the_largest_divisor",
+         "test_kernels.py::test_products_are_cut_where_there_are_kernels_for_small_ones"),
         ("test_kernels.py", "test_strict.py"),
     ),
     "convolution": Part(
@@ -100,7 +102,8 @@ def _undecorated(f: ast.FunctionDef) -> Iterator[ast.stmt]:
         yield f
         return
     name, f.decorator_list = f.name, []
-    if "." in decorators[0] and not decorators[0].startswith("contextlib"):  # silu.gradient of `_`, grad.setter of grad
+    module = decorators[0].partition(".")[0]
+    if "." in decorators[0] and module not in ("contextlib", "functools"):  # silu.gradient of `_`, grad.setter of grad
         f.name = decorators[0].replace(".", "_")
     yield f
     wrapped = f.name
