@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
@@ -174,46 +173,54 @@ def test_types_of_the_results(types):
     assert column_sums(rows).dtype == types[0]
 
 
-@settings(max_examples=300)
-@given(st.data())
-def test_products_in_pieces(data):
+@settings(max_examples=600)
+@given(st.integers(0, 10**6))
+def test_products_in_pieces(seed):
     """Of integers exactly, however the operands lie in memory, with stacks and without, into an array and not: the
     product; in pieces that are no larger than they may be, of all of it."""
-    draw = Draw(data)
-    m, k, n, batch = draw.number(1, 12), draw.number(2, 24), draw.number(2, 12), draw.pick([(), (2,), (2, 3)])
-    m, n = (size * draw.pick([1, 4, 4]) for size in (m, n))
+    rng = np.random.default_rng(seed)
+    pick = lambda options: options[rng.integers(len(options))]
+    m, k, n, batch = (
+        pick([1, 3, 4, 8, 24, 36, 48]),
+        pick([2, 3, 7, 20]),
+        pick([2, 4, 9, 16, 24]),
+        pick([(), (2,), (2, 3)]),
+    )
 
     def operand(batch: tuple[int, ...], rows: int, columns: int) -> np.ndarray:
-        lines, numbers = (rows, columns) if (by_rows := draw.pick([True, False])) else (columns, rows)
-        gap = draw.pick([1, 1, 2])
-        x = integers(draw.rng, *batch, lines, gap * numbers).astype("float32")[..., ::gap]
+        lines, numbers = (rows, columns) if (by_rows := pick([True, False])) else (columns, rows)
+        gap = pick([1, 1, 2])
+        x = integers(rng, *batch, lines, gap * numbers).astype("float32")[..., ::gap]
         return x if by_rows else x.swapaxes(-1, -2)
 
-    a, b = operand(batch, m, k), operand(draw.pick([batch, ()]), k, n)
-    sizes, multiply, there_are = [], np.matmul, draw.pick([True, True, False])
+    batches = pick([(batch, batch), (batch, ()), ((), batch)])
+    a, b = operand(batches[0], m, k), operand(batches[1], k, n)
+    made, multiply, there_are = [], np.matmul, pick([True, True, False])
 
-    def counted(left: np.ndarray, right: np.ndarray, out: Any = None) -> np.ndarray:
+    def seen(left: np.ndarray, right: np.ndarray, out: Any = None) -> np.ndarray:
         found = multiply(left, right, out=out)
-        sizes.append((found.shape[-2] * left.shape[-1] * found.shape[-1], found.size))
+        made.append((found.shape[-2:], found.size))
         return found
 
-    out = draw.pick(
-        [None, np.full((*batch, m, 2 * n), np.nan, "float32")[..., ::2], np.empty((*batch, m, n), "float32")]
-    )
+    wide = np.full((*batch, m, 2 * n), np.nan, "float32")
+    out = pick([None, None, wide[..., ::2], wide[..., n:]])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "SMALL", small := draw.pick([50, 200, 1000, 3000]))
+        patch.setattr(products, "SMALL", small := pick([20, 50, 200, 1000]))
         patch.setattr(products, "kernels_for_small", lambda: there_are)
-        patch.setattr(np, "matmul", counted)
+        patch.setattr(np, "matmul", seen)
         found = products.product(a, b, out=out)
     assert out is None or found is out
     assert np.array_equal(found, a @ b)
     assert found.dtype == np.float32
-    ((size, numbers),) = sizes
+    ((piece, numbers),) = made
     assert numbers == found.size
-    height, across, down = m if m < 32 else products.divisor(m, 32), a.strides[-1] == 4, a.strides[-2] == 4
-    fits = (across and products.divisor(m, small // (k * n))) or (height and products.divisor(n, small // (k * height)))
-    cut = m * k * n > small and b.strides[-1] == 4 and (across or down) and fits and there_are
-    assert (size <= small) if cut else (size == m * k * n)
+    across, down = (a.strides[axis] == a.itemsize for axis in (-1, -2))
+    rows = products.divisor(m, small // (k * n)) if across else 0
+    few = m if m < 32 else products.divisor(m, 32)
+    pieces = (rows, n) if rows else (few, products.divisor(n, small // (k * few)) if few else 0)
+    cut = m * k * n > small and b.strides[-1] == b.itemsize and (across or down) and there_are and all(pieces)
+    assert piece == (pieces if cut else (m, n))
+    assert not cut or math.prod(piece) * k <= small
 
 
 @given(st.integers(0, 300), st.integers(0, 300))
