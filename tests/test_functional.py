@@ -25,6 +25,7 @@ from nanogen import functional as F
 from nanogen.autograd import Fused, Primitive, Tensor
 from nanogen.functional import special
 from nanogen.functional.conv import output_size
+from nanogen.kernels import normalization
 
 MODULES = [importlib.import_module(f"nanogen.functional.{m.name}") for m in pkgutil.iter_modules(F.__path__)]
 PUBLIC = {name: getattr(module, name) for module in MODULES for name in module.__all__}
@@ -779,6 +780,15 @@ def test_group_norm_silu_is_the_two(data):
     for given_ in ((), (weight,), (None, bias), (weight, bias), (weight, bias, 0.1)):
         expected = F.silu(F.group_norm(x, 2, *given_))
         np.testing.assert_allclose(F.group_norm_silu(x, 2, *given_).data, expected.data, atol=1e-12)
+
+
+def test_batch_norm_takes_its_moments_once(monkeypatch):
+    """What the running moments move towards is what the batch is normalised by: one look at the images."""
+    looks, moments = [], normalization.moments
+    monkeypatch.setattr(normalization, "moments", lambda *given, **more: looks.append(1) or moments(*given, **more))
+    running = ng.tensor(np.zeros(3)), ng.tensor(np.ones(3))
+    F.batch_norm(ng.tensor(np.arange(12.0).reshape(2, 3, 2)), *running, training=True)
+    assert looks == [1]
 
 
 def test_batch_norm_running_moments():
