@@ -223,6 +223,22 @@ def test_products_in_pieces(seed):
     assert not cut or math.prod(piece) * k <= small
 
 
+@pytest.mark.parametrize("types", [("float32", "float64"), ("float64", "float32"), ("float32", "float32")])
+@pytest.mark.parametrize("batches", [((), (2,)), ((2,), ()), ((3, 1), (2,))])
+def test_pieces_are_put_together(monkeypatch, batches, types):
+    """Of the shape and type of the whole product, whichever operand is the stack and whichever the longer numbers."""
+    monkeypatch.setattr(products, "SMALL", 100)
+    monkeypatch.setattr(products, "kernels_for_small", lambda: True)
+    rng = np.random.default_rng(0)
+    a, b = (
+        rng.normal(size=(*batch, *size)).astype(dtype)
+        for batch, size, dtype in zip(batches, ((8, 6), (6, 4)), types, strict=True)
+    )
+    found = products.product(a, b)
+    assert found.dtype == np.result_type(*types)
+    np.testing.assert_allclose(found, a @ b, rtol=1e-5 if found.dtype == np.float32 else 1e-12)
+
+
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_the_largest_divisor(count, most):
     """A multiple of 4 that divides `count`, at most `most`, and none above it; 0 where there is none."""
