@@ -168,7 +168,7 @@ def move_in() -> None:
     ]
     for cls in classes:
         for name, value in list(vars(cls).items()):
-            if isinstance(value, types.FunctionType) and name not in ("__array__", "vjp", "vjp_each", "gradient"):
+            if isinstance(value, types.FunctionType) and name not in ("__array__", "vjp", "gradient"):
                 density = cls.__module__ == distributions.__name__ and name == "__init__"
                 setattr(cls, name, of_numbers(value) if density else placing(value))
     NoiseSchedule.__init__ = tables  # type: ignore[method-assign]
