@@ -346,6 +346,18 @@ def test_known_moments_are_not_taken_again(over_batch):
     assert (mean.tolist(), rstd.tolist()) == (np.zeros((3, 4)).tolist(), np.ones((3, 4)).tolist())
 
 
+@pytest.mark.parametrize("mean", [0, 10, 1e3, 1e4])
+@pytest.mark.parametrize("over_batch", [False, True])
+def test_normalisation_far_from_zero(mean, over_batch):
+    """In float32, of numbers with the standard deviation 1, the error is that of rounding the numbers and their mean: a
+    few times 2⁻²³ · (|mean| + 1), where a variance as a mean of squares less a square has no digits left."""
+    rows = (mean + np.random.default_rng(0).normal(size=(4, 64, 16))).astype(np.float32)
+    ones, how = np.ones(16, np.float32), (4, 1e-5, over_batch, False)
+    exact, _ = normalization.normalize(*(a.astype(float) for a in (rows, ones, ones)), *how)
+    found, _ = normalization.normalize(rows, ones, ones, *how)
+    assert np.abs(found - exact).max() < 8 * 2**-23 * (mean + 1)
+
+
 @pytest.mark.parametrize("gated", [False, True])
 def test_types_of_a_normalisation(gated):
     """All that it gives, and all that it keeps, is of the rows' type."""

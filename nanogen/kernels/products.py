@@ -106,12 +106,13 @@ def in_pieces(a: np.ndarray, b: np.ndarray, out: np.ndarray | None) -> np.ndarra
 
 @functools.cache
 def divisor(count: int, most: int) -> int:
-    """The largest that is a multiple of 4 and at most `most`; 0 if there is none."""
+    """The largest divisor of `count` that is a multiple of 4 and at most `most`; 0 if there is none."""
     return next((d for d in range(min(count, most) // 4 * 4, 0, -4) if count % d == 0), 0)
 
 
 @functools.cache
 def kernels_for_small() -> bool:
+    """Whether NumPy's BLAS is an OpenBLAS that uses its kernels for AVX-512."""
     return getattr(matrix_library(), "architecture", None) in WITH_KERNELS_FOR_SMALL
 
 
