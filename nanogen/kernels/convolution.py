@@ -87,6 +87,17 @@ def convolve_weight(x: Array, y: Array, kernel: Pair, stride: Pair, padding: Pai
     return weight_by_gathering(x, y, kernel, stride, padding, dilation)
 
 
+def gradients(
+    x: Array, w: Array, g: Array, stride: Pair, padding: Pair, dilation: Pair
+) -> tuple[Array, Array]:  # fmt: skip
+    """`convolve_adjoint` of g with w and `convolve_weight` of x and g: the gradients of `convolve` in x and w."""
+    kernel: Pair = w.shape[2:]
+    if suits_tiles(kernel, stride, dilation, w.shape[:2]) and reach(kernel, stride, padding, dilation) is not None:
+        return gradients_by_tiles(x, w, g, padding)
+    how = stride, padding, dilation
+    return convolve_adjoint(g, w, x.shape[2:], *how), convolve_weight(x, g, kernel, *how)
+
+
 def sum_of_pixels(y: Array) -> Array:
     """The adjoint of adding a bias: (N, O, H, W) to (O,)."""
     n, o, h, w = y.shape
@@ -203,42 +214,86 @@ def tiles(x: Array, padding: Pair, counts: Pair, dtype: Any) -> Array:
 
 def by_tiles(x: Array, w: Array, bias: Array | None, padding: Pair) -> Array:
     """The convolution with a 3×3 kernel: in each of 16 coordinates a product of matrices."""
-    xp, (o, c), dtype = array_module(x), w.shape[:2], array_module(x).result_type(x, w)
-    oh, ow = size = output_size(x.shape[2:], (3, 3), (1, 1), padding, (1, 1))
-    th, tw = counts = tuple((n + 1) // 2 for n in size)
-    out = xp.empty((x.shape[0], oh, ow, o), dtype)
-    taps = w.transpose(2, 3, 1, 0).reshape(9, c * o)
-    kernels = matmul(resident(KERNEL, dtype, device_of(x)), taps, exact=True).reshape(16, c, o)
+    xp, (o, c) = array_module(x), w.shape[:2]
+    size = output_size(x.shape[2:], (3, 3), (1, 1), padding, (1, 1))
+    out = xp.empty((len(x), *size, o), xp.result_type(x, w))
+    counts, kernels = tile_counts(size), kernels_of_tiles(w, out.dtype)
 
     def block(here: slice) -> None:
-        products = product(tiles(x[here], padding, counts, dtype), kernels)
-        sums = product(resident(OUTPUT, dtype, device_of(x)), products.reshape(16, -1), exact=True)
-        there = out[here]
-        for (i, j), corner in zip(np.ndindex(2, 2), sums.reshape(4, -1, th, tw, o), strict=True):
-            places = there[:, i::2, j::2]
-            places[...] = corner[:, : places.shape[1], : places.shape[2]]
+        put_tiles(product(tiles(x[here], padding, counts, out.dtype), kernels), out[here])
         if bias is not None:
-            there += bias
+            out[here] += bias
 
-    in_blocks(block, x, 16 * th * tw * (c + o) * x.itemsize)
+    in_blocks(block, x, tile_bytes(counts, c + o, x))
     return out.transpose(0, 3, 1, 2)
 
 
 def weight_by_tiles(x: Array, y: Array, padding: Pair) -> Array:
     """The adjoint of `by_tiles` in the kernel: Gᵀ Σ (Bᵀ d) ⊙ (A y)."""
-    xp, c, o, (oh, ow) = array_module(x), x.shape[1], y.shape[1], y.shape[2:]
-    th, tw = counts = (oh + 1) // 2, (ow + 1) // 2
-    rows, dtype = y.transpose(0, 2, 3, 1), xp.result_type(x, y)
+    counts, dtype = tile_counts(y.shape[2:]), array_module(x).result_type(x, y)
 
     def block(here: slice) -> Array:
-        corners = xp.zeros((4, len(rows[here]), th, tw, o), dtype)
-        for (i, j), corner in zip(np.ndindex(2, 2), corners, strict=True):
-            places = rows[here][:, i::2, j::2]
-            corner[:, : places.shape[1], : places.shape[2]] = places
-        slopes = product(resident(OUTPUT.T, dtype, device_of(x)), corners.reshape(4, -1), exact=True)
-        slopes = slopes.reshape(16, -1, o).transpose(0, 2, 1)
-        return product(slopes, tiles(x[here], padding, counts, dtype))
+        return product(slopes_of_tiles(y[here], dtype).transpose(0, 2, 1), tiles(x[here], padding, counts, dtype))
 
-    blocks: list[Any] = in_blocks(block, x, 16 * th * tw * (c + o) * x.itemsize)
-    slopes = sum(blocks[1:], blocks[0]).reshape(16, o * c)
-    return matmul(slopes.T, resident(KERNEL, dtype, device_of(x)), exact=True).reshape(o, c, 3, 3)
+    return weight_of_tiles(in_blocks(block, x, tile_bytes(counts, x.shape[1] + y.shape[1], x)), KERNEL)
+
+
+def gradients_by_tiles(x: Array, w: Array, g: Array, padding: Pair) -> tuple[Array, Array]:
+    """The gradients of `by_tiles` in x and w from that in its output, with the same tiles for both.
+
+    That in x is a convolution of g; that in w is the turned one in the kernel of a convolution of g that gives x."""
+    xp, (o, c), around = array_module(x), w.shape[:2], tuple(2 - p for p in padding)
+    dx = xp.empty((len(x), *x.shape[2:], c), xp.result_type(g, w))
+    counts, kernels = tile_counts(x.shape[2:]), kernels_of_tiles(turned(w), dx.dtype)
+
+    def block(here: slice) -> Array:
+        of_g = tiles(g[here], around, counts, dx.dtype)
+        put_tiles(product(of_g, kernels), dx[here])
+        return product(of_g.transpose(0, 2, 1), slopes_of_tiles(x[here], dx.dtype))
+
+    dw = weight_of_tiles(in_blocks(block, x, tile_bytes(counts, c + o, x)), KERNEL[:, ::-1])
+    return dx.transpose(0, 3, 1, 2), dw
+
+
+def tile_counts(size: Pair) -> Pair:
+    """How many tiles, of two pixels of the output each way, there are each way."""
+    return tuple((n + 1) // 2 for n in size)
+
+
+def tile_bytes(counts: Pair, channels: int, x: Array) -> int:
+    """How much memory an image's tiles take in so many channels."""
+    return 16 * math.prod(counts) * channels * x.itemsize
+
+
+def kernels_of_tiles(w: Array, dtype: Any) -> Array:
+    """G g: (O, C, 3, 3) to (16, C, O)."""
+    o, c = w.shape[:2]
+    taps = w.transpose(2, 3, 1, 0).reshape(9, c * o)
+    return matmul(resident(KERNEL, dtype, device_of(w)), taps, exact=True).reshape(16, c, o)
+
+
+def put_tiles(products: Array, out: Array) -> None:
+    """Aᵀ m of every tile's products m, (16, N · tiles, O), to where its four pixels lie in (N, OH, OW, O)."""
+    n, oh, ow, o = out.shape
+    sums = product(resident(OUTPUT, out.dtype, device_of(out)), products.reshape(16, -1), exact=True)
+    for (i, j), corner in zip(np.ndindex(2, 2), sums.reshape(4, n, *tile_counts((oh, ow)), o), strict=True):
+        places = out[:, i::2, j::2]
+        places[...] = corner[:, : places.shape[1], : places.shape[2]]
+
+
+def slopes_of_tiles(y: Array, dtype: Any) -> Array:
+    """A y, the adjoint of `put_tiles`: (N, O, OH, OW) to (16, N · tiles, O)."""
+    n, o, *size = y.shape
+    corners = array_module(y).zeros((4, n, *tile_counts(tuple(size)), o), dtype)
+    for (i, j), corner in zip(np.ndindex(2, 2), corners, strict=True):
+        places = y.transpose(0, 2, 3, 1)[:, i::2, j::2]
+        corner[:, : places.shape[1], : places.shape[2]] = places
+    slopes = product(resident(OUTPUT.T, dtype, device_of(y)), corners.reshape(4, -1), exact=True)
+    return slopes.reshape(16, -1, o)
+
+
+def weight_of_tiles(blocks: list[Any], kernel: np.ndarray) -> Array:
+    """Gᵀ of the sum of what blocks of images give: (16, O, C) each to (O, C, 3, 3)."""
+    slopes = sum(blocks[1:], blocks[0])
+    table = resident(kernel, slopes.dtype, device_of(slopes))
+    return matmul(slopes.reshape(16, -1).T, table, exact=True).reshape(*slopes.shape[1:], 3, 3)
