@@ -127,21 +127,32 @@ def pad(x: Array, padding: Pair, size: Pair) -> Array:
     return padded
 
 
+def taps(w: Array) -> Array:
+    """The kernel with its outputs side by side: (O, C, KH, KW) to (KH, KW, C, O).
+
+    Read from a copy with a channel to spare: where all outputs are a power of two apart they fall on the same few
+    lines of the cache, and 128×64×4×4 numbers take 0.4 ms in place of 0.1."""
+    o, c, kh, kw = w.shape
+    spaced = array_module(w).empty((o, c + 1, kh, kw), w.dtype)[:, :c]
+    spaced[...] = w
+    return array_module(w).ascontiguousarray(spaced.transpose(2, 3, 1, 0))
+
+
 def gather(x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair, dilation: Pair) -> Array:
     """Patches times the kernel."""
     xp, (o, c, *kernel) = array_module(x), w.shape
     size = output_size(x.shape[2:], tuple(kernel), stride, padding, dilation)
     out = xp.empty((x.shape[0], *size, o), xp.result_type(x, w))
-    taps = w.transpose(2, 3, 1, 0).reshape(c * math.prod(kernel), o)
+    columns = taps(w).reshape(c * math.prod(kernel), o)
 
     def block(here: slice) -> None:
         rows = patches(x[here], tuple(kernel), stride, padding, dilation)
         there = out[here].reshape(len(rows), o)
-        product(rows, taps, out=there)
+        product(rows, columns, out=there)
         if bias is not None:
             there += bias
 
-    in_blocks(block, x, math.prod(size) * (taps.shape[0] + o) * x.itemsize)
+    in_blocks(block, x, math.prod(size) * (len(columns) + o) * x.itemsize)
     return out.transpose(0, 3, 1, 2)
 
 
@@ -268,8 +279,8 @@ def tile_bytes(counts: Pair, channels: int, x: Array) -> int:
 def kernels_of_tiles(w: Array, dtype: Any) -> Array:
     """G g: (O, C, 3, 3) to (16, C, O)."""
     o, c = w.shape[:2]
-    taps = w.transpose(2, 3, 1, 0).reshape(9, c * o)
-    return matmul(resident(KERNEL, dtype, device_of(w)), taps, exact=True).reshape(16, c, o)
+    rows = w.transpose(2, 3, 1, 0).reshape(9, c * o)
+    return matmul(resident(KERNEL, dtype, device_of(w)), rows, exact=True).reshape(16, c, o)
 
 
 def put_tiles(products: Array, out: Array) -> None:
