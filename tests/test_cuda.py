@@ -88,14 +88,16 @@ def normalised(module: Any, rows: Any, g: Any, weight: Any, bias: Any, how: tupl
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @given(
     st.integers(0, 99), st.tuples(st.integers(0, 4), st.integers(1, 7)), st.integers(1, 5), st.integers(1, 3), BLOCKS,
-    st.booleans(), st.booleans(), st.sampled_from([1, 5, 8]),
+    st.booleans(), st.booleans(), st.booleans(), st.sampled_from([1, 5, 8]),
 )  # fmt: skip
-def test_normalisation(dtype, seed, size, groups, each, block, over_batch, gated, fetched):
+def test_normalisation(dtype, seed, size, groups, each, block, over_batch, own, gated, fetched):
     """Output and gradients of the kernels are those of NumPy's forms in float64, for any number of images, pixels,
-    groups and threads, one group a block or several; over images and over the batch; with SiLU and without."""
+    groups and threads, one group a block or several; over images, with weights of all or each one's own, and over the
+    batch; with SiLU and without."""
     rng, c, how = np.random.default_rng(seed), groups * each, (groups, 0.1, over_batch, gated)
+    of = (size[0], c) if own and not over_batch else (c,)
     rows, g = rng.normal(1.0, 2.0, (*size, c)).astype(dtype), rng.normal(size=(*size, c)).astype(dtype)
-    weight, bias = rng.normal(size=c).astype(dtype), rng.normal(size=c).astype(dtype)
+    weight, bias = rng.normal(size=of).astype(dtype), rng.normal(size=of).astype(dtype)
     with np.errstate(all="ignore"):  # moments of nothing
         exact = normalised(np, *(a.astype("float64") for a in (rows, g, weight, bias)), how)
     with device.installed() as cp, pytest.MonkeyPatch.context() as patch:

@@ -396,18 +396,18 @@ def _(f, draw):
 def _(f, draw):
     groups, each = draw.number(1, 2), draw.number(1, 2)
     over_batch = draw.pick([False, True])
-    rows = draw.array((draw.number(int(over_batch), 2), draw.number(2, 4), groups * each))
+    x = draw.array((draw.number(int(over_batch), 2), groups * each, *draw.shape((1, 2), least=2)))
     settings = {"groups": groups, "eps": draw.pick([0.1, 0.01]), "over_batch": over_batch}
     settings["gated"] = draw.pick([False, True])
-    weights = [draw.array((groups * each,)), draw.array((groups * each,))]
-    return lambda *xs: f(*xs, **settings), [rows, *weights]
+    own = () if over_batch or draw.pick([True, False]) else x.shape[:1]
+    return lambda *xs: f(*xs, **settings), [x, draw.array((*own, x.shape[1])), draw.array((*own, x.shape[1]))]
 
 
 @example("group_norm", "group_norm_silu")
 def _(f, draw):
     x = draw.array((draw.number(0, 2), 4, *draw.shape((1, 2), least=1)))
-    groups, affine = draw.pick([1, 2]), draw.pick([True, False])
-    weights = [draw.array((4,)), draw.array((4,))] if affine else []
+    groups, own = draw.pick([1, 2]), draw.pick([(), x.shape[:1]])
+    weights = [draw.array((*own, 4)), draw.array((4,))] if draw.pick([True, False]) else []
     return lambda x, *affine: f(x, groups, *affine, eps=0.1), [x, *weights]
 
 

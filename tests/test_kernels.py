@@ -34,8 +34,8 @@ def integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
     st.tuples(st.integers(0, 3), st.integers(0, 3)), st.booleans(),
 )  # fmt: skip
 def test_tiles_are_the_direct_sum(seed, n, size, padding, with_bias):
-    """F(2×2, 3×3) gives, for integers, exactly the numbers of the product with the patches: output, and gradient in the
-    kernel.  Lavin & Gray 2016, section 4.1."""
+    """F(2×2, 3×3) gives, for integers, exactly the numbers of the product with the patches: output, and gradients in
+    the kernel and, where the padding is within its reach, in the images.  Lavin & Gray 2016, section 4.1."""
     size = tuple(max(k, 3 - 2 * p) for k, p in zip(size, padding, strict=True))
     rng, one = np.random.default_rng(seed), (1, 1)
     x, w, bias = integers(rng, n, 2, *size), integers(rng, 3, 2, 3, 3), integers(rng, 3) if with_bias else None
@@ -44,6 +44,10 @@ def test_tiles_are_the_direct_sum(seed, n, size, padding, with_bias):
     y = integers(rng, *expected.shape)
     slope = convolution.weight_by_gathering(x, y, (3, 3), one, padding, one)
     assert np.array_equal(convolution.weight_by_tiles(x, y, padding), slope)
+    if max(padding) < 3:
+        dx, dw = convolution.gradients_by_tiles(x, w, y, padding)
+        assert np.array_equal(dx, convolution.scatter(y, w, None, size, one, padding, one))
+        assert np.array_equal(dw, slope)
 
 
 def test_tiles_are_as_exact_as_patches():
@@ -84,13 +88,15 @@ SETTINGS = [
     ((3, 3), (6, 5), (ONE, (1, 0), ONE)), ((3, 3), (6, 5), ((2, 1), (1, 0), ONE)), ((3, 3), (6, 5), ((1, 2), ONE, ONE)),
     ((3, 3), (6, 5), (ONE, ONE, (2, 1))), ((3, 3), (6, 5), (ONE, ONE, (1, 2))), ((4, 3), (6, 5), (ONE, (0, 1), ONE)),
     ((3, 4), (6, 5), (ONE, ONE, ONE)), ((1, 1), (4, 4), (ONE, (1, 0), ONE)), ((4, 5), (4, 5), (ONE, (1, 0), ONE)),
+    ((3, 3), (6, 5), (ONE, (1, 3), ONE)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("channels", [(1, 40), (40, 1), (40, 40), (32, 33), (33, 2)])
 @pytest.mark.parametrize(("kernel", "size", "how"), SETTINGS)
 def test_whichever_way_is_taken_the_numbers_are_the_same(channels, kernel, size, how):
-    """Few or many channels, kernels as large as the image or of one pixel: the three maps are those of the patches."""
+    """Few or many channels, kernels as large as the image or of one pixel, padding beyond the kernel's reach: the three
+    maps are those of the patches, and two of them at once are the two."""
     rng, (c, o) = np.random.default_rng(0), channels
     x, w, bias = integers(rng, 3, c, *size), integers(rng, o, c, *kernel), integers(rng, o)
     y = convolution.gather(x, w, None, *how)
@@ -99,13 +105,16 @@ def test_whichever_way_is_taken_the_numbers_are_the_same(channels, kernel, size,
     assert np.array_equal(convolution.sum_of_pixels(y), y.sum(axis=(0, 2, 3)))
     slope = convolution.weight_by_gathering(x, y, kernel, *how)
     assert np.array_equal(convolution.convolve_weight(x, y, kernel, *how), slope)
-    assert np.array_equal(convolution.convolve_adjoint(y, w, size, *how), convolution.scatter(y, w, None, size, *how))
+    back = convolution.scatter(y, w, None, size, *how)
+    assert np.array_equal(convolution.convolve_adjoint(y, w, size, *how), back)
+    assert all(np.array_equal(a, b) for a, b in zip(convolution.gradients(x, w, y, *how), (back, slope), strict=True))
 
 
 def test_the_way_with_the_smallest_matrix_is_taken():
     """Tiles for 3×3 kernels between many channels.  Else, of the two matrices of patches, N · places · KH · KW · C
     that are gathered and N · pixels · KH · KW · O that are scattered, the smaller, where either will do: at stride 1,
-    padding within the kernel's reach.  A kernel of one pixel has no patches.  All this is for speed: no number tells.
+    padding within the kernel's reach.  A kernel of one pixel has no patches.  Both gradients together are by the same
+    tiles.  All this is for speed: no number tells.
     """
     sides = [ONE, (2, 1), (1, 2)]
     kernels = [*sides, (3, 3), (2, 3), (4, 3), (3, 4)]
@@ -115,6 +124,8 @@ def test_the_way_with_the_smallest_matrix_is_taken():
         for name in ("gather", "scatter", "by_tiles", "weight_by_gathering", "weight_by_tiles"):
             note = lambda of, *_, name=name: taken.append((name, of.shape)) or np.zeros((1, 1, 1, 1))
             patch.setattr(convolution, name, note)
+        note_both = lambda x, w, g, _: taken.append(("gradients_by_tiles", g.shape)) or (x, w)
+        patch.setattr(convolution, "gradients_by_tiles", note_both)
         for kernel, stride, dilation, padding, (c, o) in itertools.product(
             kernels, sides, sides, [(0, 0), (1, 0), (0, 1), ONE], channels
         ):
@@ -133,6 +144,9 @@ def test_the_way_with_the_smallest_matrix_is_taken():
                 ("by_tiles" if tiles else "gather" if either and not back else "scatter", y.shape),
                 ("weight_by_tiles" if tiles else "weight_by_gathering", y.shape if swapped and not tiles else x.shape),
             ]
+            del taken[0]
+            convolution.gradients(x, w, y, *how)
+            assert taken[2:] == ([("gradients_by_tiles", y.shape)] if tiles else taken[:2])
             taken.clear()
 
 
@@ -156,6 +170,8 @@ def ways(rng: np.random.Generator, n: int, channels: tuple[int, int], size: tupl
         "weight_by_gathering": lambda: convolution.weight_by_gathering(x, y, (3, 3), ONE, TWO, TWO),
         "by_tiles": lambda: convolution.by_tiles(x, w, None, ONE),
         "weight_by_tiles": lambda: convolution.weight_by_tiles(x, y, ONE),
+        "gradients_by_tiles": lambda: convolution.gradients_by_tiles(y, convolution.turned(w), x, ONE)[0],
+        "weight of gradients_by_tiles": lambda: convolution.gradients_by_tiles(y, convolution.turned(w), x, ONE)[1],
     }
 
 
@@ -258,6 +274,9 @@ def test_products_are_cut_where_there_are_kernels_for_small_ones(monkeypatch):
     products.kernels_for_small.cache_clear()
 
 
+WAYS = list(ways(np.random.default_rng(0), 0, (1, 1), (1, 1), ("float32", "float32")))
+
+
 def bytes_in_use(work: Callable[[], np.ndarray]) -> int:
     """The most memory that there is beside the result at any time.  NumPy tells tracemalloc of all its arrays; what
     Python itself makes once, and keeps, is not there in the least of three."""
@@ -270,7 +289,7 @@ def bytes_in_use(work: Callable[[], np.ndarray]) -> int:
     return min(found)
 
 
-@pytest.mark.parametrize("way", ["gather", "scatter", "weight_by_gathering", "by_tiles", "weight_by_tiles"])
+@pytest.mark.parametrize("way", WAYS)
 def test_nothing_in_between_is_of_another_type(way):
     """All that float32 numbers need on the way takes half the memory that it does for float64."""
     single, double = (
@@ -280,7 +299,7 @@ def test_nothing_in_between_is_of_another_type(way):
     assert 0.45 < single / double < 0.55
 
 
-@pytest.mark.parametrize("way", ["gather", "scatter", "weight_by_gathering", "by_tiles", "weight_by_tiles"])
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "weight of gradients_by_tiles"])
 @pytest.mark.parametrize("channels", [(8, 1), (1, 9), (4, 4), (30, 1)])
 def test_memory_does_not_grow_with_the_number_of_images(monkeypatch, way, channels):
     """Beside the result there are two or three times BLOCK_BYTES, and a gradient in the kernel per block, which is
@@ -295,15 +314,15 @@ def test_memory_does_not_grow_with_the_number_of_images(monkeypatch, way, channe
 @settings(max_examples=3 * settings().max_examples)
 @given(
     st.integers(0, 9), st.integers(1, 3), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.booleans(),
-    st.booleans(),
+    st.booleans(), st.booleans(),
 )  # fmt: skip
-def test_normalisation_by_its_equations(seed, b, p, groups, of_each, over_batch, gated):
-    """x̂ = (x − mean) / √(variance + eps), y = x̂·w + bias, the mean and the variance those of a group of columns; out is
-    y or y·sigmoid(y).  With g the gradient in y, ∂out/∂y times that in out, dx = (g·w − mean(g·w) − x̂·mean(g·w·x̂)) /
+def test_normalisation_by_its_equations(seed, b, p, groups, of_each, over_batch, own, gated):
+    """x̂ = (x − mean) / √(variance + eps), y = x̂·w + bias, the mean and the variance those of a group of columns, w and
+    bias of all images or each one's own; out is y or y·sigmoid(y).  With g the gradient in y, ∂out/∂y times that in out, dx = (g·w − mean(g·w) − x̂·mean(g·w·x̂)) /
     √(variance + eps), dw = Σ g·x̂, dbias = Σ g.  Ioffe & Szegedy 2015, section 3."""
     rng, c, eps = np.random.default_rng(seed), groups * of_each, 0.3
     rows, g = rng.normal(2.0, 3.0, (b, p, c)), rng.normal(size=(b, p, c))
-    weight, bias = rng.normal(size=c), rng.normal(size=c)
+    weight, bias = rng.normal(size=(b, c) if own else c), rng.normal(size=(b, c) if own else c)
     over = (0, 1, 3) if over_batch else (1, 3)
 
     def mean(x: np.ndarray) -> np.ndarray:
@@ -316,17 +335,17 @@ def test_normalisation_by_its_equations(seed, b, p, groups, of_each, over_batch,
     for found, expected in zip(normalization.moments(rows, groups, over_batch), (mean(rows), variance), strict=True):
         assert found.shape == (b, c)
         np.testing.assert_allclose(found, expected[:, 0], atol=1e-12)
-    y = normal * weight + bias
+    y = normal * weight[..., None, :] + bias[..., None, :]
     gate = 1 / (1 + np.exp(-y)) if gated else np.ones_like(y)
     how = (groups, eps, over_batch, gated)
     out, saved = normalization.normalize(rows, weight, bias, *how)
     np.testing.assert_allclose(out, y * gate, atol=1e-12)
     dx, dw, dbias = normalization.normalize_gradients(g, saved, rows, weight, bias, *how)
     g = g * (gate + y * gate * (1 - gate))
-    slope = g * weight
+    slope = g * weight[..., None, :]
     np.testing.assert_allclose(dx, (slope - mean(slope) - normal * mean(slope * normal)) / std, atol=1e-12)
-    np.testing.assert_allclose(dw, (g * normal).sum(axis=(0, 1)), atol=1e-12)
-    np.testing.assert_allclose(dbias, g.sum(axis=(0, 1)), atol=1e-12)
+    np.testing.assert_allclose(dw, (g * normal).sum(axis=1 if own else (0, 1)), atol=1e-12)
+    np.testing.assert_allclose(dbias, g.sum(axis=1 if own else (0, 1)), atol=1e-12)
 
 
 @pytest.mark.parametrize("over_batch", [False, True])

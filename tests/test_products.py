@@ -226,7 +226,7 @@ def test_tf32_where_it_is_allowed(shape: tuple[int, ...], monkeypatch: pytest.Mo
 
 def test_sums_and_transformations_lose_nothing_by_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where TF32 is allowed, sums of columns are those without it, and of the products of a convolution by tiles, and
-    of its gradients, one each is in TF32: that of the pixels and the kernel."""
+    of each of its gradients, one each is in TF32: that of the pixels and the kernel, or with the other pixels."""
     x, w = (np.random.default_rng(seed).standard_normal((32, 32, 3, 3)).astype(np.float32) for seed in (0, 1))
     monkeypatch.setenv("CUPY_TF32", "1")
     assert np.array_equal(column_sums(there(x[0])).get(), column_sums(x[0]))
@@ -235,6 +235,9 @@ def test_sums_and_transformations_lose_nothing_by_tf32(monkeypatch: pytest.Monke
     convolution.weight_by_tiles(there(x), there(x), (1, 1))
     whole, short = products.COMPUTE_32F, products.COMPUTE_32F_FAST_TF32
     assert list(cublas.computed) == [whole, whole, short, whole, whole, whole, short, whole]
+    cublas.computed.clear()
+    convolution.gradients_by_tiles(there(x), there(w), there(x), (1, 1))
+    assert list(cublas.computed) == [whole, whole, short, whole, whole, short, whole]
 
 
 def test_the_handle_follows_the_stream(anew: None, cp: Any) -> None:
@@ -342,7 +345,7 @@ def test_products_in_a_graph(way: str) -> None:
         "one for all": lambda x: products.product(x, w[0, 0]) * 2.0,
         "copied": lambda x: products.product(x.transpose(1, 0, 3, 2), w[:, :, ::-1]),
         "tiles": lambda x: convolution.by_tiles(x, w, None, (1, 1)),
-        "gradients of tiles": lambda x: convolution.weight_by_tiles(x, w, (1, 1)),
+        "gradients of tiles": lambda x: sum(convolution.gradients_by_tiles(x, w, x, (1, 1))),
     }[way]
     replayed = Replayed(lambda x: [made(x)])
     for seed in range(5):

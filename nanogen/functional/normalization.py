@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ __all__ = ["batch_norm", "group_norm", "group_norm_silu", "layer_norm"]
 
 
 def normalize_groups_definition(
-    rows: Tensor,
+    input: Tensor,
     weight: Tensor,
     bias: Tensor,
     *,
@@ -27,25 +26,31 @@ def normalize_groups_definition(
     gated: bool,
     known: Any = None,
 ) -> Tensor:
-    """y = weight · (x − mean) / √(variance + eps) + bias, the moments those of a group of columns; silu(y) if gated.
+    """y = weight · (x − mean) / √(variance + eps) + bias, the moments those of a group of channels; silu(y) if gated.
 
-    Shapes: rows (B, P, C), weight and bias (C,); a moment is over the P rows and the C / groups columns of a group, and
-    over the batch too if over_batch.  `known`, the moments or None, is for the fast form, which then spares them.
+    Shapes: input (N, C, *), weight and bias (C,) or, each image's own, (N, C); a moment is over the C / groups channels
+    of a group and all their pixels, and over the batch too if over_batch.  `known`, the moments or None, is for the
+    fast form, which then spares them.
     """
-    b, p, c = rows.shape
-    grouped = rows.reshape(b, p, groups, c // groups)
-    y = normalize(grouped, dim=(0, 1, 3) if over_batch else (1, 3), eps=eps).reshape(b, p, c) * weight + bias
+    n, c, *size = input.shape
+    grouped = input.reshape(n, groups, c // groups, *size)
+    over = tuple(range(2, grouped.ndim))
+    y = normalize(grouped, dim=(0, *over) if over_batch else over, eps=eps).reshape(input.shape)
+    y = y * _at_channels(weight, input) + _at_channels(bias, input)
     return silu(y) if gated else y
 
 
 @fused(normalize_groups_definition)
-def normalize_groups(rows, weight, bias, *, groups, eps, over_batch, gated, known=None):
-    return kernels.normalize(rows, weight, bias, groups, eps, over_batch, gated, known)
+def normalize_groups(input, weight, bias, *, groups, eps, over_batch, gated, known=None):
+    out, saved = kernels.normalize(kernels.rows_of(input), weight, bias, groups, eps, over_batch, gated, known)
+    return kernels.images_of(out, input.shape), saved
 
 
 @normalize_groups.gradient
-def _(g, saved, rows, weight, bias, *, groups, eps, over_batch, gated, known, wanted):
-    return kernels.normalize_gradients(g, saved, rows, weight, bias, groups, eps, over_batch, gated)
+def _(g, saved, input, weight, bias, *, groups, eps, over_batch, gated, known, wanted):
+    g, rows = kernels.rows_of(g), kernels.rows_of(input)
+    dx, *others = kernels.normalize_gradients(g, saved, rows, weight, bias, groups, eps, over_batch, gated)
+    return [kernels.images_of(dx, input.shape), *others]
 
 
 def group_norm(
@@ -53,10 +58,10 @@ def group_norm(
 ) -> Tensor:
     """Each image's channels in groups, each group normalised over its channels and pixels.  Wu & He 2018, eq. 7.
 
-    Shapes: input (N, C, *), weight and bias (C,).
+    Shapes: input (N, C, *), weight and bias (C,) or, each image's own, (N, C).
 
     Raises:
-        ValueError: channels that do not divide into num_groups, a weight of another length.
+        ValueError: channels that do not divide into num_groups, a weight of another shape.
     """
     return _group_norm(input, num_groups, weight, bias, eps, gated=False)
 
@@ -75,9 +80,8 @@ def _group_norm(
 ) -> Tensor:
     if input.ndim < 2 or num_groups < 1 or input.shape[1] % num_groups:
         raise ValueError(f"group_norm: input of shape {input.shape} has no channels for {num_groups} groups")
-    rows, back = _rows(input)
-    weight, bias = _affine(input, weight, bias, "group_norm")
-    return back(normalize_groups(rows, weight, bias, groups=num_groups, eps=eps, over_batch=False, gated=gated))
+    weight, bias = _affine(input, weight, bias, "group_norm", (input.shape[1:2], input.shape[:2]))
+    return normalize_groups(input, weight, bias, groups=num_groups, eps=eps, over_batch=False, gated=gated)
 
 
 def batch_norm(
@@ -105,25 +109,23 @@ def batch_norm(
     for moment in (running_mean, running_var):
         if moment is not None and moment.shape != (channels,):
             raise ValueError(f"batch_norm: running moments must have shape {(channels,)}, got {moment.shape}")
-    weight, bias = _affine(input, weight, bias, "batch_norm")
-    rows, back = _rows(input)
+    weight, bias = _affine(input, weight, bias, "batch_norm", (input.shape[1:2],))
     if not training:
         if running_mean is None or running_var is None:
             raise ValueError("batch_norm: evaluation needs running_mean and running_var")
-        return back((rows - running_mean) * (running_var + eps) ** -0.5 * weight + bias)
+        mean, variance, weight, bias = (_at_channels(x, input) for x in (running_mean, running_var, weight, bias))
+        return (input - mean) * (variance + eps) ** -0.5 * weight + bias
     count = input.data.size // max(channels, 1) * process_count()
     if count < 2:
         raise ValueError(f"batch_norm: training needs more than one value a channel, got input of shape {input.shape}")
-    known = kernels.moments(rows.data, channels, over_batch=True)
+    known = kernels.moments(kernels.rows_of(input.data), channels, over_batch=True)
     if running_mean is not None and running_var is not None:
         mean, variance = (moment[0] for moment in known)
         parts = mean * momentum, variance * (momentum * count / (count - 1))
         for running, part in zip((running_mean, running_var), parts, strict=True):
             running.data *= 1 - momentum  # in place: a captured step finds it there again
             running.data += part
-    return back(
-        normalize_groups(rows, weight, bias, groups=channels, eps=eps, over_batch=True, gated=False, known=known)
-    )
+    return normalize_groups(input, weight, bias, groups=channels, eps=eps, over_batch=True, gated=False, known=known)
 
 
 def layer_norm(
@@ -146,20 +148,18 @@ def layer_norm(
     return out if bias is None else out + bias
 
 
-def _rows(input: Tensor) -> tuple[Tensor, Any]:
-    """(N, C, *) as (N, P, C), the P pixels one after the other, and the way back."""
-    n, c, *size = input.shape
-    last = (0, *range(2, input.ndim), 1)
-    first = (0, input.ndim - 1, *range(1, input.ndim - 1))
-    rows = input.permute(last).reshape(n, math.prod(size), c)
-    return rows, lambda out: out.reshape(n, *size, c).permute(first)
+def _at_channels(numbers: Tensor, input: Tensor) -> Tensor:
+    """(C,) or (N, C) in a shape that is broadcast to input's, (N, C, *)."""
+    return numbers.reshape(*numbers.shape, *[1] * (input.ndim - 2))
 
 
-def _affine(input: Tensor, weight: Tensor | None, bias: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
+def _affine(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, name: str, shapes: Sequence[tuple[int, ...]]
+) -> tuple[Tensor, Tensor]:
     """weight and bias, 1 and 0 where they are not given."""
     xp, channels = array_module(input.data), (input.shape[1],)
     for given in (weight, bias):
-        if given is not None and given.shape != channels:
+        if given is not None and given.shape not in shapes:
             raise ValueError(f"{name}: weight and bias must have shape {channels}, got {given.shape}")
     weight = Tensor(xp.ones(channels, input.dtype)) if weight is None else weight
     return weight, Tensor(xp.zeros(channels, input.dtype)) if bias is None else bias

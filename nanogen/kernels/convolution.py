@@ -254,7 +254,7 @@ def gradients_by_tiles(x: Array, w: Array, g: Array, padding: Pair) -> tuple[Arr
 
     That in x is a convolution of g; that in w is the turned one in the kernel of a convolution of g that gives x."""
     xp, (o, c), around = array_module(x), w.shape[:2], tuple(2 - p for p in padding)
-    dx = xp.empty((len(x), *x.shape[2:], c), xp.result_type(g, w))
+    dx = xp.empty((len(x), *x.shape[2:], c), xp.result_type(x, w, g))
     counts, kernels = tile_counts(x.shape[2:]), kernels_of_tiles(turned(w), dx.dtype)
 
     def block(here: slice) -> Array:

@@ -9,6 +9,7 @@ is computed a second time for the gradient: to keep it would take as much memory
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from nanogen.backend import Array, ByDevice, array_module, by_parts, in_blocks, launch
@@ -16,6 +17,16 @@ from nanogen.kernels.activation import silu_of_twice
 from nanogen.kernels.products import product
 from nanogen.kernels.reduction import column_sums
 from nanogen.processes import mean_over_processes
+
+
+def rows_of(x: Array) -> Array:
+    """(N, C, *) as (N, P, C), the P pixels one after the other; a view where the memory lies like that."""
+    return x.reshape(*x.shape[:2], math.prod(x.shape[2:])).swapaxes(1, 2)
+
+
+def images_of(rows: Array, shape: tuple[int, ...]) -> Array:
+    """The way back."""
+    return rows.swapaxes(1, 2).reshape(shape)
 
 
 def group_means(sums: Array, pixels: int, groups: int, over_batch: bool) -> Array:
@@ -59,7 +70,8 @@ def normalize(
     known: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Any]:
     """rows (B, P, C) normalised by group of columns, scaled and shifted, then SiLU if `gated`; and what
-    `normalize_gradients` wants to know of it.  `known` are the rows' `moments`, where someone has them already.
+    `normalize_gradients` wants to know of it.  weight and bias are (C,) or, each image's own, (B, C), which goes with
+    groups in each image alone.  `known` are the rows' `moments`, where someone has them already.
 
     y = x·factor + offset, these a number per column.  Far from 0 the mean's own rounding is of the size of the error:
     (x − mean)·factor + bias, a pass more, is at most twice as exact."""
@@ -97,13 +109,14 @@ def normalize_gradients(
     three a number per column."""
     (mean, rstd), over = saved, (rows.shape[1], groups, over_batch)
     xp, factor, dx = array_module(g), rstd * weight, array_module(rows).empty_like(rows)
-    half, half_bias, ones = 0.5 * factor, 0.5 * bias, xp.ones((1, rows.shape[1]), rows.dtype)
+    half, ones = 0.5 * factor, xp.ones((1, rows.shape[1]), rows.dtype)
+    half_offset = 0.5 * bias - mean * half
 
     def sums(part: slice) -> Array:
         slope, times = g[part], rows[part] - mean[part, None]
         if gated:
-            half_y = times * half[part, None]
-            half_y += half_bias
+            half_y = rows[part] * half[part, None]
+            half_y += half_offset[part, None]
             slope = twice_silu_slope(slope, half_y, dx[part])
         times *= slope
         return xp.concatenate([product(ones, slope), product(ones, times)], axis=1)
@@ -112,12 +125,12 @@ def normalize_gradients(
     if gated:
         totals *= 0.5
     totals[:, 1] *= rstd
-    means = group_means(weight * totals, *over)
+    means = group_means(weight[..., None, :] * totals, *over)
     slope = -(rstd**2) * means[:, 1]
     offset = -rstd * means[:, 0] - slope * mean
     g, factor = (dx, half) if gated else (g, factor)
     by_parts(combine, g, rows, factor[:, None], slope[:, None], offset[:, None], dx)
-    dbias, dweight = totals.sum(axis=0)
+    dbias, dweight = totals.sum(axis=0) if weight.ndim == 1 else totals.swapaxes(0, 1)
     return [dx, dweight, dbias]
 
 
@@ -143,7 +156,8 @@ def combine(g: Array, x: Array, factor: Array, slope: Array, offset: Array, d: A
 
 # Right for any number of threads in a block, as long as these are no more than 1024.
 SOURCE = r"""
-// x (images, pixels, channels).  A block works on some columns, which are a channel at all pixels of an image each:
+// x (images, pixels, channels); weight and bias: each image's own, apart from each other, or of all, and apart is 0.
+// A block works on some columns, which are a channel at all pixels of an image each:
 // threadIdx.x goes over the columns, neighbours in memory, and threadIdx.y over the pixels.
 struct Columns {
     long long pixels, channels, each;  // each: channels of a group
@@ -228,13 +242,15 @@ __device__ void scale(
 // each, for there all wait for all: in the second and the fourth, a block has its columns of all images.
 extern "C" __global__ void normalize(
     const Real* x, const Real* weight, const Real* bias, long long images, long long pixels, long long channels,
-    long long each, long long columns, double eps, long long over_batch, long long gated, long long from, long long to,
-    Real* means, Real* mean, Real* variance, Real* out)
+    long long each, long long columns, long long apart, double eps, long long over_batch, long long gated,
+    long long from, long long to, Real* means, Real* mean, Real* variance, Real* out)
 {
     Columns of = columns_of_block(pixels, channels, each, columns);
     long long image = blockIdx.x, together = over_batch ? images : 1;
     x += image * pixels * channels;
     out += image * pixels * channels;
+    weight += image * apart;
+    bias += image * apart;
     means += image * channels;
     if (!over_batch) {
         mean += image * (channels / each);
@@ -308,11 +324,14 @@ __device__ void gradient(
 // Both steps, 1 and 2, in one launch or, over the batch, in two; between them the sums are added up over the batch.
 extern "C" __global__ void normalize_gradients(
     const Real* g, const Real* x, const Real* weight, const Real* bias, const Real* mean, const Real* variance,
-    long long images, long long pixels, long long channels, long long each, long long columns, double eps,
-    long long over_batch, long long gated, long long from, long long to, Real* sum_g, Real* sum_gx, Real* dx)
+    long long images, long long pixels, long long channels, long long each, long long columns, long long apart,
+    double eps, long long over_batch, long long gated, long long from, long long to,
+    Real* sum_g, Real* sum_gx, Real* dx)
 {
     Columns of = columns_of_block(pixels, channels, each, columns);
     long long image = blockIdx.x, at = image * pixels * channels;
+    weight += image * apart;
+    bias += image * apart;
     if (!over_batch) {
         mean += image * (channels / each);
         variance += image * (channels / each);
@@ -337,19 +356,24 @@ def sizes(images: int, channels: int, each: int) -> tuple[int, tuple[int, int], 
 
 
 def launch_steps(
-    name: str, steps: tuple[int, int], images: int, given: tuple[Array, ...], like: Array, groups: int, eps: float,
-    over_batch: bool, gated: bool, *made: Array,
+    name: str, steps: tuple[int, int], images: int, given: tuple[Array, ...], apart: int, like: Array, groups: int,
+    eps: float, over_batch: bool, gated: bool, *made: Array,
 ) -> None:  # fmt: skip
     """Run the steps of a kernel on rows like `like`, with the blocks of so many images."""
     channels, each = like.shape[2], max(like.shape[2] // groups, 1)
     columns, grid, block = sizes(images, channels, each)
-    how = (*like.shape, each, columns, float(eps), int(over_batch), int(gated), *steps)
+    how = (*like.shape, each, columns, apart, float(eps), int(over_batch), int(gated), *steps)
     launch(SOURCE, name, grid, block, *given, *how, *made)
 
 
 def contiguous(like: Array, *arrays: Array) -> tuple[Array, ...]:
     """As a kernel takes them: one type, one number after the other."""
     return tuple(array_module(like).ascontiguousarray(a, like.dtype) for a in arrays)
+
+
+def distance(weight: Array) -> int:
+    """From one image's weights to the next's."""
+    return weight.shape[1] if weight.ndim == 2 else 0
 
 
 def forward_steps(
@@ -362,8 +386,9 @@ def forward_steps(
     given = contiguous(rows, rows, weight, bias)
     means, out = xp.empty((b, c), rows.dtype), xp.empty(rows.shape, rows.dtype)
     each = [((i, i), 1 if i in (2, 4) else b) for i in range(first, last + 1)]
+    how = (given, distance(weight), rows, groups, eps, over_batch, gated)
     for steps, images in each if over_batch else [((first, last), b)]:
-        launch_steps("normalize", steps, images, given, rows, groups, eps, over_batch, gated, means, *found, out)
+        launch_steps("normalize", steps, images, *how, means, *found, out)
     return out
 
 
@@ -413,9 +438,9 @@ def _(
     xp, (b, _, c) = array_module(rows), rows.shape
     given = contiguous(rows, g, rows, weight, bias, *saved)
     sums, dx = xp.empty((2, b, c), rows.dtype), xp.empty(rows.shape, rows.dtype)
-    how = (b, given, rows, groups, eps, over_batch, gated)
+    how = (b, given, distance(weight), rows, groups, eps, over_batch, gated)
     launch_steps("normalize_gradients", (1, 1) if over_batch else (1, 2), *how, *sums, dx)
-    db, dw = sums.sum(axis=1)
+    db, dw = sums.sum(axis=1) if weight.ndim == 1 else sums
     if over_batch:
         launch_steps("normalize_gradients", (2, 2), *how, db, dw, dx)
     return [dx, dw, db]

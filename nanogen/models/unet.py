@@ -13,7 +13,7 @@ from typing import Any
 from nanogen import functional as F
 from nanogen.autograd import Tensor
 from nanogen.backend import array_module
-from nanogen.nn import Conv2d, Dropout, GroupNorm, GroupNormSiLU, Linear, Module
+from nanogen.nn import AdaptiveGroupNormSiLU, Conv2d, Dropout, GroupNorm, GroupNormSiLU, Linear, Module
 from nanogen.random import Generator
 
 
@@ -44,14 +44,13 @@ class ResidualBlock(Module):
         super().__init__()
         self.norm1, self.conv1 = GroupNormSiLU(groups(inputs), inputs), Conv2d(inputs, outputs, 3, padding=1, rng=rng)
         self.time = Linear(time_channels, 2 * outputs, rng=rng)
-        self.norm2, self.dropout = GroupNorm(groups(outputs), outputs), Dropout(dropout)
+        self.norm2, self.dropout = AdaptiveGroupNormSiLU(groups(outputs), outputs), Dropout(dropout)
         self.conv2 = zeroed(Conv2d(outputs, outputs, 3, padding=1, rng=rng))
         self.skip = Conv2d(inputs, outputs, 1, rng=rng) if inputs != outputs else None
 
     def forward(self, h: Tensor, time: Tensor, rng: Generator | None) -> Tensor:
-        inner = self.norm2(self.conv1(self.norm1(h)))
-        scale, shift = self.time(F.silu(time)).reshape(len(time), -1, 1, 1).split(inner.shape[1], 1)
-        inner = F.silu(inner * (1.0 + scale) + shift)
+        inner = self.conv1(self.norm1(h))
+        inner = self.norm2(inner, *self.time(F.silu(time)).split(inner.shape[1], 1))
         inner = self.conv2(inner if rng is None else self.dropout(inner, rng))  # dropout is the loss's alone
         return inner + (h if self.skip is None else self.skip(h))
 

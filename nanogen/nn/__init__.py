@@ -1,6 +1,7 @@
 """Layers with parameters."""
 
 from nanogen.nn.layers import (
+    AdaptiveGroupNormSiLU,
     BatchNorm2d,
     Conv2d,
     ConvTranspose2d,
@@ -15,6 +16,7 @@ from nanogen.nn.layers import (
 from nanogen.nn.module import Module, Parameter, Sequential
 
 __all__ = [
-    "BatchNorm2d", "Conv2d", "ConvTranspose2d", "Dropout", "Embedding", "GroupNorm", "GroupNormSiLU",
+    "AdaptiveGroupNormSiLU", "BatchNorm2d", "Conv2d", "ConvTranspose2d", "Dropout", "Embedding", "GroupNorm",
+    "GroupNormSiLU",
     "LayerNorm", "Linear", "MaskedConv2d", "Module", "Parameter", "Sequential",
 ]  # fmt: skip
