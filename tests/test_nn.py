@@ -89,6 +89,20 @@ def test_weights_travel(name: str) -> None:
     np.testing.assert_allclose(back.eval()(torch.tensor(x)).detach().numpy(), expected, rtol=1e-10, atol=1e-10)
 
 
+@given(st.integers(0, 9), st.integers(0, 3), st.sampled_from([1, 2, 3, 6]), st.sampled_from([1e-5, 0.3]))
+def test_adaptive_group_norm(seed: int, images: int, groups: int, eps: float) -> None:
+    """silu((1 + scale) · norm(x) + shift), norm torch's GroupNorm with the same weights, scale and shift those of each
+    image.  AdaGN: Dhariwal & Nichol 2021, section 3."""
+    rng = np.random.default_rng(seed)
+    theirs, ours = torch.nn.GroupNorm(groups, 6, eps).double(), nn.AdaptiveGroupNormSiLU(groups, 6, eps).to(np.float64)
+    theirs.load_state_dict({k: torch.tensor(v) for k, v in scrambled(theirs).items()})
+    ours.load_state_dict(theirs.state_dict())
+    x, scale, shift = (rng.normal(size=(images, *size)) for size in ((6, 4, 5), (6,), (6,)))
+    y = (1 + scale[..., None, None]) * theirs(torch.tensor(x)).detach().numpy() + shift[..., None, None]
+    found = ours(*map(ng.tensor, (x, scale, shift))).data
+    np.testing.assert_allclose(found, y / (1 + np.exp(-y)), rtol=1e-10, atol=1e-12)
+
+
 def test_embedding_weights_travel() -> None:
     """Rows of the table, by index: torch's table gives torch's rows."""
     theirs, ours = torch.nn.Embedding(7, 3), nn.Embedding(7, 3)
