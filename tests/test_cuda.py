@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strict import compiled, cuda, device
 
@@ -86,6 +86,7 @@ def normalised(module: Any, rows: Any, g: Any, weight: Any, bias: Any, how: tupl
 
 @pytest.mark.filterwarnings("ignore:Mean of empty slice")
 @pytest.mark.parametrize("dtype", TOLERANCE)
+@settings(max_examples=3 * settings().max_examples)
 @given(
     st.integers(0, 99), st.tuples(st.integers(0, 4), st.integers(1, 7)), st.integers(1, 5), st.integers(1, 3), BLOCKS,
     st.booleans(), st.booleans(), st.booleans(), st.sampled_from([1, 5, 8]),
