@@ -407,7 +407,7 @@ def _(f, draw):
 def _(f, draw):
     x = draw.array((draw.number(0, 2), 4, *draw.shape((1, 2), least=1)))
     groups, own = draw.pick([1, 2]), draw.pick([(), x.shape[:1]])
-    weights = [draw.array((*own, 4)), draw.array((4,))] if draw.pick([True, False]) else []
+    weights = [draw.array((*own, 4)), draw.array((*own, 4))] if draw.pick([True, False]) else []
     return lambda x, *affine: f(x, groups, *affine, eps=0.1), [x, *weights]
 
 
@@ -777,7 +777,8 @@ def test_group_norm_silu_is_the_two(data):
     """silu after group_norm, with weight and bias or one of them or none, where the variance is as small as eps."""
     draw = Draw(data)
     x, weight, bias = Tensor(3e-3 * draw.array((2, 4, 3))), Tensor(draw.array((4,))), Tensor(draw.array((4,)))
-    for given_ in ((), (weight,), (None, bias), (weight, bias), (weight, bias, 0.1)):
+    own = Tensor(draw.array((2, 4)))
+    for given_ in ((), (weight,), (None, bias), (weight, bias), (weight, bias, 0.1), (own,), (None, own), (own, own)):
         expected = F.silu(F.group_norm(x, 2, *given_))
         np.testing.assert_allclose(F.group_norm_silu(x, 2, *given_).data, expected.data, atol=1e-12)
 
@@ -1030,6 +1031,12 @@ ERRORS: dict[str, Callable[[], Any]] = {
     r"group_norm: input of shape \(3,\) has": lambda: F.group_norm(ones(3), 1),
     r"group_norm: input of shape \(2, 3\) has no channels for 0": lambda: F.group_norm(ones(2, 3), 0),
     "group_norm: weight and bias must have": lambda: F.group_norm(ones(2, 4, 4), 2, ones(3)),
+    r"group_norm: .* shape \(4,\) or \(2, 4\), got \(2, 4\) and \(4,\)": lambda: F.group_norm(
+        ones(2, 4, 4), 2, ones(2, 4), ones(4)
+    ),
+    r"batch_norm: weight and bias must have shape \(3,\), got \(2, 3\)": lambda: F.batch_norm(
+        ones(2, 3), ones(3), ones(3), ones(2, 3)
+    ),
     "batch_norm: evaluation needs": lambda: F.batch_norm(ones(2, 3), None, None),
     "batch_norm: evaluation needs running_mean and": lambda: F.batch_norm(ones(2, 3), ones(3), None),
     "batch_norm: weight and bias must have": lambda: F.batch_norm(ones(2, 3), ones(3), ones(3), ones(2)),

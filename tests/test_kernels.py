@@ -318,8 +318,9 @@ def test_memory_does_not_grow_with_the_number_of_images(monkeypatch, way, channe
 )  # fmt: skip
 def test_normalisation_by_its_equations(seed, b, p, groups, of_each, over_batch, own, gated):
     """x̂ = (x − mean) / √(variance + eps), y = x̂·w + bias, the mean and the variance those of a group of columns, w and
-    bias of all images or each one's own; out is y or y·sigmoid(y).  With g the gradient in y, ∂out/∂y times that in out, dx = (g·w − mean(g·w) − x̂·mean(g·w·x̂)) /
-    √(variance + eps), dw = Σ g·x̂, dbias = Σ g.  Ioffe & Szegedy 2015, section 3."""
+    bias of all images or each one's own; out is y or y·sigmoid(y).  With g the gradient in y, ∂out/∂y times that in
+    out, dx = (g·w − mean(g·w) − x̂·mean(g·w·x̂)) / √(variance + eps), dw = Σ g·x̂, dbias = Σ g.  Ioffe & Szegedy 2015,
+    section 3."""
     rng, c, eps = np.random.default_rng(seed), groups * of_each, 0.3
     rows, g = rng.normal(2.0, 3.0, (b, p, c)), rng.normal(size=(b, p, c))
     weight, bias = rng.normal(size=(b, c) if own else c), rng.normal(size=(b, c) if own else c)

@@ -61,7 +61,7 @@ def group_norm(
     Shapes: input (N, C, *), weight and bias (C,) or, each image's own, (N, C).
 
     Raises:
-        ValueError: channels that do not divide into num_groups, a weight of another shape.
+        ValueError: channels that do not divide into num_groups, a weight of another shape than these or than bias.
     """
     return _group_norm(input, num_groups, weight, bias, eps, gated=False)
 
@@ -156,10 +156,11 @@ def _at_channels(numbers: Tensor, input: Tensor) -> Tensor:
 def _affine(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, name: str, shapes: Sequence[tuple[int, ...]]
 ) -> tuple[Tensor, Tensor]:
-    """weight and bias, 1 and 0 where they are not given."""
-    xp, channels = array_module(input.data), (input.shape[1],)
-    for given in (weight, bias):
-        if given is not None and given.shape not in shapes:
-            raise ValueError(f"{name}: weight and bias must have shape {channels}, got {given.shape}")
-    weight = Tensor(xp.ones(channels, input.dtype)) if weight is None else weight
-    return weight, Tensor(xp.zeros(channels, input.dtype)) if bias is None else bias
+    """weight and bias, 1 and 0 where they are not given, of one of the shapes."""
+    xp, given = array_module(input.data), [x.shape for x in (weight, bias) if x is not None]
+    shape = given[0] if given else shapes[0]
+    if shape not in shapes or given[1:] not in ([], [shape]):
+        allowed = " or ".join(map(str, shapes))
+        raise ValueError(f"{name}: weight and bias must have shape {allowed}, got {' and '.join(map(str, given))}")
+    weight = Tensor(xp.ones(shape, input.dtype)) if weight is None else weight
+    return weight, Tensor(xp.zeros(shape, input.dtype)) if bias is None else bias

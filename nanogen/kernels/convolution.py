@@ -87,9 +87,7 @@ def convolve_weight(x: Array, y: Array, kernel: Pair, stride: Pair, padding: Pai
     return weight_by_gathering(x, y, kernel, stride, padding, dilation)
 
 
-def gradients(
-    x: Array, w: Array, g: Array, stride: Pair, padding: Pair, dilation: Pair
-) -> tuple[Array, Array]:  # fmt: skip
+def gradients(x: Array, w: Array, g: Array, stride: Pair, padding: Pair, dilation: Pair) -> tuple[Array, Array]:
     """`convolve_adjoint` of g with w and `convolve_weight` of x and g: the gradients of `convolve` in x and w."""
     kernel: Pair = w.shape[2:]
     if suits_tiles(kernel, stride, dilation, w.shape[:2]) and reach(kernel, stride, padding, dilation) is not None:
