@@ -181,16 +181,14 @@ class GroupNormSiLU(GroupNorm):
         return F.group_norm_silu(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
-class AdaptiveGroupNormSiLU(Module):
+class AdaptiveGroupNormSiLU(GroupNorm):
     """silu((1 + scale) · norm(x) + shift), norm a GroupNorm, scale and shift (N, num_channels) each image's own, as one
     operation.  AdaGN: Dhariwal & Nichol 2021, section 3."""
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5):
-        super().__init__()
-        norm: Any = GroupNorm(num_groups, num_channels, eps)
-        self.num_groups, self.eps, self.weight, self.bias = num_groups, eps, norm.weight, norm.bias
+        super().__init__(num_groups, num_channels, eps)
 
-    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:  # type: ignore[override]
         weight, bias = self.weight * (1.0 + scale), self.bias * (1.0 + scale) + shift
         return F.group_norm_silu(x, self.num_groups, weight, bias, self.eps)
 
