@@ -187,6 +187,10 @@ def test_types_of_the_results(types):
         assert name.startswith("weight") or found.transpose(0, 2, 3, 1).flags.c_contiguous
     rows = integers(np.random.default_rng(0), 2, 5, 3).astype(types[0])
     assert column_sums(rows).dtype == types[0]
+    for of_x, of_w, of_g in itertools.product(types, repeat=3):
+        x, w = np.ones((2, 3, 6, 5), of_x), np.ones((2, 3, 3, 3), of_w)
+        both = convolution.gradients_by_tiles(x, w, np.ones((2, 2, 6, 5), of_g), ONE)
+        assert {a.dtype for a in both} == {np.result_type(of_x, of_w, of_g)}
 
 
 @settings(max_examples=600)
