@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import nanogen as ng
 from benchmarks import cuda, torch_models
 from benchmarks.steps import Joined, step_of_ours, step_of_theirs
-from benchmarks.timing import Comparison, compare, seconds
+from benchmarks.timing import SETTLING_AFTER_OPENBLAS, Comparison, compare, seconds
 from nanogen import functional as F
 from nanogen.backend import DEVICES, keep_freed_memory
 from nanogen.processes import Team, mean_over_processes
@@ -138,7 +138,8 @@ def against_dezero() -> list[Comparison]:
             theirs = dezero_models.step(ours, images)
             for way, processes in ways().items():
                 with contextlib.closing(step_of_ours(ours, images, processes=processes)) as step:
-                    rows.append(compare(f"training step, {name}, {size}, {way}", step, theirs, budget=10))
+                    title = f"training step, {name}, {size}, {way}"
+                    rows.append(compare(title, step, theirs, budget=10, settling=SETTLING_AFTER_OPENBLAS))
                 report(rows[-1])
     return rows
 

@@ -24,10 +24,10 @@ class Comparison:
         return self.ours / self.theirs
 
 
-# The other side's threads wait for more work in a loop, libgomp's (PyTorch's) for some ms, OpenBLAS's for 2²⁶ clocks,
-# and take a core from whoever comes next; those that sleep take ms to wake up.  So each side runs for so many seconds
-# before the run that counts.
-SETTLING = 0.04
+# The other side's threads wait for more work in a loop, libgomp's (PyTorch's) for some ms, OpenBLAS's for about 0.1 s
+# (where it is not we who share the work out), and take a core from whoever comes next; those that sleep take ms to wake
+# up.  So each side runs for so many seconds before the run that counts.
+SETTLING, SETTLING_AFTER_OPENBLAS = 0.04, 0.15
 
 
 def seconds(f: Callable[[], Any]) -> float:
@@ -36,25 +36,27 @@ def seconds(f: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def settle(f: Callable[[], Any]) -> float:
-    """Run for a while; for how many seconds it was."""
+def settle(f: Callable[[], Any], least: float) -> float:
+    """Run for a while, in seconds; for how long it was."""
     taken = seconds(f)
-    while taken < SETTLING:
+    while taken < least:
         taken += seconds(f)
     return taken
 
 
-def compare(name: str, ours: Callable[[], Any], *theirs: Callable[[], Any], budget: float = 4.0) -> Comparison:
+def compare(
+    name: str, ours: Callable[[], Any], *theirs: Callable[[], Any], budget: float = 4.0, settling: float = SETTLING
+) -> Comparison:
     """Time ours against the best of theirs (the one with the smallest median), by turns, for `budget` seconds."""
     sides = [ours, *theirs]
     for f in sides * 2:
         f()
-    once = sum(settle(f) + seconds(f) for f in sides)
+    once = sum(settle(f, settling) + seconds(f) for f in sides)
     rounds = max(5, min(200, int(budget / max(once, 1e-9))))
     times: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):
         for f, kept in zip(sides, times, strict=True):
-            settle(f)
+            settle(f, settling)
             kept.append(seconds(f))
     best = min(times[1:], key=statistics.median)
     ratios = sorted(a / b for a, b in zip(times[0], best, strict=True))
