@@ -107,7 +107,10 @@ def test_whichever_way_is_taken_the_numbers_are_the_same(channels, kernel, size,
     assert np.array_equal(convolution.convolve_weight(x, y, kernel, *how), slope)
     back = convolution.scatter(y, w, None, size, *how)
     assert np.array_equal(convolution.convolve_adjoint(y, w, size, *how), back)
-    assert all(np.array_equal(a, b) for a, b in zip(convolution.gradients(x, w, y, *how), (back, slope), strict=True))
+    for wanted in itertools.product((True, False), repeat=2):
+        both = convolution.gradients(x, w, y, wanted, *how)
+        for found, expected, is_wanted in zip(both, (back, slope), wanted, strict=True):
+            assert np.array_equal(found, expected) if is_wanted else found is None
 
 
 def test_the_way_with_the_smallest_matrix_is_taken():
@@ -145,7 +148,7 @@ def test_the_way_with_the_smallest_matrix_is_taken():
                 ("weight_by_tiles" if tiles else "weight_by_gathering", y.shape if swapped and not tiles else x.shape),
             ]
             del taken[0]
-            convolution.gradients(x, w, y, *how)
+            convolution.gradients(x, w, y, (True, True), *how)
             assert taken[2:] == ([("gradients_by_tiles", y.shape)] if tiles else taken[:2])
             taken.clear()
 
@@ -401,12 +404,15 @@ def test_blocks_change_no_number(monkeypatch, size):
     kernel = integers(rng, 3, 2, 3, 3)
     tiled = convolution.by_tiles(x, kernel, bias, (1, 0))
     tiled_slope = convolution.weight_by_tiles(x, tiled, (1, 0))
+    both = convolution.gradients_by_tiles(x, kernel, tiled, (1, 0))
     monkeypatch.setattr(backend, "BLOCK_BYTES", size)
     assert np.array_equal(convolution.gather(x, w, bias, *how), y)
     assert np.array_equal(convolution.scatter(y, w, None, (5, 6), *how), back)
     assert np.array_equal(convolution.weight_by_gathering(x, y, (3, 2), *how), slope)
     assert np.array_equal(convolution.by_tiles(x, kernel, bias, (1, 0)), tiled)
     assert np.array_equal(convolution.weight_by_tiles(x, tiled, (1, 0)), tiled_slope)
+    again = convolution.gradients_by_tiles(x, kernel, tiled, (1, 0))
+    assert all(np.array_equal(a, b) for a, b in zip(again, both, strict=True))
     assert np.array_equal(column_sums(x[:, :, 0]), x[:, :, 0].sum(axis=1))
     parts = backend.in_blocks(lambda part: part, x, 100)
     assert [i for part in parts for i in range(7)[part]] == list(range(7))

@@ -77,12 +77,8 @@ def convolve_with_bias(x, w, bias, *, stride, padding, dilation):
 
 @convolve_with_bias.gradient
 def _(g, saved, x, w, bias, *, wanted, **how):
-    if wanted[0] and wanted[1]:
-        dx, dw = convolution.gradients(x, w, g, **how)
-    else:
-        dx = convolution.convolve_adjoint(g, w, x.shape[2:], **how) if wanted[0] else None
-        dw = convolution.convolve_weight(x, g, w.shape[2:], **how) if wanted[1] else None
-    return [dx, dw, convolution.sum_of_pixels(g) if wanted[2] else None]
+    of_both = convolution.gradients(x, w, g, wanted[:2], **how)
+    return [*of_both, convolution.sum_of_pixels(g) if wanted[2] else None]
 
 
 def conv2d(

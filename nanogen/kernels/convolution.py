@@ -15,6 +15,7 @@ Three ways, of which `convolve`, `convolve_adjoint` and `convolve_weight` choose
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -87,13 +88,16 @@ def convolve_weight(x: Array, y: Array, kernel: Pair, stride: Pair, padding: Pai
     return weight_by_gathering(x, y, kernel, stride, padding, dilation)
 
 
-def gradients(x: Array, w: Array, g: Array, stride: Pair, padding: Pair, dilation: Pair) -> tuple[Array, Array]:
-    """`convolve_adjoint` of g with w and `convolve_weight` of x and g: the gradients of `convolve` in x and w."""
-    kernel: Pair = w.shape[2:]
-    if suits_tiles(kernel, stride, dilation, w.shape[:2]) and reach(kernel, stride, padding, dilation) is not None:
+def gradients(
+    x: Array, w: Array, g: Array, wanted: Sequence[bool], stride: Pair, padding: Pair, dilation: Pair
+) -> tuple[Array | None, Array | None]:
+    """`convolve_adjoint` of g with w and `convolve_weight` of x and g, the gradients of `convolve` in x and w: those of
+    the two that are wanted."""
+    kernel, how = w.shape[2:], (stride, padding, dilation)
+    if all(wanted) and suits_tiles(kernel, stride, dilation, w.shape[:2]) and reach(kernel, *how) is not None:
         return gradients_by_tiles(x, w, g, padding)
-    how = stride, padding, dilation
-    return convolve_adjoint(g, w, x.shape[2:], *how), convolve_weight(x, g, kernel, *how)
+    dx = convolve_adjoint(g, w, x.shape[2:], *how) if wanted[0] else None
+    return dx, convolve_weight(x, g, kernel, *how) if wanted[1] else None
 
 
 def sum_of_pixels(y: Array) -> Array:

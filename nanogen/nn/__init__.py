@@ -17,6 +17,5 @@ from nanogen.nn.module import Module, Parameter, Sequential
 
 __all__ = [
     "AdaptiveGroupNormSiLU", "BatchNorm2d", "Conv2d", "ConvTranspose2d", "Dropout", "Embedding", "GroupNorm",
-    "GroupNormSiLU",
-    "LayerNorm", "Linear", "MaskedConv2d", "Module", "Parameter", "Sequential",
+    "GroupNormSiLU", "LayerNorm", "Linear", "MaskedConv2d", "Module", "Parameter", "Sequential",
 ]  # fmt: skip

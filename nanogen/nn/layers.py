@@ -189,8 +189,8 @@ class AdaptiveGroupNormSiLU(GroupNorm):
         super().__init__(num_groups, num_channels, eps)
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:  # type: ignore[override]
-        weight, bias = self.weight * (1.0 + scale), self.bias * (1.0 + scale) + shift
-        return F.group_norm_silu(x, self.num_groups, weight, bias, self.eps)
+        factor = 1.0 + scale
+        return F.group_norm_silu(x, self.num_groups, self.weight * factor, self.bias * factor + shift, self.eps)
 
 
 class BatchNorm2d(Module):
