@@ -224,20 +224,29 @@ def test_tf32_where_it_is_allowed(shape: tuple[int, ...], monkeypatch: pytest.Mo
     assert not backend.tf32_allowed()
 
 
-def test_sums_and_transformations_lose_nothing_by_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tiling", convolution.TILINGS)
+def test_sums_and_transformations_lose_nothing_by_tf32(
+    monkeypatch: pytest.MonkeyPatch, tiling: convolution.Tiling
+) -> None:
     """Where TF32 is allowed, sums of columns are those without it, and of the products of a convolution by tiles, and
-    of each of its gradients, one each is in TF32: that of the pixels and the kernel, or with the other pixels."""
-    x, w = (np.random.default_rng(seed).standard_normal((32, 32, 3, 3)).astype(np.float32) for seed in (0, 1))
+    of each of its adjoints, one each is in TF32: that of the pixels and the kernel, or with the other pixels."""
+    sizes = [4 * tiling.s] * 2, [tiling.r * tiling.s] * 2, [4] * 2
+    x, w, y = (np.random.default_rng(0).standard_normal((32, 32, *size)).astype(np.float32) for size in sizes)
     monkeypatch.setenv("CUPY_TF32", "1")
     assert np.array_equal(column_sums(there(x[0])).get(), column_sums(x[0]))
-    cublas.computed.clear()
-    convolution.by_tiles(there(x), there(w), None, (1, 1))
-    convolution.weight_by_tiles(there(x), there(x), (1, 1))
+    x, w, y = map(there, (x, w, y))
     whole, short = products.COMPUTE_32F, products.COMPUTE_32F_FAST_TF32
-    assert list(cublas.computed) == [whole, whole, short, whole, whole, whole, short, whole]
-    cublas.computed.clear()
-    convolution.gradients_by_tiles(there(x), there(w), there(x), (1, 1))
-    assert list(cublas.computed) == [whole, whole, short, whole, whole, short, whole]
+    one, two = [whole, whole, short, whole], [whole, whole, short, whole, whole, short, whole]
+    for convolve, of, expected in (
+        (convolution.by_tiles, (x, w, None), one),
+        (convolution.adjoint_by_tiles, (y, w, x.shape[2:]), one),
+        (convolution.weight_by_tiles, (x, y), one),
+        (convolution.both_by_tiles, (x, w, y), two),
+        (convolution.both_adjoints_by_tiles, (x, w, y), two),
+    ):
+        cublas.computed.clear()
+        convolve(*of, (1, 1), tiling)
+        assert list(cublas.computed) == expected
 
 
 def test_the_handle_follows_the_stream(anew: None, cp: Any) -> None:
@@ -335,7 +344,7 @@ def test_more_than_cublas_counts_to(cp: Any) -> None:
             handle.multiply(*(products.Matrices(x, False, line, 0) for line in (left, right)), out, k, 70, 0)
 
 
-@pytest.mark.parametrize("way", ["single", "stack", "one for all", "copied", "tiles", "gradients of tiles"])
+@pytest.mark.parametrize("way", ["single", "stack", "one for all", "copied", "tiles", "two by tiles"])
 def test_products_in_a_graph(way: str) -> None:
     """What is captured is done again at each launch, in the same places; nothing else is needed for it."""
     w = there(np.random.default_rng(0).standard_normal((32, 32, 3, 3)))
@@ -344,8 +353,8 @@ def test_products_in_a_graph(way: str) -> None:
         "stack": lambda x: products.product(x, w.transpose(0, 1, 3, 2)),
         "one for all": lambda x: products.product(x, w[0, 0]) * 2.0,
         "copied": lambda x: products.product(x.transpose(1, 0, 3, 2), w[:, :, ::-1]),
-        "tiles": lambda x: convolution.by_tiles(x, w, None, (1, 1)),
-        "gradients of tiles": lambda x: sum(convolution.gradients_by_tiles(x, w, x, (1, 1))),
+        "tiles": lambda x: convolution.by_tiles(x, w, None, (1, 1), convolution.TILINGS[0]),
+        "two by tiles": lambda x: sum(convolution.both_by_tiles(x, w, x, (1, 1), convolution.TILINGS[0])),
     }[way]
     replayed = Replayed(lambda x: [made(x)])
     for seed in range(5):

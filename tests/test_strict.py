@@ -248,16 +248,18 @@ def test_a_training_step_leaves_the_device_alone(model: str, cp: Any, tmp_path: 
 
 
 @pytest.mark.parametrize("channels", [4, 32])
-def test_a_convolution_moves_nothing(channels: int, cp: Any) -> None:
+@pytest.mark.parametrize(("side", "stride"), [(3, 1), (4, 2)])
+@pytest.mark.parametrize("convolve", [ng.conv2d, ng.conv_transpose2d])
+def test_a_convolution_moves_nothing(convolve: Any, side: int, stride: int, channels: int, cp: Any) -> None:
     """Whichever way it is computed (32 channels: by tiles), once its tables lie on the device, neither a convolution
     nor its gradients bring anything there or back."""
     x, w = (
         ng.tensor(np.ones(shape, np.float32), requires_grad=True, device="cuda")
-        for shape in [(2, channels, 5, 6), (channels, channels, 3, 3)]
+        for shape in [(2, channels, 5, 6), (channels, channels, side, side)]
     )
     for _ in range(2):
         with device.watched() as seen:
-            y = ng.conv2d(x, w, padding=1)
+            y = convolve(x, w, stride=stride, padding=1)
             ng.grad(y, [x, w], y)
     assert seen == []
 

@@ -9,19 +9,20 @@ Three ways, of which `convolve`, `convolve_adjoint` and `convolve_weight` choose
 
 - *gather*: the patches under the kernel as the rows of a matrix, times the kernel.  Chellapilla et al. 2006.
 - *scatter*, its adjoint: pixels times the kernel are patches, which are added up where they overlap.
-- *tiles*, for 3×3 kernels: 4 products for 4 pixels of the output in place of 9.  Winograd 1980; Lavin & Gray 2016.
+- *tiles*, for 3×3 kernels, and 4×4 ones of stride 2: 4 products of numbers for 4 pixels of the output in place of 9,
+  9 in place of 16.  Winograd 1980; Lavin & Gray 2016.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nanogen.backend import Array, array_module, device_of, in_blocks, resident
-from nanogen.kernels.products import matmul, product
+from nanogen.kernels.products import in_lines, matmul, product
 from nanogen.kernels.reduction import column_sums
 
 Pair = tuple[int, ...]  # for height and width
@@ -54,8 +55,10 @@ def reach(kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair | N
     return found if stride == (1, 1) and min(found) >= 0 else None
 
 
-def suits_tiles(kernel: Pair, stride: Pair, dilation: Pair, channels: Pair) -> bool:
-    return (*kernel, *stride, *dilation) == (3, 3, 1, 1, 1, 1) and min(channels) >= LEAST_CHANNELS_OF_TILES
+def tiling(kernel: Pair, stride: Pair, dilation: Pair, channels: Pair) -> Tiling | None:
+    """The tiles that suit a convolution, if any do."""
+    found = next((F for F in TILINGS if (kernel, stride) == ((F.r * F.s,) * 2, (F.s,) * 2)), None)
+    return found if dilation == (1, 1) and min(channels) >= LEAST_CHANNELS_OF_TILES else None
 
 
 def convolve(x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair, dilation: Pair) -> Array:
@@ -63,8 +66,8 @@ def convolve(x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair
     o, c, *_ = w.shape
     kernel: Pair = w.shape[2:]
     size, around = output_size(x.shape[2:], kernel, stride, padding, dilation), reach(kernel, stride, padding, dilation)
-    if suits_tiles(kernel, stride, dilation, (c, o)):
-        return by_tiles(x, w, bias, padding)
+    if tiles := tiling(kernel, stride, dilation, (c, o)):
+        return by_tiles(x, w, bias, padding, tiles)
     if around is not None and kernel != (1, 1) and math.prod(x.shape[2:]) * o < math.prod(size) * c:
         return scatter(x, turned(w), bias, size, stride, around, dilation)  # the smaller matrix of patches
     return gather(x, w, bias, stride, padding, dilation)
@@ -75,14 +78,16 @@ def convolve_adjoint(y: Array, w: Array, size: Pair, stride: Pair, padding: Pair
     around = reach(w.shape[2:], stride, padding, dilation)
     if around is not None:
         return convolve(y, turned(w), None, stride, around, dilation)
+    if tiles := tiling(w.shape[2:], stride, dilation, w.shape[:2]):
+        return adjoint_by_tiles(y, w, size, padding, tiles)
     return scatter(y, w, None, size, stride, padding, dilation)
 
 
 def convolve_weight(x: Array, y: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Array:
     """(N, C, H, W), (N, O, OH, OW) to (O, C, *kernel)."""
     c, o, around = x.shape[1], y.shape[1], reach(kernel, stride, padding, dilation)
-    if suits_tiles(kernel, stride, dilation, (c, o)):
-        return weight_by_tiles(x, y, padding)
+    if tiles := tiling(kernel, stride, dilation, (c, o)):
+        return weight_by_tiles(x, y, padding, tiles)
     if around is not None and kernel != (1, 1) and math.prod(x.shape[2:]) * o < math.prod(y.shape[2:]) * c:
         return turned(weight_by_gathering(y, x, kernel, stride, around, dilation))  # the smaller matrix of patches
     return weight_by_gathering(x, y, kernel, stride, padding, dilation)
@@ -94,10 +99,26 @@ def gradients(
     """`convolve_adjoint` of g with w and `convolve_weight` of x and g, the gradients of `convolve` in x and w: those of
     the two that are wanted."""
     kernel, how = w.shape[2:], (stride, padding, dilation)
-    if all(wanted) and suits_tiles(kernel, stride, dilation, w.shape[:2]) and reach(kernel, *how) is not None:
-        return gradients_by_tiles(x, w, g, padding)
+    tiles, around = tiling(kernel, stride, dilation, w.shape[:2]), reach(kernel, *how)
+    if all(wanted) and tiles and around is not None:
+        dx, dw = both_by_tiles(g, turned(w), x, around, tiles)
+        return dx, turned(dw)
+    if all(wanted) and tiles:
+        return both_adjoints_by_tiles(x, w, g, padding, tiles)
     dx = convolve_adjoint(g, w, x.shape[2:], *how) if wanted[0] else None
     return dx, convolve_weight(x, g, kernel, *how) if wanted[1] else None
+
+
+def gradients_of_adjoint(
+    y: Array, w: Array, g: Array, wanted: Sequence[bool], stride: Pair, padding: Pair, dilation: Pair
+) -> tuple[Array | None, Array | None]:
+    """`convolve` of g with w and `convolve_weight` of g and y, the gradients of `convolve_adjoint` in y and w: those of
+    the two that are wanted."""
+    kernel, how = w.shape[2:], (stride, padding, dilation)
+    if all(wanted) and (tiles := tiling(kernel, stride, dilation, w.shape[:2])):
+        return both_by_tiles(g, w, y, padding, tiles)
+    dy = convolve(g, w, None, *how) if wanted[0] else None
+    return dy, convolve_weight(g, y, kernel, *how) if wanted[1] else None
 
 
 def sum_of_pixels(y: Array) -> Array:
@@ -118,26 +139,32 @@ def patches(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair)
     oh, ow = output_size((h, w), kernel, stride, padding, dilation)
     a, b, d, e = (padded := pad(x, padding, (h + 2 * ph, w + 2 * pw))).strides
     shape, strides = (n, oh, ow, kh, kw, c), (a, b * sh, d * sw, b * dh, d * dw, e)
-    return xp.lib.stride_tricks.as_strided(padded, shape, strides).reshape(n * oh * ow, kh * kw * c)
+    return in_lines(xp.lib.stride_tricks.as_strided(padded, shape, strides)).reshape(n * oh * ow, kh * kw * c)
 
 
 def pad(x: Array, padding: Pair, size: Pair) -> Array:
-    """(N, C, H, W) in the middle of zeros, or rather `padding` from the top left: (N, *size, C)."""
+    """(N, C, H, W) in the middle of zeros, or rather `padding` from the top left, as far as it goes: (N, *size, C)."""
     (n, c, h, w), (ph, pw) = x.shape, padding
     padded = array_module(x).zeros((n, *size, c), x.dtype)
-    padded[:, ph : ph + h, pw : pw + w] = x.transpose(0, 2, 3, 1)
+    inside = padded[:, ph : ph + h, pw : pw + w]
+    inside[...] = x.transpose(0, 2, 3, 1)[:, : inside.shape[1], : inside.shape[2]]
     return padded
 
 
 def taps(w: Array) -> Array:
-    """The kernel with its outputs side by side: (O, C, KH, KW) to (KH, KW, C, O).
+    """The kernel with its outputs side by side: (O, C, KH, KW) to (KH, KW, C, O)."""
+    return in_lines(spaced(w).transpose(2, 3, 1, 0))
 
-    Read from a copy with a channel to spare: where all outputs are a power of two apart they fall on the same few
-    lines of the cache, and 128×64×4×4 numbers take 0.4 ms in place of 0.1."""
+
+def spaced(w: Array) -> Array:
+    """The kernel, in memory with a channel to spare where its outputs are a multiple of 4096 bytes apart: these fall on
+    the same few lines of the cache, and to turn 128×64×4×4 numbers round takes 0.4 ms in place of 0.1."""
     o, c, kh, kw = w.shape
-    spaced = array_module(w).empty((o, c + 1, kh, kw), w.dtype)[:, :c]
-    spaced[...] = w
-    return array_module(w).ascontiguousarray(spaced.transpose(2, 3, 1, 0))
+    if w.strides[0] % 4096:
+        return w
+    copy = array_module(w).empty((o, c + 1, kh, kw), w.dtype)[:, :c]
+    copy[...] = w
+    return copy
 
 
 def gather(x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair, dilation: Pair) -> Array:
@@ -172,29 +199,41 @@ def weight_by_gathering(x: Array, y: Array, kernel: Pair, stride: Pair, padding:
 def scatter(
     y: Array, w: Array, bias: Array | None, size: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> Array:  # fmt: skip
-    """Pixels times the kernel, added up where the kernel stood: (N, O, OH, OW), (O, C, KH, KW) to (N, C, *size).
-
-    As many rows and columns of the kernel as the stride is wide fall on neighbouring pixels and are added at once."""
+    """Pixels times the kernel, added up where the kernel stood: (N, O, OH, OW), (O, C, KH, KW) to (N, C, *size)."""
     xp, (oh, ow), (h, wd), (sh, sw), (ph, pw) = array_module(y), y.shape[2:], size, stride, padding
     w = dilated(w, dilation)
     o, c, kh, kw = w.shape
     out = xp.empty((y.shape[0], h, wd, c), xp.result_type(y, w))
-    taps, rows = channels_last(w).reshape(o, kh * kw * c), channels_last(y)
+    taps, rows = in_lines(w.transpose(0, 2, 3, 1)).reshape(o, kh * kw * c), channels_last(y)
     down, right = max(oh + (kh - 1) // sh, -(-(h + ph) // sh)), max(ow + (kw - 1) // sw, -(-(wd + pw) // sw))
 
     def block(here: slice) -> None:
-        products = product(rows[here].reshape(-1, o), taps).reshape(-1, oh, ow, kh, kw, c).transpose(0, 1, 3, 2, 4, 5)
-        sums = xp.zeros((len(products), down, sh, right, sw, c), out.dtype)
-        for k, i in enumerate(range(0, kh, sh)):
-            for m, j in enumerate(range(0, kw, sw)):
-                group = products[:, :, i : i + sh, :, j : j + sw]
-                sums[:, k : k + oh, : group.shape[2], m : m + ow, : group.shape[4]] += group
+        products = product(rows[here].reshape(-1, o), taps).reshape(-1, oh, ow, kh, kw, c)
+        sums = xp.empty((len(products), down, sh, right, sw, c), out.dtype)
+        add_overlapping(products.transpose(0, 1, 3, 2, 4, 5), sums)
         out[here] = sums.reshape(len(sums), down * sh, right * sw, c)[:, ph : ph + h, pw : pw + wd]
         if bias is not None:
             out[here] += bias
 
     in_blocks(block, y, oh * ow * (taps.shape[1] + o) * y.itemsize)
     return out.transpose(0, 3, 1, 2)
+
+
+def add_overlapping(patches: Array, sums: Array) -> None:
+    """Patches (N, OH, KH, OW, KW, …), of which each lies a stride from the next, to sums (N, DOWN, SH, RIGHT, SW, …).
+
+    As many of a patch's rows and columns as the stride is wide fall on neighbouring places and are added at once."""
+    (_, oh, kh, ow, kw, *_), (_, _, sh, _, sw, *_) = patches.shape, sums.shape
+    for beyond in (sums[:, oh:], sums[:, :, kh:], sums[:, :, :, ow:], sums[:, :, :, :, kw:]):
+        beyond[...] = 0  # where none of the first patches lie
+    for k, i in enumerate(range(0, kh, sh)):
+        for m, j in enumerate(range(0, kw, sw)):
+            group = patches[:, :, i : i + sh, :, j : j + sw]
+            places = sums[:, k : k + oh, : group.shape[2], m : m + ow, : group.shape[4]]
+            if k or m:
+                places += group
+            else:
+                places[...] = group
 
 
 def dilated(w: Array, dilation: Pair) -> Array:
@@ -207,106 +246,185 @@ def dilated(w: Array, dilation: Pair) -> Array:
     return wide
 
 
-# Tiles: F(2×2, 3×3), Lavin & Gray 2016, section 4.1.  In one dimension two outputs of a kernel g of three on an input d
-# of four are Aᵀ [(G g) ⊙ (Bᵀ d)]: four products, not six.  In two dimensions it is the same with the Kronecker squares
-# of the matrices.  Their numbers are halves and ones: integers stay exact.
-
-INPUT = np.kron(*[np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])] * 2)  # Bᵀ: 16×16
-KERNEL = np.kron(*[np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])] * 2)  # G: 16×9
-OUTPUT = np.kron(*[np.array([[1, 1, 1, 0], [0, 1, -1, -1]])] * 2)  # Aᵀ: 4×16
+# Tiles: F(2×2, r×r), Lavin & Gray 2016, section 4.  In one dimension two outputs of a kernel g of r numbers on an input
+# d of r + 1 are Aᵀ [(G g) ⊙ (Bᵀ d)]: r + 1 products, not 2 r.  In two dimensions it is the same with the Kronecker
+# squares of the matrices.  Their numbers are halves and ones: integers stay exact.  A kernel of 2 r and a stride of 2
+# are a kernel of r and a stride of 1 on blocks of 2×2 pixels, whose four pixels are as many channels.
 
 
-def tiles(x: Array, padding: Pair, counts: Pair, dtype: Any) -> Array:
-    """Bᵀ d of every tile d of 4×4 pixels, two pixels from the next: (N, C, H, W) to (16, N · tiles, C) of dtype."""
-    xp, (n, c, *_), (th, tw) = array_module(x), x.shape, counts
-    a, b, d, e = (padded := pad(x, padding, (2 * th + 2, 2 * tw + 2))).strides
-    windows = xp.lib.stride_tricks.as_strided(padded, (4, 4, n, th, tw, c), (b, d, a, 2 * b, 2 * d, e))
-    sums = product(resident(INPUT, dtype, device_of(x)), windows.reshape(16, n * th * tw * c), exact=True)
-    return sums.reshape(16, n * th * tw, c)
+CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of the 2×2 pixels of the output
 
 
-def by_tiles(x: Array, w: Array, bias: Array | None, padding: Pair) -> Array:
-    """The convolution with a 3×3 kernel: in each of 16 coordinates a product of matrices."""
-    xp, (o, c) = array_module(x), w.shape[:2]
-    size = output_size(x.shape[2:], (3, 3), (1, 1), padding, (1, 1))
+class Tiling(NamedTuple):
+    """F(2×2, r×r) on blocks of s×s pixels: a convolution with a kernel of r·s and a stride of s, each way.
+
+    A tile has t×t blocks, t = r + 1, and 2×2 pixels of the output."""
+
+    r: int
+    s: int
+    input: np.ndarray  # Bᵀ: t²×t²
+    kernel: np.ndarray  # G: t²×r²
+    output: np.ndarray  # Aᵀ: 4×t²
+
+    @property
+    def t(self) -> int:
+        return self.r + 1
+
+    def counts(self, size: Pair) -> Pair:
+        """How many tiles there are each way, for so many pixels of the output."""
+        return tuple((n + 1) // 2 for n in size)
+
+    def bytes(self, counts: Pair, inputs: int, outputs: int, x: Array) -> int:
+        """How much memory an image's tiles take with so many channels."""
+        return self.t**2 * math.prod(counts) * (self.s**2 * inputs + outputs) * x.itemsize
+
+
+def squared(*rows: Sequence[float]) -> np.ndarray:
+    """The Kronecker square of a matrix."""
+    return np.kron(rows, rows)
+
+
+TILINGS = (
+    Tiling(  # section 4.1
+        r=3,
+        s=1,
+        input=squared([1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]),
+        kernel=squared([1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]),
+        output=squared([1, 1, 1, 0], [0, 1, -1, -1]),
+    ),
+    # (d₀ − d₁) g₀ + d₁ (g₀ + g₁) = d₀ g₀ + d₁ g₁ and d₁ (g₀ + g₁) + (d₂ − d₁) g₁ = d₁ g₀ + d₂ g₁
+    Tiling(
+        r=2,
+        s=2,
+        input=squared([1, -1, 0], [0, 1, 0], [0, -1, 1]),
+        kernel=squared([1, 0], [1, 1], [0, 1]),
+        output=squared([1, 1, 0], [0, 1, 1]),
+    ),
+)
+
+
+def by_tiles(x: Array, w: Array, bias: Array | None, padding: Pair, F: Tiling) -> Array:
+    """The convolution with a kernel of r·s: in each of t² coordinates a product of matrices."""
+    xp, (o, c, *kernel) = array_module(x), w.shape
+    size = output_size(x.shape[2:], tuple(kernel), (F.s, F.s), padding, (1, 1))
     out = xp.empty((len(x), *size, o), xp.result_type(x, w))
-    counts, kernels = tile_counts(size), kernels_of_tiles(w, out.dtype)
+    counts, kernels = F.counts(size), kernels_of_tiles(w, out.dtype, F)
 
     def block(here: slice) -> None:
-        put_tiles(product(tiles(x[here], padding, counts, out.dtype), kernels), out[here])
+        put_tiles(product(tiles(x[here], padding, counts, out.dtype, F), kernels), out[here], F)
         if bias is not None:
             out[here] += bias
 
-    in_blocks(block, x, tile_bytes(counts, c + o, x))
+    in_blocks(block, x, F.bytes(counts, c, o, x))
     return out.transpose(0, 3, 1, 2)
 
 
-def weight_by_tiles(x: Array, y: Array, padding: Pair) -> Array:
+def adjoint_by_tiles(y: Array, w: Array, size: Pair, padding: Pair, F: Tiling) -> Array:
+    """The adjoint of `by_tiles` in the image: B [(G g) ⊙ (A y)] of every tile, added up where they overlap."""
+    (o, c), counts = w.shape[:2], F.counts(y.shape[2:])
+    out = array_module(y).empty((len(y), *size, c), array_module(y).result_type(y, w))
+    kernels = kernels_of_tiles(w, out.dtype, F, swapped=True)
+
+    def block(here: slice) -> None:
+        add_tiles(product(slopes_of_tiles(y[here], out.dtype, F), kernels), out[here], padding, counts, F)
+
+    in_blocks(block, y, F.bytes(counts, c, o, y))
+    return out.transpose(0, 3, 1, 2)
+
+
+def weight_by_tiles(x: Array, y: Array, padding: Pair, F: Tiling) -> Array:
     """The adjoint of `by_tiles` in the kernel: Gᵀ Σ (Bᵀ d) ⊙ (A y)."""
-    counts, dtype = tile_counts(y.shape[2:]), array_module(x).result_type(x, y)
+    counts, dtype = F.counts(y.shape[2:]), array_module(x).result_type(x, y)
 
     def block(here: slice) -> Array:
-        return product(slopes_of_tiles(y[here], dtype).transpose(0, 2, 1), tiles(x[here], padding, counts, dtype))
+        slopes = slopes_of_tiles(y[here], dtype, F).transpose(0, 2, 1)
+        return product(slopes, tiles(x[here], padding, counts, dtype, F))
 
-    return weight_of_tiles(in_blocks(block, x, tile_bytes(counts, x.shape[1] + y.shape[1], x)), KERNEL)
+    return weight_of_tiles(in_blocks(block, x, F.bytes(counts, x.shape[1], y.shape[1], x)), F)
 
 
-def gradients_by_tiles(x: Array, w: Array, g: Array, padding: Pair) -> tuple[Array, Array]:
-    """The gradients of `by_tiles` in x and w from that in its output, with the same tiles for both.
-
-    That in x is a convolution of g; that in w is the turned one in the kernel of a convolution of g that gives x."""
-    xp, (o, c), around = array_module(x), w.shape[:2], tuple(2 - p for p in padding)
-    dx = xp.empty((len(x), *x.shape[2:], c), xp.result_type(x, w, g))
-    counts, kernels = tile_counts(x.shape[2:]), kernels_of_tiles(turned(w), dx.dtype)
+def both_by_tiles(x: Array, w: Array, y: Array, padding: Pair, F: Tiling) -> tuple[Array, Array]:
+    """`by_tiles` of x and w and `weight_by_tiles` of x and y, with the same tiles of x."""
+    (o, c), counts = w.shape[:2], F.counts(y.shape[2:])
+    out = array_module(x).empty((len(x), *y.shape[2:], o), array_module(x).result_type(x, w, y))
+    kernels = kernels_of_tiles(w, out.dtype, F)
 
     def block(here: slice) -> Array:
-        of_g = tiles(g[here], around, counts, dx.dtype)
-        put_tiles(product(of_g, kernels), dx[here])
-        return product(of_g.transpose(0, 2, 1), slopes_of_tiles(x[here], dx.dtype))
+        of_x = tiles(x[here], padding, counts, out.dtype, F)
+        put_tiles(product(of_x, kernels), out[here], F)
+        return product(slopes_of_tiles(y[here], out.dtype, F).transpose(0, 2, 1), of_x)
 
-    dw = weight_of_tiles(in_blocks(block, x, tile_bytes(counts, c + o, x)), KERNEL[:, ::-1])
-    return dx.transpose(0, 3, 1, 2), dw
-
-
-def tile_counts(size: Pair) -> Pair:
-    """How many tiles, of two pixels of the output each way, there are each way."""
-    return tuple((n + 1) // 2 for n in size)
+    slopes = in_blocks(block, x, F.bytes(counts, c, o, x))
+    return out.transpose(0, 3, 1, 2), weight_of_tiles(slopes, F)
 
 
-def tile_bytes(counts: Pair, channels: int, x: Array) -> int:
-    """How much memory an image's tiles take in so many channels."""
-    return 16 * math.prod(counts) * channels * x.itemsize
+def both_adjoints_by_tiles(x: Array, w: Array, y: Array, padding: Pair, F: Tiling) -> tuple[Array, Array]:
+    """`adjoint_by_tiles` of y and w and `weight_by_tiles` of x and y, with the same slopes of y."""
+    (o, c), counts = w.shape[:2], F.counts(y.shape[2:])
+    out = array_module(x).empty((len(y), *x.shape[2:], c), array_module(x).result_type(x, w, y))
+    kernels = kernels_of_tiles(w, out.dtype, F, swapped=True)
+
+    def block(here: slice) -> Array:
+        of_y = slopes_of_tiles(y[here], out.dtype, F)
+        add_tiles(product(of_y, kernels), out[here], padding, counts, F)
+        return product(of_y.transpose(0, 2, 1), tiles(x[here], padding, counts, out.dtype, F))
+
+    slopes = in_blocks(block, x, F.bytes(counts, c, o, x))
+    return out.transpose(0, 3, 1, 2), weight_of_tiles(slopes, F)
 
 
-def kernels_of_tiles(w: Array, dtype: Any) -> Array:
-    """G g: (O, C, 3, 3) to (16, C, O)."""
-    o, c = w.shape[:2]
-    rows = w.transpose(2, 3, 1, 0).reshape(9, c * o)
-    return matmul(resident(KERNEL, dtype, device_of(w)), rows, exact=True).reshape(16, c, o)
+def tiles(x: Array, padding: Pair, counts: Pair, dtype: Any, F: Tiling) -> Array:
+    """Bᵀ d of every tile d, two blocks from the next: (N, C, H, W) to (t², N · tiles, s² · C) of dtype."""
+    xp, (n, c, *_), (th, tw), s, t = array_module(x), x.shape, counts, F.s, F.t
+    padded = pad(x, padding, (s * (2 * th + t - 2), s * (2 * tw + t - 2)))
+    a, b, d, e = padded.strides
+    shape, strides = (t, t, n, th, tw, s, s * c), (s * b, s * d, a, 2 * s * b, 2 * s * d, b, e)
+    windows = in_lines(xp.lib.stride_tricks.as_strided(padded, shape, strides)).reshape(t * t, -1)
+    return product(resident(F.input, dtype, device_of(x)), windows, exact=True).reshape(t * t, n * th * tw, s * s * c)
 
 
-def put_tiles(products: Array, out: Array) -> None:
-    """Aᵀ m of every tile's products m, (16, N · tiles, O), to where its four pixels lie in (N, OH, OW, O)."""
+def add_tiles(products: Array, out: Array, padding: Pair, counts: Pair, F: Tiling) -> None:
+    """B m of every tile's products m, the adjoint of `tiles`: (t², N · tiles, s² · C) to (N, H, W, C)."""
+    xp, (n, h, w, c), (ph, pw), (th, tw), s, t = array_module(out), out.shape, padding, counts, F.s, F.t
+    table = resident(F.input.T, out.dtype, device_of(out))
+    patches = product(table, products.reshape(t * t, -1), exact=True).reshape(t, t, n, th, tw, s, s * c)
+    sums = xp.empty((n, th + 1, 2, s, tw + 1, 2, s * c), out.dtype)
+    add_overlapping(patches.transpose(2, 3, 0, 4, 1, 5, 6), sums.transpose(0, 1, 2, 4, 5, 3, 6))
+    out[...] = sums.reshape(n, 2 * s * (th + 1), 2 * s * (tw + 1), c)[:, ph : ph + h, pw : pw + w]
+
+
+def kernels_of_tiles(w: Array, dtype: Any, F: Tiling, swapped: bool = False) -> Array:
+    """G g: (O, C, KH, KW) to (t², s² · C, O), or swapped, (t², O, s² · C)."""
+    (o, c), r, s = w.shape[:2], F.r, F.s
+    order, shape = ((0, 3, 5, 1), (o, s * s * c)) if swapped else ((3, 5, 1, 0), (s * s * c, o))
+    rows = spaced(w).reshape(o, c, r, s, r, s).transpose(2, 4, *order).reshape(r * r, s * s * c * o)
+    return matmul(resident(F.kernel, dtype, device_of(w)), rows, exact=True).reshape(F.t**2, *shape)
+
+
+def weight_of_tiles(blocks: list[Any], F: Tiling) -> Array:
+    """Gᵀ of the sum of what blocks of images give, the adjoint of `kernels_of_tiles`: (t², O, s² · C) each to
+    (O, C, KH, KW)."""
+    slopes, r, s = sum(blocks[1:], blocks[0]), F.r, F.s
+    table, o = resident(F.kernel.T, slopes.dtype, device_of(slopes)), slopes.shape[1]
+    taps = matmul(table, slopes.reshape(F.t**2, -1), exact=True).reshape(r, r, o, s, s, -1)
+    return taps.transpose(2, 0, 3, 1, 4, 5).reshape(o, r * s, r * s, -1).transpose(0, 3, 1, 2)
+
+
+def put_tiles(products: Array, out: Array, F: Tiling) -> None:
+    """Aᵀ m of every tile's products m, (t², N · tiles, O), to where its four pixels lie in (N, OH, OW, O)."""
     n, oh, ow, o = out.shape
-    sums = product(resident(OUTPUT, out.dtype, device_of(out)), products.reshape(16, -1), exact=True)
-    for (i, j), corner in zip(np.ndindex(2, 2), sums.reshape(4, n, *tile_counts((oh, ow)), o), strict=True):
+    sums = product(resident(F.output, out.dtype, device_of(out)), products.reshape(F.t**2, -1), exact=True)
+    for (i, j), corner in zip(CORNERS, sums.reshape(4, n, *F.counts((oh, ow)), o), strict=True):
         places = out[:, i::2, j::2]
         places[...] = corner[:, : places.shape[1], : places.shape[2]]
 
 
-def slopes_of_tiles(y: Array, dtype: Any) -> Array:
-    """A y, the adjoint of `put_tiles`: (N, O, OH, OW) to (16, N · tiles, O)."""
+def slopes_of_tiles(y: Array, dtype: Any, F: Tiling) -> Array:
+    """A y, the adjoint of `put_tiles`: (N, O, OH, OW) to (t², N · tiles, O)."""
     n, o, *size = y.shape
-    corners = array_module(y).zeros((4, n, *tile_counts(tuple(size)), o), dtype)
-    for (i, j), corner in zip(np.ndindex(2, 2), corners, strict=True):
+    corners = array_module(y).zeros((4, n, *F.counts(tuple(size)), o), dtype)
+    for (i, j), corner in zip(CORNERS, corners, strict=True):
         places = y.transpose(0, 2, 3, 1)[:, i::2, j::2]
         corner[:, : places.shape[1], : places.shape[2]] = places
-    slopes = product(resident(OUTPUT.T, dtype, device_of(y)), corners.reshape(4, -1), exact=True)
-    return slopes.reshape(16, -1, o)
-
-
-def weight_of_tiles(blocks: list[Any], kernel: np.ndarray) -> Array:
-    """Gᵀ of the sum of what blocks of images give: (16, O, C) each to (O, C, 3, 3)."""
-    slopes = sum(blocks[1:], blocks[0])
-    table = resident(kernel, slopes.dtype, device_of(slopes))
-    return matmul(slopes.reshape(16, -1).T, table, exact=True).reshape(*slopes.shape[1:], 3, 3)
+    slopes = product(resident(F.output.T, dtype, device_of(y)), corners.reshape(4, -1), exact=True)
+    return slopes.reshape(F.t**2, -1, o)
