@@ -323,7 +323,8 @@ def test_where_matrices_begin(seed, m, n, dtype):
         assert (x.shape, x.dtype, x.flags.c_contiguous, x.flags.writeable) == ((m, n), dtype, True, True)
         assert x.nbytes < products.WORTH_A_LINE or x.ctypes.data % products.LINE == 0
     assert np.array_equal(made[1], rows)
-    assert np.array_equal(made[2], np.full((m, n), 2)) and np.array_equal(made[3], made[2])
+    assert np.array_equal(made[2], np.full((m, n), 2))
+    assert np.array_equal(made[3], made[2])
 
 
 @given(st.integers(0, 300), st.integers(0, 300))

@@ -9,8 +9,8 @@ Three ways, of which `convolve`, `convolve_adjoint` and `convolve_weight` choose
 
 - *gather*: the patches under the kernel as the rows of a matrix, times the kernel.  Chellapilla et al. 2006.
 - *scatter*, its adjoint: pixels times the kernel are patches, which are added up where they overlap.
-- *tiles*, for 3×3 kernels, and 4×4 ones of stride 2: 4 products of numbers for 4 pixels of the output in place of 9,
-  9 in place of 16.  Winograd 1980; Lavin & Gray 2016.
+- *tiles*, for 3×3 kernels and for 4×4 ones of stride 2: for a channel and a pixel of the output 4 multiplications in
+  place of 9, and 9 in place of 16.  Winograd 1980; Lavin & Gray 2016.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def convolve(x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair
     o, c, *_ = w.shape
     kernel: Pair = w.shape[2:]
     size, around = output_size(x.shape[2:], kernel, stride, padding, dilation), reach(kernel, stride, padding, dilation)
-    if tiles := tiling(kernel, stride, dilation, (c, o)):
-        return by_tiles(x, w, bias, padding, tiles)
+    if F := tiling(kernel, stride, dilation, (c, o)):
+        return by_tiles(x, w, bias, padding, F)
     if around is not None and kernel != (1, 1) and math.prod(x.shape[2:]) * o < math.prod(size) * c:
         return scatter(x, turned(w), bias, size, stride, around, dilation)  # the smaller matrix of patches
     return gather(x, w, bias, stride, padding, dilation)
@@ -78,16 +78,16 @@ def convolve_adjoint(y: Array, w: Array, size: Pair, stride: Pair, padding: Pair
     around = reach(w.shape[2:], stride, padding, dilation)
     if around is not None:
         return convolve(y, turned(w), None, stride, around, dilation)
-    if tiles := tiling(w.shape[2:], stride, dilation, w.shape[:2]):
-        return adjoint_by_tiles(y, w, size, padding, tiles)
+    if F := tiling(w.shape[2:], stride, dilation, w.shape[:2]):
+        return adjoint_by_tiles(y, w, size, padding, F)
     return scatter(y, w, None, size, stride, padding, dilation)
 
 
 def convolve_weight(x: Array, y: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Array:
     """(N, C, H, W), (N, O, OH, OW) to (O, C, *kernel)."""
     c, o, around = x.shape[1], y.shape[1], reach(kernel, stride, padding, dilation)
-    if tiles := tiling(kernel, stride, dilation, (c, o)):
-        return weight_by_tiles(x, y, padding, tiles)
+    if F := tiling(kernel, stride, dilation, (c, o)):
+        return weight_by_tiles(x, y, padding, F)
     if around is not None and kernel != (1, 1) and math.prod(x.shape[2:]) * o < math.prod(y.shape[2:]) * c:
         return turned(weight_by_gathering(y, x, kernel, stride, around, dilation))  # the smaller matrix of patches
     return weight_by_gathering(x, y, kernel, stride, padding, dilation)
@@ -99,12 +99,12 @@ def gradients(
     """`convolve_adjoint` of g with w and `convolve_weight` of x and g, the gradients of `convolve` in x and w: those of
     the two that are wanted."""
     kernel, how = w.shape[2:], (stride, padding, dilation)
-    tiles, around = tiling(kernel, stride, dilation, w.shape[:2]), reach(kernel, *how)
-    if all(wanted) and tiles and around is not None:
-        dx, dw = both_by_tiles(g, turned(w), x, around, tiles)
+    F, around = tiling(kernel, stride, dilation, w.shape[:2]), reach(kernel, *how)
+    if all(wanted) and F:
+        if around is None:
+            return both_adjoints_by_tiles(x, w, g, padding, F)
+        dx, dw = both_by_tiles(g, turned(w), x, around, F)
         return dx, turned(dw)
-    if all(wanted) and tiles:
-        return both_adjoints_by_tiles(x, w, g, padding, tiles)
     dx = convolve_adjoint(g, w, x.shape[2:], *how) if wanted[0] else None
     return dx, convolve_weight(x, g, kernel, *how) if wanted[1] else None
 
@@ -115,8 +115,9 @@ def gradients_of_adjoint(
     """`convolve` of g with w and `convolve_weight` of g and y, the gradients of `convolve_adjoint` in y and w: those of
     the two that are wanted."""
     kernel, how = w.shape[2:], (stride, padding, dilation)
-    if all(wanted) and (tiles := tiling(kernel, stride, dilation, w.shape[:2])):
-        return both_by_tiles(g, w, y, padding, tiles)
+    F = tiling(kernel, stride, dilation, w.shape[:2])
+    if all(wanted) and F:
+        return both_by_tiles(g, w, y, padding, F)
     dy = convolve(g, w, None, *how) if wanted[0] else None
     return dy, convolve_weight(g, y, kernel, *how) if wanted[1] else None
 
@@ -270,13 +271,15 @@ class Tiling(NamedTuple):
     def t(self) -> int:
         return self.r + 1
 
-    def counts(self, size: Pair) -> Pair:
-        """How many tiles there are each way, for so many pixels of the output."""
-        return tuple((n + 1) // 2 for n in size)
+    def item_bytes(self, counts: Pair, channels: Pair, like: Array) -> int:
+        """How much memory an image's tiles take, with so many channels in and out."""
+        inputs, outputs = channels
+        return self.t**2 * math.prod(counts) * (self.s**2 * inputs + outputs) * like.itemsize
 
-    def bytes(self, counts: Pair, inputs: int, outputs: int, x: Array) -> int:
-        """How much memory an image's tiles take with so many channels."""
-        return self.t**2 * math.prod(counts) * (self.s**2 * inputs + outputs) * x.itemsize
+
+def tile_counts(size: Pair) -> Pair:
+    """How many tiles there are each way, for so many pixels of the output."""
+    return tuple((n + 1) // 2 for n in size)
 
 
 def squared(*rows: Sequence[float]) -> np.ndarray:
@@ -292,8 +295,7 @@ TILINGS = (
         kernel=squared([1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]),
         output=squared([1, 1, 1, 0], [0, 1, -1, -1]),
     ),
-    # (d₀ − d₁) g₀ + d₁ (g₀ + g₁) = d₀ g₀ + d₁ g₁ and d₁ (g₀ + g₁) + (d₂ − d₁) g₁ = d₁ g₀ + d₂ g₁
-    Tiling(
+    Tiling(  # d₀ g₀ + d₁ g₁ = (d₀ − d₁) g₀ + d₁ (g₀ + g₁) and d₁ g₀ + d₂ g₁ = d₁ (g₀ + g₁) + (d₂ − d₁) g₁
         r=2,
         s=2,
         input=squared([1, -1, 0], [0, 1, 0], [0, -1, 1]),
@@ -308,44 +310,44 @@ def by_tiles(x: Array, w: Array, bias: Array | None, padding: Pair, F: Tiling) -
     xp, (o, c, *kernel) = array_module(x), w.shape
     size = output_size(x.shape[2:], tuple(kernel), (F.s, F.s), padding, (1, 1))
     out = xp.empty((len(x), *size, o), xp.result_type(x, w))
-    counts, kernels = F.counts(size), kernels_of_tiles(w, out.dtype, F)
+    counts, kernels = tile_counts(size), kernels_of_tiles(w, out.dtype, F)
 
     def block(here: slice) -> None:
         put_tiles(product(tiles(x[here], padding, counts, out.dtype, F), kernels), out[here], F)
         if bias is not None:
             out[here] += bias
 
-    in_blocks(block, x, F.bytes(counts, c, o, x))
+    in_blocks(block, x, F.item_bytes(counts, (c, o), x))
     return out.transpose(0, 3, 1, 2)
 
 
 def adjoint_by_tiles(y: Array, w: Array, size: Pair, padding: Pair, F: Tiling) -> Array:
     """The adjoint of `by_tiles` in the image: B [(G g) ⊙ (A y)] of every tile, added up where they overlap."""
-    (o, c), counts = w.shape[:2], F.counts(y.shape[2:])
+    (o, c), counts = w.shape[:2], tile_counts(y.shape[2:])
     out = array_module(y).empty((len(y), *size, c), array_module(y).result_type(y, w))
     kernels = kernels_of_tiles(w, out.dtype, F, swapped=True)
 
     def block(here: slice) -> None:
         add_tiles(product(slopes_of_tiles(y[here], out.dtype, F), kernels), out[here], padding, counts, F)
 
-    in_blocks(block, y, F.bytes(counts, c, o, y))
+    in_blocks(block, y, F.item_bytes(counts, (c, o), y))
     return out.transpose(0, 3, 1, 2)
 
 
 def weight_by_tiles(x: Array, y: Array, padding: Pair, F: Tiling) -> Array:
     """The adjoint of `by_tiles` in the kernel: Gᵀ Σ (Bᵀ d) ⊙ (A y)."""
-    counts, dtype = F.counts(y.shape[2:]), array_module(x).result_type(x, y)
+    counts, dtype = tile_counts(y.shape[2:]), array_module(x).result_type(x, y)
 
     def block(here: slice) -> Array:
         slopes = slopes_of_tiles(y[here], dtype, F).transpose(0, 2, 1)
         return product(slopes, tiles(x[here], padding, counts, dtype, F))
 
-    return weight_of_tiles(in_blocks(block, x, F.bytes(counts, x.shape[1], y.shape[1], x)), F)
+    return weight_of_tiles(in_blocks(block, x, F.item_bytes(counts, (x.shape[1], y.shape[1]), x)), F)
 
 
 def both_by_tiles(x: Array, w: Array, y: Array, padding: Pair, F: Tiling) -> tuple[Array, Array]:
     """`by_tiles` of x and w and `weight_by_tiles` of x and y, with the same tiles of x."""
-    (o, c), counts = w.shape[:2], F.counts(y.shape[2:])
+    (o, c), counts = w.shape[:2], tile_counts(y.shape[2:])
     out = array_module(x).empty((len(x), *y.shape[2:], o), array_module(x).result_type(x, w, y))
     kernels = kernels_of_tiles(w, out.dtype, F)
 
@@ -354,13 +356,13 @@ def both_by_tiles(x: Array, w: Array, y: Array, padding: Pair, F: Tiling) -> tup
         put_tiles(product(of_x, kernels), out[here], F)
         return product(slopes_of_tiles(y[here], out.dtype, F).transpose(0, 2, 1), of_x)
 
-    slopes = in_blocks(block, x, F.bytes(counts, c, o, x))
+    slopes = in_blocks(block, x, F.item_bytes(counts, (c, o), x))
     return out.transpose(0, 3, 1, 2), weight_of_tiles(slopes, F)
 
 
 def both_adjoints_by_tiles(x: Array, w: Array, y: Array, padding: Pair, F: Tiling) -> tuple[Array, Array]:
     """`adjoint_by_tiles` of y and w and `weight_by_tiles` of x and y, with the same slopes of y."""
-    (o, c), counts = w.shape[:2], F.counts(y.shape[2:])
+    (o, c), counts = w.shape[:2], tile_counts(y.shape[2:])
     out = array_module(x).empty((len(y), *x.shape[2:], c), array_module(x).result_type(x, w, y))
     kernels = kernels_of_tiles(w, out.dtype, F, swapped=True)
 
@@ -369,7 +371,7 @@ def both_adjoints_by_tiles(x: Array, w: Array, y: Array, padding: Pair, F: Tilin
         add_tiles(product(of_y, kernels), out[here], padding, counts, F)
         return product(of_y.transpose(0, 2, 1), tiles(x[here], padding, counts, out.dtype, F))
 
-    slopes = in_blocks(block, x, F.bytes(counts, c, o, x))
+    slopes = in_blocks(block, x, F.item_bytes(counts, (c, o), x))
     return out.transpose(0, 3, 1, 2), weight_of_tiles(slopes, F)
 
 
@@ -414,7 +416,7 @@ def put_tiles(products: Array, out: Array, F: Tiling) -> None:
     """Aᵀ m of every tile's products m, (t², N · tiles, O), to where its four pixels lie in (N, OH, OW, O)."""
     n, oh, ow, o = out.shape
     sums = product(resident(F.output, out.dtype, device_of(out)), products.reshape(F.t**2, -1), exact=True)
-    for (i, j), corner in zip(CORNERS, sums.reshape(4, n, *F.counts((oh, ow)), o), strict=True):
+    for (i, j), corner in zip(CORNERS, sums.reshape(4, n, *tile_counts((oh, ow)), o), strict=True):
         places = out[:, i::2, j::2]
         places[...] = corner[:, : places.shape[1], : places.shape[2]]
 
@@ -422,7 +424,7 @@ def put_tiles(products: Array, out: Array, F: Tiling) -> None:
 def slopes_of_tiles(y: Array, dtype: Any, F: Tiling) -> Array:
     """A y, the adjoint of `put_tiles`: (N, O, OH, OW) to (t², N · tiles, O)."""
     n, o, *size = y.shape
-    corners = array_module(y).zeros((4, n, *F.counts(tuple(size)), o), dtype)
+    corners = array_module(y).zeros((4, n, *tile_counts(tuple(size)), o), dtype)
     for (i, j), corner in zip(CORNERS, corners, strict=True):
         places = y.transpose(0, 2, 3, 1)[:, i::2, j::2]
         corner[:, : places.shape[1], : places.shape[2]] = places

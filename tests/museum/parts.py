@@ -46,7 +46,8 @@ PARTS = {
     "products": Part(
         ("kernels/products.py",),
         ("test_products.py", "test_kernels.py::test_matmul_is_a_at_b", "test_kernels.py::test_products_in_pieces",
-         "test_kernels.py::test_pieces_are_put_together", "test_kernels.py::test_the_largest_divisor",
+         "test_kernels.py::test_pieces_are_put_together", "test_kernels.py::test_where_matrices_begin",
+         "test_kernels.py::test_the_largest_divisor",
          "test_kernels.py::test_products_are_cut_where_there_are_kernels_for_small_ones"),
         ("test_kernels.py", "test_strict.py"),
     ),
