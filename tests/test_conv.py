@@ -293,15 +293,47 @@ def test_gradients_with_a_bias(data):
             assert np.array_equal(slope.data, expected[name])
 
 
+@settings(max_examples=2 * settings().max_examples)
+@given(st.data())
+def test_gradients_without_a_bias(data):
+    """Those of a convolution and of a transposed one are the other two of the three maps: whichever are asked for, by
+    the rule that makes both together, and by their own, which can be differentiated.  Integers, so exactly."""
+    draw = Draw(data)
+    g = Geometry(draw)
+    images = {"conv2d": (g.x, g.y), "conv_transpose2d": (g.y, g.x)}  # the input, and the gradient of the output
+    slopes = {
+        "conv2d": convolve_adjoint(g.y, g.w, size=g.size, **g.how).data,
+        "conv_transpose2d": convolve(g.x, g.w, **g.how).data,
+    }
+    extra = tuple(  # what the last whole window leaves over
+        (n + 2 * p - d * (k - 1) - 1) % s for n, k, s, p, d in zip(g.size, g.kernel, *g.how.values(), strict=True)
+    )
+    settings_ = {"conv2d": g.how, "conv_transpose2d": {**g.how, "output_padding": extra}}
+    of_w = convolve_weight(g.x, g.y, kernel=g.kernel, **g.how).data
+    for name, (image, cotangent) in images.items():
+        wanted = data.draw(st.sampled_from([(True, True), (True, False), (False, True)]))
+        inputs = [leaf(a) if want else Tensor(a) for a, want in zip((image, g.w), wanted, strict=True)]
+        out = getattr(F, name)(*inputs, **settings_[name])
+        leaves = [x for x in inputs if x.requires_grad]
+        for create_graph in (False, True):
+            found = iter(ng.grad(out, leaves, cotangent, create_graph=create_graph))
+            for want, expected in zip(wanted, (slopes[name], of_w), strict=True):
+                assert not want or np.array_equal(next(found).data, expected)
+
+
 def test_no_gradient_is_computed_that_nobody_asked_for(monkeypatch):
     """The first layer's images need none, a frozen layer's weights need none: the most expensive sums of all."""
-    x, w, bias = (np.ones(shape) for shape in [(1, 2, 4, 5), (3, 2, 2, 2), (3,)])
+    x, w, bias, y = (np.ones(shape) for shape in [(1, 2, 4, 5), (3, 2, 2, 2), (3,), (1, 3, 4, 5)])
     rules = {"convolve_adjoint": 0, "convolve_weight": 1, "sum_of_pixels": 2}
-    for name, its_own in rules.items():
-        inputs = [Tensor(array) if i == its_own else leaf(array) for i, array in enumerate((x, w, bias))]
+    cases = [(F.conv2d, (x, w, bias), name, its_own) for name, its_own in rules.items()]
+    cases += [(F.conv2d, (x, w), "convolve_adjoint", 0), (F.conv2d, (x, w), "convolve_weight", 1)]
+    cases += [(F.conv_transpose2d, (y, w), "convolve", 0), (F.conv_transpose2d, (y, w), "convolve_weight", 1)]
+    for convolve_, arrays, name, its_own in cases:
+        inputs = [Tensor(array) if i == its_own else leaf(array) for i, array in enumerate(arrays)]
+        out = convolve_(*inputs).sum()
         with monkeypatch.context() as patch:
             patch.setattr(convolution, name, lambda *_, **__: pytest.fail("computed in vain"))
-            F.conv2d(*inputs).sum().backward()
+            out.backward()
         assert inputs[its_own].grad is None
 
 

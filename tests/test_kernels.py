@@ -77,6 +77,19 @@ def test_tiles_are_about_as_exact_as_patches(tiling):
         assert 0 < np.square(found - exact).mean() < (12 * 2**-24) ** 2 * np.square(exact).mean()
 
 
+@pytest.mark.parametrize(("dtype", "channels"), [("float32", 64), ("float64", 32), ("float32", 128)])
+def test_outputs_that_fall_on_the_same_lines(dtype, channels):
+    """A kernel whose outputs are 4096 bytes apart, or a multiple of it, is read where they are not, and is the same;
+    any other where it lies."""
+    w = integers(np.random.default_rng(0), 3, channels, 4, 4).astype(dtype)
+    copy, other = convolution.spaced(w), w[:, 1:].copy()
+    assert copy.strides[0] % 4096 != 0
+    assert copy.dtype == dtype
+    assert np.array_equal(copy, w)
+    assert np.array_equal(convolution.taps(w), w.transpose(2, 3, 1, 0))
+    assert convolution.spaced(other) is other
+
+
 @given(
     st.integers(0, 9), st.tuples(st.integers(1, 5), st.integers(1, 5)), st.tuples(st.integers(1, 3), st.integers(1, 3)),
     st.tuples(st.integers(1, 2), st.integers(1, 2)), st.data(),
