@@ -105,7 +105,18 @@ def check_range(name: str, values: Array, count: int) -> None:
         raise ValueError(f"{name} must be in 0 … {count - 1}, got {values.min()} … {values.max()}")
 
 
-BLOCK_BYTES = 1 << 21  # about what a block of images reads and writes: it stays in the cache from step to step
+def block_bytes(cache: str = "/sys/devices/system/cpu/cpu0/cache/index2/size") -> int:
+    """Twice a core's own cache, as far as Linux tells of it and measurements go, from 2 to 4 MiB: with half or twice as
+    much a training step takes up to a fifth longer.  `cache` is a file that says 2048K."""
+    try:
+        with open(cache) as file:
+            kibibytes = int(file.read().strip().removesuffix("K"))
+    except (OSError, ValueError):
+        kibibytes = 1024
+    return min(max(2 * kibibytes, 2048), 4096) << 10
+
+
+BLOCK_BYTES = block_bytes()  # about what a block of images reads and writes: it stays in the cache from step to step
 BLOCKS = 4  # blocks come in multiples of this, for as many threads
 
 
@@ -115,7 +126,7 @@ def in_blocks(work: Callable[[slice], Any], like: Array, item_bytes: int) -> lis
     On a CPU the parts are such that each reads and writes about BLOCK_BYTES (an item `item_bytes`), and they are shared
     out among as many threads as NumPy's matrix products are allowed.  Inside, a product runs on one thread: the threads
     of OpenBLAS wait for their next product in a loop that takes a core away from everybody else.  The parts do not
-    depend on the number of threads.  On a GPU there is one part."""
+    depend on the number of threads, but on the processor.  On a GPU there is one part."""
     count = len(like)
     if not isinstance(like, np.ndarray):
         return [work(slice(0, count))]

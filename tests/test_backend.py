@@ -7,6 +7,7 @@ import math
 import platform
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,18 @@ DRAWS = {
 }
 DRAWN = pytest.mark.parametrize("drawn", ["host", "device"])
 SAMPLES = 40_000  # tells a mean that is off by 0.05 standard deviations, with both errors below 1e-6
+
+
+@pytest.mark.parametrize(
+    ("told", "mebibytes"),
+    [("1024K\n", 2), ("1536K", 3), ("2048K\n", 4), ("256K\n", 2), ("266240K\n", 4), ("", 2), ("much\n", 2), (None, 2)],
+)
+def test_a_block_is_twice_the_cache(told: str | None, mebibytes: int, tmp_path: Path) -> None:
+    """Of 2 to 4 MiB, and 2 where nobody tells."""
+    file = tmp_path / "size"
+    if told is not None:
+        file.write_text(told)
+    assert backend.block_bytes(str(file)) == mebibytes << 20
 
 
 @DRAWN
