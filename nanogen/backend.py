@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from nanogen import compiled
+
 try:
     from threadpoolctl import ThreadpoolController
 except ImportError:  # then everything runs on the caller's thread
@@ -164,21 +166,28 @@ def by_parts(work: Callable[..., Any], *arrays: Array) -> list[Any]:
 
 
 def fuse(function: Callable[..., None]) -> Callable[..., None]:
-    """An elementwise function, which writes into its last arguments: on a GPU one kernel (CuPy's `fuse` makes it).
+    """An elementwise function, which writes into its last arguments: on a GPU one kernel (CuPy's `fuse` makes it), on a
+    CPU the C function of its name, where there is one and the arrays have one type and shape and lie alike in memory.
 
     It is made of arithmetic, `astype`, the array module's elementwise functions, `out=` and assignments in place; it
     asks for no shape, index, sum or truth.  Its arrays have one number of axes; the others among its arguments are
-    numbers.  A GPU takes the axes as they lie in memory in the first array, so that neighbours there are neighbours
-    among its threads."""
+    numbers.  The axes are taken as they lie in memory in the first array, so that neighbours there are neighbours among
+    a GPU's threads."""
 
     @functools.wraps(function)
     def call(*arguments: Any) -> None:
         first = arguments[0]
-        if array_module(first) is np:
+        on_cpu = array_module(first) is np
+        if on_cpu and not compiled.has(first.dtype, function.__name__):
             return function(*arguments)
         order = sorted(range(first.ndim), key=lambda axis: -first.strides[axis])
         turned = [a.transpose(*order) if hasattr(a, "strides") and a.ndim else a for a in arguments]
-        return _kernel(function, array_module(first))(*turned)
+        if not on_cpu:
+            return _kernel(function, array_module(first))(*turned)
+        arrays = [a for a in turned if isinstance(a, np.ndarray)]
+        if all(a.flags.c_contiguous and a.shape == arrays[0].shape and a.dtype == first.dtype for a in arrays):
+            return compiled.call(function.__name__, *turned, first.size)
+        return function(*arguments)
 
     return call
 
@@ -189,19 +198,27 @@ def _kernel(function: Callable[..., None], xp: ModuleType) -> Callable[..., None
 
 
 class ByDevice:
-    """A function on raw arrays with another form for a GPU, which `@name.on_gpu` declares; its first argument, an
-    array, says where it is."""
+    """A function on raw arrays with other forms, for a GPU, `@name.on_gpu`, and for a CPU with a compiler, `@name.in_c`:
+    that calls C functions where there are some of the type of the first argument, an array, which says where it is."""
 
-    def __init__(self, on_cpu: Callable[..., Any]):
-        self.on_cpu = on_cpu
-        functools.update_wrapper(self, on_cpu)
+    def __init__(self, form: Callable[..., Any]):
+        self.form = self.gpu_form = form
+        self.c_form: Callable[..., Any] | None = None
+        functools.update_wrapper(self, form)
 
     def on_gpu(self, form: Callable[..., Any]) -> Callable[..., Any]:
-        self.form = form
+        self.gpu_form = form
+        return form
+
+    def in_c(self, form: Callable[..., Any]) -> Callable[..., Any]:
+        self.c_form = form
         return form
 
     def __call__(self, array: Array, *arguments: Any, **named: Any) -> Any:
-        return (self.on_cpu if array_module(array) is np else self.form)(array, *arguments, **named)
+        if not isinstance(array, np.ndarray):
+            return self.gpu_form(array, *arguments, **named)
+        form = self.c_form if self.c_form and compiled.has(array.dtype) else self.form
+        return form(array, *arguments, **named)
 
 
 REAL = {"float32": "float", "float64": "double"}

@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nanogen.backend import Array, array_module, device_of, in_blocks, resident
-from nanogen.kernels.products import in_lines, matmul, product
+from nanogen import compiled
+from nanogen.backend import Array, ByDevice, array_module, device_of, in_blocks, resident
+from nanogen.kernels.products import empty_in_lines, in_lines, matmul, product
 from nanogen.kernels.reduction import column_sums
 
 Pair = tuple[int, ...]  # for height and width
@@ -131,6 +132,7 @@ def sum_of_pixels(y: Array) -> Array:
 # Gather and scatter
 
 
+@ByDevice
 def patches(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Array:
     """The pixels under the kernel, a row a place: (N, C, H, W) to (N · OH · OW, KH · KW · C)."""
     xp, (n, c, h, w) = array_module(x), x.shape
@@ -141,6 +143,17 @@ def patches(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair)
     a, b, d, e = (padded := pad(x, padding, (h + 2 * ph, w + 2 * pw))).strides
     shape, strides = (n, oh, ow, kh, kw, c), (a, b * sh, d * sw, b * dh, d * dw, e)
     return in_lines(xp.lib.stride_tricks.as_strided(padded, shape, strides)).reshape(n * oh * ow, kh * kw * c)
+
+
+@patches.in_c
+def _(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Array:
+    x, (n, c, h, w) = channels_last(x), x.shape
+    if (kernel, stride, padding) == ((1, 1), (1, 1), (0, 0)):
+        return x.reshape(n * h * w, c)
+    oh, ow = output_size((h, w), kernel, stride, padding, dilation)
+    out = empty_in_lines((n * oh * ow, math.prod(kernel) * c), x.dtype)
+    compiled.call("patches", x, n, h, w, c, oh, ow, *kernel, *stride, *padding, *dilation, out)
+    return out
 
 
 def pad(x: Array, padding: Pair, size: Pair) -> Array:
@@ -201,23 +214,36 @@ def scatter(
     y: Array, w: Array, bias: Array | None, size: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> Array:  # fmt: skip
     """Pixels times the kernel, added up where the kernel stood: (N, O, OH, OW), (O, C, KH, KW) to (N, C, *size)."""
-    xp, (oh, ow), (h, wd), (sh, sw), (ph, pw) = array_module(y), y.shape[2:], size, stride, padding
+    xp, places = array_module(y), math.prod(y.shape[2:])
     w = dilated(w, dilation)
     o, c, kh, kw = w.shape
-    out = xp.empty((y.shape[0], h, wd, c), xp.result_type(y, w))
+    out = xp.empty((y.shape[0], *size, c), xp.result_type(y, w))
     taps, rows = in_lines(w.transpose(0, 2, 3, 1)).reshape(o, kh * kw * c), channels_last(y)
-    down, right = max(oh + (kh - 1) // sh, -(-(h + ph) // sh)), max(ow + (kw - 1) // sw, -(-(wd + pw) // sw))
 
     def block(here: slice) -> None:
-        products = product(rows[here].reshape(-1, o), taps).reshape(-1, oh, ow, kh, kw, c)
-        sums = xp.empty((len(products), down, sh, right, sw, c), out.dtype)
-        add_overlapping(products.transpose(0, 1, 3, 2, 4, 5), sums)
-        out[here] = sums.reshape(len(sums), down * sh, right * sw, c)[:, ph : ph + h, pw : pw + wd]
+        products = product(rows[here].reshape(-1, o), taps).reshape(-1, *y.shape[2:], kh, kw, c)
+        add_patches(products, out[here], stride, padding)
         if bias is not None:
             out[here] += bias
 
-    in_blocks(block, y, oh * ow * (taps.shape[1] + o) * y.itemsize)
+    in_blocks(block, y, places * (taps.shape[1] + o) * y.itemsize)
     return out.transpose(0, 3, 1, 2)
+
+
+@ByDevice
+def add_patches(products: Array, out: Array, stride: Pair, padding: Pair) -> None:
+    """The adjoint of `patches`: (N, OH, OW, KH, KW, C) to (N, H, W, C)."""
+    xp, (_, oh, ow, kh, kw, c), (n, h, w, _) = array_module(out), products.shape, out.shape
+    (sh, sw), (ph, pw) = stride, padding
+    down, right = max(oh + (kh - 1) // sh, -(-(h + ph) // sh)), max(ow + (kw - 1) // sw, -(-(w + pw) // sw))
+    sums = xp.empty((n, down, sh, right, sw, c), out.dtype)
+    add_overlapping(products.transpose(0, 1, 3, 2, 4, 5), sums)
+    out[...] = sums.reshape(n, down * sh, right * sw, c)[:, ph : ph + h, pw : pw + w]
+
+
+@add_patches.in_c
+def _(products: Array, out: Array, stride: Pair, padding: Pair) -> None:
+    compiled.call("add_patches", products, *out.shape, *products.shape[1:5], *stride, *padding, out)
 
 
 def add_overlapping(patches: Array, sums: Array) -> None:
@@ -313,9 +339,7 @@ def by_tiles(x: Array, w: Array, bias: Array | None, padding: Pair, F: Tiling) -
     counts, kernels = tile_counts(size), kernels_of_tiles(w, out.dtype, F)
 
     def block(here: slice) -> None:
-        put_tiles(product(tiles(x[here], padding, counts, out.dtype, F), kernels), out[here], F)
-        if bias is not None:
-            out[here] += bias
+        put_tiles(product(tiles(x[here], padding, counts, out.dtype, F), kernels), bias, out[here], F)
 
     in_blocks(block, x, F.item_bytes(counts, (c, o), x))
     return out.transpose(0, 3, 1, 2)
@@ -353,7 +377,7 @@ def both_by_tiles(x: Array, w: Array, y: Array, padding: Pair, F: Tiling) -> tup
 
     def block(here: slice) -> Array:
         of_x = tiles(x[here], padding, counts, out.dtype, F)
-        put_tiles(product(of_x, kernels), out[here], F)
+        put_tiles(product(of_x, kernels), None, out[here], F)
         return product(slopes_of_tiles(y[here], out.dtype, F).transpose(0, 2, 1), of_x)
 
     slopes = in_blocks(block, x, F.item_bytes(counts, (c, o), x))
@@ -375,6 +399,7 @@ def both_adjoints_by_tiles(x: Array, w: Array, y: Array, padding: Pair, F: Tilin
     return out.transpose(0, 3, 1, 2), weight_of_tiles(slopes, F)
 
 
+@ByDevice
 def tiles(x: Array, padding: Pair, counts: Pair, dtype: Any, F: Tiling) -> Array:
     """Bᵀ d of every tile d, two blocks from the next: (N, C, H, W) to (t², N · tiles, s² · C) of dtype."""
     xp, (n, c, *_), (th, tw), s, t = array_module(x), x.shape, counts, F.s, F.t
@@ -385,6 +410,16 @@ def tiles(x: Array, padding: Pair, counts: Pair, dtype: Any, F: Tiling) -> Array
     return product(resident(F.input, dtype, device_of(x)), windows, exact=True).reshape(t * t, n * th * tw, s * s * c)
 
 
+@tiles.in_c
+def _(x: Array, padding: Pair, counts: Pair, dtype: Any, F: Tiling) -> Array:
+    images = channels_last(x.astype(dtype, copy=False))
+    n, h, w, c = images.shape
+    out, zeros = empty_in_lines((F.t**2, n * math.prod(counts), F.s**2 * c), dtype), np.zeros(c, dtype)
+    compiled.call("tiles", images, n, h, w, c, *counts, F.s, *padding, F.t, zeros, out)
+    return out
+
+
+@ByDevice
 def add_tiles(products: Array, out: Array, padding: Pair, counts: Pair, F: Tiling) -> None:
     """B m of every tile's products m, the adjoint of `tiles`: (t², N · tiles, s² · C) to (N, H, W, C)."""
     xp, (n, h, w, c), (ph, pw), (th, tw), s, t = array_module(out), out.shape, padding, counts, F.s, F.t
@@ -393,6 +428,12 @@ def add_tiles(products: Array, out: Array, padding: Pair, counts: Pair, F: Tilin
     sums = xp.empty((n, th + 1, 2, s, tw + 1, 2, s * c), out.dtype)
     add_overlapping(patches.transpose(2, 3, 0, 4, 1, 5, 6), sums.transpose(0, 1, 2, 4, 5, 3, 6))
     out[...] = sums.reshape(n, 2 * s * (th + 1), 2 * s * (tw + 1), c)[:, ph : ph + h, pw : pw + w]
+
+
+@add_tiles.in_c
+def _(products: Array, out: Array, padding: Pair, counts: Pair, F: Tiling) -> None:
+    outside = np.empty(out.shape[-1], out.dtype)
+    compiled.call("add_tiles", products, *out.shape, *counts, F.s, *padding, F.t, outside, out)
 
 
 def kernels_of_tiles(w: Array, dtype: Any, F: Tiling, swapped: bool = False) -> Array:
@@ -412,15 +453,26 @@ def weight_of_tiles(blocks: list[Any], F: Tiling) -> Array:
     return taps.transpose(2, 0, 3, 1, 4, 5).reshape(o, r * s, r * s, -1).transpose(0, 3, 1, 2)
 
 
-def put_tiles(products: Array, out: Array, F: Tiling) -> None:
-    """Aᵀ m of every tile's products m, (t², N · tiles, O), to where its four pixels lie in (N, OH, OW, O)."""
+@ByDevice
+def put_tiles(products: Array, bias: Array | None, out: Array, F: Tiling) -> None:
+    """Aᵀ m of every tile's products m, (t², N · tiles, O), to where its four pixels lie in (N, OH, OW, O); and a bias."""
     n, oh, ow, o = out.shape
     sums = product(resident(F.output, out.dtype, device_of(out)), products.reshape(F.t**2, -1), exact=True)
     for (i, j), corner in zip(CORNERS, sums.reshape(4, n, *tile_counts((oh, ow)), o), strict=True):
         places = out[:, i::2, j::2]
         places[...] = corner[:, : places.shape[1], : places.shape[2]]
+    if bias is not None:
+        out += bias
 
 
+@put_tiles.in_c
+def _(products: Array, bias: Array | None, out: Array, F: Tiling) -> None:
+    o, dtype = out.shape[-1], out.dtype
+    bias = np.zeros(o, dtype) if bias is None else np.ascontiguousarray(bias, dtype)
+    compiled.call("put_tiles", products, *out.shape, bias, F.t, np.empty(o, dtype), out)
+
+
+@ByDevice
 def slopes_of_tiles(y: Array, dtype: Any, F: Tiling) -> Array:
     """A y, the adjoint of `put_tiles`: (N, O, OH, OW) to (t², N · tiles, O)."""
     n, o, *size = y.shape
@@ -430,3 +482,12 @@ def slopes_of_tiles(y: Array, dtype: Any, F: Tiling) -> Array:
         corner[:, : places.shape[1], : places.shape[2]] = places
     slopes = product(resident(F.output.T, dtype, device_of(y)), corners.reshape(4, -1), exact=True)
     return slopes.reshape(F.t**2, -1, o)
+
+
+@slopes_of_tiles.in_c
+def _(y: Array, dtype: Any, F: Tiling) -> Array:
+    images = channels_last(y.astype(dtype, copy=False))
+    n, h, w, o = images.shape
+    out = empty_in_lines((F.t**2, n * math.prod(tile_counts((h, w))), o), dtype)
+    compiled.call("slopes_of_tiles", images, n, h, w, o, F.t, np.zeros(o, dtype), out)
+    return out

@@ -12,6 +12,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
+from nanogen import compiled
 from nanogen.backend import Array, ByDevice, array_module, by_parts, in_blocks, launch
 from nanogen.kernels.activation import silu_of_twice
 from nanogen.kernels.products import product
@@ -47,15 +50,9 @@ def item_bytes(rows: Array, arrays: int) -> int:
 @ByDevice
 def moments(rows: Array, groups: int, over_batch: bool) -> tuple[Array, Array]:
     """The mean and the variance of the group of each column of rows (B, P, C): (B, C) each."""
-    xp, over = array_module(rows), (rows.shape[1], groups, over_batch)
+    over = rows.shape[1], groups, over_batch
     mean = group_means(column_sums(rows), *over)
-
-    def squares(x: Array, mean: Array) -> Array:
-        square = xp.subtract(x, mean)
-        square *= square
-        return column_sums(square)
-
-    return mean, group_means(xp.concatenate(by_parts(squares, rows, mean[:, None])), *over)
+    return mean, group_means(array_module(rows).concatenate(by_parts(square_sums, rows, mean)), *over)
 
 
 @ByDevice
@@ -71,25 +68,16 @@ def normalize(
 ) -> tuple[Array, Any]:
     """rows (B, P, C) normalised by group of columns, scaled and shifted, then SiLU if `gated`; and what
     `normalize_gradients` wants to know of it.  weight and bias are (C,) or, each image's own, (B, C), which goes with
-    groups in each image alone.  `known` are the rows' `moments`, where someone has them already.
-
-    y = x·factor + offset, these a number per column.  Far from 0 the mean's own rounding is of the size of the error:
-    (x − mean)·factor + bias, a pass more, is at most twice as exact."""
-    out = array_module(rows).empty_like(rows)
+    groups in each image alone.  `known` are the rows' `moments`, where someone has them already."""
+    out = array_module(rows).empty(rows.shape, rows.dtype)
     mean, variance = known or moments(rows, groups, over_batch)
     rstd = (variance + eps) ** -0.5
-    factor = rstd * weight
-    offset = bias - mean * factor
-    if gated:
-        factor, offset = 0.5 * factor, 0.5 * offset
+    columns = mean, rstd * weight, array_module(rows).broadcast_to(bias, mean.shape)
 
-    def scale(part: slice) -> None:
-        y = array_module(rows).multiply(rows[part], factor[part, None], out=out[part])
-        y += offset[part, None]
-        if gated:
-            silu_of_twice(y)
+    def part(here: slice) -> None:
+        scale(rows[here], *[numbers[here] for numbers in columns], gated, out[here])
 
-    in_blocks(scale, out, item_bytes(out, 2 if gated else 1))
+    in_blocks(part, out, item_bytes(out, 2 if gated else 1))
     return out, (mean, rstd)
 
 
@@ -105,53 +93,175 @@ def normalize_gradients(
     over_batch: bool,
     gated: bool,
 ) -> list[Array]:
-    """The gradients in rows, weight and bias from that in the output.  dx = g·factor + x·slope + offset, these
-    three a number per column."""
+    """The gradients in rows, weight and bias from that in the output.  dx = s·factor + (x − mean)·slope + offset, these
+    a number per column, s the gradient in y."""
     (mean, rstd), over = saved, (rows.shape[1], groups, over_batch)
-    xp, factor, dx = array_module(g), rstd * weight, array_module(rows).empty_like(rows)
-    half, ones = 0.5 * factor, xp.ones((1, rows.shape[1]), rows.dtype)
-    half_offset = 0.5 * bias - mean * half
+    xp, factor, dx = array_module(g), rstd * weight, array_module(rows).empty(rows.shape, rows.dtype)
+    columns = mean, factor, xp.broadcast_to(bias, mean.shape)
 
-    def sums(part: slice) -> Array:
-        slope, times = g[part], rows[part] - mean[part, None]
-        if gated:
-            half_y = rows[part] * half[part, None]
-            half_y += half_offset[part, None]
-            slope = twice_silu_slope(slope, half_y, dx[part])
-        times *= slope
-        return xp.concatenate([product(ones, slope), product(ones, times)], axis=1)
+    def sums(here: slice) -> Array:
+        return slope_sums(g[here], rows[here], *[numbers[here] for numbers in columns], gated, dx[here])
 
     totals = xp.concatenate(in_blocks(sums, rows, item_bytes(rows, 5 if gated else 2)))
-    if gated:
-        totals *= 0.5
     totals[:, 1] *= rstd
     means = group_means(weight[..., None, :] * totals, *over)
-    slope = -(rstd**2) * means[:, 1]
-    offset = -rstd * means[:, 0] - slope * mean
-    g, factor = (dx, half) if gated else (g, factor)
-    by_parts(combine, g, rows, factor[:, None], slope[:, None], offset[:, None], dx)
+    by_parts(combine, dx if gated else g, rows, mean, factor, -(rstd**2) * means[:, 1], -rstd * means[:, 0], dx)
     dbias, dweight = totals.sum(axis=0) if weight.ndim == 1 else totals.swapaxes(0, 1)
     return [dx, dweight, dbias]
 
 
-def twice_silu_slope(g: Array, half_y: Array, d: Array) -> Array:
-    """2g · d/dy silu(y) = g · (1 + t) · (1 + h·(1 − t)), t = tanh(h), h = y / 2, into d: fewer passes than for once."""
+# Of some images: rows (B, P, C), and numbers of each column (B, C).  Far from 0 NumPy's forms round a mean's own error
+# into what they fold, x·factor + (bias − mean·factor), a pass less than (x − mean)·factor + bias: at most twice as much.
+
+
+@ByDevice
+def square_sums(x: Array, mean: Array) -> Array:
+    """Σ (x − mean)² over the pixels."""
+    square = array_module(x).subtract(x, mean[:, None])
+    square *= square
+    return column_sums(square)
+
+
+@ByDevice
+def scale(x: Array, mean: Array, factor: Array, bias: Array, gated: bool, y: Array) -> None:
+    """y = (x − mean)·factor + bias; silu(y) if gated."""
+    offset = bias - mean * factor
+    if gated:
+        factor, offset = 0.5 * factor, 0.5 * offset
+    array_module(x).multiply(x, factor[:, None], out=y)
+    y += offset[:, None]
+    if gated:
+        silu_of_twice(y)
+
+
+@ByDevice
+def slope_sums(
+    g: Array, x: Array, mean: Array, factor: Array, bias: Array, gated: bool, slope: Array
+) -> Array:  # fmt: skip
+    """Σ s and Σ s·(x − mean) over the pixels, (B, 2, C), where s, the gradient in y, is g or, if gated, is written into
+    `slope`."""
+    xp, ones = array_module(x), array_module(x).ones((1, x.shape[1]), x.dtype)
+    times = x - mean[:, None]
+    if gated:
+        half_y = x * (0.5 * factor)[:, None]
+        half_y += (0.5 * (bias - mean * factor))[:, None]
+        g = silu_slope_of_half(g, half_y, slope)
+    times *= g
+    return xp.concatenate([product(ones, g), product(ones, times)], axis=1)
+
+
+def silu_slope_of_half(g: Array, half_y: Array, d: Array) -> Array:
+    """g · d/dy silu(y) = g · (1 + t) · (1 + h·(1 − t)) / 2, t = tanh(h), h = y / 2, into d."""
     xp = array_module(g)
     xp.tanh(half_y, out=d)
     rest = xp.subtract(1, d)
     rest *= half_y
     rest += 1
+    rest *= 0.5
     d += 1
     d *= rest
     d *= g
     return d
 
 
-def combine(g: Array, x: Array, factor: Array, slope: Array, offset: Array, d: Array) -> None:
-    """g may be d."""
-    array_module(g).multiply(g, factor, out=d)
-    d += offset
-    d += x * slope
+@ByDevice
+def combine(g: Array, x: Array, mean: Array, factor: Array, slope: Array, offset: Array, d: Array) -> None:
+    """d = g·factor + (x − mean)·slope + offset; g may be d."""
+    array_module(g).multiply(g, factor[:, None], out=d)
+    d += (offset - mean * slope)[:, None]
+    d += x * slope[:, None]
+
+
+# The same in C.  A group that lies in an image is normalised, and its gradient made, in one call.
+
+
+def scratch(rows: Array) -> Array:
+    """For what C sums up of an image's columns."""
+    return np.empty((5, rows.shape[2]))
+
+
+@square_sums.in_c
+def _(x: Array, mean: Array) -> Array:
+    x, mean = contiguous(x, x, mean)
+    sums = np.empty_like(mean)
+    compiled.call("square_sums", x, *x.shape, mean, scratch(x), sums)
+    return sums
+
+
+@scale.in_c
+def _(x: Array, mean: Array, factor: Array, bias: Array, gated: bool, y: Array) -> None:
+    given = contiguous(x, x, mean, factor, bias)
+    compiled.call("scale", given[0], *x.shape, *given[1:], int(gated), y)
+
+
+@slope_sums.in_c
+def _(g: Array, x: Array, mean: Array, factor: Array, bias: Array, gated: bool, slope: Array) -> Array:
+    g, x, *columns = contiguous(x, g, x, mean, factor, bias)
+    sums = np.empty((len(x), 2, x.shape[2]), x.dtype)
+    compiled.call("slope_sums", g, x, *x.shape, *columns, int(gated), slope, scratch(x), sums)
+    return sums
+
+
+@combine.in_c
+def _(g: Array, x: Array, mean: Array, factor: Array, slope: Array, offset: Array, d: Array) -> None:
+    given = contiguous(x, g, x, mean, factor, slope, offset)
+    compiled.call("combine", *given[:2], *x.shape, *given[2:], d)
+
+
+@normalize.in_c
+def _(
+    rows: Array,
+    weight: Array,
+    bias: Array,
+    groups: int,
+    eps: float,
+    over_batch: bool,
+    gated: bool,
+    known: tuple[Array, Array] | None = None,
+) -> tuple[Array, Any]:
+    if over_batch or known:
+        return normalize.form(rows, weight, bias, groups, eps, over_batch, gated, known)
+    rows, weight, bias = contiguous(rows, rows, weight, bias)
+    (b, p, c), apart, out = rows.shape, distance(weight), np.empty(rows.shape, rows.dtype)
+    mean, rstd = np.empty((2, b, c), rows.dtype)
+
+    def part(here: slice) -> None:
+        own = [numbers[here] if apart else numbers for numbers in (weight, bias)]
+        x, made = rows[here], (mean[here], rstd[here], out[here])
+        how = (c // max(groups, 1), *own, apart, float(eps), int(gated))
+        compiled.call("normalize", x, *x.shape, *how, scratch(x), *made)
+
+    in_blocks(part, out, item_bytes(out, 2 if gated else 1))
+    return out, (mean, rstd)
+
+
+@normalize_gradients.in_c
+def _(
+    g: Array,
+    saved: Any,
+    rows: Array,
+    weight: Array,
+    bias: Array,
+    groups: int,
+    eps: float,
+    over_batch: bool,
+    gated: bool,
+) -> list[Array]:
+    if over_batch:
+        return normalize_gradients.form(g, saved, rows, weight, bias, groups, eps, over_batch, gated)
+    g, rows, weight, bias, *saved = contiguous(rows, g, rows, weight, bias, *saved)
+    (b, p, c), apart, dx = rows.shape, distance(weight), np.empty(rows.shape, rows.dtype)
+    slopes = np.empty((2, b, c), rows.dtype)
+
+    def part(here: slice) -> None:
+        own = [numbers[here] if apart else numbers for numbers in (weight, bias)]
+        x, made = rows[here], [array[here] for array in (dx, *slopes)]
+        how = (c // max(groups, 1), *own, apart, int(gated), *[moment[here] for moment in saved])
+        compiled.call("normalize_gradients", g[here], x, *x.shape, *how, scratch(x), *made)
+
+    in_blocks(part, rows, item_bytes(rows, 5 if gated else 2))
+    dweight, dbias = slopes if apart else slopes.sum(axis=1)
+    return [dx, dweight, dbias]
 
 
 # Right for any number of threads in a block, as long as these are no more than 1024.
