@@ -1,9 +1,9 @@
 """C functions on a CPU, where there is a compiler: all `*.c` files of the package, one library for each real type.
 
 What a function computes is said by the one in NumPy that it takes the place of, and a test holds the two together.  It
-needs one pass over memory where NumPy needs five, and no lock of the interpreter's, so that threads do not wait for each
-other.  The compiler is the system's, at the first use on a machine; `CC=` in the environment says that there is none,
-and then everything is NumPy's.
+needs one pass over memory where NumPy needs five, and its loops are shared by threads that do not wait for the lock of
+the interpreter.  The compiler is the system's, at the first use on a machine; `CC=` in the environment says that there
+is none, and then everything is NumPy's.
 """
 
 from __future__ import annotations
@@ -22,15 +22,10 @@ from typing import Any
 
 import numpy as np
 
-try:
-    import platformdirs
-except ImportError:  # then the library is made once for each process
-    platformdirs = None
-
 PACKAGE = Path(__file__).parent
 REAL = {"f": "float", "d": "double"}  # by NumPy's character
 # Of the processor that it is made on.  No C code here asks for errno or for floating-point exceptions.
-FLAGS = "-O3 -march=native -fno-math-errno -fno-trapping-math -shared -fPIC".split()
+FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 
 
 def has(dtype: np.dtype, name: str = "") -> bool:
@@ -68,7 +63,9 @@ def library(real: str) -> ctypes.CDLL | None:
 
 def cache() -> Path:
     """Where libraries are kept, this user's own."""
-    if platformdirs is None:
+    try:
+        import platformdirs  # waits until it is asked for: the library itself needs NumPy alone
+    except ImportError:
         return Path(tempfile.mkdtemp(prefix="nanogen"))
     folder = Path(os.environ.get("NANOGEN_CACHE") or platformdirs.user_cache_path("nanogen")) / "compiled"
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,9 +76,11 @@ def name_of(command: list[str], sources: list[Path]) -> str:
     """Differs with whatever the library depends on: sources, compiler, processor."""
     parts = [*command, subprocess.run([command[0], "--version"], check=True, capture_output=True, text=True).stdout]
     cpu = Path("/proc/cpuinfo")
-    parts += sorted({line for line in cpu.read_text().splitlines() if line.startswith(("flags", "model name"))}) if (
-        cpu.exists()
-    ) else list(os.uname())
+    parts += (
+        sorted({line for line in cpu.read_text().splitlines() if line.startswith(("flags", "model name"))})
+        if (cpu.exists())
+        else list(os.uname())
+    )
     parts += [path.read_text() for path in [*sources, *sorted(PACKAGE.rglob("*.h"))]]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -90,8 +89,8 @@ def call(name: str, *arguments: Any) -> None:
     """Call a C function of the type of the first argument, an array.
 
     Args:
-        arguments: arrays, whose memory is taken as it lies, or None for no memory; an int is an `Int` there (64 bits), a
-            float a `double`.
+        arguments: arrays, whose memory is taken as it lies, or None for no memory; an int is an `Int` there (64 bits),
+            a float a `double`.
 
     Raises:
         ValueError: an array that is not contiguous.
@@ -102,6 +101,35 @@ def call(name: str, *arguments: Any) -> None:
     function(*[address(a) if isinstance(a, np.ndarray) else a for a in arguments])
 
 
+def use_threads(count: int) -> None:
+    """How many threads share a loop from now on; one where threads of OpenMP were lost in a fork, which it hangs on."""
+    global _started
+    count = min(count, _most)
+    for threads in _threads():
+        threads.value = count
+    _started = _started or count > 1
+
+
+def threads() -> int:
+    return max((threads.value for threads in _threads()), default=1)
+
+
+@functools.cache
+def _threads() -> list[ctypes.c_int]:
+    """The variable of that name in each library."""
+    return [ctypes.c_int.in_dll(found, "threads") for found in map(library, REAL) if found is not None]
+
+
+def _after_fork() -> None:
+    global _most
+    if _started:
+        _most = 1
+        use_threads(1)
+
+
+_started, _most = False, os.cpu_count() or 1
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 KINDS = {int: ctypes.c_longlong, float: ctypes.c_double}
 
 
@@ -117,6 +145,6 @@ def address(array: np.ndarray) -> int:
     if not array.flags.c_contiguous:
         raise ValueError(f"not contiguous: shape {array.shape}, strides {array.strides}")
     try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # in half the time, where it can be written to
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # in half the time, where it can be written to
     except (TypeError, ValueError):
         return array.ctypes.data

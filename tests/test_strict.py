@@ -23,6 +23,7 @@ from strict import compiled, device, graph, record
 from tiny_runs import TINY, begun, settings_of, some_images, trained
 
 import nanogen as ng
+from nanogen import compiled as c_functions
 from nanogen.backend import ByDevice
 from nanogen.capture import Replayed
 from nanogen.cli import main
@@ -281,9 +282,10 @@ def drawing_on_the_host(seed: int, device: str = "cpu") -> ng.Generator:
 
 @pytest.fixture
 def without_kernels(monkeypatch: Any) -> None:
-    """What has a CUDA kernel takes its other form: a kernel's sums are in another order, so not the same to the bit.
-    How near they are: `test_cuda.py`, `test_parity.py`."""
-    monkeypatch.setattr(ByDevice, "__call__", lambda self, *given, **named: self.on_cpu(*given, **named))
+    """What has a CUDA kernel, or C functions, takes its form in NumPy: the others' sums are in another order, so not
+    the same to the bit.  How near they are: `test_cuda.py`, `test_parity.py`, `test_compiled.py`."""
+    monkeypatch.setattr(ByDevice, "__call__", lambda self, *given, **named: self.form(*given, **named))
+    monkeypatch.setattr(c_functions, "has", lambda *of: False)
 
 
 @pytest.mark.usefixtures("without_kernels")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from nanogen.autograd import Tensor, fused, primitive
-from nanogen.backend import Array, array_module
+from nanogen.backend import array_module, by_element
 from nanogen.functional.elementwise import exp, where
 from nanogen.functional.reduction import axes, sum
 from nanogen.kernels import activation as kernels
-from nanogen.kernels.activation import by_element
 from nanogen.random import Generator
 
 __all__ = [
@@ -20,7 +19,7 @@ __all__ = [
 @primitive
 def relu(input):
     """max(x, 0); the gradient at 0 is 0."""
-    return by_element(lambda x, y: array_module(x).maximum(x, 0, out=y), input)
+    return by_element(kernels.relu, input)
 
 
 @primitive
@@ -40,14 +39,7 @@ def leaky_relu_definition(input: Tensor, negative_slope: float = 0.01) -> Tensor
 
 @fused(leaky_relu_definition)
 def leaky_relu(input, *, negative_slope=0.01):
-    xp = array_module(input)
-    larger = xp.maximum if negative_slope <= 1 else xp.minimum
-
-    def part(x: Array, y: Array) -> None:
-        xp.multiply(x, negative_slope, out=y)
-        larger(x, y, out=y)
-
-    return by_element(part, input), None
+    return by_element(lambda x, y: kernels.leaky_relu(x, negative_slope, y), input), None
 
 
 @leaky_relu.gradient

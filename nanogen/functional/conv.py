@@ -84,6 +84,7 @@ def convolve_with_bias(x, w, bias, *, stride, padding, dilation):
 
 @convolve_with_bias.gradient
 def _(g, saved, x, w, bias, *, wanted, **how):
+    g = convolution.in_order(g)
     of_both = convolution.gradients(x, w, g, wanted[:2], **how)
     return [*of_both, convolution.sum_of_pixels(g) if wanted[2] else None]
 

@@ -2,11 +2,22 @@
 
 #include "compiled.h"
 
-#define EACH for (Int i = 0; i < n; i++)
+#define EACH SHARED(n > 1 << 14) for (Int i = 0; i < n; i++)
+
+void relu(const Real* x, Real* y, Int n)
+{
+    EACH y[i] = x[i] < 0 ? 0 : x[i];
+}
 
 void relu_slope(const Real* g, const Real* y, Real* d, Int n)
 {
     EACH d[i] = y[i] > 0 ? g[i] : 0;
+}
+
+void leaky_relu(const Real* x, double negative_slope, Real* y, Int n)
+{
+    Real slope = negative_slope;
+    EACH y[i] = x[i] > 0 ? x[i] : x[i] * slope;
 }
 
 void leaky_relu_slope(const Real* g, const Real* x, double negative_slope, double rest, Real* d, Int n)

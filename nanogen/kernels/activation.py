@@ -5,22 +5,26 @@ Each kernel writes into its last argument: a block at a time on a CPU, everythin
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from nanogen.backend import Array, array_module, by_parts, fuse
+from nanogen.backend import Array, array_module, by_c, fuse
 
 
-def by_element(kernel: Callable[..., None], *arrays: Array) -> Array:
-    """A new array like the first, into which a kernel writes what it makes of them."""
-    out = array_module(arrays[0]).empty_like(arrays[0])
-    by_parts(kernel, *arrays, out)
-    return out
+@fuse
+def relu(x: Array, y: Array) -> None:
+    array_module(x).maximum(x, 0, out=y)
 
 
 @fuse
 def relu_slope(g: Array, y: Array, d: Array) -> None:
     """A product with the mask: `where` takes seven times as long."""
     array_module(g).multiply(g, y > 0, out=d)
+
+
+def leaky_relu(x: Array, negative_slope: float, y: Array) -> None:
+    """No kernel for a GPU: max(x, slope · x), or with a slope above 1 min."""
+    xp = array_module(x)
+    if not by_c("leaky_relu", x, negative_slope, y):
+        xp.multiply(x, negative_slope, out=y)
+        (xp.maximum if negative_slope <= 1 else xp.minimum)(x, y, out=y)
 
 
 @fuse

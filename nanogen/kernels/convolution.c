@@ -5,8 +5,6 @@
 
 #include "compiled.h"
 
-#define INLINE static inline __attribute__((always_inline))  // so that t and r are constants, and loops over them none
-
 typedef struct { Int n, h, w, c; } Size;
 
 INLINE Real* pixel(const Real* x, Size of, Int row, Int column, const Real* outside)
@@ -51,125 +49,130 @@ INLINE void output_adjoint(int t, const Real* y, int step, Real* m)  // A y
     if (t == 4) m[3 * step] = -y1;
 }
 
-// The same in two dimensions, at all channels: numbers in rows of 4 between the two, on all tiles.
+// The same in two dimensions, at all channels.  Numbers are in rows of 4 here; in the tiles, t·t of them lie `apart`.
 
 typedef struct { Int th, tw, s, ph, pw; } Tiles;
 
-INLINE void tiles_of(int t, const Real* x, Size of, Tiles in, const Real* zeros, Real* out)
+// The pixels of the tile (i, j), or of each block of it the one at `place`, of s×s.
+INLINE void pixels_of_tile(int t, const Real* x, Size of, Tiles in, Int i, Int j, Int place, const Real* outside, Real** at)
 {
-    Int apart = of.n * in.th * in.tw * in.s * in.s * of.c;
-    for (Int m = 0; m < of.n; m++, x += of.h * of.w * of.c)
-        for (Int i = 0; i < in.th; i++)
-            for (Int j = 0; j < in.tw; j++)
-                for (Int a = 0; a < in.s; a++)
-                    for (Int b = 0; b < in.s; b++, out += of.c) {
-                        const Real* from[16];
-                        for (int k = 0; k < t; k++)
-                            for (int l = 0; l < t; l++)
-                                from[4 * k + l] = pixel(
-                                    x, of, in.s * (2 * i + k) + a - in.ph, in.s * (2 * j + l) + b - in.pw, zeros);
+    Int row = in.s * 2 * i + place / in.s - in.ph, column = in.s * 2 * j + place % in.s - in.pw;
+    for (int k = 0; k < t; k++)
+        for (int l = 0; l < t; l++) at[4 * k + l] = pixel(x, of, row + in.s * k, column + in.s * l, outside);
+}
+
+INLINE void tile(int t, Real* const* from, Int c, Real* to, Int apart)
+{
 #pragma GCC ivdep
-                        for (Int q = 0; q < of.c; q++) {
-                            Real d[16], e[16];
-                            for (int k = 0; k < t; k++)
-                                for (int l = 0; l < t; l++) d[4 * k + l] = from[4 * k + l][q];
-                            for (int l = 0; l < t; l++) input(t, d + l, 4, e + l);
-                            for (int k = 0; k < t; k++) input(t, e + 4 * k, 1, d + 4 * k);
-                            for (int k = 0; k < t; k++)
-                                for (int l = 0; l < t; l++) out[(t * k + l) * apart + q] = d[4 * k + l];
-                        }
-                    }
+    for (Int q = 0; q < c; q++) {
+        Real d[16], e[16];
+        for (int k = 0; k < t; k++)
+            for (int l = 0; l < t; l++) d[4 * k + l] = from[4 * k + l][q];
+        for (int l = 0; l < t; l++) input(t, d + l, 4, e + l);
+        for (int k = 0; k < t; k++) input(t, e + 4 * k, 1, d + 4 * k);
+        for (int k = 0; k < t; k++)
+            for (int l = 0; l < t; l++) to[(t * k + l) * apart + q] = d[4 * k + l];
+    }
 }
 
-INLINE void add_tiles_of(int t, const Real* products, Real* x, Size of, Tiles in, Real* outside)
+INLINE void add_tile(int t, const Real* from, Int apart, Int c, Real* const* to)
 {
-    Int apart = of.n * in.th * in.tw * in.s * in.s * of.c;
-    memset(x, 0, of.n * of.h * of.w * of.c * sizeof(Real));
-    for (Int m = 0; m < of.n; m++, x += of.h * of.w * of.c)
-        for (Int i = 0; i < in.th; i++)
-            for (Int j = 0; j < in.tw; j++)
-                for (Int a = 0; a < in.s; a++)
-                    for (Int b = 0; b < in.s; b++, products += of.c) {
-                        Real* to[16];
-                        for (int k = 0; k < t; k++)
-                            for (int l = 0; l < t; l++)
-                                to[4 * k + l] = pixel(
-                                    x, of, in.s * (2 * i + k) + a - in.ph, in.s * (2 * j + l) + b - in.pw, outside);
 #pragma GCC ivdep
-                        for (Int q = 0; q < of.c; q++) {
-                            Real d[16], e[16];
-                            for (int k = 0; k < t; k++)
-                                for (int l = 0; l < t; l++) d[4 * k + l] = products[(t * k + l) * apart + q];
-                            for (int l = 0; l < t; l++) input_adjoint(t, d + l, 4, e + l);
-                            for (int k = 0; k < t; k++) input_adjoint(t, e + 4 * k, 1, d + 4 * k);
-                            for (int k = 0; k < t; k++)
-                                for (int l = 0; l < t; l++) to[4 * k + l][q] += d[4 * k + l];
-                        }
-                    }
+    for (Int q = 0; q < c; q++) {
+        Real d[16], e[16];
+        for (int k = 0; k < t; k++)
+            for (int l = 0; l < t; l++) d[4 * k + l] = from[(t * k + l) * apart + q];
+        for (int l = 0; l < t; l++) input_adjoint(t, d + l, 4, e + l);
+        for (int k = 0; k < t; k++) input_adjoint(t, e + 4 * k, 1, d + 4 * k);
+        for (int k = 0; k < t; k++)
+            for (int l = 0; l < t; l++) to[4 * k + l][q] += d[4 * k + l];
+    }
 }
 
-INLINE void put_tiles_of(int t, const Real* products, const Real* bias, Real* y, Size of, Real* outside)
+INLINE void put_tile(int t, const Real* from, Int apart, const Real* bias, Int c, Real* const* to)
 {
-    Int th = (of.h + 1) / 2, tw = (of.w + 1) / 2, apart = of.n * th * tw * of.c;
-    for (Int m = 0; m < of.n; m++, y += of.h * of.w * of.c)
-        for (Int i = 0; i < th; i++)
-            for (Int j = 0; j < tw; j++, products += of.c) {
-                Real* to[4];
-                for (int k = 0; k < 4; k++) to[k] = pixel(y, of, 2 * i + k / 2, 2 * j + k % 2, outside);
 #pragma GCC ivdep
-                for (Int q = 0; q < of.c; q++) {
-                    Real d[16], e[8], f[4];
-                    for (int k = 0; k < t; k++)
-                        for (int l = 0; l < t; l++) d[4 * k + l] = products[(t * k + l) * apart + q];
-                    for (int l = 0; l < t; l++) output(t, d + l, 4, e + l);
-                    for (int k = 0; k < 2; k++) output(t, e + 4 * k, 1, f + 2 * k);
-                    for (int k = 0; k < 4; k++) to[k][q] = f[k] + bias[q];
-                }
-            }
+    for (Int q = 0; q < c; q++) {
+        Real d[16], e[8], f[4];
+        for (int k = 0; k < t; k++)
+            for (int l = 0; l < t; l++) d[4 * k + l] = from[(t * k + l) * apart + q];
+        for (int l = 0; l < t; l++) output(t, d + l, 4, e + l);
+        for (int k = 0; k < 2; k++) output(t, e + 4 * k, 1, f + 2 * k);
+        for (int k = 0; k < 4; k++) to[k][q] = f[k] + bias[q];
+    }
 }
 
-INLINE void slopes_of_tiles_of(int t, const Real* y, Size of, const Real* zeros, Real* out)
+INLINE void slope_of_tile(int t, Real* const* from, Int c, Real* to, Int apart)
 {
-    Int th = (of.h + 1) / 2, tw = (of.w + 1) / 2, apart = of.n * th * tw * of.c;
-    for (Int m = 0; m < of.n; m++, y += of.h * of.w * of.c)
-        for (Int i = 0; i < th; i++)
-            for (Int j = 0; j < tw; j++, out += of.c) {
-                const Real* from[4];
-                for (int k = 0; k < 4; k++) from[k] = pixel(y, of, 2 * i + k / 2, 2 * j + k % 2, zeros);
 #pragma GCC ivdep
-                for (Int q = 0; q < of.c; q++) {
-                    Real f[4], e[8], d[16];
-                    for (int k = 0; k < 4; k++) f[k] = from[k][q];
-                    for (int k = 0; k < 2; k++) output_adjoint(t, f + 2 * k, 1, e + 4 * k);
-                    for (int l = 0; l < t; l++) output_adjoint(t, e + l, 4, d + l);
-                    for (int k = 0; k < t; k++)
-                        for (int l = 0; l < t; l++) out[(t * k + l) * apart + q] = d[4 * k + l];
-                }
-            }
+    for (Int q = 0; q < c; q++) {
+        Real f[4], e[8], d[16];
+        for (int k = 0; k < 4; k++) f[k] = from[k][q];
+        for (int k = 0; k < 2; k++) output_adjoint(t, f + 2 * k, 1, e + 4 * k);
+        for (int l = 0; l < t; l++) output_adjoint(t, e + l, 4, d + l);
+        for (int k = 0; k < t; k++)
+            for (int l = 0; l < t; l++) to[(t * k + l) * apart + q] = d[4 * k + l];
+    }
 }
 
-// What Python calls: with t a constant.
+// All tiles: what Python calls.  Inside, t is a constant.
 
-#define OF_T(name, ...) t == 4 ? name(4, __VA_ARGS__) : name(3, __VA_ARGS__)
+#define OF_T(function, ...) (t == 4 ? function(4, __VA_ARGS__) : function(3, __VA_ARGS__))
 
-void tiles(const Real* x, Int n, Int h, Int w, Int c, Int th, Int tw, Int s, Int ph, Int pw, Int t, const Real* zeros, Real* out)
+void tiles(
+    const Real* x, Int n, Int h, Int w, Int c, Int th, Int tw, Int s, Int ph, Int pw, Int t, Real* zeros, Real* out)
 {
-    OF_T(tiles_of, x, ((Size){n, h, w, c}), ((Tiles){th, tw, s, ph, pw}), zeros, out);
+    Int blocks = tw * s * s, apart = n * th * blocks * c;
+    SHARED(apart > 1 << 12)
+    for (Int row = 0; row < n * th; row++)
+        for (Int block = 0; block < blocks; block++) {
+            Real* at[16];
+            OF_T(pixels_of_tile, x + row / th * h * w * c, ((Size){n, h, w, c}), ((Tiles){th, tw, s, ph, pw}), row % th,
+                 block / (s * s), block % (s * s), zeros, at);
+            OF_T(tile, at, c, out + (row * blocks + block) * c, apart);
+        }
 }
 
-void add_tiles(const Real* products, Int n, Int h, Int w, Int c, Int th, Int tw, Int s, Int ph, Int pw, Int t, Real* outside, Real* x)
+void add_tiles(
+    const Real* products, Int n, Int h, Int w, Int c, Int th, Int tw, Int s, Int ph, Int pw, Int t, Real* outside, Real* x)
 {
-    OF_T(add_tiles_of, products, x, ((Size){n, h, w, c}), ((Tiles){th, tw, s, ph, pw}), outside);
+    Int blocks = tw * s * s, apart = n * th * blocks * c;
+    SHARED(apart > 1 << 12)
+    for (Int m = 0; m < n; m++) {
+        memset(x + m * h * w * c, 0, h * w * c * sizeof(Real));
+        for (Int block = 0; block < th * blocks; block++) {
+            Real* at[16];
+            OF_T(pixels_of_tile, x + m * h * w * c, ((Size){n, h, w, c}), ((Tiles){th, tw, s, ph, pw}), block / blocks,
+                 block % blocks / (s * s), block % (s * s), outside + m * c, at);
+            OF_T(add_tile, products + (m * th * blocks + block) * c, apart, c, at);
+        }
+    }
 }
 
 void put_tiles(const Real* products, Int n, Int h, Int w, Int c, const Real* bias, Int t, Real* outside, Real* y)
 {
-    OF_T(put_tiles_of, products, bias, y, ((Size){n, h, w, c}), outside);
+    Int th = (h + 1) / 2, tw = (w + 1) / 2, apart = n * th * tw * c;
+    SHARED(apart > 1 << 12)
+    for (Int m = 0; m < n; m++)
+        for (Int i = 0; i < th * tw; i++) {
+            Real* at[4];
+            for (int k = 0; k < 4; k++)
+                at[k] = pixel(y + m * h * w * c, (Size){n, h, w, c}, i / tw * 2 + k / 2, i % tw * 2 + k % 2, outside + m * c);
+            OF_T(put_tile, products + (m * th * tw + i) * c, apart, bias, c, at);
+        }
 }
 
-void slopes_of_tiles(const Real* y, Int n, Int h, Int w, Int c, Int t, const Real* zeros, Real* out)
+void slopes_of_tiles(const Real* y, Int n, Int h, Int w, Int c, Int t, Real* zeros, Real* out)
 {
-    OF_T(slopes_of_tiles_of, y, ((Size){n, h, w, c}), zeros, out);
+    Int th = (h + 1) / 2, tw = (w + 1) / 2, apart = n * th * tw * c;
+    SHARED(apart > 1 << 12)
+    for (Int m = 0; m < n; m++)
+        for (Int i = 0; i < th * tw; i++) {
+            Real* at[4];
+            for (int k = 0; k < 4; k++)
+                at[k] = pixel(y + m * h * w * c, (Size){n, h, w, c}, i / tw * 2 + k / 2, i % tw * 2 + k % 2, zeros);
+            OF_T(slope_of_tile, at, c, out + (m * th * tw + i) * c, apart);
+        }
 }
 
 // Patches
@@ -183,40 +186,48 @@ INLINE void inside(Places at, Size of, Int column, Int* first, Int* end)
     *end = column < of.w ? most(*first, least(at.kw, (of.w - column + at.dw - 1) / at.dw)) : *first;
 }
 
-static void patches_of(const Real* x, Size of, Places at, Real* out)
+static void patches_of(const Real* images, Size of, Places at, Real* patches)
 {
-    for (Int m = 0; m < of.n; m++, x += of.h * of.w * of.c)
-        for (Int i = 0; i < at.oh; i++)
-            for (Int j = 0; j < at.ow; j++)
-                for (Int k = 0; k < at.kh; k++, out += at.kw * of.c) {
-                    Int row = i * at.sh + k * at.dh - at.ph, column = j * at.sw - at.pw, first, end;
-                    inside(at, of, column, &first, &end);
-                    if (row < 0 || row >= of.h) first = end = 0;
-                    const Real* line = x + (row * of.w + column) * of.c;
-                    for (Int q = 0; q < first * of.c; q++) out[q] = 0;
-                    if (at.dw == 1)
-                        for (Int q = first * of.c; q < end * of.c; q++) out[q] = line[q];
-                    else
-                        for (Int l = first; l < end; l++)
-                            for (Int q = 0; q < of.c; q++) out[l * of.c + q] = line[l * at.dw * of.c + q];
-                    for (Int q = end * of.c; q < at.kw * of.c; q++) out[q] = 0;
-                }
+    Int line = at.kw * of.c;
+    SHARED(of.n * at.oh * at.ow * at.kh * line > 1 << 14)
+    for (Int place = 0; place < of.n * at.oh * at.ow; place++) {
+        Int m = place / (at.oh * at.ow), i = place / at.ow % at.oh, j = place % at.ow, column = j * at.sw - at.pw;
+        for (Int k = 0; k < at.kh; k++) {
+            Int row = i * at.sh + k * at.dh - at.ph, first, end;
+            Real* to = patches + (place * at.kh + k) * line;
+            inside(at, of, column, &first, &end);
+            if (row < 0 || row >= of.h) first = end = 0;
+            const Real* from = images + ((m * of.h + row) * of.w + column) * of.c;
+            for (Int q = 0; q < first * of.c; q++) to[q] = 0;
+            if (at.dw == 1)
+                for (Int q = first * of.c; q < end * of.c; q++) to[q] = from[q];
+            else
+                for (Int l = first; l < end; l++)
+                    for (Int q = 0; q < of.c; q++) to[l * of.c + q] = from[l * at.dw * of.c + q];
+            for (Int q = end * of.c; q < line; q++) to[q] = 0;
+        }
+    }
 }
 
-static void add_patches_of(const Real* products, Size of, Places at, Real* x)
+static void add_patches_of(const Real* products, Size of, Places at, Real* images)
 {
-    memset(x, 0, of.n * of.h * of.w * of.c * sizeof(Real));
-    for (Int m = 0; m < of.n; m++, x += of.h * of.w * of.c)
+    Int line = at.kw * of.c;
+    SHARED(of.n * at.oh * at.ow * at.kh * line > 1 << 14)
+    for (Int m = 0; m < of.n; m++) {
+        Real* x = images + m * of.h * of.w * of.c;
+        const Real* from = products + m * at.oh * at.ow * at.kh * line;
+        memset(x, 0, of.h * of.w * of.c * sizeof(Real));
         for (Int i = 0; i < at.oh; i++)
             for (Int j = 0; j < at.ow; j++)
-                for (Int k = 0; k < at.kh; k++, products += at.kw * of.c) {
+                for (Int k = 0; k < at.kh; k++, from += line) {
                     Int row = i * at.sh + k - at.ph, column = j * at.sw - at.pw, first, end;
                     inside(at, of, column, &first, &end);
                     if (row < 0 || row >= of.h) continue;
-                    Real* line = x + (row * of.w + column) * of.c;
+                    Real* to = x + (row * of.w + column) * of.c;
 #pragma GCC ivdep
-                    for (Int q = first * of.c; q < end * of.c; q++) line[q] += products[q];
+                    for (Int q = first * of.c; q < end * of.c; q++) to[q] += from[q];
                 }
+    }
 }
 
 void patches(
@@ -231,4 +242,11 @@ void add_patches(
     Real* x)
 {
     add_patches_of(products, (Size){n, h, w, c}, (Places){oh, ow, kh, kw, sh, sw, ph, pw, 1, 1}, x);
+}
+
+void add_bias(const Real* bias, Int pixels, Int c, Real* y)
+{
+    SHARED(pixels * c > 1 << 14)
+    for (Int i = 0; i < pixels; i++)
+        for (Int q = 0; q < c; q++) y[i * c + q] += bias[q];
 }

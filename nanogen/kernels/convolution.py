@@ -45,6 +45,11 @@ def channels_last(x: Array) -> Array:
     return array_module(x).ascontiguousarray(x.transpose(0, 2, 3, 1))
 
 
+def in_order(x: Array) -> Array:
+    """x (N, C, H, W), once for all who would copy it for themselves, in memory as (N, H, W, C)."""
+    return channels_last(x).transpose(0, 3, 1, 2)
+
+
 def turned(w: Array) -> Array:
     """The kernel of the adjoint: turned round, inputs and outputs swapped."""
     return w[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
@@ -193,10 +198,22 @@ def gather(x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair, 
         there = out[here].reshape(len(rows), o)
         product(rows, columns, out=there)
         if bias is not None:
-            there += bias
+            add_bias(there, bias)
 
     in_blocks(block, x, math.prod(size) * (len(columns) + o) * x.itemsize)
     return out.transpose(0, 3, 1, 2)
+
+
+@ByDevice
+def add_bias(pixels: Array, bias: Array) -> None:
+    """(…, C), (C,)."""
+    pixels += bias
+
+
+@add_bias.in_c
+def _(pixels: Array, bias: Array) -> None:
+    c = len(bias)
+    compiled.call("add_bias", np.ascontiguousarray(bias, pixels.dtype), pixels.size // max(c, 1), c, pixels)
 
 
 def weight_by_gathering(x: Array, y: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Array:
@@ -224,7 +241,7 @@ def scatter(
         products = product(rows[here].reshape(-1, o), taps).reshape(-1, *y.shape[2:], kh, kw, c)
         add_patches(products, out[here], stride, padding)
         if bias is not None:
-            out[here] += bias
+            add_bias(out[here], bias)
 
     in_blocks(block, y, places * (taps.shape[1] + o) * y.itemsize)
     return out.transpose(0, 3, 1, 2)
@@ -243,7 +260,15 @@ def add_patches(products: Array, out: Array, stride: Pair, padding: Pair) -> Non
 
 @add_patches.in_c
 def _(products: Array, out: Array, stride: Pair, padding: Pair) -> None:
-    compiled.call("add_patches", products, *out.shape, *products.shape[1:5], *stride, *padding, out)
+    compiled.call(
+        "add_patches",
+        np.ascontiguousarray(products, out.dtype),
+        *out.shape,
+        *products.shape[1:5],
+        *stride,
+        *padding,
+        out,
+    )
 
 
 def add_overlapping(patches: Array, sums: Array) -> None:
@@ -432,7 +457,7 @@ def add_tiles(products: Array, out: Array, padding: Pair, counts: Pair, F: Tilin
 
 @add_tiles.in_c
 def _(products: Array, out: Array, padding: Pair, counts: Pair, F: Tiling) -> None:
-    outside = np.empty(out.shape[-1], out.dtype)
+    outside = np.empty((len(out), out.shape[-1]), out.dtype)
     compiled.call("add_tiles", products, *out.shape, *counts, F.s, *padding, F.t, outside, out)
 
 
@@ -455,7 +480,7 @@ def weight_of_tiles(blocks: list[Any], F: Tiling) -> Array:
 
 @ByDevice
 def put_tiles(products: Array, bias: Array | None, out: Array, F: Tiling) -> None:
-    """Aᵀ m of every tile's products m, (t², N · tiles, O), to where its four pixels lie in (N, OH, OW, O); and a bias."""
+    """Aᵀ m of every tile's products m, (t², N · tiles, O), and a bias, to its four pixels' place in (N, OH, OW, O)."""
     n, oh, ow, o = out.shape
     sums = product(resident(F.output, out.dtype, device_of(out)), products.reshape(F.t**2, -1), exact=True)
     for (i, j), corner in zip(CORNERS, sums.reshape(4, n, *tile_counts((oh, ow)), o), strict=True):
@@ -469,7 +494,7 @@ def put_tiles(products: Array, bias: Array | None, out: Array, F: Tiling) -> Non
 def _(products: Array, bias: Array | None, out: Array, F: Tiling) -> None:
     o, dtype = out.shape[-1], out.dtype
     bias = np.zeros(o, dtype) if bias is None else np.ascontiguousarray(bias, dtype)
-    compiled.call("put_tiles", products, *out.shape, bias, F.t, np.empty(o, dtype), out)
+    compiled.call("put_tiles", products, *out.shape, bias, F.t, np.empty((len(out), o), dtype), out)
 
 
 @ByDevice

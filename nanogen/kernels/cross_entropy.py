@@ -8,6 +8,9 @@ take as much memory as the logits, and no less time.
 
 from __future__ import annotations
 
+import numpy as np
+
+from nanogen import compiled
 from nanogen.backend import Array, ByDevice, array_module, by_parts, launch
 
 
@@ -40,6 +43,29 @@ def cross_entropy_slope(g: Array, rows: Array, labels: Array, largest: Array, to
         d[xp.arange(len(d)), label] -= g
 
     by_parts(part, g, labels, rows, largest, total, slope)
+    return slope
+
+
+@cross_entropy.in_c
+def _(rows: Array, labels: Array) -> tuple[Array, tuple[Array, Array]]:
+    largest, total, out = np.empty((3, len(rows)), rows.dtype)
+
+    def part(x: Array, label: Array, largest: Array, total: Array, loss: Array) -> None:
+        compiled.call("cross_entropy", x, *x.shape, label, largest, total, loss)
+
+    by_parts(part, np.ascontiguousarray(rows), np.ascontiguousarray(labels, np.int64), largest, total, out)
+    return out, (largest, total)
+
+
+@cross_entropy_slope.in_c
+def _(g: Array, rows: Array, labels: Array, largest: Array, total: Array) -> Array:
+    slope = np.empty(rows.shape, rows.dtype)
+
+    def part(g: Array, label: Array, x: Array, largest: Array, total: Array, d: Array) -> None:
+        compiled.call("cross_entropy_slope", g, x, *x.shape, label, largest, total, d)
+
+    given = [np.ascontiguousarray(a, rows.dtype) for a in (g, rows, largest, total)]
+    by_parts(part, given[0], np.ascontiguousarray(labels, np.int64), *given[1:], slope)
     return slope
 
 

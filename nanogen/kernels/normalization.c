@@ -3,7 +3,7 @@
 
 #include "compiled.h"
 
-// scratch: five arrays of C doubles, for the columns of one image.
+#define SCRATCH 5  // arrays of C doubles for an image's columns
 
 static void sums_of(const Real* x, Int p, Int c, double* restrict sums)
 {
@@ -68,28 +68,35 @@ static void combine_of(
         for (Int q = 0; q < c; q++) dx[q] = g[q] * factor[q] + (x[q] - mean[q]) * slope[q] + offset[q];
 }
 
+#define IMAGES SHARED(n * p * c > 1 << 13) for (Int m = 0; m < n; m++)
+
 void square_sums(const Real* x, Int n, Int p, Int c, const Real* mean, double* scratch, Real* sums)
 {
-    for (Int m = 0; m < n; m++, x += p * c, mean += c, sums += c) {
-        square_sums_of(x, p, c, mean, scratch);
-        for (Int q = 0; q < c; q++) sums[q] = scratch[q];
+    IMAGES
+    {
+        double* own = scratch + m * SCRATCH * c;
+        square_sums_of(x + m * p * c, p, c, mean + m * c, own);
+        for (Int q = 0; q < c; q++) sums[m * c + q] = own[q];
     }
 }
 
 void scale(
     const Real* x, Int n, Int p, Int c, const Real* mean, const Real* factor, const Real* bias, Int gated, Real* y)
 {
-    for (Int m = 0; m < n; m++, x += p * c, mean += c, factor += c, bias += c, y += p * c)
-        scale_of(x, p, c, mean, factor, bias, gated, y);
+    IMAGES scale_of(x + m * p * c, p, c, mean + m * c, factor + m * c, bias + m * c, gated, y + m * p * c);
 }
 
 void slope_sums(
     const Real* g, const Real* x, Int n, Int p, Int c, const Real* mean, const Real* factor, const Real* bias,
     Int gated, Real* slopes, double* scratch, Real* sums)
 {
-    for (Int m = 0; m < n; m++, g += p * c, x += p * c, mean += c, factor += c, bias += c, slopes += p * c) {
-        slope_sums_of(g, x, p, c, mean, factor, bias, gated, slopes, scratch, scratch + c);
-        for (Int q = 0; q < 2 * c; q++) *sums++ = scratch[q];
+    IMAGES
+    {
+        Int at = m * p * c, column = m * c;
+        double* own = scratch + SCRATCH * column;
+        slope_sums_of(
+            g + at, x + at, p, c, mean + column, factor + column, bias + column, gated, slopes + at, own, own + c);
+        for (Int q = 0; q < 2 * c; q++) sums[2 * column + q] = own[q];
     }
 }
 
@@ -97,8 +104,12 @@ void combine(
     const Real* g, const Real* x, Int n, Int p, Int c, const Real* mean, const Real* factor, const Real* slope,
     const Real* offset, Real* dx)
 {
-    for (Int m = 0; m < n; m++, g += p * c, x += p * c, mean += c, factor += c, slope += c, offset += c, dx += p * c)
-        combine_of(g, x, p, c, mean, factor, slope, offset, dx);
+    IMAGES
+    {
+        Int at = m * p * c, column = m * c;
+        combine_of(
+            g + at, x + at, p, c, mean + column, factor + column, slope + column, offset + column, dx + at);
+    }
 }
 
 // Where a group lies in an image: all of it at once.
@@ -113,47 +124,67 @@ static void group_means(const double* sums, Int count, Int c, Int each, Real* me
     }
 }
 
+static void normalize_of(
+    const Real* x, Int p, Int c, Int each, const Real* weight, const Real* bias, double eps, Int gated, double* sums,
+    Real* variance, Real* factor, Real* mean, Real* rstd, Real* out)
+{
+    sums_of(x, p, c, sums);
+    group_means(sums, p * each, c, each, mean);
+    square_sums_of(x, p, c, mean, sums);
+    group_means(sums, p * each, c, each, variance);
+    for (Int q = 0; q < c; q++) {
+        rstd[q] = 1 / sqrt(variance[q] + eps);
+        factor[q] = rstd[q] * weight[q];
+    }
+    scale_of(x, p, c, mean, factor, bias, gated, out);
+}
+
 void normalize(
     const Real* x, Int n, Int p, Int c, Int each, const Real* weight, const Real* bias, Int apart, double eps,
     Int gated, double* scratch, Real* mean, Real* rstd, Real* out)
 {
-    Real *variance = (Real*)(scratch + c), *factor = (Real*)(scratch + 2 * c);
-    for (Int m = 0; m < n; m++, x += p * c, weight += apart, bias += apart, mean += c, rstd += c, out += p * c) {
-        sums_of(x, p, c, scratch);
-        group_means(scratch, p * each, c, each, mean);
-        square_sums_of(x, p, c, mean, scratch);
-        group_means(scratch, p * each, c, each, variance);
-        for (Int q = 0; q < c; q++) {
-            rstd[q] = 1 / sqrt(variance[q] + eps);
-            factor[q] = rstd[q] * weight[q];
-        }
-        scale_of(x, p, c, mean, factor, bias, gated, out);
+    IMAGES
+    {
+        double* own = scratch + m * SCRATCH * c;
+        normalize_of(
+            x + m * p * c, p, c, each, weight + m * apart, bias + m * apart, eps, gated, own, (Real*)(own + c),
+            (Real*)(own + 2 * c), mean + m * c, rstd + m * c, out + m * p * c);
     }
+}
+
+static void normalize_gradients_of(
+    const Real* g, const Real* x, Int p, Int c, Int each, const Real* weight, const Real* bias, Int gated,
+    const Real* mean, const Real* rstd, double* sums, double* products, Real* factor, Real* offset, Real* slope,
+    Real* dx, Real* dweight, Real* dbias)
+{
+    for (Int q = 0; q < c; q++) factor[q] = rstd[q] * weight[q];
+    slope_sums_of(g, x, p, c, mean, factor, bias, gated, dx, sums, products);
+    for (Int q = 0; q < c; q++) {
+        dbias[q] = sums[q];
+        dweight[q] = products[q] * rstd[q];
+        sums[q] *= weight[q];
+        products[q] *= factor[q];
+    }
+    group_means(sums, p * each, c, each, offset);
+    group_means(products, p * each, c, each, slope);
+    for (Int q = 0; q < c; q++) {
+        offset[q] *= -rstd[q];
+        slope[q] *= -rstd[q] * rstd[q];
+    }
+    combine_of(gated ? dx : g, x, p, c, mean, factor, slope, offset, dx);
 }
 
 void normalize_gradients(
     const Real* g, const Real* x, Int n, Int p, Int c, Int each, const Real* weight, const Real* bias, Int apart,
     Int gated, const Real* mean, const Real* rstd, double* scratch, Real* dx, Real* dweight, Real* dbias)
 {
-    double *sums = scratch, *products = scratch + c;
-    Real *factor = (Real*)(scratch + 2 * c), *offset = (Real*)(scratch + 3 * c), *slope = (Real*)(scratch + 4 * c);
-    for (Int m = 0; m < n; m++) {
-        for (Int q = 0; q < c; q++) factor[q] = rstd[q] * weight[q];
-        slope_sums_of(g, x, p, c, mean, factor, bias, gated, dx, sums, products);
-        for (Int q = 0; q < c; q++) {
-            dbias[q] = sums[q];
-            dweight[q] = products[q] * rstd[q];
-            sums[q] *= weight[q];
-            products[q] *= factor[q];
-        }
-        group_means(sums, p * each, c, each, offset);
-        group_means(products, p * each, c, each, slope);
-        for (Int q = 0; q < c; q++) {
-            offset[q] *= -rstd[q];
-            slope[q] *= -rstd[q] * rstd[q];
-        }
-        combine_of(gated ? dx : g, x, p, c, mean, factor, slope, offset, dx);
-        g += p * c, x += p * c, weight += apart, bias += apart, mean += c, rstd += c;
-        dx += p * c, dweight += c, dbias += c;
+    IMAGES
+    {
+        Int at = m * p * c, column = m * c;
+        double* own = scratch + SCRATCH * column;
+        normalize_gradients_of(
+            g + at, x + at, p, c, each, weight + m * apart, bias + m * apart, gated, mean + column, rstd + column, own,
+            own + c, (Real*)(own + 2 * c), (Real*)(own + 3 * c), (Real*)(own + 4 * c), dx + at, dweight + column,
+            dbias + column);
     }
 }

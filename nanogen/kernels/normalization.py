@@ -110,8 +110,8 @@ def normalize_gradients(
     return [dx, dweight, dbias]
 
 
-# Of some images: rows (B, P, C), and numbers of each column (B, C).  Far from 0 NumPy's forms round a mean's own error
-# into what they fold, x·factor + (bias − mean·factor), a pass less than (x − mean)·factor + bias: at most twice as much.
+# Of some images: rows (B, P, C), and numbers of each column (B, C).  NumPy's forms fold the latter: x·factor + (bias −
+# mean·factor) is a pass less than (x − mean)·factor + bias, which far from 0 is at most twice as exact.
 
 
 @ByDevice
@@ -176,8 +176,8 @@ def combine(g: Array, x: Array, mean: Array, factor: Array, slope: Array, offset
 
 
 def scratch(rows: Array) -> Array:
-    """For what C sums up of an image's columns."""
-    return np.empty((5, rows.shape[2]))
+    """For what C sums up of the columns of each image."""
+    return np.empty((len(rows), 5, rows.shape[2]))
 
 
 @square_sums.in_c
@@ -222,7 +222,7 @@ def _(
     if over_batch or known:
         return normalize.form(rows, weight, bias, groups, eps, over_batch, gated, known)
     rows, weight, bias = contiguous(rows, rows, weight, bias)
-    (b, p, c), apart, out = rows.shape, distance(weight), np.empty(rows.shape, rows.dtype)
+    (b, _, c), apart, out = rows.shape, distance(weight), np.empty(rows.shape, rows.dtype)
     mean, rstd = np.empty((2, b, c), rows.dtype)
 
     def part(here: slice) -> None:
@@ -250,7 +250,7 @@ def _(
     if over_batch:
         return normalize_gradients.form(g, saved, rows, weight, bias, groups, eps, over_batch, gated)
     g, rows, weight, bias, *saved = contiguous(rows, g, rows, weight, bias, *saved)
-    (b, p, c), apart, dx = rows.shape, distance(weight), np.empty(rows.shape, rows.dtype)
+    (b, _, c), apart, dx = rows.shape, distance(weight), np.empty(rows.shape, rows.dtype)
     slopes = np.empty((2, b, c), rows.dtype)
 
     def part(here: slice) -> None:

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nanogen.backend import Array, array_module, in_blocks, matrix_library, tf32_allowed
+from nanogen import compiled
+from nanogen.backend import Array, array_module, blas_function, in_blocks, matrix_library, tf32_allowed
 
 
 def matmul(a: Array, b: Array, exact: bool = False) -> Array:
@@ -111,6 +112,7 @@ def in_lines(x: Array) -> Array:
 # In pieces, on a CPU
 
 SMALL = 10**6  # multiplications: up to this OpenBLAS's kernels for AVX-512 take matrices as they lie, else copies
+SMALLEST = 256  # numbers of a first factor: with fewer, memory is what a product waits for
 NARROWEST = 32  # columns of a piece: those of 16 run at 40 to 70 GFLOP/s, and wholes of them at 115 to 130 (Intel)
 WITH_KERNELS_FOR_SMALL = ("SkylakeX", "Cooperlake", "SapphireRapids")  # as OpenBLAS names its kernels
 
@@ -120,6 +122,8 @@ def in_pieces(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
 
     That is where numbers lie side by side in the rows of b and in the rows (then all columns are taken at once) or in
     the columns of a: 95 to 110 GFLOP/s in place of 80 to 90 (AMD)."""
+    if compiled.has(out.dtype) and by_gemm(a, b, out):
+        return out
     (m, k), n = a.shape[-2:], b.shape[-1]
     across, down = (x.strides[-1] == x.itemsize for x in (a, a.swapaxes(-1, -2)))
     if m * k * n <= SMALL or b.strides[-1] != b.itemsize or not (across or down) or not kernels_for_small():
@@ -135,6 +139,71 @@ def in_pieces(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
     columns = b.reshape(*b.shape[:-2], 1, k, n // width, width).swapaxes(-3, -2)
     np.matmul(rows, columns, out=pieces)
     return out
+
+
+def by_gemm(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> bool:
+    """The same by threads of C's, which call the BLAS; or say that this can't be done, or is not worth it."""
+    gemm, shape = gemm_address(out.dtype.char), out.shape
+    fit = all(x.ndim == 2 or x.shape[:-2] == shape[:-2] for x in (a, b)) and a.dtype == b.dtype == out.dtype
+    worth = out.size * a.shape[-1] > SMALL and math.prod(a.shape[-2:]) > SMALLEST and shape[-1] > 1
+    if not (gemm and fit and worth and out.flags.c_contiguous):
+        return False
+    turned_a, turned_b = (not x.flags.c_contiguous for x in (a, b))
+    numbers, groups, whole = plan(a.shape, b.shape, shape, turned_a, turned_b, kernels_for_small())
+    if whole and compiled.threads() == 1:  # then NumPy makes the same calls
+        return False
+    a, b = a.swapaxes(-1, -2) if turned_a else a, b.swapaxes(-1, -2) if turned_b else b
+    if not (a.flags.c_contiguous and b.flags.c_contiguous):
+        return False
+    sums = np.empty((groups, out.size), out.dtype) if groups > 1 else None
+    compiled.call("products", a, b, out, sums, gemm, numbers)
+    return True
+
+
+Shape = tuple[int, ...]
+
+
+@functools.lru_cache(4096)
+def plan(
+    a: Shape, b: Shape, out: Shape, turned_a: bool, turned_b: bool, small: bool
+) -> tuple[np.ndarray, int, bool]:  # fmt: skip
+    """What C is told of a product; in how many groups its depth is; and whether its matrices are in one piece."""
+    (m, k), n, count = a[-2:], b[-1], math.prod(out[:-2])
+    height, width, depth, groups = piece(count, m, n, k, turned_a, turned_b, small)
+    apart = [shape[-2] * shape[-1] if len(shape) > 2 else 0 for shape in (a, b)]
+    numbers = np.array([count, m, n, k, turned_a, turned_b, *apart, height, width, depth, groups], np.int64)
+    return numbers, groups, (height, width, depth) == (m, n, k)
+
+
+def piece(count: int, m: int, n: int, k: int, turned_a: bool, turned_b: bool, small: bool) -> tuple[int, int, int, int]:
+    """Height, width and depth of the pieces of a product, and in how many groups the depth is."""
+    height, width, depth, groups = m, n, k, 1
+    if small and not turned_b:
+        height = even(m, SMALL // (k * n))
+        if turned_a or height < min(m, 32):
+            height = min(m, 32)
+            width = even(n, SMALL // (k * height))
+            if SMALL // (k * height) < min(n, 64):
+                width = even(n, 256)
+                depth = even(k, max(SMALL // (height * width), 32))
+                groups = min(-(-k // depth), 4)
+    if count * groups * -(-m // height) * -(-n // width) < 4:
+        height = min(max(even(m, -(-m // 4)), 32), m)
+    deep = -(-k // depth)
+    return height, width, depth, -(-deep // -(-deep // groups))  # none of the groups is empty
+
+
+def even(count: int, most: int) -> int:
+    """Of pieces that are no larger than `most` the size that makes few, alike but for the last, a multiple of 16."""
+    pieces = -(-count // max(most, 1))
+    return min(-(-count // pieces // 16) * 16, max(most // 16 * 16, 16), count)
+
+
+@functools.cache
+def gemm_address(real: str) -> int:
+    """Where the function is that NumPy multiplies matrices with, of floats (`f`) or doubles (`d`); 0 if not found."""
+    found = blas_function({"f": "cblas_sgemm", "d": "cblas_dgemm"}[real])
+    return ctypes.cast(found, POINTER).value or 0 if found else 0
 
 
 @functools.cache

@@ -58,7 +58,8 @@ class Mutation:
         if (count := source.count(self.old)) != 1:
             raise ValueError(f"{self.name}: the text to replace occurs {count} times in {self.file}, not once")
         changed = source.replace(self.old, self.new)
-        ast.parse(changed, str(path))
+        if path.suffix == ".py":
+            ast.parse(changed, str(path))
         path.write_text(changed)
 
 
@@ -184,6 +185,7 @@ power is stated and which refuses a deliberately wrong sampler.  No test compare
     python -m pytest -m torture tests/test_malformed.py     # 9,000 malformed inputs; some minutes
     python -m pytest -m museum                          # the museum below, 25 minutes
     python -m pytest --device strict                    # all on the stand-in for a GPU: three minutes
+    CC= python -m pytest                                # all without C: NumPy's forms
     python -m pytest -m gpu                             # CPU against GPU, where there is one
 
 `helpers.py` has gradients against central differences and arrays in every memory layout.  Hypothesis draws the same
@@ -206,6 +208,12 @@ still; less than 2 s of CPU time and 150 MB of address space (700 MB for a pictu
 told that there is not so much); nothing unpickled, no folder left behind.  By default 30 of each of 14 kinds.
 `-m torture`, 1,000 of each, last gave: 14,000 runs on 9,344 different malformed inputs, 11,860 refused in one line,
 2,140 valid still, none did otherwise.
+
+## C and NumPy
+
+Where there is a C compiler, most of what runs on a CPU is C's, and the tests of layers and models hold C to the
+equations; `test_compiled.py` ties each function to the form in NumPy whose place it takes: of integers to the last bit,
+of other numbers but for roundings.  The museum's changes of NumPy's forms are tried without a compiler.
 
 ## A GPU where there is none
 

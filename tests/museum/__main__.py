@@ -24,7 +24,8 @@ def try_out(copy: Copy, mutation: Mutation) -> tuple[bool, str]:
         mutation.apply(copy.folder)
     except (ValueError, OSError) as error:
         return False, str(error)
-    status, outcomes, printed = copy.run(mutation.test)
+    in_c = mutation.file.endswith(".c") or mutation.test.startswith("test_compiled")  # else C would hide NumPy's form
+    status, outcomes, printed = copy.run(mutation.test, in_c=in_c)
     errors = [
         o["error"] for o in outcomes if o["phase"] == "call" and o["outcome"] == "failed"
         and o["node"].removeprefix("tests/").startswith(mutation.test) and o["error"] not in NOT_A_VERDICT

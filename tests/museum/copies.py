@@ -31,17 +31,20 @@ class Copy:
         shutil.rmtree(self.folder / "nanogen")
         shutil.copytree(ROOT / "nanogen", self.folder / "nanogen", ignore=LEFT_OUT)
 
-    def run(self, *nodes: str) -> tuple[int, list[dict[str, str]], str]:
-        return run_tests(self.folder, *nodes)
+    def run(self, *nodes: str, in_c: bool = True) -> tuple[int, list[dict[str, str]], str]:
+        return run_tests(self.folder, *nodes, in_c=in_c)
 
 
-def run_tests(folder: Path, *nodes: str, device: str = "cpu") -> tuple[int, list[dict[str, str]], str]:
+def run_tests(
+    folder: Path, *nodes: str, device: str = "cpu", in_c: bool = True
+) -> tuple[int, list[dict[str, str]], str]:
     """pytest in a process of its own, up to the first failure: its exit status, how each test ended, what it printed.
 
-    `device` is one of `tests/conftest.py`'s.  The status is −1 where there was no end."""
+    `device` is one of `tests/conftest.py`'s; unless `in_c`, there is no C compiler.  The status is −1 where there was
+    no end."""
     report = folder / "report.json"
     report.unlink(missing_ok=True)
-    own = {COPY: str(folder), REPORT: str(report), "PYTHONPATH": str(folder)}
+    own = {COPY: str(folder), REPORT: str(report), "PYTHONPATH": str(folder)} | ({} if in_c else {"CC": ""})
     command = [sys.executable, "-B", "-m", "pytest", "-p", "tests.museum.report", "-p", "no:cacheprovider", "-x"]
     command += ["--tb=line", "--hypothesis-profile=museum", f"--device={device}", *(f"tests/{node}" for node in nodes)]
     try:
