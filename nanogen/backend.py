@@ -205,7 +205,7 @@ def by_c(name: str, *arguments: Any) -> bool:
     first = arguments[0]
     if not isinstance(first, np.ndarray) or not compiled.has(first.dtype, name):
         return False
-    turned = as_in_memory(arguments)
+    turned = [a if isinstance(a, np.ndarray) else float(a) for a in as_in_memory(arguments)]
     arrays = [a for a in turned if isinstance(a, np.ndarray)]
     if any(not a.flags.c_contiguous or a.shape != arrays[0].shape or a.dtype != first.dtype for a in arrays):
         return False

@@ -74,15 +74,15 @@ def cache() -> Path:
 
 def name_of(command: list[str], sources: list[Path]) -> str:
     """Differs with whatever the library depends on: sources, compiler, processor."""
-    parts = [*command, subprocess.run([command[0], "--version"], check=True, capture_output=True, text=True).stdout]
-    cpu = Path("/proc/cpuinfo")
-    parts += (
-        sorted({line for line in cpu.read_text().splitlines() if line.startswith(("flags", "model name"))})
-        if (cpu.exists())
-        else list(os.uname())
-    )
-    parts += [path.read_text() for path in [*sources, *sorted(PACKAGE.rglob("*.h"))]]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    version = subprocess.run([command[0], "--version"], check=True, capture_output=True, text=True).stdout
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else list(os.uname())
+    processor = sorted({line for line in lines if not told.exists() or line.startswith(("flags", "model name"))})
+    texts = [path.read_text() for path in [*sources, *sorted(PACKAGE.rglob("*.h"))]]
+    return hashlib.sha256("\0".join([*command, version, *processor, *texts]).encode()).hexdigest()
+
+
+KINDS = {int: ctypes.c_longlong, float: ctypes.c_double}
 
 
 def call(name: str, *arguments: Any) -> None:
@@ -99,6 +99,23 @@ def call(name: str, *arguments: Any) -> None:
     if function.argtypes is None:
         function.argtypes = [KINDS.get(type(argument), ctypes.c_void_p) for argument in arguments]
     function(*[address(a) if isinstance(a, np.ndarray) else a for a in arguments])
+
+
+@functools.cache
+def _function(real: str, name: str) -> Any:
+    found = getattr(library(real), name)
+    found.restype = None
+    return found
+
+
+def address(array: np.ndarray) -> int:
+    """Where a contiguous array lies in memory."""
+    if not array.flags.c_contiguous:
+        raise ValueError(f"not contiguous: shape {array.shape}, strides {array.strides}")
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # in half the time, where it can be written to
+    except (TypeError, ValueError):
+        return array.ctypes.data
 
 
 def use_threads(count: int) -> None:
@@ -130,21 +147,3 @@ def _after_fork() -> None:
 _started, _most = False, os.cpu_count() or 1
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-KINDS = {int: ctypes.c_longlong, float: ctypes.c_double}
-
-
-@functools.cache
-def _function(real: str, name: str) -> Any:
-    found = getattr(library(real), name)
-    found.restype = None
-    return found
-
-
-def address(array: np.ndarray) -> int:
-    """Where a contiguous array lies in memory."""
-    if not array.flags.c_contiguous:
-        raise ValueError(f"not contiguous: shape {array.shape}, strides {array.strides}")
-    try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # in half the time, where it can be written to
-    except (TypeError, ValueError):
-        return array.ctypes.data

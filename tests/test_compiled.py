@@ -198,6 +198,15 @@ def test_what_does_not_lie_alike_is_not_for_c() -> None:
     assert backend.by_c("relu_slope", x, x, np.empty_like(x))
 
 
+def test_numbers_of_every_kind() -> None:
+    """An integer, a float and a number of NumPy's are the same to C."""
+    x, found = np.array([-4, 2], np.float32), []
+    for slope in (2, 2.0, np.float64(2), np.float32(2)):
+        found.append(np.empty_like(x))
+        activation.leaky_relu(x, slope, found[-1])
+    assert [y.tolist() for y in found] == [[-8, 2]] * 4
+
+
 @given(st.floats(-100, 100, width=32), TYPES)
 def test_silu(x: float, dtype: str) -> None:
     """x / (1 + e⁻ˣ) to four roundings, wherever e⁻ˣ is a number of the type."""
@@ -232,6 +241,16 @@ def test_cross_entropy(seed: int, dtype: str, rows: int, classes: int) -> None:
     assert_same(lambda: cross_entropy.cross_entropy(logits, labels), 20)
     saved = cross_entropy.cross_entropy(logits, labels)[1]
     assert_same(lambda: cross_entropy.cross_entropy_slope(g, logits, labels, *saved), 20)
+
+
+def test_a_label_that_is_no_class_has_no_loss() -> None:
+    """The memory beside the logits is neither read nor changed."""
+    logits, labels, around = np.ones((4, 3)), np.array([0, 3, -1, 2]), np.zeros((6, 3))
+    loss, (largest, total) = cross_entropy.cross_entropy(logits, labels)
+    assert np.isnan(loss).tolist() == [False, True, True, False]
+    compiled.call("cross_entropy_slope", np.ones(4), logits, 4, 3, labels, largest, total, around[1:5])
+    assert not around[[0, 5]].any()
+    np.testing.assert_allclose(around[2:4], 1 / 3)
 
 
 def products_of(rng: np.random.Generator, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -252,7 +252,9 @@ def pad_by(input, *, widths, value=0.0):
     shape = [n + a + b for n, (a, b) in zip(input.shape, widths, strict=True)]
     cut = tuple(slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(input.shape, widths, strict=True))
     inside = tuple(slice(max(a, 0), n - max(b, 0)) for n, (a, b) in zip(shape, widths, strict=True))
-    out = array_module(input).full_like(input, value, shape=shape)  # its memory lies as the input's does
+    out = array_module(input).empty_like(input, shape=shape)  # its memory lies as the input's does
+    if any(max(width) > 0 for width in widths):
+        out.fill(value)
     out[inside] = input[cut]
     return out
 

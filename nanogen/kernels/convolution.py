@@ -3,7 +3,7 @@
 Arrays have the shape (N, C, H, W); results lie in memory as (N, H, W, C), so that patches are copied in long runs and
 products of matrices write their results in place.  NumPy's elementwise operations keep that; CuPy's do not, at the
 price of a copy.  Images are taken some at a time, as many as stay in the cache from one step to the next, on all
-threads.
+threads.  What copies and adds up has a form in C (`convolution.c`), a pass where NumPy takes two to four.
 
 Three ways, of which `convolve`, `convolve_adjoint` and `convolve_weight` choose:
 
@@ -15,6 +15,7 @@ Three ways, of which `convolve`, `convolve_adjoint` and `convolve_weight` choose
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ Pair = tuple[int, ...]  # for height and width
 LEAST_CHANNELS_OF_TILES = 32
 
 
+@functools.lru_cache(4096)
 def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
     """How many places the kernel can stand at: ⌊(size + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1."""
     return tuple(
@@ -55,6 +57,7 @@ def turned(w: Array) -> Array:
     return w[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
 
 
+@functools.lru_cache(4096)
 def reach(kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair | None:
     """The padding with which the adjoint is a convolution with the turned kernel; None where it is not one."""
     found = tuple(d * (k - 1) - p for k, p, d in zip(kernel, padding, dilation, strict=True))
