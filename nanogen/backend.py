@@ -132,9 +132,7 @@ def in_blocks(work: Callable[[slice], Any], like: Array, item_bytes: int) -> lis
     count = len(like)
     if not isinstance(like, np.ndarray):
         return [work(slice(0, count))]
-    blocks = -(-count * item_bytes // (BLOCK_BYTES * BLOCKS)) * BLOCKS if count * item_bytes > BLOCK_BYTES else 1
-    blocks = min(blocks, max(count, 1))
-    parts = [slice(count * i // blocks, count * (i + 1) // blocks) for i in range(blocks)]
+    parts = parts_of(count, item_bytes, BLOCK_BYTES)
     threads_of_blas, use_threads_of_blas = blas_threads()
     allowed = threads_of_blas()
     if allowed == 1:
@@ -147,6 +145,7 @@ def in_blocks(work: Callable[[slice], Any], like: Array, item_bytes: int) -> lis
         finally:
             compiled.use_threads(1)
             use_threads_of_blas(allowed)
+    blocks = len(parts)
     threads = min(allowed, blocks)
 
     def share(i: int) -> list[Any]:
@@ -157,6 +156,14 @@ def in_blocks(work: Callable[[slice], Any], like: Array, item_bytes: int) -> lis
         return [*share(0), *(result for other in others for result in other.result())]
     finally:
         use_threads_of_blas(allowed)
+
+
+@functools.lru_cache(4096)
+def parts_of(count: int, item_bytes: int, block_bytes: int) -> list[slice]:
+    """`count` items in parts of about so many bytes."""
+    blocks = -(-count * item_bytes // (block_bytes * BLOCKS)) * BLOCKS if count * item_bytes > block_bytes else 1
+    blocks = min(blocks, max(count, 1))
+    return [slice(count * i // blocks, count * (i + 1) // blocks) for i in range(blocks)]
 
 
 def by_parts(work: Callable[..., Any], *arrays: Array) -> list[Any]:
