@@ -126,7 +126,8 @@ def in_blocks(work: Callable[[slice], Any], like: Array, item_bytes: int) -> lis
     """The results of `work(part)` for consecutive parts of the first axis of `like`, in their order.
 
     On a CPU the parts are such that each reads and writes about BLOCK_BYTES (an item `item_bytes`), and they are shared
-    out among as many threads as NumPy's matrix products are allowed.  Inside, a product runs on one thread: the threads
+    out among as many threads as NumPy's matrix products are allowed; where there are C functions, they are taken one by
+    one, and those threads share the loops of each.  Inside, a product runs on one thread: the threads
     of OpenBLAS wait for their next product in a loop that takes a core away from everybody else.  The parts do not
     depend on the number of threads, but on the processor.  On a GPU there is one part."""
     count = len(like)
