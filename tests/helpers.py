@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import nanogen as ng
+from nanogen.kernels import convolution
 
 STEP = 1e-5
 LAYOUTS = ("contiguous", "transposed", "strided", "reversed")
@@ -130,3 +131,15 @@ class Draw:
         else:
             x = self.rng.integers(-4, 5, shape).astype(float)
         return laid_out(np.asarray(x), self.pick(LAYOUTS))
+
+
+def gather(x: Any, w: Any, bias: Any, stride: Any, padding: Any, dilation: Any) -> Any:
+    """The convolution by patches, with as much padding after an image as before it."""
+    places = convolution.output_size(x.shape[2:], w.shape[2:], stride, padding, dilation)
+    return convolution.gather(x, w, bias, stride, padding, dilation, places)
+
+
+def by_tiles(x: Any, w: Any, bias: Any, padding: Any, tiling: convolution.Tiling) -> Any:
+    """The convolution by tiles, with as much padding after an image as before it."""
+    places = convolution.output_size(x.shape[2:], w.shape[2:], (tiling.s,) * 2, padding, (1, 1))
+    return convolution.by_tiles(x, w, bias, padding, tiling, places)

@@ -212,6 +212,28 @@ def test_bias_batch_axis_and_padding_by_name(data):
     assert np.array_equal(same[:, :, top:, left:][:, :, : plain.shape[2], : plain.shape[3]], plain)
 
 
+@settings(max_examples=2 * settings().max_examples)
+@given(st.data())
+def test_padding_of_each_side(data):
+    """Four numbers are those that `pad` takes, (left, right, above, below), and so are the gradients, of any order."""
+    draw = Draw(data)
+    kernel, stride, dilation = [(draw.number(1, 3), draw.number(1, 3)) for _ in range(3)]
+    sides, how = tuple(draw.number(0, 3) for _ in range(4)), {"stride": stride, "dilation": dilation}
+    x, w = draw.array((2, 2, 7, 8), "integer"), draw.array((3, 2, *kernel), "integer")
+    bias = draw.pick([None, draw.array((3,), "integer")])
+    found, expected = [], []
+    for made, f in (
+        (found, lambda x, w: F.conv2d(x, w, bias, padding=sides, **how)),
+        (expected, lambda x, w: F.conv2d(F.pad(x, sides), w, bias, **how)),
+    ):
+        of = leaf(x), leaf(w)
+        out = f(*of)
+        slopes = ng.grad((out**2).sum(), of, create_graph=True)
+        made += [out, *slopes, *ng.grad((slopes[0] * x).sum() + (slopes[1] ** 2).sum(), of)]
+    for a, b in zip(found, expected, strict=True):
+        assert np.array_equal(a.data, b.data)
+
+
 def means_under_windows(x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair, **how: Any) -> np.ndarray:
     """Window by window: what lies on the image, summed, over the number of places on the padded image (on the image
     itself, if the padding does not count).  A last window beyond the padding must begin before the padding does."""

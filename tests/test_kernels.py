@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import by_tiles, gather
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
@@ -40,14 +41,14 @@ def test_tiles_are_the_direct_sum(tiling, seed, n, size, padding, with_bias):
     size = tuple(max(k, kernel[0] - 2 * p) for k, p in zip(size, padding, strict=True))
     rng, how = np.random.default_rng(seed), (stride, padding, one)
     x, w, bias = integers(rng, n, 2, *size), integers(rng, 3, 2, *kernel), integers(rng, 3) if with_bias else None
-    expected = convolution.gather(x, w, bias, *how)
-    assert np.array_equal(convolution.by_tiles(x, w, bias, padding, tiling), expected)
+    expected = gather(x, w, bias, *how)
+    assert np.array_equal(by_tiles(x, w, bias, padding, tiling), expected)
     y = integers(rng, *expected.shape)
     back, slope = convolution.scatter(y, w, None, size, *how), convolution.weight_by_gathering(x, y, kernel, *how)
     assert np.array_equal(convolution.adjoint_by_tiles(y, w, size, padding, tiling), back)
     assert np.array_equal(convolution.weight_by_tiles(x, y, padding, tiling), slope)
     for both, map_of_w in (
-        (convolution.both_by_tiles, convolution.gather(x, w, None, *how)),
+        (convolution.both_by_tiles, gather(x, w, None, *how)),
         (convolution.both_adjoints_by_tiles, back),
     ):
         for found, map_ in zip(both(x, w, y, padding, tiling), (map_of_w, slope), strict=True):
@@ -61,10 +62,10 @@ def test_tiles_are_about_as_exact_as_patches(tiling):
     matrices have entries up to 8, would be ten times worse.  Power: one seed, deterministic."""
     rng, how, side = np.random.default_rng(0), ((tiling.s,) * 2, (1, 1), (1, 1)), tiling.r * tiling.s
     x, w = (rng.standard_normal(shape, np.float32) for shape in ((8, 64, 10, 11), (48, 64, side, side)))
-    y = rng.standard_normal(convolution.gather(x, w, None, *how).shape, np.float32)
+    y = rng.standard_normal(gather(x, w, None, *how).shape, np.float32)
     wide_x, wide_w, wide_y = (a.astype(float) for a in (x, w, y))
     for found, exact in (
-        (convolution.by_tiles(x, w, None, (1, 1), tiling), convolution.gather(wide_x, wide_w, None, *how)),
+        (by_tiles(x, w, None, (1, 1), tiling), gather(wide_x, wide_w, None, *how)),
         (
             convolution.adjoint_by_tiles(y, w, (10, 11), (1, 1), tiling),
             convolution.scatter(wide_y, wide_w, None, (10, 11), *how),
@@ -101,7 +102,7 @@ def test_gathering_and_scattering_are_one_map(seed, size, kernel, dilation, data
     size = tuple(max(n, d * (k - 1) + 1 - 2 * p) for n, k, p, d in zip(size, kernel, padding, dilation, strict=True))
     rng, one = np.random.default_rng(seed), (1, 1)
     x, w, bias = integers(rng, 2, 3, *size), integers(rng, 2, 3, *kernel), integers(rng, 2)
-    expected = convolution.gather(x, w, bias, one, padding, dilation)
+    expected = gather(x, w, bias, one, padding, dilation)
     around = convolution.reach(kernel, one, padding, dilation)
     places, turned = expected.shape[2:], convolution.turned(w)
     assert np.array_equal(convolution.scatter(x, turned, bias, places, one, around, dilation), expected)
@@ -117,7 +118,7 @@ SETTINGS = [
     ((3, 3), (6, 5), (ONE, ONE, (2, 1))), ((3, 3), (6, 5), (ONE, ONE, (1, 2))), ((4, 3), (6, 5), (ONE, (0, 1), ONE)),
     ((3, 4), (6, 5), (ONE, ONE, ONE)), ((1, 1), (4, 4), (ONE, (1, 0), ONE)), ((4, 5), (4, 5), (ONE, (1, 0), ONE)),
     ((3, 3), (6, 5), (ONE, (1, 3), ONE)), ((4, 4), (9, 8), (TWO, (1, 0), ONE)), ((4, 4), (6, 7), (TWO, (0, 3), ONE)),
-    ((2, 1), (6, 7), ((3, 2), (1, 0), ONE)), ((4, 4), (6, 7), (ONE, ONE, ONE)),
+    ((2, 1), (6, 7), ((3, 2), (1, 0), ONE)), ((4, 4), (6, 7), (ONE, ONE, ONE)), ((1, 1), (3, 4), (ONE, (0, 0), ONE)),
 ]  # fmt: skip
 
 
@@ -128,7 +129,7 @@ def test_whichever_way_is_taken_the_numbers_are_the_same(channels, kernel, size,
     maps are those of the patches, and two of them at once are the two."""
     rng, (c, o) = np.random.default_rng(0), channels
     x, w, bias = integers(rng, 3, c, *size), integers(rng, o, c, *kernel), integers(rng, o)
-    y = convolution.gather(x, w, None, *how)
+    y = gather(x, w, None, *how)
     assert np.array_equal(convolution.convolve(x, w, None, *how), y)
     assert np.array_equal(convolution.convolve(x, w, bias, *how), y + bias[:, None, None])
     assert np.array_equal(convolution.sum_of_pixels(y), y.sum(axis=(0, 2, 3)))
@@ -194,6 +195,37 @@ def test_the_way_with_the_smallest_matrix_is_taken():
             taken.clear()
 
 
+@pytest.mark.parametrize("channels", [(1, 40), (40, 1), (40, 40)])
+@pytest.mark.parametrize(("kernel", "size", "how"), SETTINGS)
+def test_other_padding_after_an_image_than_before_it(channels, kernel, size, how):
+    """An output of another size is that for an image with more zeros after it, or with its last pixels left out; and so
+    are the gradients, those of pixels that are left out 0.  Integers, so exactly."""
+    rng, (c, o), (stride, padding, dilation) = np.random.default_rng(0), channels, how
+    symmetric = convolution.output_size(size, kernel, *how)
+    for more in itertools.product((-1, 0, 1), repeat=2):
+        places = tuple(n + m for n, m in zip(symmetric, more, strict=True))
+        if min(places) < 1:
+            continue
+        spans = zip(places, kernel, stride, dilation, strict=True)
+        whole = tuple(s * (n - 1) + d * (k - 1) + 1 for n, k, s, d in spans)  # the padded image
+        x, w, y = integers(rng, 2, c, *size), integers(rng, o, c, *kernel), integers(rng, 2, o, *places)
+        seen = tuple(slice(p, p + n) for n, p in zip(size, padding, strict=True))
+        wide = convolution.pad(x, padding, whole).transpose(0, 3, 1, 2)
+        without = (stride, (0, 0), dilation)
+        found = convolution.convolve(x, w, None, *how, places)
+        assert np.array_equal(found, convolution.gather(wide, w, None, *without, places))
+        back = np.zeros((2, c, *(max(n + p, m) for n, p, m in zip(size, padding, whole, strict=True))))
+        back[:, :, : whole[0], : whole[1]] = convolution.scatter(y, w, None, whole, *without)
+        slopes = back[:, :, *seen], convolution.weight_by_gathering(wide, y, kernel, *without)
+        assert np.array_equal(convolution.convolve_adjoint(y, w, size, *how), slopes[0])
+        assert np.array_equal(convolution.convolve_weight(x, y, kernel, *how), slopes[1])
+        for a, b in zip(convolution.gradients(x, w, y, (True, True), *how), slopes, strict=True):
+            assert np.array_equal(a, b)
+        dy, dw = convolution.gradients_of_adjoint(y, w, x, (True, True), *how)
+        assert np.array_equal(dy, found)
+        assert np.array_equal(dw, slopes[1])
+
+
 Ways = dict[str, Callable[[], np.ndarray]]
 
 
@@ -206,7 +238,7 @@ def ways_by_tiles(
     y, of_y = image(of_w, o, size), image(of_x, o, size)
     both, adjoints = convolution.both_by_tiles, convolution.both_adjoints_by_tiles
     return {
-        "by_tiles": lambda: convolution.by_tiles(x, w, None, ONE, tiling),
+        "by_tiles": lambda: by_tiles(x, w, None, ONE, tiling),
         "adjoint_by_tiles": lambda: convolution.adjoint_by_tiles(of_y, w, large, ONE, tiling),
         "weight_by_tiles": lambda: convolution.weight_by_tiles(x, y, ONE, tiling),
         "both_by_tiles": lambda: both(x, w, y, ONE, tiling)[0],
@@ -228,7 +260,7 @@ def ways(rng: np.random.Generator, n: int, channels: tuple[int, int], size: tupl
     (c, o), (of_x, of_w) = channels, types
     x, w, y = image(of_x, c, size), image(of_w, c, (3, 3), o), image(of_w, o, size)
     found = {
-        "gather": lambda: convolution.gather(x, w, None, ONE, TWO, TWO),
+        "gather": lambda: gather(x, w, None, ONE, TWO, TWO),
         "scatter": lambda: convolution.scatter(x, convolution.turned(w), None, size, ONE, TWO, TWO),
         "weight_by_gathering": lambda: convolution.weight_by_gathering(x, y, (3, 3), ONE, TWO, TWO),
     }
@@ -480,7 +512,7 @@ def of_tiles(x: np.ndarray, tiling: convolution.Tiling) -> list[np.ndarray]:
     """All that is made by tiles, for a kernel and a bias of integers."""
     rng, how = np.random.default_rng(0), ((1, 0), tiling)
     w, bias = integers(rng, 3, x.shape[1], *(tiling.r * tiling.s,) * 2), integers(rng, 3)
-    y = convolution.by_tiles(x, w, bias, *how)
+    y = by_tiles(x, w, bias, *how)
     return [
         y,
         convolution.adjoint_by_tiles(y, w, x.shape[2:], *how),
@@ -495,11 +527,11 @@ def test_blocks_change_no_number(monkeypatch, size):
     """How many images fit into a block, one, some or all, and a last block that is not full."""
     rng, how = np.random.default_rng(0), ((1, 2), (1, 0), (1, 1))
     x, w, bias = integers(rng, 7, 2, 5, 6), integers(rng, 3, 2, 3, 2), integers(rng, 3)
-    y = convolution.gather(x, w, bias, *how)
+    y = gather(x, w, bias, *how)
     back, slope = convolution.scatter(y, w, None, (5, 6), *how), convolution.weight_by_gathering(x, y, (3, 2), *how)
     tiled = [of_tiles(x, tiling) for tiling in convolution.TILINGS]
     monkeypatch.setattr(backend, "BLOCK_BYTES", size)
-    assert np.array_equal(convolution.gather(x, w, bias, *how), y)
+    assert np.array_equal(gather(x, w, bias, *how), y)
     assert np.array_equal(convolution.scatter(y, w, None, (5, 6), *how), back)
     assert np.array_equal(convolution.weight_by_gathering(x, y, (3, 2), *how), slope)
     for tiling, expected in zip(convolution.TILINGS, tiled, strict=True):

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Draw
+from helpers import Draw, by_tiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strict import cublas, device, graph
@@ -238,7 +238,7 @@ def test_sums_and_transformations_lose_nothing_by_tf32(
     whole, short = products.COMPUTE_32F, products.COMPUTE_32F_FAST_TF32
     one, two = [whole, whole, short, whole], [whole, whole, short, whole, whole, short, whole]
     for convolve, of, expected in (
-        (convolution.by_tiles, (x, w, None), one),
+        (by_tiles, (x, w, None), one),
         (convolution.adjoint_by_tiles, (y, w, x.shape[2:]), one),
         (convolution.weight_by_tiles, (x, y), one),
         (convolution.both_by_tiles, (x, w, y), two),
@@ -353,7 +353,7 @@ def test_products_in_a_graph(way: str) -> None:
         "stack": lambda x: products.product(x, w.transpose(0, 1, 3, 2)),
         "one for all": lambda x: products.product(x, w[0, 0]) * 2.0,
         "copied": lambda x: products.product(x.transpose(1, 0, 3, 2), w[:, :, ::-1]),
-        "tiles": lambda x: convolution.by_tiles(x, w, None, (1, 1), convolution.TILINGS[0]),
+        "tiles": lambda x: by_tiles(x, w, None, (1, 1), convolution.TILINGS[0]),
         "two by tiles": lambda x: sum(convolution.both_by_tiles(x, w, x, (1, 1), convolution.TILINGS[0])),
     }[way]
     replayed = Replayed(lambda x: [made(x)])

@@ -25,11 +25,12 @@ Pair = tuple[int, ...]  # for height and width
 
 
 @primitive
-def convolve(x, w, *, stride, padding, dilation):
+def convolve(x, w, *, stride, padding, dilation, size=None):
     """out[n, o, i, j] = Σ_{c,k,l} w[o, c, k, l] · x[n, c, i·stride + k·dilation − padding, …], x zero outside.
 
-    Shapes: x (N, C, H, W), w (O, C, KH, KW), out (N, O, OH, OW)."""
-    return convolution.convolve(x, w, None, stride, padding, dilation)
+    Shapes: x (N, C, H, W), w (O, C, KH, KW), out (N, O, *size), as large as with equal padding on both sides if size is
+    None."""
+    return convolution.convolve(x, w, None, stride, padding, dilation, size)
 
 
 @primitive
@@ -49,25 +50,25 @@ def convolve_weight(x, y, *, kernel, stride, padding, dilation):
 
 
 convolve.vjp(
-    lambda g, out, x, w, **how: convolve_adjoint(g, w, size=x.shape[2:], **how),
-    lambda g, out, x, w, **how: convolve_weight(x, g, kernel=w.shape[2:], **how),
+    lambda g, out, x, w, size, **how: convolve_adjoint(g, w, size=x.shape[2:], **how),
+    lambda g, out, x, w, size, **how: convolve_weight(x, g, kernel=w.shape[2:], **how),
     reads="x w",
 )
 convolve_adjoint.vjp(
-    lambda g, out, y, w, size, **how: convolve(g, w, **how),
+    lambda g, out, y, w, size, **how: convolve(g, w, size=y.shape[2:], **how),
     lambda g, out, y, w, size, **how: convolve_weight(g, y, kernel=w.shape[2:], **how),
     reads="y w",
 )
 convolve_weight.vjp(
     lambda g, out, x, y, kernel, **how: convolve_adjoint(y, g, size=x.shape[2:], **how),
-    lambda g, out, x, y, kernel, **how: convolve(x, g, **how),
+    lambda g, out, x, y, kernel, **how: convolve(x, g, size=y.shape[2:], **how),
     reads="x y",
 )
 
 # The same two, whose gradients of first order are made together.
 
 convolve_fast = fused(convolve)(convolve.forward)
-convolve_fast.gradient(lambda g, saved, x, w, **how: convolution.gradients(x, w, g, **how))
+convolve_fast.gradient(lambda g, saved, x, w, size, **how: convolution.gradients(x, w, g, **how))
 adjoint_fast = fused(convolve_adjoint)(convolve_adjoint.forward)
 adjoint_fast.gradient(lambda g, saved, y, w, size, **how: convolution.gradients_of_adjoint(y, w, g, **how))
 
@@ -78,12 +79,12 @@ def convolve_with_bias_definition(x: Tensor, w: Tensor, bias: Tensor, **how: Pai
 
 
 @fused(convolve_with_bias_definition)
-def convolve_with_bias(x, w, bias, *, stride, padding, dilation):
-    return convolution.convolve(x, w, bias, stride, padding, dilation), None
+def convolve_with_bias(x, w, bias, *, stride, padding, dilation, size=None):
+    return convolution.convolve(x, w, bias, stride, padding, dilation, size), None
 
 
 @convolve_with_bias.gradient
-def _(g, saved, x, w, bias, *, wanted, **how):
+def _(g, saved, x, w, bias, *, wanted, size, **how):
     g = convolution.in_order(g)
     of_both = convolution.gradients(x, w, g, wanted[:2], **how)
     return [*of_both, convolution.sum_of_pixels(g) if wanted[2] else None]
@@ -100,28 +101,40 @@ def conv2d(
     """The convolution (without turning the kernel) of images with kernels.
 
     Shapes: input (N, C, H, W) or (C, H, W), weight (O, C, KH, KW), bias (O,); out (N, O, OH, OW) or (O, OH, OW).
-    padding is a number of zeros, or `valid` (none), or `same` (the output as large as the input, stride 1 only).
+    padding is a number of zeros, or two, for height and width, or four as `pad` has them, (left, right, above, below),
+    or `valid` (none), or `same` (the output as large as the input, stride 1 only).
 
     Raises:
         ValueError: shapes that do not fit, a kernel larger than the padded image, a setting out of range.
     """
     input, alone = _batched(input, "conv2d")
-    if isinstance(padding, str) and padding not in ("same", "valid"):
-        raise ValueError(f"conv2d: padding must be numbers, 'same' or 'valid', got {padding!r}")
-    how = settings(stride, 0 if isinstance(padding, str) else padding, dilation)
     _check_kernel(input, weight, bias, weight.shape[:1], channels_axis=1, name="conv2d")
-    if padding == "same":
-        if how["stride"] != (1, 1):
-            raise ValueError("conv2d: padding 'same' needs stride 1")
-        missing = [d * (k - 1) for d, k in zip(how["dilation"], weight.shape[2:], strict=True)]
-        input = pad(input, [n for m in reversed(missing) for n in (m // 2, m - m // 2)])
-    if min(output_size(input.shape[2:], weight.shape[2:], **how)) < 1:
+    how = settings(stride, 0, dilation)
+    (left, right), (above, below) = sides(padding, weight.shape[2:], how)
+    whole = (input.shape[2] + above + below, input.shape[3] + left + right)
+    how |= {"padding": (above, left), "size": output_size(whole, weight.shape[2:], **how)}
+    if min(how["size"]) < 1:
         raise ValueError(
             f"conv2d: kernel {weight.shape[2:]} with dilation {how['dilation']} is larger than "
-            f"the image {input.shape[2:]} with padding {how['padding']}"
+            f"the image {input.shape[2:]} with padding {padding}"
         )
     out = convolve_fast(input, weight, **how) if bias is None else convolve_with_bias(input, weight, bias, **how)
     return _finished(out, None, alone)
+
+
+def sides(padding: int | Pair | str, kernel: Pair, how: dict[str, Pair]) -> list[Pair]:
+    """How many zeros `conv2d` puts left and right of an image, and above and below it."""
+    if isinstance(padding, str) and padding not in ("same", "valid"):
+        raise ValueError(f"conv2d: padding must be numbers, 'same' or 'valid', got {padding!r}")
+    if padding == "same":
+        if how["stride"] != (1, 1):
+            raise ValueError("conv2d: padding 'same' needs stride 1")
+        missing = [d * (k - 1) for d, k in zip(how["dilation"], kernel, strict=True)]
+        return [(m // 2, m - m // 2) for m in reversed(missing)]
+    if isinstance(padding, tuple | list) and len(padding) == 4:
+        return [pair(padding[:2], "padding", 0), pair(padding[2:], "padding", 0)]
+    height, width = pair(0 if isinstance(padding, str) else padding, "padding", 0)
+    return [(width, width), (height, height)]
 
 
 def conv_transpose2d(

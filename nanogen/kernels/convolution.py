@@ -70,23 +70,28 @@ def tiling(kernel: Pair, stride: Pair, dilation: Pair, channels: Pair) -> Tiling
     return found if dilation == (1, 1) and min(channels) >= LEAST_CHANNELS_OF_TILES else None
 
 
-def convolve(x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair, dilation: Pair) -> Array:
-    """(N, C, H, W), (O, C, KH, KW), (O,) to (N, O, OH, OW)."""
+def convolve(
+    x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair, dilation: Pair, size: Pair | None = None
+) -> Array:  # fmt: skip
+    """(N, C, H, W), (O, C, KH, KW), (O,) to (N, O, OH, OW).
+
+    `padding` is before the image; `size`, (OH, OW), is that which as much after it gives, or another."""
     o, c, *_ = w.shape
     kernel: Pair = w.shape[2:]
-    size, around = output_size(x.shape[2:], kernel, stride, padding, dilation), reach(kernel, stride, padding, dilation)
+    size = size or output_size(x.shape[2:], kernel, stride, padding, dilation)
+    around = reach(kernel, stride, padding, dilation)
     if F := tiling(kernel, stride, dilation, (c, o)):
-        return by_tiles(x, w, bias, padding, F)
+        return by_tiles(x, w, bias, padding, F, size)
     if around is not None and kernel != (1, 1) and math.prod(x.shape[2:]) * o < math.prod(size) * c:
         return scatter(x, turned(w), bias, size, stride, around, dilation)  # the smaller matrix of patches
-    return gather(x, w, bias, stride, padding, dilation)
+    return gather(x, w, bias, stride, padding, dilation, size)
 
 
 def convolve_adjoint(y: Array, w: Array, size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Array:
     """(N, O, OH, OW), (O, C, KH, KW) to (N, C, *size)."""
     around = reach(w.shape[2:], stride, padding, dilation)
     if around is not None:
-        return convolve(y, turned(w), None, stride, around, dilation)
+        return convolve(y, turned(w), None, stride, around, dilation, size)
     if F := tiling(w.shape[2:], stride, dilation, w.shape[:2]):
         return adjoint_by_tiles(y, w, size, padding, F)
     return scatter(y, w, None, size, stride, padding, dilation)
@@ -127,7 +132,7 @@ def gradients_of_adjoint(
     F = tiling(kernel, stride, dilation, w.shape[:2])
     if all(wanted) and F:
         return both_by_tiles(g, w, y, padding, F)
-    dy = convolve(g, w, None, *how) if wanted[0] else None
+    dy = convolve(g, w, None, *how, y.shape[2:]) if wanted[0] else None
     return dy, convolve_weight(g, y, kernel, *how) if wanted[1] else None
 
 
@@ -141,26 +146,25 @@ def sum_of_pixels(y: Array) -> Array:
 
 
 @ByDevice
-def patches(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Array:
+def patches(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, size: Pair) -> Array:
     """The pixels under the kernel, a row a place: (N, C, H, W) to (N · OH · OW, KH · KW · C)."""
-    xp, (n, c, h, w) = array_module(x), x.shape
-    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = kernel, stride, padding, dilation
-    if (kh, kw, sh, sw, ph, pw) == (1, 1, 1, 1, 0, 0):
+    xp, (n, c, h, w), (oh, ow) = array_module(x), x.shape, size
+    (kh, kw), (sh, sw), (dh, dw) = kernel, stride, dilation
+    if (kernel, stride, padding, size) == ((1, 1), (1, 1), (0, 0), (h, w)):
         return channels_last(x).reshape(n * h * w, c)
-    oh, ow = output_size((h, w), kernel, stride, padding, dilation)
-    a, b, d, e = (padded := pad(x, padding, (h + 2 * ph, w + 2 * pw))).strides
+    seen = ((oh - 1) * sh + dh * (kh - 1) + 1, (ow - 1) * sw + dw * (kw - 1) + 1)
+    a, b, d, e = (padded := pad(x, padding, seen)).strides
     shape, strides = (n, oh, ow, kh, kw, c), (a, b * sh, d * sw, b * dh, d * dw, e)
     return in_lines(xp.lib.stride_tricks.as_strided(padded, shape, strides)).reshape(n * oh * ow, kh * kw * c)
 
 
 @patches.in_c
-def _(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Array:
+def _(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, size: Pair) -> Array:
     x, (n, c, h, w) = channels_last(x), x.shape
-    if (kernel, stride, padding) == ((1, 1), (1, 1), (0, 0)):
+    if (kernel, stride, padding, size) == ((1, 1), (1, 1), (0, 0), (h, w)):
         return x.reshape(n * h * w, c)
-    oh, ow = output_size((h, w), kernel, stride, padding, dilation)
-    out = empty_in_lines((n * oh * ow, math.prod(kernel) * c), x.dtype)
-    compiled.call("patches", x, n, h, w, c, oh, ow, *kernel, *stride, *padding, *dilation, out)
+    out = empty_in_lines((n * math.prod(size), math.prod(kernel) * c), x.dtype)
+    compiled.call("patches", x, n, h, w, c, *size, *kernel, *stride, *padding, *dilation, out)
     return out
 
 
@@ -189,15 +193,16 @@ def spaced(w: Array) -> Array:
     return copy
 
 
-def gather(x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair, dilation: Pair) -> Array:
+def gather(
+    x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair, dilation: Pair, size: Pair
+) -> Array:  # fmt: skip
     """Patches times the kernel."""
     xp, (o, c, *kernel) = array_module(x), w.shape
-    size = output_size(x.shape[2:], tuple(kernel), stride, padding, dilation)
     out = xp.empty((x.shape[0], *size, o), xp.result_type(x, w))
     columns = taps(w).reshape(c * math.prod(kernel), o)
 
     def block(here: slice) -> None:
-        rows = patches(x[here], tuple(kernel), stride, padding, dilation)
+        rows = patches(x[here], tuple(kernel), stride, padding, dilation, size)
         there = out[here].reshape(len(rows), o)
         product(rows, columns, out=there)
         if bias is not None:
@@ -224,7 +229,7 @@ def weight_by_gathering(x: Array, y: Array, kernel: Pair, stride: Pair, padding:
     c, o, rows = x.shape[1], y.shape[1], channels_last(y)
 
     def block(here: slice) -> Array:
-        return product(rows[here].reshape(-1, o).T, patches(x[here], kernel, stride, padding, dilation))
+        return product(rows[here].reshape(-1, o).T, patches(x[here], kernel, stride, padding, dilation, y.shape[2:]))
 
     blocks = in_blocks(block, x, math.prod(y.shape[2:]) * (math.prod(kernel) * c + o) * x.itemsize)
     return sum(blocks[1:], blocks[0]).reshape(o, *kernel, c).transpose(0, 3, 1, 2)
@@ -359,10 +364,9 @@ TILINGS = (
 )
 
 
-def by_tiles(x: Array, w: Array, bias: Array | None, padding: Pair, F: Tiling) -> Array:
+def by_tiles(x: Array, w: Array, bias: Array | None, padding: Pair, F: Tiling, size: Pair) -> Array:
     """The convolution with a kernel of r·s: in each of t² coordinates a product of matrices."""
-    xp, (o, c, *kernel) = array_module(x), w.shape
-    size = output_size(x.shape[2:], tuple(kernel), (F.s, F.s), padding, (1, 1))
+    xp, (o, c, *_) = array_module(x), w.shape
     out = xp.empty((len(x), *size, o), xp.result_type(x, w))
     counts, kernels = tile_counts(size), kernels_of_tiles(w, out.dtype, F)
 

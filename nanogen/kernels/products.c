@@ -23,8 +23,8 @@ void products(const Real* a, const Real* b, Real* out, Real* sums, Int gemm, con
     Int lda = is.transposed_a ? m : k, ldb = is.transposed_b ? k : n;
     SHARED(size * k > 1 << 17)
     for (Int piece = 0; piece < count * rows * columns * groups; piece++) {
-        Int group = piece % groups, j = piece / groups % columns * width, i = piece / groups / columns % rows * height;
-        Int matrix = piece / groups / columns / rows, first = group * deep, end = least(k, first + deep);
+        Int j = piece % columns * width, i = piece / columns % rows * height, matrix = piece / columns / rows % count;
+        Int group = piece / columns / rows / count, first = group * deep, end = least(k, first + deep);
         Real* to = (groups > 1 ? sums + group * size : out) + (matrix * m + i) * n + j;
         for (Int l = first; l < end; l += depth)
             ((Gemm)gemm)(

@@ -183,23 +183,23 @@ def piece(count: int, m: int, n: int, k: int, turned_a: bool, turned_b: bool, sm
     pieces of the depth at 115 (Intel, one core).  Without kernels for small matrices pieces are for threads alone."""
     height, width, depth, groups = m, n, k, 1
     if small and not turned_b:
-        height = even(m, SMALL // (k * n))
+        height = even(m, SMALL // (k * n), 4 if m * k * n > SMALL else 1)
         if turned_a or height < min(m, 32):
             height = min(m, 32)
             width = even(n, SMALL // (k * height))
             if SMALL // (k * height) < min(n, 64):
                 width = even(n, 256)
-                depth = even(k, max(SMALL // (height * width), 32))
-                groups = min(-(-k // depth), 4)
+                groups = min(-(-k * height * width // SMALL), 4)
+                depth = even(k, max(SMALL // (height * width), 32), groups)
     if count * groups * -(-m // height) * -(-n // width) < 4:
         height = min(max(even(m, -(-m // 4)), 32), m)
     deep = -(-k // depth)
     return height, width, depth, -(-deep // -(-deep // groups))  # none of the groups is empty
 
 
-def even(count: int, most: int) -> int:
+def even(count: int, most: int, multiple: int = 1) -> int:
     """Of pieces that are no larger than `most` the size that makes few, alike but for the last, a multiple of 16."""
-    pieces = -(-count // max(most, 1))
+    pieces = -(-count // max(most, 1) // multiple) * multiple
     return min(-(-count // pieces // 16) * 16, max(most // 16 * 16, 16), count)
 
 
