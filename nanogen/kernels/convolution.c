@@ -179,54 +179,69 @@ void slopes_of_tiles(const Real* y, Int n, Int h, Int w, Int c, Int t, Real* zer
 
 typedef struct { Int oh, ow, kh, kw, sh, sw, ph, pw, dh, dw; } Places;
 
-// The taps of a patch's line that begins at a column, which are inside the image: from `first`, up to but not `end`.
-INLINE void inside(Places at, Size of, Int column, Int* first, Int* end)
+// The places of a line at which a tap is inside the image: from `first`, up to but not `end`; none in a line outside.
+INLINE void inside(Places at, Size of, Int row, Int tap, Int* first, Int* end)
 {
-    *first = column < 0 ? least(at.kw, (-column + at.dw - 1) / at.dw) : 0;
-    *end = column < of.w ? most(*first, least(at.kw, (of.w - column + at.dw - 1) / at.dw)) : *first;
+    Int before = at.pw - tap * at.dw, in = 0 <= row && row < of.h;
+    *first = before > 0 ? least(at.ow, (before + at.sw - 1) / at.sw) : 0;
+    *end = in && of.w + before > 0 ? most(*first, least(at.ow, (of.w + before + at.sw - 1) / at.sw)) : *first;
 }
 
-static void patches_of(const Real* images, Size of, Places at, Real* patches)
+// A line of places, to or from: tap by tap, with c channels each.
+INLINE void line_of_patches(Int c, const Real* image, Size of, Places at, Int i, Real* patches)
 {
-    Int line = at.kw * of.c;
-    SHARED(of.n * at.oh * at.ow * at.kh * line > 1 << 14)
-    for (Int place = 0; place < of.n * at.oh * at.ow; place++) {
-        Int m = place / (at.oh * at.ow), i = place / at.ow % at.oh, j = place % at.ow, column = j * at.sw - at.pw;
-        for (Int k = 0; k < at.kh; k++) {
-            Int row = i * at.sh + k * at.dh - at.ph, first, end;
-            Real* to = patches + (place * at.kh + k) * line;
-            inside(at, of, column, &first, &end);
-            if (row < 0 || row >= of.h) first = end = 0;
-            const Real* from = images + ((m * of.h + row) * of.w + column) * of.c;
-            for (Int q = 0; q < first * of.c; q++) to[q] = 0;
-            if (at.dw == 1)
-                for (Int q = first * of.c; q < end * of.c; q++) to[q] = from[q];
-            else
-                for (Int l = first; l < end; l++)
-                    for (Int q = 0; q < of.c; q++) to[l * of.c + q] = from[l * at.dw * of.c + q];
-            for (Int q = end * of.c; q < line; q++) to[q] = 0;
-        }
+    for (Int tap = 0; tap < at.kh * at.kw; tap++) {
+        Int row = i * at.sh + tap / at.kw * at.dh - at.ph, column = tap % at.kw * at.dw - at.pw, first, end;
+        inside(at, of, row, tap % at.kw, &first, &end);
+        const Real* from = image + (row * of.w + column) * c;
+        Real* to = patches + tap * c;
+        Int next = at.kh * at.kw * c, step = at.sw * c;
+        for (Int j = 0; j < first; j++)
+            for (Int q = 0; q < c; q++) to[j * next + q] = 0;
+        for (Int j = first; j < end; j++)
+            for (Int q = 0; q < c; q++) to[j * next + q] = from[j * step + q];
+        for (Int j = end; j < at.ow; j++)
+            for (Int q = 0; q < c; q++) to[j * next + q] = 0;
     }
 }
 
-static void add_patches_of(const Real* products, Size of, Places at, Real* images)
+INLINE void add_line_of_patches(Int c, const Real* patches, Size of, Places at, Int i, Real* image)
 {
-    Int line = at.kw * of.c;
-    SHARED(of.n * at.oh * at.ow * at.kh * line > 1 << 14)
-    for (Int m = 0; m < of.n; m++) {
-        Real* x = images + m * of.h * of.w * of.c;
-        const Real* from = products + m * at.oh * at.ow * at.kh * line;
-        memset(x, 0, of.h * of.w * of.c * sizeof(Real));
-        for (Int i = 0; i < at.oh; i++)
-            for (Int j = 0; j < at.ow; j++)
-                for (Int k = 0; k < at.kh; k++, from += line) {
-                    Int row = i * at.sh + k - at.ph, column = j * at.sw - at.pw, first, end;
-                    inside(at, of, column, &first, &end);
-                    if (row < 0 || row >= of.h) continue;
-                    Real* to = x + (row * of.w + column) * of.c;
+    for (Int tap = 0; tap < at.kh * at.kw; tap++) {
+        Int row = i * at.sh + tap / at.kw * at.dh - at.ph, column = tap % at.kw * at.dw - at.pw, first, end;
+        inside(at, of, row, tap % at.kw, &first, &end);
+        const Real* from = patches + tap * c;
+        Real* to = image + (row * of.w + column) * c;
+        Int next = at.kh * at.kw * c, step = at.sw * c;
+        for (Int j = first; j < end; j++)
 #pragma GCC ivdep
-                    for (Int q = first * of.c; q < end * of.c; q++) to[q] += from[q];
-                }
+            for (Int q = 0; q < c; q++) to[j * step + q] += from[j * next + q];
+    }
+}
+
+// An image's own channels are few: known to the compiler, they are copied without a loop.
+#define OF_C(function, ...) \
+    (of.c == 1       ? function(1, __VA_ARGS__) \
+         : of.c == 2 ? function(2, __VA_ARGS__) \
+         : of.c == 3 ? function(3, __VA_ARGS__) \
+                     : function(of.c, __VA_ARGS__))
+
+static void patches_of(const Real* images, Size of, Places at, Real* patches)
+{
+    Int length = at.ow * at.kh * at.kw * of.c;
+    SHARED(of.n * at.oh * length > 1 << 14)
+    for (Int line = 0; line < of.n * at.oh; line++)
+        OF_C(line_of_patches, images + line / at.oh * of.h * of.w * of.c, of, at, line % at.oh, patches + line * length);
+}
+
+static void add_patches_of(const Real* patches, Size of, Places at, Real* images)
+{
+    Int length = at.ow * at.kh * at.kw * of.c, size = of.h * of.w * of.c;
+    SHARED(of.n * at.oh * length > 1 << 14)
+    for (Int m = 0; m < of.n; m++) {
+        memset(images + m * size, 0, size * sizeof(Real));
+        for (Int i = 0; i < at.oh; i++)
+            OF_C(add_line_of_patches, patches + (m * at.oh + i) * length, of, at, i, images + m * size);
     }
 }
 
