@@ -6,12 +6,13 @@ The only file that knows of devices: everything above asks `array_module(x)` and
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import contextvars
 import ctypes
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -120,6 +121,7 @@ def block_bytes(cache: str = "/sys/devices/system/cpu/cpu0/cache/index2/size") -
 
 BLOCK_BYTES = block_bytes()  # about what a block of images reads and writes: it stays in the cache from step to step
 BLOCKS = 4  # blocks come in multiples of this, for as many threads
+GROUPS = -(-(os.cpu_count() or 1) // BLOCKS) * BLOCKS  # of images, in C: for as many threads as there could be
 
 
 def in_blocks(work: Callable[[slice], Any], like: Array, item_bytes: int) -> list[Any]:
@@ -134,18 +136,14 @@ def in_blocks(work: Callable[[slice], Any], like: Array, item_bytes: int) -> lis
     if not isinstance(like, np.ndarray):
         return [work(slice(0, count))]
     parts = parts_of(count, item_bytes, BLOCK_BYTES)
+    if compiled.has(like.dtype):  # whose loops are what threads share
+        with all_threads_in_c():
+            return [work(part) for part in parts]
     threads_of_blas, use_threads_of_blas = blas_threads()
     allowed = threads_of_blas()
     if allowed == 1:
         return [work(part) for part in parts]
     use_threads_of_blas(1)
-    if compiled.has(like.dtype):  # whose loops are what threads share
-        compiled.use_threads(allowed)
-        try:
-            return [work(part) for part in parts]
-        finally:
-            compiled.use_threads(1)
-            use_threads_of_blas(allowed)
     blocks = len(parts)
     threads = min(allowed, blocks)
 
@@ -157,6 +155,23 @@ def in_blocks(work: Callable[[slice], Any], like: Array, item_bytes: int) -> lis
         return [*share(0), *(result for other in others for result in other.result())]
     finally:
         use_threads_of_blas(allowed)
+
+
+@contextlib.contextmanager
+def all_threads_in_c() -> Iterator[None]:
+    """Within this context C's loops are shared by as many threads as NumPy's matrix products are allowed, and a product
+    has one.  Where one was allowed nothing changes."""
+    threads_of_blas, use_threads_of_blas = blas_threads()
+    allowed = threads_of_blas()
+    if allowed > 1:
+        use_threads_of_blas(1)
+        compiled.use_threads(allowed)
+    try:
+        yield
+    finally:
+        if allowed > 1:
+            compiled.use_threads(1)
+            use_threads_of_blas(allowed)
 
 
 @functools.lru_cache(4096)

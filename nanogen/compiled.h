@@ -1,6 +1,7 @@
 // What all C sources of this package share.  Each is compiled for float and for double.
 
 #include <math.h>
+#include <omp.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -9,7 +10,8 @@ typedef long long Int;
 extern int threads;  // how many share a loop, see compiled.c
 
 #define PRAGMA(text) _Pragma(#text)
-#define SHARED(when) PRAGMA(omp parallel for schedule(static) num_threads(threads) if (when))
+// The loop that follows is shared by threads, if it is worth it, and if it is not within one that is.
+#define SHARED(when) PRAGMA(omp parallel for schedule(static) num_threads(threads) if ((when) && !omp_in_parallel()))
 #define INLINE static inline __attribute__((always_inline))  // so that a constant among the arguments is one inside
 
 INLINE Int least(Int a, Int b) { return a < b ? a : b; }

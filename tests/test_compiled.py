@@ -68,59 +68,68 @@ def laid_out(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
     return images if rng.integers(2) else np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
-@given(SEEDS, TYPES, few, st.integers(1, 40), st.integers(1, 7), st.integers(1, 7), st.sampled_from([0, 1]))
-def test_tiles(seed: int, dtype: str, n: int, c: int, oh: int, ow: int, which: int) -> None:
-    """Bᵀ d, Aᵀ m with a bias, and their adjoints B m and A y, of integers exactly: for odd sizes and even, with every
-    padding and with images that do not reach as far as the tiles."""
+@contextmanager
+def chunks(rng: np.random.Generator) -> Iterator[None]:
+    """Within this context C goes through the images of a convolution in another way, by one to three threads."""
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(int(rng.integers(1, 4))):
+        patch.setattr(convolution, "CHUNK_BYTES", int(rng.choice([1, 1 << 12, 1 << 14, 1 << 20])))
+        patch.setattr(convolution, "GROUPS", int(rng.choice([1, 2, 4])))
+        patch.setattr(convolution, "LEAST_IMAGES", int(rng.choice([0, 4])))
+        patch.setattr(products, "SMALL", int(rng.choice([500, 5000, products.SMALL])))
+        patch.setattr(convolution, "kernels_for_small", lambda: bool(rng.integers(2)))
+        convolution.job.cache_clear()
+        yield
+    convolution.job.cache_clear()
+
+
+@given(SEEDS, TYPES, st.integers(0, 9), *[st.integers(1, 20)] * 2, *[st.integers(1, 7)] * 2, st.sampled_from([0, 1]))
+def test_tiles(seed: int, dtype: str, n: int, c: int, o: int, oh: int, ow: int, which: int) -> None:
+    """The convolution by tiles and its two adjoints, each by itself and two at once, of integers exactly: for odd sizes
+    and even, with every padding, with images that do not reach as far as the tiles, with a bias and without."""
     rng, F = np.random.default_rng(seed), convolution.TILINGS[which]
     padding = tuple(int(p) for p in rng.integers(0, F.r * F.s, 2))
-    size = [max(F.s * (o - 1) + F.r * F.s - 2 * p, 1) for o, p in zip((oh, ow), padding, strict=True)]
-    counts = convolution.tile_counts((oh, ow))
-    x, y = (laid_out(rng, integers(rng, n, c, *s, dtype=dtype)) for s in (size, (oh, ow)))
-    of_x = integers(rng, F.t**2, n * math.prod(counts), F.s**2 * c, dtype=dtype)
-    of_y = integers(rng, F.t**2, n * math.prod(counts), c, dtype=dtype)
-    bias = integers(rng, c, dtype=dtype) if rng.integers(2) else None
-
-    def into(shape: tuple[int, ...], function: Callable[[np.ndarray], None]) -> np.ndarray:
-        out = np.full(shape, np.nan, dtype)
-        function(out)
-        return out
-
-    assert_same(lambda: convolution.tiles(x, padding, counts, np.dtype(dtype), F))
-    assert_same(lambda: convolution.slopes_of_tiles(y, np.dtype(dtype), F))
-    assert_same(lambda: into((n, *size, c), lambda out: convolution.add_tiles(of_x, out, padding, counts, F)))
-    assert_same(lambda: into((n, oh, ow, c), lambda out: convolution.put_tiles(of_y, bias, out, F)))
+    size = tuple(max(F.s * (m - 1) + F.r * F.s - 2 * p, 1) for m, p in zip((oh, ow), padding, strict=True))
+    x, y = (laid_out(rng, integers(rng, n, *s, dtype=dtype)) for s in ((c, *size), (o, oh, ow)))
+    w = integers(rng, o, c, F.r * F.s, F.r * F.s, dtype=dtype)
+    bias = integers(rng, o, dtype=dtype) if rng.integers(2) else None
+    with chunks(rng):
+        assert_same(lambda: convolution.by_tiles(x, w, bias, padding, F, (oh, ow)))
+        assert_same(lambda: convolution.weight_by_tiles(x, y, padding, F))
+        assert_same(lambda: convolution.both_by_tiles(x, w, y, padding, F))
+        assert_same(lambda: convolution.adjoint_by_tiles(y, w, size, padding, F))
+        assert_same(lambda: convolution.both_adjoints_by_tiles(x, w, y, padding, F))
 
 
-@given(SEEDS, TYPES, few, st.integers(1, 5), *[st.tuples(few, few)] * 5)
+@given(SEEDS, TYPES, st.integers(0, 9), st.integers(1, 5), few, *[st.tuples(few, few)] * 5)
 def test_patches(
-    seed: int, dtype: str, n: int, c: int, places: Any, kernel: Any, stride: Any, padding: Any, dilation: Any
+    seed: int, dtype: str, n: int, c: int, o: int, places: Any, kernel: Any, stride: Any, padding: Any, dilation: Any
 ) -> None:
-    """The pixels under the kernel, and their adjoint, sums where they overlap, of integers exactly: for every stride,
-    padding and dilation, kernels that are larger than the image and padding that is larger than both."""
+    """The convolution by patches and its two adjoints, of integers exactly: for every stride, padding and dilation,
+    kernels that are larger than the image, padding that is larger than both, and outputs of other sizes."""
     rng = np.random.default_rng(seed)
-    size = [
-        max(s * (o - 1) + d * (k - 1) + 1 - 2 * p, 1)
-        for o, k, s, p, d in zip(places, kernel, stride, padding, dilation, strict=True)
-    ]
-    x = laid_out(rng, integers(rng, n, c, *size, dtype=dtype))
-    assert_same(lambda: convolution.patches(x, kernel, stride, padding, dilation, places))
-    found = integers(rng, n, *places, *kernel, c, dtype=dtype)
+    size = tuple(
+        max(s * (m - 1) + d * (k - 1) + 1 - 2 * p + int(rng.integers(-1, 2)), 1)
+        for m, k, s, p, d in zip(places, kernel, stride, padding, dilation, strict=True)
+    )
+    x, y = (laid_out(rng, integers(rng, n, *s, dtype=dtype)) for s in ((c, *size), (o, *places)))
+    w, how = integers(rng, o, c, *kernel, dtype=dtype), (stride, padding, dilation)
+    of_x, of_y = (integers(rng, m, dtype=dtype) if rng.integers(2) else None for m in (c, o))
+    with chunks(rng):
+        assert_same(lambda: convolution.gather(x, w, of_y, *how, places))
+        assert_same(lambda: convolution.weight_by_gathering(x, y, kernel, *how))
+        assert_same(lambda: convolution.scatter(y, w, of_x, size, *how))
 
-    def added() -> np.ndarray:
-        out = np.full((n, *size, c), np.nan, dtype)
-        convolution.add_patches(found, out, stride, padding)
-        return out
 
-    assert_same(added)
-    bias = integers(rng, c, dtype=dtype)
-
-    def with_bias() -> np.ndarray:
-        out = found.copy()
-        convolution.add_bias(out, bias)
-        return out
-
-    assert_same(with_bias)
+def test_where_no_blas_is_found_convolutions_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C has no products of matrices of its own."""
+    x, w = integers(np.random.default_rng(0), 2, 3, 5, 5), integers(np.random.default_rng(1), 2, 3, 3, 3)
+    called: list[str] = []
+    monkeypatch.setattr(compiled, "call", lambda name, *of: called.append(name))
+    monkeypatch.setattr(convolution, "gemm_address", lambda real: 0)
+    found = convolution.by_tiles(x, w, None, (1, 1), convolution.TILINGS[0], (5, 5))
+    assert not called
+    with without_c():
+        assert np.array_equal(found, convolution.by_tiles(x, w, None, (1, 1), convolution.TILINGS[0], (5, 5)))
 
 
 @pytest.mark.parametrize(("over_batch", "own"), [(False, False), (False, True), (True, False)])
@@ -339,9 +348,13 @@ def test_threads_change_nothing(dtype: str) -> None:
         of_rows = normalization.normalize_gradients(rows, saved, rows, weight, weight, 4, 1e-5, False, True)
         both = convolution.gradients(x, w, y, (True, True), *how)
         patches = gather(x, w, weight, *how), convolution.weight_by_gathering(x, y, (3, 3), *how)
+        back = convolution.scatter(y, w, weight, (16, 14), *how)
+        adjoints = convolution.both_adjoints_by_tiles(x, w, y, (1, 1), convolution.TILINGS[0])
         of_batch = normalization.normalize(rows, weight, weight, 32, 1e-5, True, False)
         entropy = cross_entropy.cross_entropy(logits, labels)
-        return arrays([out, of_rows, convolution.convolve(x, w, None, *how), both, patches, of_batch, entropy])
+        return arrays(
+            [out, of_rows, convolution.convolve(x, w, None, *how), both, patches, back, adjoints, of_batch, entropy]
+        )
 
     found = []
     for threads in (1, 2, 3):

@@ -424,6 +424,8 @@ def test_memory_does_not_grow_with_the_number_of_images(monkeypatch, way, channe
     little, but with both of these and blocks of pixels up to five: the patches of all images at once, nine times as
     large as the images, are nowhere."""
     monkeypatch.setattr(backend, "BLOCK_BYTES", 1 << 18)
+    monkeypatch.setattr(convolution, "CHUNK_BYTES", 1 << 15)
+    convolution.job.cache_clear()
     images, of_blocks = 1600 // sum(channels), way.endswith("stride 2")
     size, most = (8, 5) if of_blocks else (16, 9), 5 if of_blocks and way.startswith("both_adjoints") else 4
     call = ways(np.random.default_rng(0), images, channels, size, ("float64", "float64"))[way]

@@ -1,9 +1,10 @@
-// Tiles and patches of images, each in one pass: see the functions of the same names in convolution.py.
+// Convolutions by tiles and by patches: see the functions of the same names in convolution.py.
 //
-// Images lie as (N, H, W, C).  What is outside an image is 0: a tile's pixel there is read from a row of zeros, and
-// written to a row that nobody looks at, so that the loop over channels knows nothing of borders.
+// A thread takes a few images through all steps at once, so that what one step makes is in the core's own cache for the
+// next.  Images lie as (N, H, W, C).  What is outside an image is 0: a tile's pixel there is read from a row of zeros,
+// and written to a row that nobody looks at, so that the loop over channels knows nothing of borders.
 
-#include "compiled.h"
+#include "kernels/products.h"
 
 typedef struct { Int n, h, w, c; } Size;
 
@@ -54,7 +55,8 @@ INLINE void output_adjoint(int t, const Real* y, int step, Real* m)  // A y
 typedef struct { Int th, tw, s, ph, pw; } Tiles;
 
 // The pixels of the tile (i, j), or of each block of it the one at `place`, of s×s.
-INLINE void pixels_of_tile(int t, const Real* x, Size of, Tiles in, Int i, Int j, Int place, const Real* outside, Real** at)
+INLINE void pixels_of_tile(
+    int t, const Real* x, Size of, Tiles in, Int i, Int j, Int place, const Real* outside, Real** at)
 {
     Int row = in.s * 2 * i + place / in.s - in.ph, column = in.s * 2 * j + place % in.s - in.pw;
     for (int k = 0; k < t; k++)
@@ -115,84 +117,87 @@ INLINE void slope_of_tile(int t, Real* const* from, Int c, Real* to, Int apart)
     }
 }
 
-// All tiles: what Python calls.  Inside, t is a constant.
+// Lines of tiles, of some images.  Inside, t is a constant.
+
+typedef struct { Int first, count; } Lines;
 
 #define OF_T(function, ...) (t == 4 ? function(4, __VA_ARGS__) : function(3, __VA_ARGS__))
+#define EACH_LINE(of, lines) SHARED(1) for (Int line = 0; line < of.n * lines.count; line++)
+#define IMAGE(lines) (line / lines.count)
+#define PLACE(lines) (lines.first + line % lines.count)
 
-void tiles(
-    const Real* x, Int n, Int h, Int w, Int c, Int th, Int tw, Int s, Int ph, Int pw, Int t, Real* zeros, Real* out)
+static void tiles(const Real* x, Size of, Tiles in, Int t, Lines lines, const Real* zeros, Real* out)
 {
-    Int blocks = tw * s * s, apart = n * th * blocks * c;
-    SHARED(apart > 1 << 12)
-    for (Int row = 0; row < n * th; row++)
-        for (Int block = 0; block < blocks; block++) {
-            Real* at[16];
-            OF_T(pixels_of_tile, x + row / th * h * w * c, ((Size){n, h, w, c}), ((Tiles){th, tw, s, ph, pw}), row % th,
-                 block / (s * s), block % (s * s), zeros, at);
-            OF_T(tile, at, c, out + (row * blocks + block) * c, apart);
-        }
-}
-
-void add_tiles(
-    const Real* products, Int n, Int h, Int w, Int c, Int th, Int tw, Int s, Int ph, Int pw, Int t, Real* outside, Real* x)
-{
-    Int blocks = tw * s * s, apart = n * th * blocks * c;
-    SHARED(apart > 1 << 12)
-    for (Int m = 0; m < n; m++) {
-        memset(x + m * h * w * c, 0, h * w * c * sizeof(Real));
-        for (Int block = 0; block < th * blocks; block++) {
-            Real* at[16];
-            OF_T(pixels_of_tile, x + m * h * w * c, ((Size){n, h, w, c}), ((Tiles){th, tw, s, ph, pw}), block / blocks,
-                 block % blocks / (s * s), block % (s * s), outside + m * c, at);
-            OF_T(add_tile, products + (m * th * blocks + block) * c, apart, c, at);
-        }
+    Int blocks = in.tw * in.s * in.s, apart = of.n * lines.count * blocks * of.c;
+    EACH_LINE(of, lines)
+    for (Int block = 0; block < blocks; block++) {
+        Real* at[16];
+        OF_T(pixels_of_tile, x + IMAGE(lines) * of.h * of.w * of.c, of, in, PLACE(lines), block / (in.s * in.s),
+             block % (in.s * in.s), zeros, at);
+        OF_T(tile, at, of.c, out + (line * blocks + block) * of.c, apart);
     }
 }
 
-void put_tiles(const Real* products, Int n, Int h, Int w, Int c, const Real* bias, Int t, Real* outside, Real* y)
+// Lines of tiles overlap: threads share images, each of which has a row outside of its own.
+static void add_tiles(const Real* products, Size of, Tiles in, Int t, Lines lines, Real* outside, Real* x)
 {
-    Int th = (h + 1) / 2, tw = (w + 1) / 2, apart = n * th * tw * c;
-    SHARED(apart > 1 << 12)
-    for (Int m = 0; m < n; m++)
-        for (Int i = 0; i < th * tw; i++) {
-            Real* at[4];
-            for (int k = 0; k < 4; k++)
-                at[k] = pixel(y + m * h * w * c, (Size){n, h, w, c}, i / tw * 2 + k / 2, i % tw * 2 + k % 2, outside + m * c);
-            OF_T(put_tile, products + (m * th * tw + i) * c, apart, bias, c, at);
+    Int blocks = in.tw * in.s * in.s, apart = of.n * lines.count * blocks * of.c;
+    SHARED(of.n > 1)
+    for (Int m = 0; m < of.n; m++)
+        for (Int block = 0; block < lines.count * blocks; block++) {
+            Real* at[16];
+            OF_T(pixels_of_tile, x + m * of.h * of.w * of.c, of, in, lines.first + block / blocks,
+                 block % blocks / (in.s * in.s), block % (in.s * in.s), outside + m * of.c, at);
+            OF_T(add_tile, products + (m * lines.count * blocks + block) * of.c, apart, of.c, at);
         }
 }
 
-void slopes_of_tiles(const Real* y, Int n, Int h, Int w, Int c, Int t, Real* zeros, Real* out)
+INLINE void outputs_of_tile(const Real* y, Size of, Int i, Int j, const Real* outside, Real** at)
 {
-    Int th = (h + 1) / 2, tw = (w + 1) / 2, apart = n * th * tw * c;
-    SHARED(apart > 1 << 12)
-    for (Int m = 0; m < n; m++)
-        for (Int i = 0; i < th * tw; i++) {
-            Real* at[4];
-            for (int k = 0; k < 4; k++)
-                at[k] = pixel(y + m * h * w * c, (Size){n, h, w, c}, i / tw * 2 + k / 2, i % tw * 2 + k % 2, zeros);
-            OF_T(slope_of_tile, at, c, out + (m * th * tw + i) * c, apart);
-        }
+    for (int k = 0; k < 4; k++) at[k] = pixel(y, of, 2 * i + k / 2, 2 * j + k % 2, outside);
 }
 
-// Patches
+static void put_tiles(
+    const Real* products, Size of, Tiles in, Int t, Lines lines, const Real* bias, Real* outside, Real* y)
+{
+    Int apart = of.n * lines.count * in.tw * of.c;
+    EACH_LINE(of, lines)
+    for (Int j = 0; j < in.tw; j++) {
+        Real* at[4];
+        outputs_of_tile(y + IMAGE(lines) * of.h * of.w * of.c, of, PLACE(lines), j, outside + line * of.c, at);
+        OF_T(put_tile, products + (line * in.tw + j) * of.c, apart, bias, of.c, at);
+    }
+}
 
-typedef struct { Int oh, ow, kh, kw, sh, sw, ph, pw, dh, dw; } Places;
+static void slopes_of_tiles(const Real* y, Size of, Tiles in, Int t, Lines lines, const Real* zeros, Real* out)
+{
+    Int apart = of.n * lines.count * in.tw * of.c;
+    EACH_LINE(of, lines)
+    for (Int j = 0; j < in.tw; j++) {
+        Real* at[4];
+        outputs_of_tile(y + IMAGE(lines) * of.h * of.w * of.c, of, PLACE(lines), j, zeros, at);
+        OF_T(slope_of_tile, at, of.c, out + (line * in.tw + j) * of.c, apart);
+    }
+}
+
+// Patches of some images
+
+typedef struct { Int kh, kw, sh, sw, ph, pw, dh, dw; } Places;
 
 // The places of a line at which a tap is inside the image: from `first`, up to but not `end`; none in a line outside.
-INLINE void inside(Places at, Size of, Int row, Int tap, Int* first, Int* end)
+INLINE void inside(Places at, Size of, Int ow, Int row, Int tap, Int* first, Int* end)
 {
     Int before = at.pw - tap * at.dw, in = 0 <= row && row < of.h;
-    *first = before > 0 ? least(at.ow, (before + at.sw - 1) / at.sw) : 0;
-    *end = in && of.w + before > 0 ? most(*first, least(at.ow, (of.w + before + at.sw - 1) / at.sw)) : *first;
+    *first = before > 0 ? least(ow, (before + at.sw - 1) / at.sw) : 0;
+    *end = in && of.w + before > 0 ? most(*first, least(ow, (of.w + before + at.sw - 1) / at.sw)) : *first;
 }
 
 // A line of places, to or from: tap by tap, with c channels each.
-INLINE void line_of_patches(Int c, const Real* image, Size of, Places at, Int i, Real* patches)
+INLINE void line_of_patches(Int c, const Real* image, Size of, Places at, Int ow, Int i, Real* patches)
 {
     for (Int tap = 0; tap < at.kh * at.kw; tap++) {
         Int row = i * at.sh + tap / at.kw * at.dh - at.ph, column = tap % at.kw * at.dw - at.pw, first, end;
-        inside(at, of, row, tap % at.kw, &first, &end);
+        inside(at, of, ow, row, tap % at.kw, &first, &end);
         const Real* from = image + (row * of.w + column) * c;
         Real* to = patches + tap * c;
         Int next = at.kh * at.kw * c, step = at.sw * c;
@@ -200,16 +205,16 @@ INLINE void line_of_patches(Int c, const Real* image, Size of, Places at, Int i,
             for (Int q = 0; q < c; q++) to[j * next + q] = 0;
         for (Int j = first; j < end; j++)
             for (Int q = 0; q < c; q++) to[j * next + q] = from[j * step + q];
-        for (Int j = end; j < at.ow; j++)
+        for (Int j = end; j < ow; j++)
             for (Int q = 0; q < c; q++) to[j * next + q] = 0;
     }
 }
 
-INLINE void add_line_of_patches(Int c, const Real* patches, Size of, Places at, Int i, Real* image)
+INLINE void add_line_of_patches(Int c, const Real* patches, Size of, Places at, Int ow, Int i, Real* image)
 {
     for (Int tap = 0; tap < at.kh * at.kw; tap++) {
         Int row = i * at.sh + tap / at.kw * at.dh - at.ph, column = tap % at.kw * at.dw - at.pw, first, end;
-        inside(at, of, row, tap % at.kw, &first, &end);
+        inside(at, of, ow, row, tap % at.kw, &first, &end);
         const Real* from = patches + tap * c;
         Real* to = image + (row * of.w + column) * c;
         Int next = at.kh * at.kw * c, step = at.sw * c;
@@ -226,42 +231,217 @@ INLINE void add_line_of_patches(Int c, const Real* patches, Size of, Places at, 
          : of.c == 3 ? function(3, __VA_ARGS__) \
                      : function(of.c, __VA_ARGS__))
 
-static void patches_of(const Real* images, Size of, Places at, Real* patches)
+static void patches(const Real* x, Size of, Places at, Int ow, Lines lines, Real* out)
 {
-    Int length = at.ow * at.kh * at.kw * of.c;
-    SHARED(of.n * at.oh * length > 1 << 14)
-    for (Int line = 0; line < of.n * at.oh; line++)
-        OF_C(line_of_patches, images + line / at.oh * of.h * of.w * of.c, of, at, line % at.oh, patches + line * length);
+    Int length = ow * at.kh * at.kw * of.c;
+    EACH_LINE(of, lines)
+    OF_C(line_of_patches, x + IMAGE(lines) * of.h * of.w * of.c, of, at, ow, PLACE(lines), out + line * length);
 }
 
-static void add_patches_of(const Real* patches, Size of, Places at, Real* images)
+static void add_patches(const Real* patches, Size of, Places at, Int ow, Lines lines, Real* x)
 {
-    Int length = at.ow * at.kh * at.kw * of.c, size = of.h * of.w * of.c;
-    SHARED(of.n * at.oh * length > 1 << 14)
-    for (Int m = 0; m < of.n; m++) {
-        memset(images + m * size, 0, size * sizeof(Real));
-        for (Int i = 0; i < at.oh; i++)
-            OF_C(add_line_of_patches, patches + (m * at.oh + i) * length, of, at, i, images + m * size);
-    }
+    Int length = ow * at.kh * at.kw * of.c;
+    SHARED(of.n > 1)
+    for (Int m = 0; m < of.n; m++)
+        for (Int i = 0; i < lines.count; i++)
+            OF_C(add_line_of_patches, patches + (m * lines.count + i) * length, of, at, ow, lines.first + i,
+                 x + m * of.h * of.w * of.c);
 }
 
-void patches(
-    const Real* x, Int n, Int h, Int w, Int c, Int oh, Int ow, Int kh, Int kw, Int sh, Int sw, Int ph, Int pw, Int dh,
-    Int dw, Real* out)
-{
-    patches_of(x, (Size){n, h, w, c}, (Places){oh, ow, kh, kw, sh, sw, ph, pw, dh, dw}, out);
-}
-
-void add_patches(
-    const Real* products, Int n, Int h, Int w, Int c, Int oh, Int ow, Int kh, Int kw, Int sh, Int sw, Int ph, Int pw,
-    Real* x)
-{
-    add_patches_of(products, (Size){n, h, w, c}, (Places){oh, ow, kh, kw, sh, sw, ph, pw, 1, 1}, x);
-}
-
-void add_bias(const Real* bias, Int pixels, Int c, Real* y)
+static void add_bias(const Real* bias, Int pixels, Int c, Real* y)
 {
     SHARED(pixels * c > 1 << 14)
     for (Int i = 0; i < pixels; i++)
         for (Int q = 0; q < c; q++) y[i * c + q] += bias[q];
+}
+
+// What Python calls: x (n, h, w, c) and y (n, oh, ow, o), some images at a time, in groups.  A group has memory of its
+// own, and a sum of its own of gradients in the kernel, to which its images add in their order.  Threads share the
+// groups; where there is one, they share its loops.
+
+typedef struct {
+    Int n, h, w, c, oh, ow, o;
+    Int images, lines, groups, memory;  // at a time: images, or lines of one; how many groups; each one's numbers
+    Piece forward, back, weight;        // of the products with the kernel, with it turned, for the gradient in it
+    union { struct { Tiles tiles; Int t; }; Places places; };
+} Job;
+
+static Int begin(const Job* is, Int group)
+{
+    Int chunks = (is->n + is->images - 1) / is->images;
+    return least(is->n, chunks * group / is->groups * is->images);
+}
+
+#define EACH_GROUP(is, work)                                               \
+    if (is.groups == 1) { /* no loop around loops that are to be shared */ \
+        Int group = 0;                                                     \
+        work;                                                              \
+    } else                                                                 \
+        SHARED(1) for (Int group = 0; group < is.groups; group++) work
+#define EACH_CHUNK(is)                                                                                           \
+    for (Int from = begin(&is, group), end = begin(&is, group + 1), n = least(is.images, end - from); from < end; \
+         from += n, n = least(is.images, end - from))
+#define EACH_PART(is, all) \
+    for (Lines lines = {0, least(is.lines, all)}; lines.first < all; \
+         lines.first += is.lines, lines.count = least(is.lines, all - lines.first))
+
+// A row of zeros at the end of a group's memory, behind which each line has one that nobody looks at.
+static Real* zeros_in(const Job* is, Real* memory)
+{
+    Int row = most(is->c, is->o);
+    return memset(memory + is->memory - (1 + is->images * is->lines) * row, 0, row * sizeof(Real));
+}
+
+// c (m, n) of each of `count`: a (m, k), or transposed (k, m), times b (k, n); added to what is there if `more`.
+static void multiply(
+    Int gemm, Int count, int transposed, Int m, Int n, Int k, Piece piece, const Real* a, const Real* b, int more,
+    Real* c)
+{
+    Product is = {m, n, k, transposed, 0, transposed ? m : k, n};
+    Int rows = (m + piece.height - 1) / piece.height, columns = (n + piece.width - 1) / piece.width;
+    SHARED(count * m * n * k > 1 << 17)
+    for (Int p = 0; p < count * rows * columns; p++) {
+        Int q = p / columns / rows, i = p / columns % rows * piece.height, j = p % columns * piece.width;
+        multiply_piece((Gemm)gemm, is, piece, a + q * m * k, b + q * k * n, i, j, 0, k, more, c + q * m * n);
+    }
+}
+
+// out = Aᵀ [(G g) (Bᵀ x)] + bias where there are kernels G g, (t², C, O); slopes = Σ (A y)ᵀ (Bᵀ x) where there is y.
+static void group_of_images_by_tiles(
+    const Real* x, const Real* y, const Real* kernels, const Real* bias, Real* out, Real* slopes, Real* memory,
+    Int gemm, Job is, Int group)
+{
+    Tiles in = is.tiles;
+    Int t = is.t, channels = in.s * in.s * is.c, size = t * t * is.o * channels;
+    Real *zeros = zeros_in(&is, memory), *outside = zeros + most(is.c, is.o);
+    EACH_CHUNK(is)
+    EACH_PART(is, in.th)
+    {
+        Int rows = n * lines.count * in.tw, at_y = from * is.oh * is.ow * is.o;
+        int more = from > begin(&is, group) || lines.first > 0;
+        Real *of_x = memory, *products = of_x + t * t * rows * channels;
+        Size of_y = {n, is.oh, is.ow, is.o};
+        tiles(x + from * is.h * is.w * is.c, (Size){n, is.h, is.w, is.c}, in, t, lines, zeros, of_x);
+        if (kernels) {
+            multiply(gemm, t * t, 0, rows, is.o, channels, is.forward, of_x, kernels, 0, products);
+            put_tiles(products, of_y, in, t, lines, bias ? bias : zeros, outside, out + at_y);
+        }
+        if (y) {
+            slopes_of_tiles(y + at_y, of_y, in, t, lines, zeros, products);
+            Real* sums = slopes + group * size;
+            multiply(gemm, t * t, 1, is.o, channels, rows, is.weight, products, of_x, more, sums);
+        }
+    }
+}
+
+void images_by_tiles(
+    const Real* x, const Real* y, const Real* kernels, const Real* bias, Real* out, Real* slopes, Real* memory,
+    Int gemm, const Job* job)
+{
+    const Job is = *job;
+    Int size = is.t * is.t * is.o * is.tiles.s * is.tiles.s * is.c;
+    EACH_GROUP(is, group_of_images_by_tiles(
+                       x, y, kernels, bias, out, slopes, memory + group * is.memory, gemm, is, group));
+    if (y && is.groups > 1) add_groups(is.groups, size, slopes, slopes);
+}
+
+// out = B [(G g) (A y)], with kernels (t², O, C), and slopes = Σ (A y)ᵀ (Bᵀ x) where there is x.
+static void group_of_slopes_by_tiles(
+    const Real* y, const Real* x, const Real* kernels, Real* out, Real* slopes, Real* memory, Int gemm, Job is,
+    Int group)
+{
+    Tiles in = is.tiles;
+    Int t = is.t, channels = in.s * in.s * is.c, size = t * t * is.o * channels, image = is.h * is.w * is.c;
+    Real *zeros = zeros_in(&is, memory), *outside = zeros + most(is.c, is.o);
+    EACH_CHUNK(is)
+    {
+        memset(out + from * image, 0, n * image * sizeof(Real));
+        EACH_PART(is, in.th)
+        {
+            Int rows = n * lines.count * in.tw;
+            int more = from > begin(&is, group) || lines.first > 0;
+            Real *of_y = memory, *products = of_y + t * t * rows * is.o;
+            Size of_x = {n, is.h, is.w, is.c};
+            Size of_out = {n, is.oh, is.ow, is.o};
+            slopes_of_tiles(y + from * is.oh * is.ow * is.o, of_out, in, t, lines, zeros, of_y);
+            multiply(gemm, t * t, 0, rows, channels, is.o, is.back, of_y, kernels, 0, products);
+            add_tiles(products, of_x, in, t, lines, outside, out + from * image);
+            if (x) {
+                tiles(x + from * image, of_x, in, t, lines, zeros, products);
+                Real* sums = slopes + group * size;
+                multiply(gemm, t * t, 1, is.o, channels, rows, is.weight, of_y, products, more, sums);
+            }
+        }
+    }
+}
+
+void slopes_by_tiles(
+    const Real* y, const Real* x, const Real* kernels, Real* out, Real* slopes, Real* memory, Int gemm, const Job* job)
+{
+    const Job is = *job;
+    Int size = is.t * is.t * is.o * is.tiles.s * is.tiles.s * is.c;
+    EACH_GROUP(is, group_of_slopes_by_tiles(
+                       y, x, kernels, out, slopes, memory + group * is.memory, gemm, is, group));
+    if (x && is.groups > 1) add_groups(is.groups, size, slopes, slopes);
+}
+
+// out = patches of x times a kernel (KH·KW·C, O), + bias, where there is one; slopes = Σ yᵀ patches where there is y.
+static void group_of_images_by_patches(
+    const Real* x, const Real* y, const Real* kernel, const Real* bias, Real* out, Real* slopes, Real* memory,
+    Int gemm, Job is, Int group)
+{
+    Places at = is.places;
+    Int row = at.kh * at.kw * is.c;
+    int as_it_is = row == is.c && at.sh * at.sw == 1 && !at.ph && !at.pw && is.oh == is.h && is.ow == is.w;
+    EACH_CHUNK(is)
+    EACH_PART(is, is.oh)
+    {
+        Int rows = n * lines.count * is.ow, at_y = (from * is.oh + lines.first) * is.ow * is.o;
+        int more = from > begin(&is, group) || lines.first > 0;
+        const Real* images = x + from * is.h * is.w * is.c;
+        const Real* of_x = as_it_is ? images + lines.first * is.w * is.c : memory;
+        if (!as_it_is) patches(images, (Size){n, is.h, is.w, is.c}, at, is.ow, lines, memory);
+        if (kernel) {
+            multiply(gemm, 1, 0, rows, is.o, row, is.forward, of_x, kernel, 0, out + at_y);
+            if (bias) add_bias(bias, rows, is.o, out + at_y);
+        }
+        if (y) multiply(gemm, 1, 1, is.o, row, rows, is.weight, y + at_y, of_x, more, slopes + group * is.o * row);
+    }
+}
+
+void images_by_patches(
+    const Real* x, const Real* y, const Real* kernel, const Real* bias, Real* out, Real* slopes, Real* memory,
+    Int gemm, const Job* job)
+{
+    const Job is = *job;
+    Int size = is.o * is.places.kh * is.places.kw * is.c;
+    EACH_GROUP(is, group_of_images_by_patches(
+                       x, y, kernel, bias, out, slopes, memory + group * is.memory, gemm, is, group));
+    if (y && is.groups > 1) add_groups(is.groups, size, slopes, slopes);
+}
+
+// out = the sum of y times the kernel (O, KH·KW·C) where patches overlap, + bias.
+static void group_of_slopes_by_patches(
+    const Real* y, const Real* kernel, const Real* bias, Real* out, Real* memory, Int gemm, Job is, Int group)
+{
+    Places at = is.places;
+    Int row = at.kh * at.kw * is.c, image = is.h * is.w * is.c;
+    EACH_CHUNK(is)
+    {
+        memset(out + from * image, 0, n * image * sizeof(Real));
+        EACH_PART(is, is.oh)
+        {
+            const Real* of_y = y + (from * is.oh + lines.first) * is.ow * is.o;
+            multiply(gemm, 1, 0, n * lines.count * is.ow, row, is.o, is.back, of_y, kernel, 0, memory);
+            add_patches(memory, (Size){n, is.h, is.w, is.c}, at, is.ow, lines, out + from * image);
+        }
+        if (bias) add_bias(bias, n * is.h * is.w, is.c, out + from * image);
+    }
+}
+
+void slopes_by_patches(
+    const Real* y, const Real* kernel, const Real* bias, Real* out, Real* memory, Int gemm, const Job* job)
+{
+    const Job is = *job;
+    EACH_GROUP(is, group_of_slopes_by_patches(y, kernel, bias, out, memory + group * is.memory, gemm, is, group));
 }

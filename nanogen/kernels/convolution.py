@@ -3,7 +3,7 @@
 Arrays have the shape (N, C, H, W); results lie in memory as (N, H, W, C), so that patches are copied in long runs and
 products of matrices write their results in place.  NumPy's elementwise operations keep that; CuPy's do not, at the
 price of a copy.  Images are taken some at a time, as many as stay in the cache from one step to the next, on all
-threads.  What copies and adds up has a form in C (`convolution.c`), a pass where NumPy takes two to four.
+threads.  In C (`convolution.c`) a thread takes a few through all steps at once.
 
 Three ways, of which `convolve`, `convolve_adjoint` and `convolve_weight` choose:
 
@@ -17,14 +17,34 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nanogen import compiled
-from nanogen.backend import Array, ByDevice, array_module, device_of, in_blocks, resident
-from nanogen.kernels.products import empty_in_lines, in_lines, matmul, product
+from nanogen.backend import (
+    BLOCK_BYTES,
+    BLOCKS,
+    GROUPS,
+    Array,
+    ByDevice,
+    all_threads_in_c,
+    array_module,
+    device_of,
+    in_blocks,
+    resident,
+)
+from nanogen.kernels.products import (
+    LINE,
+    empty_in_lines,
+    gemm_address,
+    in_lines,
+    kernels_for_small,
+    matmul,
+    piece,
+    product,
+)
 from nanogen.kernels.reduction import column_sums
 
 Pair = tuple[int, ...]  # for height and width
@@ -145,7 +165,6 @@ def sum_of_pixels(y: Array) -> Array:
 # Gather and scatter
 
 
-@ByDevice
 def patches(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, size: Pair) -> Array:
     """The pixels under the kernel, a row a place: (N, C, H, W) to (N · OH · OW, KH · KW · C)."""
     xp, (n, c, h, w), (oh, ow) = array_module(x), x.shape, size
@@ -156,16 +175,6 @@ def patches(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair,
     a, b, d, e = (padded := pad(x, padding, seen)).strides
     shape, strides = (n, oh, ow, kh, kw, c), (a, b * sh, d * sw, b * dh, d * dw, e)
     return in_lines(xp.lib.stride_tricks.as_strided(padded, shape, strides)).reshape(n * oh * ow, kh * kw * c)
-
-
-@patches.in_c
-def _(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, size: Pair) -> Array:
-    x, (n, c, h, w) = channels_last(x), x.shape
-    if (kernel, stride, padding, size) == ((1, 1), (1, 1), (0, 0), (h, w)):
-        return x.reshape(n * h * w, c)
-    out = empty_in_lines((n * math.prod(size), math.prod(kernel) * c), x.dtype)
-    compiled.call("patches", x, n, h, w, c, *size, *kernel, *stride, *padding, *dilation, out)
-    return out
 
 
 def pad(x: Array, padding: Pair, size: Pair) -> Array:
@@ -193,6 +202,7 @@ def spaced(w: Array) -> Array:
     return copy
 
 
+@ByDevice
 def gather(
     x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair, dilation: Pair, size: Pair
 ) -> Array:  # fmt: skip
@@ -206,24 +216,13 @@ def gather(
         there = out[here].reshape(len(rows), o)
         product(rows, columns, out=there)
         if bias is not None:
-            add_bias(there, bias)
+            there += bias
 
     in_blocks(block, x, math.prod(size) * (len(columns) + o) * x.itemsize)
     return out.transpose(0, 3, 1, 2)
 
 
 @ByDevice
-def add_bias(pixels: Array, bias: Array) -> None:
-    """(…, C), (C,)."""
-    pixels += bias
-
-
-@add_bias.in_c
-def _(pixels: Array, bias: Array) -> None:
-    c = len(bias)
-    compiled.call("add_bias", np.ascontiguousarray(bias, pixels.dtype), pixels.size // max(c, 1), c, pixels)
-
-
 def weight_by_gathering(x: Array, y: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Array:
     """The patches of x, transposed, times y."""
     c, o, rows = x.shape[1], y.shape[1], channels_last(y)
@@ -235,6 +234,7 @@ def weight_by_gathering(x: Array, y: Array, kernel: Pair, stride: Pair, padding:
     return sum(blocks[1:], blocks[0]).reshape(o, *kernel, c).transpose(0, 3, 1, 2)
 
 
+@ByDevice
 def scatter(
     y: Array, w: Array, bias: Array | None, size: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> Array:  # fmt: skip
@@ -249,13 +249,12 @@ def scatter(
         products = product(rows[here].reshape(-1, o), taps).reshape(-1, *y.shape[2:], kh, kw, c)
         add_patches(products, out[here], stride, padding)
         if bias is not None:
-            add_bias(out[here], bias)
+            out[here] += bias
 
     in_blocks(block, y, places * (taps.shape[1] + o) * y.itemsize)
     return out.transpose(0, 3, 1, 2)
 
 
-@ByDevice
 def add_patches(products: Array, out: Array, stride: Pair, padding: Pair) -> None:
     """The adjoint of `patches`: (N, OH, OW, KH, KW, C) to (N, H, W, C)."""
     xp, (_, oh, ow, kh, kw, c), (n, h, w, _) = array_module(out), products.shape, out.shape
@@ -264,19 +263,6 @@ def add_patches(products: Array, out: Array, stride: Pair, padding: Pair) -> Non
     sums = xp.empty((n, down, sh, right, sw, c), out.dtype)
     add_overlapping(products.transpose(0, 1, 3, 2, 4, 5), sums)
     out[...] = sums.reshape(n, down * sh, right * sw, c)[:, ph : ph + h, pw : pw + w]
-
-
-@add_patches.in_c
-def _(products: Array, out: Array, stride: Pair, padding: Pair) -> None:
-    compiled.call(
-        "add_patches",
-        np.ascontiguousarray(products, out.dtype),
-        *out.shape,
-        *products.shape[1:5],
-        *stride,
-        *padding,
-        out,
-    )
 
 
 def add_overlapping(patches: Array, sums: Array) -> None:
@@ -364,6 +350,7 @@ TILINGS = (
 )
 
 
+@ByDevice
 def by_tiles(x: Array, w: Array, bias: Array | None, padding: Pair, F: Tiling, size: Pair) -> Array:
     """The convolution with a kernel of r·s: in each of t² coordinates a product of matrices."""
     xp, (o, c, *_) = array_module(x), w.shape
@@ -377,6 +364,7 @@ def by_tiles(x: Array, w: Array, bias: Array | None, padding: Pair, F: Tiling, s
     return out.transpose(0, 3, 1, 2)
 
 
+@ByDevice
 def adjoint_by_tiles(y: Array, w: Array, size: Pair, padding: Pair, F: Tiling) -> Array:
     """The adjoint of `by_tiles` in the image: B [(G g) ⊙ (A y)] of every tile, added up where they overlap."""
     (o, c), counts = w.shape[:2], tile_counts(y.shape[2:])
@@ -390,6 +378,7 @@ def adjoint_by_tiles(y: Array, w: Array, size: Pair, padding: Pair, F: Tiling) -
     return out.transpose(0, 3, 1, 2)
 
 
+@ByDevice
 def weight_by_tiles(x: Array, y: Array, padding: Pair, F: Tiling) -> Array:
     """The adjoint of `by_tiles` in the kernel: Gᵀ Σ (Bᵀ d) ⊙ (A y)."""
     counts, dtype = tile_counts(y.shape[2:]), array_module(x).result_type(x, y)
@@ -401,6 +390,7 @@ def weight_by_tiles(x: Array, y: Array, padding: Pair, F: Tiling) -> Array:
     return weight_of_tiles(in_blocks(block, x, F.item_bytes(counts, (x.shape[1], y.shape[1]), x)), F)
 
 
+@ByDevice
 def both_by_tiles(x: Array, w: Array, y: Array, padding: Pair, F: Tiling) -> tuple[Array, Array]:
     """`by_tiles` of x and w and `weight_by_tiles` of x and y, with the same tiles of x."""
     (o, c), counts = w.shape[:2], tile_counts(y.shape[2:])
@@ -416,6 +406,7 @@ def both_by_tiles(x: Array, w: Array, y: Array, padding: Pair, F: Tiling) -> tup
     return out.transpose(0, 3, 1, 2), weight_of_tiles(slopes, F)
 
 
+@ByDevice
 def both_adjoints_by_tiles(x: Array, w: Array, y: Array, padding: Pair, F: Tiling) -> tuple[Array, Array]:
     """`adjoint_by_tiles` of y and w and `weight_by_tiles` of x and y, with the same slopes of y."""
     (o, c), counts = w.shape[:2], tile_counts(y.shape[2:])
@@ -431,7 +422,6 @@ def both_adjoints_by_tiles(x: Array, w: Array, y: Array, padding: Pair, F: Tilin
     return out.transpose(0, 3, 1, 2), weight_of_tiles(slopes, F)
 
 
-@ByDevice
 def tiles(x: Array, padding: Pair, counts: Pair, dtype: Any, F: Tiling) -> Array:
     """Bᵀ d of every tile d, two blocks from the next: (N, C, H, W) to (t², N · tiles, s² · C) of dtype."""
     xp, (n, c, *_), (th, tw), s, t = array_module(x), x.shape, counts, F.s, F.t
@@ -442,16 +432,6 @@ def tiles(x: Array, padding: Pair, counts: Pair, dtype: Any, F: Tiling) -> Array
     return product(resident(F.input, dtype, device_of(x)), windows, exact=True).reshape(t * t, n * th * tw, s * s * c)
 
 
-@tiles.in_c
-def _(x: Array, padding: Pair, counts: Pair, dtype: Any, F: Tiling) -> Array:
-    images = channels_last(x.astype(dtype, copy=False))
-    n, h, w, c = images.shape
-    out, zeros = empty_in_lines((F.t**2, n * math.prod(counts), F.s**2 * c), dtype), np.zeros(c, dtype)
-    compiled.call("tiles", images, n, h, w, c, *counts, F.s, *padding, F.t, zeros, out)
-    return out
-
-
-@ByDevice
 def add_tiles(products: Array, out: Array, padding: Pair, counts: Pair, F: Tiling) -> None:
     """B m of every tile's products m, the adjoint of `tiles`: (t², N · tiles, s² · C) to (N, H, W, C)."""
     xp, (n, h, w, c), (ph, pw), (th, tw), s, t = array_module(out), out.shape, padding, counts, F.s, F.t
@@ -460,12 +440,6 @@ def add_tiles(products: Array, out: Array, padding: Pair, counts: Pair, F: Tilin
     sums = xp.empty((n, th + 1, 2, s, tw + 1, 2, s * c), out.dtype)
     add_overlapping(patches.transpose(2, 3, 0, 4, 1, 5, 6), sums.transpose(0, 1, 2, 4, 5, 3, 6))
     out[...] = sums.reshape(n, 2 * s * (th + 1), 2 * s * (tw + 1), c)[:, ph : ph + h, pw : pw + w]
-
-
-@add_tiles.in_c
-def _(products: Array, out: Array, padding: Pair, counts: Pair, F: Tiling) -> None:
-    outside = np.empty((len(out), out.shape[-1]), out.dtype)
-    compiled.call("add_tiles", products, *out.shape, *counts, F.s, *padding, F.t, outside, out)
 
 
 def kernels_of_tiles(w: Array, dtype: Any, F: Tiling, swapped: bool = False) -> Array:
@@ -485,7 +459,6 @@ def weight_of_tiles(blocks: list[Any], F: Tiling) -> Array:
     return taps.transpose(2, 0, 3, 1, 4, 5).reshape(o, r * s, r * s, -1).transpose(0, 3, 1, 2)
 
 
-@ByDevice
 def put_tiles(products: Array, bias: Array | None, out: Array, F: Tiling) -> None:
     """Aᵀ m of every tile's products m, (t², N · tiles, O), and a bias, to its four pixels' place in (N, OH, OW, O)."""
     n, oh, ow, o = out.shape
@@ -497,14 +470,6 @@ def put_tiles(products: Array, bias: Array | None, out: Array, F: Tiling) -> Non
         out += bias
 
 
-@put_tiles.in_c
-def _(products: Array, bias: Array | None, out: Array, F: Tiling) -> None:
-    o, dtype = out.shape[-1], out.dtype
-    bias = np.zeros(o, dtype) if bias is None else np.ascontiguousarray(bias, dtype)
-    compiled.call("put_tiles", products, *out.shape, bias, F.t, np.empty((len(out), o), dtype), out)
-
-
-@ByDevice
 def slopes_of_tiles(y: Array, dtype: Any, F: Tiling) -> Array:
     """A y, the adjoint of `put_tiles`: (N, O, OH, OW) to (t², N · tiles, O)."""
     n, o, *size = y.shape
@@ -516,10 +481,155 @@ def slopes_of_tiles(y: Array, dtype: Any, F: Tiling) -> Array:
     return slopes.reshape(F.t**2, -1, o)
 
 
-@slopes_of_tiles.in_c
-def _(y: Array, dtype: Any, F: Tiling) -> Array:
-    images = channels_last(y.astype(dtype, copy=False))
-    n, h, w, o = images.shape
-    out = empty_in_lines((F.t**2, n * math.prod(tile_counts((h, w))), o), dtype)
-    compiled.call("slopes_of_tiles", images, n, h, w, o, F.t, np.zeros(o, dtype), out)
-    return out
+# The same in C: by tiles and by patches, each a function that goes through images and one that goes through slopes
+
+
+LEAST_IMAGES = 4  # times as many numbers as the kernel, for groups, each of which reads all of that, to pay
+CHUNK_BYTES = BLOCK_BYTES // 8  # about what a thread's images take: half of a core's own cache
+
+
+class Job(NamedTuple):
+    """How C goes through some images: what `Job` in convolution.c has, in how many groups, with how much memory."""
+
+    numbers: np.ndarray
+    groups: int
+    memory: int  # numbers, of all groups
+
+    def run(self, name: str, *arrays: Array | None) -> None:
+        """Call a function of convolution.c with these arrays, the first of which is there."""
+        dtype = arrays[0].dtype
+        with all_threads_in_c():
+            memory = empty_in_lines((self.memory,), dtype)
+            compiled.call(name, *arrays, memory, gemm_address(dtype.char), self.numbers)
+
+
+@functools.lru_cache(4096)
+def job(x: Pair, y: Pair, lines: int, line: int, row: int, count: int, type_: Any, small: bool, how: Pair) -> Job:
+    """For images x, (N, C, H, W), and y, (N, O, OH, OW).
+
+    An image has so many lines, each with a line's number of rows, in each of `count` matrices; a row has so many
+    numbers before the product with the kernel.  `how` is what C is told besides."""
+    (n, c, *size), (_, o, *places), itemsize = x, y, np.dtype(type_).itemsize
+    of_line, of_kernel = count * line * (row + o), count * row * o
+    groups = GROUPS if n >= GROUPS and n * lines * of_line > LEAST_IMAGES * of_kernel else 1
+    fit = max(CHUNK_BYTES * GROUPS // groups // (of_line * itemsize), 1)  # lines, of as many images as are whole
+    images, lines = min(max(fit // lines, 1), -(-n // groups)), min(fit, lines)
+    groups, deep = min(groups, -(-n // images)), images * lines * line
+    products = ((deep, o, row, False), (deep, row, o, False), (o, row, deep, True))
+    pieces = [length for m, n_, k, turned in products for length in piece(BLOCKS, m, n_, k, turned, False, small)[:3]]
+    memory = -(-(images * lines * of_line + (1 + images * lines) * max(c, o)) * itemsize // LINE) * LINE // itemsize
+    numbers = [n, *size, c, *places, o, images, lines, groups, memory, *pieces, *how]
+    return Job(np.array(numbers, np.int64), groups, groups * memory)
+
+
+def job_of_tiles(x: Pair, y: Pair, padding: Pair, F: Tiling, dtype: np.dtype) -> Job:
+    counts = tile_counts(y[2:])
+    how = (*counts, F.s, *padding, F.t, 0, 0)
+    return job(x, y, *counts, F.s**2 * x[1], F.t**2, dtype, kernels_for_small(), how)
+
+
+def job_of_patches(x: Pair, y: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, dtype: np.dtype) -> Job:
+    how = (*kernel, *stride, *padding, *dilation)
+    return job(x, y, *y[2:], math.prod(kernel) * x[1], 1, dtype, kernels_for_small(), how)
+
+
+def in_memory(x: Array | None, dtype: np.dtype) -> Array | None:
+    """Images as C takes them."""
+    return None if x is None else channels_last(x.astype(dtype, copy=False))
+
+
+def in_c(function: ByDevice) -> Callable[..., Any]:
+    """Declare a function's form in C, which needs the BLAS that NumPy has, and images."""
+
+    def declare(form: Callable[..., Any]) -> Callable[..., Any]:
+        def either(x: Array, *arguments: Any) -> Any:
+            return (form if gemm_address(x.dtype.char) and len(x) else function.form)(x, *arguments)
+
+        return function.in_c(either)
+
+    return declare
+
+
+def images_by_tiles(
+    x: Array, w: Array | None, bias: Array | None, y: Array | None, padding: Pair, F: Tiling, size: Pair
+) -> tuple[Any, Any]:  # fmt: skip
+    """`by_tiles` of x and w, if there is a w; `weight_by_tiles` of x and y, if there is a y; with the same tiles."""
+    dtype, n, c = np.result_type(*[a for a in (x, w, y) if a is not None]), *x.shape[:2]
+    o = len(w) if w is not None else y.shape[1]
+    job = job_of_tiles(x.shape, (n, o, *size), padding, F, dtype)
+    kernels, out = (kernels_of_tiles(w, dtype, F), np.empty((n, *size, o), dtype)) if w is not None else (None, None)
+    bias = None if bias is None else np.ascontiguousarray(bias, dtype)
+    slopes = None if y is None else np.empty((job.groups, F.t**2, o, F.s**2 * c), dtype)
+    job.run("images_by_tiles", in_memory(x, dtype), in_memory(y, dtype), kernels, bias, out, slopes)
+    return out if w is None else out.transpose(0, 3, 1, 2), slopes if y is None else weight_of_tiles([slopes[0]], F)
+
+
+def slopes_by_tiles(y: Array, w: Array, x: Array | None, padding: Pair, F: Tiling, size: Pair) -> tuple[Array, Any]:
+    """`adjoint_by_tiles` of y and w and, if there is an x, `weight_by_tiles` of x and y, with the same slopes."""
+    dtype, n, (o, c) = np.result_type(*[a for a in (x, w, y) if a is not None]), len(y), w.shape[:2]
+    job = job_of_tiles((n, c, *size), y.shape, padding, F, dtype)
+    out, kernels = np.empty((n, *size, c), dtype), kernels_of_tiles(w, dtype, F, swapped=True)
+    slopes = None if x is None else np.empty((job.groups, F.t**2, o, F.s**2 * c), dtype)
+    job.run("slopes_by_tiles", in_memory(y, dtype), in_memory(x, dtype), kernels, out, slopes)
+    return out.transpose(0, 3, 1, 2), slopes if x is None else weight_of_tiles([slopes[0]], F)
+
+
+@in_c(by_tiles)
+def _(x: Array, w: Array, bias: Array | None, padding: Pair, F: Tiling, size: Pair) -> Array:
+    return images_by_tiles(x, w, bias, None, padding, F, size)[0]
+
+
+@in_c(weight_by_tiles)
+def _(x: Array, y: Array, padding: Pair, F: Tiling) -> Array:
+    return images_by_tiles(x, None, None, y, padding, F, y.shape[2:])[1]
+
+
+@in_c(both_by_tiles)
+def _(x: Array, w: Array, y: Array, padding: Pair, F: Tiling) -> tuple[Array, Array]:
+    return images_by_tiles(x, w, None, y, padding, F, y.shape[2:])
+
+
+@in_c(adjoint_by_tiles)
+def _(y: Array, w: Array, size: Pair, padding: Pair, F: Tiling) -> Array:
+    return slopes_by_tiles(y, w, None, padding, F, size)[0]
+
+
+@in_c(both_adjoints_by_tiles)
+def _(x: Array, w: Array, y: Array, padding: Pair, F: Tiling) -> tuple[Array, Array]:
+    return slopes_by_tiles(y, w, x, padding, F, x.shape[2:])
+
+
+@in_c(gather)
+def _(
+    x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair, dilation: Pair, size: Pair
+) -> Array:  # fmt: skip
+    dtype, (o, _, *kernel) = np.result_type(x, w), w.shape
+    out = np.empty((len(x), *size, o), dtype)
+    job = job_of_patches(x.shape, (len(x), o, *size), tuple(kernel), stride, padding, dilation, dtype)
+    columns, bias = taps(w.astype(dtype, copy=False)), None if bias is None else np.ascontiguousarray(bias, dtype)
+    job.run("images_by_patches", in_memory(x, dtype), None, columns, bias, out, None)
+    return out.transpose(0, 3, 1, 2)
+
+
+@in_c(weight_by_gathering)
+def _(x: Array, y: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Array:
+    dtype, c, o = np.result_type(x, y), x.shape[1], y.shape[1]
+    job = job_of_patches(x.shape, y.shape, kernel, stride, padding, dilation, dtype)
+    slopes = np.empty((job.groups, o, *kernel, c), dtype)
+    job.run("images_by_patches", in_memory(x, dtype), in_memory(y, dtype), None, None, None, slopes)
+    return slopes[0].transpose(0, 3, 1, 2)
+
+
+@in_c(scatter)
+def _(
+    y: Array, w: Array, bias: Array | None, size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Array:  # fmt: skip
+    dtype, (_, c, *kernel) = np.result_type(y, w), w.shape
+    out = np.empty((len(y), *size, c), dtype)
+    job = job_of_patches((len(y), c, *size), y.shape, tuple(kernel), stride, padding, dilation, dtype)
+    rows, bias = (
+        in_lines(w.astype(dtype, copy=False).transpose(0, 2, 3, 1)),
+        None if bias is None else np.ascontiguousarray(bias, dtype),
+    )
+    job.run("slopes_by_patches", in_memory(y, dtype), rows, bias, out)
+    return out.transpose(0, 3, 1, 2)

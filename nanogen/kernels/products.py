@@ -171,9 +171,10 @@ def plan(
     """What C is told of a product; in how many groups its depth is; and whether its matrices are in one piece."""
     (m, k), n, count = a[-2:], b[-1], math.prod(out[:-2])
     height, width, depth, groups = piece(count, m, n, k, turned_a, turned_b, small)
+    lines = [m if turned_a else k, k if turned_b else n]
     apart = [shape[-2] * shape[-1] if len(shape) > 2 else 0 for shape in (a, b)]
-    numbers = np.array([count, m, n, k, turned_a, turned_b, *apart, height, width, depth, groups], np.int64)
-    return numbers, groups, (height, width, depth) == (m, n, k)
+    numbers = [count, m, n, k, turned_a, turned_b, *lines, *apart, height, width, depth, groups]
+    return np.array(numbers, np.int64), groups, (height, width, depth) == (m, n, k)
 
 
 def piece(count: int, m: int, n: int, k: int, turned_a: bool, turned_b: bool, small: bool) -> tuple[int, int, int, int]:
