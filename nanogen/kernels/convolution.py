@@ -495,7 +495,7 @@ class Job(NamedTuple):
     groups: int
     memory: int  # numbers, of all groups
 
-    def run(self, name: str, *arrays: Array | None) -> None:
+    def run(self, name: str, *arrays: Array) -> None:
         """Call a function of convolution.c with these arrays, the first of which is there."""
         dtype = arrays[0].dtype
         with all_threads_in_c():
@@ -504,12 +504,15 @@ class Job(NamedTuple):
 
 
 @functools.lru_cache(4096)
-def job(x: Pair, y: Pair, lines: int, line: int, row: int, count: int, type_: Any, small: bool, how: Pair) -> Job:
-    """For images x, (N, C, H, W), and y, (N, O, OH, OW).
+def job(x: Pair, y: Pair, lines: int, line: int, row: int, count: int, dtype: np.dtype, small: bool, how: Pair) -> Job:
+    """For images x (N, C, H, W) and y (N, O, OH, OW).
 
-    An image has so many lines, each with a line's number of rows, in each of `count` matrices; a row has so many
-    numbers before the product with the kernel.  `how` is what C is told besides."""
-    (n, c, *size), (_, o, *places), itemsize = x, y, np.dtype(type_).itemsize
+    Args:
+        lines: of an image, each of which is `line` rows of each of `count` matrices.
+        row: how many numbers a row has before the product with the kernel; after it there are O.
+        small: whether the BLAS has kernels for small matrices.
+        how: what C is told besides."""
+    (n, c, *size), (_, o, *places), itemsize = x, y, dtype.itemsize
     of_line, of_kernel = count * line * (row + o), count * row * o
     groups = GROUPS if n >= GROUPS and n * lines * of_line > LEAST_IMAGES * of_kernel else 1
     fit = max(CHUNK_BYTES * GROUPS // groups // (of_line * itemsize), 1)  # lines, of as many images as are whole
@@ -533,9 +536,13 @@ def job_of_patches(x: Pair, y: Pair, kernel: Pair, stride: Pair, padding: Pair, 
     return job(x, y, *y[2:], math.prod(kernel) * x[1], 1, dtype, kernels_for_small(), how)
 
 
-def in_memory(x: Array | None, dtype: np.dtype) -> Array | None:
-    """Images as C takes them."""
+def as_rows(x: Array, dtype: np.dtype) -> Array:
+    """Images as C takes them, or None."""
     return None if x is None else channels_last(x.astype(dtype, copy=False))
+
+
+def as_bias(bias: Array | None, dtype: np.dtype) -> Array | None:
+    return None if bias is None else np.ascontiguousarray(bias, dtype)
 
 
 def in_c(function: ByDevice) -> Callable[..., Any]:
@@ -551,26 +558,27 @@ def in_c(function: ByDevice) -> Callable[..., Any]:
 
 
 def images_by_tiles(
-    x: Array, w: Array | None, bias: Array | None, y: Array | None, padding: Pair, F: Tiling, size: Pair
-) -> tuple[Any, Any]:  # fmt: skip
-    """`by_tiles` of x and w, if there is a w; `weight_by_tiles` of x and y, if there is a y; with the same tiles."""
-    dtype, n, c = np.result_type(*[a for a in (x, w, y) if a is not None]), *x.shape[:2]
-    o = len(w) if w is not None else y.shape[1]
+    x: Array, w: Array, bias: Array | None, y: Array, padding: Pair, F: Tiling, size: Pair
+) -> tuple[Array, Array]:  # fmt: skip
+    """`by_tiles` of x and w; `weight_by_tiles` of x and y; with the same tiles.  None where w or y is None."""
+    dtype = np.result_type(*[a for a in (x, w, y) if a is not None])
+    (n, c, *_), o = x.shape, len(w) if w is not None else y.shape[1]
     job = job_of_tiles(x.shape, (n, o, *size), padding, F, dtype)
-    kernels, out = (kernels_of_tiles(w, dtype, F), np.empty((n, *size, o), dtype)) if w is not None else (None, None)
-    bias = None if bias is None else np.ascontiguousarray(bias, dtype)
-    slopes = None if y is None else np.empty((job.groups, F.t**2, o, F.s**2 * c), dtype)
-    job.run("images_by_tiles", in_memory(x, dtype), in_memory(y, dtype), kernels, bias, out, slopes)
+    kernels: Any = None if w is None else kernels_of_tiles(w, dtype, F)
+    out: Any = None if w is None else np.empty((n, *size, o), dtype)
+    slopes: Any = None if y is None else np.empty((job.groups, F.t**2, o, F.s**2 * c), dtype)
+    job.run("images_by_tiles", as_rows(x, dtype), as_rows(y, dtype), kernels, as_bias(bias, dtype), out, slopes)
     return out if w is None else out.transpose(0, 3, 1, 2), slopes if y is None else weight_of_tiles([slopes[0]], F)
 
 
-def slopes_by_tiles(y: Array, w: Array, x: Array | None, padding: Pair, F: Tiling, size: Pair) -> tuple[Array, Any]:
-    """`adjoint_by_tiles` of y and w and, if there is an x, `weight_by_tiles` of x and y, with the same slopes."""
-    dtype, n, (o, c) = np.result_type(*[a for a in (x, w, y) if a is not None]), len(y), w.shape[:2]
+def slopes_by_tiles(y: Array, w: Array, x: Array, padding: Pair, F: Tiling, size: Pair) -> tuple[Array, Array]:
+    """`adjoint_by_tiles` of y and w; `weight_by_tiles` of x and y; with the same slopes.  None where x is None."""
+    dtype = np.result_type(*[a for a in (x, w, y) if a is not None])
+    n, (o, c, *_) = len(y), w.shape
     job = job_of_tiles((n, c, *size), y.shape, padding, F, dtype)
-    out, kernels = np.empty((n, *size, c), dtype), kernels_of_tiles(w, dtype, F, swapped=True)
-    slopes = None if x is None else np.empty((job.groups, F.t**2, o, F.s**2 * c), dtype)
-    job.run("slopes_by_tiles", in_memory(y, dtype), in_memory(x, dtype), kernels, out, slopes)
+    kernels, out = kernels_of_tiles(w, dtype, F, swapped=True), np.empty((n, *size, c), dtype)
+    slopes: Any = None if x is None else np.empty((job.groups, F.t**2, o, F.s**2 * c), dtype)
+    job.run("slopes_by_tiles", as_rows(y, dtype), as_rows(x, dtype), kernels, out, slopes)
     return out.transpose(0, 3, 1, 2), slopes if x is None else weight_of_tiles([slopes[0]], F)
 
 
@@ -604,19 +612,18 @@ def _(
     x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair, dilation: Pair, size: Pair
 ) -> Array:  # fmt: skip
     dtype, (o, _, *kernel) = np.result_type(x, w), w.shape
-    out = np.empty((len(x), *size, o), dtype)
     job = job_of_patches(x.shape, (len(x), o, *size), tuple(kernel), stride, padding, dilation, dtype)
-    columns, bias = taps(w.astype(dtype, copy=False)), None if bias is None else np.ascontiguousarray(bias, dtype)
-    job.run("images_by_patches", in_memory(x, dtype), None, columns, bias, out, None)
+    columns, out = taps(w.astype(dtype, copy=False)), np.empty((len(x), *size, o), dtype)
+    job.run("images_by_patches", as_rows(x, dtype), None, columns, as_bias(bias, dtype), out, None)
     return out.transpose(0, 3, 1, 2)
 
 
 @in_c(weight_by_gathering)
 def _(x: Array, y: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Array:
-    dtype, c, o = np.result_type(x, y), x.shape[1], y.shape[1]
+    dtype = np.result_type(x, y)
     job = job_of_patches(x.shape, y.shape, kernel, stride, padding, dilation, dtype)
-    slopes = np.empty((job.groups, o, *kernel, c), dtype)
-    job.run("images_by_patches", in_memory(x, dtype), in_memory(y, dtype), None, None, None, slopes)
+    slopes = np.empty((job.groups, y.shape[1], *kernel, x.shape[1]), dtype)
+    job.run("images_by_patches", as_rows(x, dtype), as_rows(y, dtype), None, None, None, slopes)
     return slopes[0].transpose(0, 3, 1, 2)
 
 
@@ -625,11 +632,7 @@ def _(
     y: Array, w: Array, bias: Array | None, size: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> Array:  # fmt: skip
     dtype, (_, c, *kernel) = np.result_type(y, w), w.shape
-    out = np.empty((len(y), *size, c), dtype)
     job = job_of_patches((len(y), c, *size), y.shape, tuple(kernel), stride, padding, dilation, dtype)
-    rows, bias = (
-        in_lines(w.astype(dtype, copy=False).transpose(0, 2, 3, 1)),
-        None if bias is None else np.ascontiguousarray(bias, dtype),
-    )
-    job.run("slopes_by_patches", in_memory(y, dtype), rows, bias, out)
+    rows, out = in_lines(w.astype(dtype, copy=False).transpose(0, 2, 3, 1)), np.empty((len(y), *size, c), dtype)
+    job.run("slopes_by_patches", as_rows(y, dtype), rows, as_bias(bias, dtype), out)
     return out.transpose(0, 3, 1, 2)
