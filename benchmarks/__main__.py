@@ -56,21 +56,14 @@ def random_images(size: str, n: int = BATCH) -> np.ndarray:
     return np.random.default_rng(0).integers(0, levels, (n, *shape)).astype(np.uint8)
 
 
-def both_formats(ours: ng.models.GenerativeModel) -> list[Any]:
-    """Torch's model in its default memory format and in channels-last."""
-    plain, last = torch_models.mirror(ours), torch_models.mirror(ours)
-    last.memory_format = torch.channels_last
-    return [plain, last.to(memory_format=torch.channels_last)]
-
-
 def check_equal(name: str, ours: ng.models.GenerativeModel, images: np.ndarray, processes: int = 1) -> None:
     """The same loss and the same gradients, in float64: in float32 a number that rounds to the other side of a kink
     would show more than a mistake.
 
     Raises:
         AssertionError: they differ."""
+    ours = torch_models.stirred(copy.deepcopy(ours).to(np.float64), 0.02)
     theirs = torch_models.mirror(ours).double()
-    ours = copy.deepcopy(ours).to(np.float64)
 
     def loss_and_slopes(loss_of: Callable[..., Any], parameters: list[Any]) -> list[np.ndarray]:
         loss = loss_of(images[team.part(len(images))], ng.Generator(1).stream(team.rank))
@@ -103,7 +96,7 @@ def training_steps() -> list[Comparison]:
     for size in SIZES:
         images = random_images(size)
         for name, ours in models(size).items():
-            steps = [step_of_theirs(model, images) for model in both_formats(ours)]
+            steps = [step_of_theirs(model, images) for model in torch_models.both_formats(ours)]
             for way, processes in ways().items():
                 check_equal(name, ours, images, processes)
                 with contextlib.closing(step_of_ours(ours, images, processes=processes)) as step:
@@ -236,7 +229,7 @@ def sampling() -> list[Comparison]:
     found = models("28×28")
     images = random_images("28×28", 16)
     t = np.full(16, 500)
-    ddpm, theirs = found["ddpm"], both_formats(found["ddpm"])
+    ddpm, theirs = found["ddpm"], torch_models.both_formats(found["ddpm"])
     x = ddpm.scaled(images)
 
     def torch_step(model: Any) -> None:
@@ -271,7 +264,9 @@ def pixelcnn_sampling(ours: ng.models.GenerativeModel, n: int = 16) -> Compariso
 
     name = f"PixelCNN sampling, {height}×{width}, batch {n}; the naive loop: one row of {height} timed, times {height}"
     row = compare(
-        name, lambda: ours.sample(n, ng.Generator(0)), *[lambda m=m: their_row(m) for m in both_formats(ours)]
+        name,
+        lambda: ours.sample(n, ng.Generator(0)),
+        *[lambda m=m: their_row(m) for m in torch_models.both_formats(ours)],
     )
     return dataclasses.replace(row, theirs=row.theirs * height, low=row.low / height, high=row.high / height)
 
@@ -399,6 +394,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     options.add_argument("--device", choices=DEVICES, default="cpu", help="cuda: both sides on a GPU")
     options.add_argument("--tf32", action="store_true", help="with --device cuda: products with TF32, on both sides")
+    options.add_argument("--budget", type=float, default=10.0, help="with --device cuda: seconds for each comparison")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--only", choices=[*PARTS, "memory"], help="one part of those on the CPU (default: all)")
     options.add_argument("--out", type=Path, help="write the tables there, as Markdown")
@@ -420,7 +416,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 cuda.check_devices()
             except RuntimeError as error:
                 options.error(str(error))
-        lines = cuda.tables(chosen.tf32) if chosen.device == "cuda" else on_this_processor(chosen.threads, chosen.only)
+        lines = (
+            cuda.tables(chosen.tf32, chosen.budget)
+            if chosen.device == "cuda"
+            else on_this_processor(chosen.threads, chosen.only)
+        )
     if chosen.out:
         chosen.out.write_text("\n".join(lines) + "\n")
 

@@ -5,6 +5,7 @@ Each class takes one of ours, copies its settings, and has the same losses, with
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,21 @@ class MaskedConv(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)
+
+
+def stirred(model: ng.models.GenerativeModel, by: float) -> ng.models.GenerativeModel:
+    """The model with no weight left at 0 or 1, behind which a mistake could hide: half of a U-Net begins as nothing."""
+    draw = np.random.default_rng(0)
+    for parameter in model.parameters():
+        parameter.data = (parameter.data + by * draw.normal(size=parameter.shape)).astype(parameter.dtype)
+    return model
+
+
+def both_formats(ours: ng.models.GenerativeModel) -> list[Any]:
+    """Torch's model in its default memory format and in channels-last."""
+    plain, last = mirror(ours), mirror(ours)
+    last.memory_format = torch.channels_last
+    return [plain, last.to(memory_format=torch.channels_last)]
 
 
 class Mirror(nn.Module):
@@ -150,7 +166,7 @@ class VAE(Mirror):
         else:
             reconstruction = -discretized_logistic(self.scaled(images), out[:, 0], out[:, 1] - 2.0, levels, 256).sum()
         kl = 0.5 * (std**2 + mean**2 - 1 - log_variance).sum()
-        return (reconstruction + kl) / images.size
+        return (reconstruction + kl) / math.prod(images.shape)
 
 
 def discretized_logistic(

@@ -89,11 +89,11 @@ def to_numpy(array: Array) -> np.ndarray:
 
 
 def resident(table: np.ndarray, dtype: Any, device: str) -> Array:
-    """A table of the host's in another type on a device, where it stays for its next use; not to be changed."""
+    """A table of the host's in another type on a device, where it stays, also for CUDA graphs; not to be changed."""
     return _resident(table.tobytes(), table.dtype, table.shape, np.dtype(dtype), device)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def _resident(numbers: bytes, own: np.dtype, shape: tuple[int, ...], dtype: np.dtype, device: str) -> Array:
     return to_device(np.frombuffer(numbers, own).reshape(shape).astype(dtype), device)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,10 +27,11 @@ from test_products import COPIED, UNCOPIED
 from tiny_runs import TINY, settings_of, some_images
 
 import nanogen as ng
+from benchmarks.torch_models import stirred
 from nanogen import compiled
 from nanogen.autograd import Tensor
 from nanogen.backend import device_module, to_numpy
-from nanogen.kernels.products import product
+from nanogen.kernels.products import Handle, own_handle, product
 from nanogen.training.loop import Trainer
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-11}  # of the largest number of a result; models lose another factor of 20
@@ -123,7 +125,7 @@ def test_operations(name: str, dtype: str, where: str, data: st.DataObject) -> N
 def test_models(name: str, dtype: str, where: str) -> None:
     """Each loss and the gradients of all its parameters, from the same weights and the same draws."""
     images = some_images(6)
-    here = ng.models.MODELS[name](images.shape, images.levels, **TINY[name]).to(np.dtype(dtype))
+    here = stirred(ng.models.MODELS[name](images.shape, images.levels, **TINY[name]).to(np.dtype(dtype)), 0.1)
     with on(where) as inexact:
         there = copy.deepcopy(here).to("cuda")
         for (_, loss, part), (_, loss_there, part_there) in zip(here.updates(), there.updates(), strict=True):
@@ -140,7 +142,7 @@ def test_models(name: str, dtype: str, where: str) -> None:
 def test_likelihoods(name: str, where: str) -> None:
     """The likelihood or its bound, in float64, with the same draws."""
     images = some_images(6)
-    here = ng.models.MODELS[name](images.shape, images.levels, **TINY[name]).to(np.dtype("float64"))
+    here = stirred(ng.models.MODELS[name](images.shape, images.levels, **TINY[name]).to(np.dtype("float64")), 0.1)
     with on(where) as inexact, ng.no_grad():
         there = copy.deepcopy(here).to("cuda")
         if name == "pixelcnn":
@@ -176,6 +178,14 @@ def test_products(name: str, dtype: str, where: str) -> None:
         one = (np.arange(30 * 4).reshape(30, 4) % 7 - 3).astype(dtype)[: here.shape[-1]]
         assert_equal(product(there, moved(one)), here @ one, 0.0)
         assert_equal(product(there.swapaxes(-1, -2), there), here.swapaxes(-1, -2) @ here, 0.0)
+
+
+@pytest.mark.parametrize("where", DEVICES[1:])
+def test_products_go_by_a_handle_of_our_own(where: str) -> None:
+    """Where cuBLAS is not found products are CuPy's, after a warning: right, but no step can be captured."""
+    with on(where):
+        xp = device_module("cuda")
+        assert isinstance(own_handle(xp, xp.cuda.runtime.getDevice(), threading.get_ident()), Handle)
 
 
 @pytest.mark.gpu

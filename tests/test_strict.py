@@ -485,9 +485,9 @@ def test_the_benchmarks_take_a_device(monkeypatch: Any, capsys: Any, tmp_path: P
     assert "--tf32" in refused("--tf32")
     assert "--only" in refused("--device", "cuda", "--only", "layers")
     monkeypatch.setattr(benchmarks.cuda, "check_devices", lambda: None)
-    monkeypatch.setattr(benchmarks.cuda, "tables", lambda tf32: [f"TF32 {tf32}"])
+    monkeypatch.setattr(benchmarks.cuda, "tables", lambda tf32, budget: [f"TF32 {tf32}, {budget} s"])
     monkeypatch.setattr(benchmarks, "on_this_processor", None)
-    for given, expected in (((), "TF32 False\n"), (("--tf32",), "TF32 True\n")):
+    for given, expected in (((), "TF32 False, 10.0 s\n"), (("--tf32", "--budget", "3"), "TF32 True, 3.0 s\n")):
         benchmarks.main(("--device", "cuda", "--out", str(tmp_path / "table.md"), *given))
         assert (tmp_path / "table.md").read_text() == expected
 

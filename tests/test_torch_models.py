@@ -11,7 +11,7 @@ import torch
 
 import nanogen as ng
 from benchmarks import torch_models
-from nanogen.models import DDPM, GAN, VAE, GenerativeModel, PixelCNN
+from nanogen.models import DDPM, GAN, VAE, PixelCNN
 
 SHAPE, RGB = (1, 6, 8), (3, 4, 4)
 MODELS: dict[str, Any] = {
@@ -25,19 +25,10 @@ MODELS: dict[str, Any] = {
 }
 
 
-def stirred(model: GenerativeModel) -> GenerativeModel:
-    """In double precision, with no weight left at 0 or 1, behind which a mistake could hide."""
-    model = copy.deepcopy(model).to(np.float64)
-    draw = np.random.default_rng(0)
-    for parameter in model.parameters():
-        parameter.data = parameter.data + 0.1 * draw.normal(size=parameter.shape)
-    return model
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_losses_and_gradients_are_those_of_torch(name: str) -> None:
     """The loss, and its gradient in every parameter, to 1e-9; weights travel by the names that both sides share."""
-    ours = stirred(MODELS[name]())
+    ours = torch_models.stirred(MODELS[name]().to(np.float64), 0.1)
     theirs = torch_models.mirror(copy.deepcopy(ours)).double()
     theirs.load_state_dict({key: torch.from_numpy(np.array(array)) for key, array in ours.state_dict().items()})
     images = np.random.default_rng(1).integers(0, ours.levels, (6, *ours.image_shape)).astype(np.uint8)

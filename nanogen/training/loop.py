@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -40,12 +41,14 @@ def batch_indices(step: int, count: int, settings: Settings) -> np.ndarray:
     """Which images batch 1, 2, … takes: every pass goes through all `count` images in an order of its own.
 
     A function of its number alone, so that a resumed run goes on where it was."""
-    positions = np.arange((step - 1) * settings.batch, step * settings.batch)
-    orders = {
-        epoch: Generator(settings.seed).stream(SHUFFLES, epoch).permutation(count)
-        for epoch in set((positions // count).tolist())
-    }
-    return np.array([orders[position // count][position % count] for position in positions.tolist()])
+    positions = range((step - 1) * settings.batch, step * settings.batch)
+    return np.array([order(settings.seed, position // count, count)[position % count] for position in positions])
+
+
+@functools.lru_cache(4)
+def order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """In which the images are taken in pass 0, 1, …: made once a pass, not once a batch (1.7 ms for 60,000 images)."""
+    return Generator(seed).stream(SHUFFLES, epoch).permutation(count)
 
 
 class Trainer:
