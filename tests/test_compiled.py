@@ -328,6 +328,20 @@ def test_products_that_are_not_for_c() -> None:
             compiled.use_threads(1)
 
 
+def test_threads_are_given_back() -> None:
+    """Within, a product has one thread and C's loops have those that it was allowed; afterwards, also after an error,
+    it is as before."""
+    threads_of_blas, _ = backend.blas_threads()
+    with threadpool_limits(2):
+        with pytest.raises(ZeroDivisionError), backend.AllThreadsInC():
+            assert (threads_of_blas(), compiled.threads()) == (1, min(2, os.cpu_count() or 1))
+            with backend.AllThreadsInC():  # one is allowed now: nothing changes
+                pass
+            assert compiled.threads() == min(2, os.cpu_count() or 1)
+            _ = 1 / 0
+        assert (threads_of_blas(), compiled.threads()) == (2, 1)
+
+
 @pytest.mark.parametrize("dtype", EPSILON)
 def test_threads_change_nothing(dtype: str) -> None:
     """To the last bit the same with one, two and three threads: each number is made by one of them, in one order."""

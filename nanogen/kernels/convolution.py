@@ -27,9 +27,9 @@ from nanogen.backend import (
     BLOCK_BYTES,
     BLOCKS,
     GROUPS,
+    AllThreadsInC,
     Array,
     ByDevice,
-    all_threads_in_c,
     array_module,
     device_of,
     in_blocks,
@@ -498,7 +498,7 @@ class Job(NamedTuple):
     def run(self, name: str, *arrays: Array) -> None:
         """Call a function of convolution.c with these arrays, the first of which is there."""
         dtype = arrays[0].dtype
-        with all_threads_in_c():
+        with AllThreadsInC():
             memory = empty_in_lines((self.memory,), dtype)
             compiled.call(name, *arrays, memory, gemm_address(dtype.char), self.numbers)
 

@@ -48,15 +48,20 @@ PARTS = {
         ("test_products.py", "test_kernels.py::test_matmul_is_a_at_b", "test_kernels.py::test_products_in_pieces",
          "test_kernels.py::test_pieces_are_put_together", "test_kernels.py::test_where_matrices_begin",
          "test_kernels.py::test_the_largest_divisor",
-         "test_kernels.py::test_products_are_cut_where_there_are_kernels_for_small_ones"),
+         "test_kernels.py::test_products_are_cut_where_there_are_kernels_for_small_ones", "test_compiled.py"),
         ("test_kernels.py", "test_strict.py"),
     ),
     "convolution": Part(
         ("functional/conv.py", "kernels/convolution.py", "kernels/normalization.py", "kernels/reduction.py"),
-        ("test_conv.py", "test_kernels.py", "test_cuda.py"),
+        ("test_conv.py", "test_kernels.py", "test_cuda.py", "test_compiled.py"),
         ("test_functional.py", "test_nn.py", "test_torch.py", "test_torch_models.py", "test_products.py",
          "test_strict.py::test_a_run_on_the_stand_in_is_the_run_on_the_cpu",
          "test_processes.py::test_batch_norm_over_the_batch_of_all"),
+    ),
+    "compiled": Part(
+        ("compiled.py", "backend.py"),
+        ("test_compiled.py", "test_backend.py", "test_kernels.py"),
+        ("test_products.py", "test_optim.py", "test_processes.py", "test_strict.py"),
     ),
     "pixelcnn": Part(
         ("models/pixelcnn.py", "models/columns.py"),
