@@ -332,14 +332,17 @@ def test_threads_are_given_back() -> None:
     """Within, a product has one thread and C's loops have those that it was allowed; afterwards, also after an error,
     it is as before."""
     threads_of_blas, _ = backend.blas_threads()
+    there = lambda: (threads_of_blas(), compiled.threads())
     with threadpool_limits(2):
-        with pytest.raises(ZeroDivisionError), backend.AllThreadsInC():
-            assert (threads_of_blas(), compiled.threads()) == (1, min(2, os.cpu_count() or 1))
+        with backend.AllThreadsInC():
+            inside = there()
             with backend.AllThreadsInC():  # one is allowed now: nothing changes
-                pass
-            assert compiled.threads() == min(2, os.cpu_count() or 1)
+                assert there() == inside == (1, min(2, os.cpu_count() or 1))
+            assert there() == inside
+        assert there() == (2, 1)
+        with pytest.raises(ZeroDivisionError), backend.AllThreadsInC():
             _ = 1 / 0
-        assert (threads_of_blas(), compiled.threads()) == (2, 1)
+        assert there() == (2, 1)
 
 
 @pytest.mark.parametrize("dtype", EPSILON)
