@@ -74,7 +74,7 @@ def chunks(rng: np.random.Generator) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(int(rng.integers(1, 4))):
         patch.setattr(convolution, "CHUNK_BYTES", int(rng.choice([1, 1 << 12, 1 << 14, 1 << 20])))
         patch.setattr(convolution, "GROUPS", int(rng.choice([1, 2, 4])))
-        patch.setattr(convolution, "LEAST_IMAGES", int(rng.choice([0, 4])))
+        patch.setattr(convolution, "BLOCKS", int(rng.choice([1, 4])))
         patch.setattr(products, "SMALL", int(rng.choice([500, 5000, products.SMALL])))
         patch.setattr(convolution, "kernels_for_small", lambda: bool(rng.integers(2)))
         convolution.job.cache_clear()
@@ -118,6 +118,80 @@ def test_patches(
         assert_same(lambda: convolution.gather(x, w, of_y, *how, places))
         assert_same(lambda: convolution.weight_by_gathering(x, y, kernel, *how))
         assert_same(lambda: convolution.scatter(y, w, of_x, size, *how))
+
+
+@given(SEEDS, st.booleans(), *[st.integers(1, 300)] * 3, *[st.integers(1, 40)] * 2, *[st.integers(1, 16)] * 2)
+def test_job(seed: int, small: bool, n: int, c: int, o: int, lines: int, line: int, count: int, taps: int) -> None:
+    """A group has memory for what it takes at a time, which is whole images, as many as fit, or lines of one, or one
+    line; there are as many groups as threads could need, if each has images of as many numbers as the kernel at least;
+    products are cut as `piece` says."""
+    dtype = np.dtype(["float32", "float64"][seed % 2])
+    row, k = taps * c, dtype.itemsize
+    made = convolution.job((n, c, 7, 8), (n, o, 5, 6), lines, line, row, count, dtype, small, (1, 2, 3))
+    numbers = made.numbers.tolist()
+    images, at_once, groups, memory = numbers[7:11]
+    assert made.numbers.dtype == np.int64
+    assert numbers[:7] == [n, 7, 8, c, 5, 6, o]
+    assert numbers[20:] == [1, 2, 3]
+    of_image, of_kernel = count * lines * line * (row + o), count * row * o
+    assert made.groups == groups
+    assert groups in (1, *range(2, convolution.GROUPS + 1))
+    if groups > 1:
+        assert n * of_image >= groups * of_kernel
+        assert n >= groups
+    elif n >= convolution.GROUPS:
+        assert n * of_image < convolution.GROUPS * of_kernel or images >= n
+    room = convolution.CHUNK_BYTES * (1 if n * of_image >= 4 * of_kernel and n >= 4 else convolution.GROUPS)
+    if at_once < lines:  # not even one image fits
+        assert images == 1
+        assert of_image * k > room
+        assert at_once == max(room * lines // (of_image * k), 1)
+    else:
+        assert at_once == lines
+        assert images == 1 or images * of_image * k <= room
+        assert images == -(-n // groups) or (images + 1) * of_image * k > room or images * groups >= n
+    used = images * at_once * (of_image // lines) + (1 + images * at_once) * max(c, o)
+    assert 0 <= memory - used < products.LINE
+    assert memory * k % products.LINE == 0
+    assert made.memory == groups * memory
+    deep = images * at_once * line
+    cut = [(deep, o, row, False), (deep, row, o, False), (o, row, deep, True)]
+    pieces = [products.piece(4, *sizes, turned, False, small)[:3] for *sizes, turned in cut]
+    assert numbers[11:20] == [length for piece in pieces for length in piece]
+
+
+def test_convolutions_are_cs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is C each of them calls it, with the job for its shapes."""
+    called, jobs, call, job = [], [], compiled.call, convolution.job
+    monkeypatch.setattr(compiled, "call", lambda name, *of: called.append(name) or call(name, *of))
+    monkeypatch.setattr(convolution, "job", lambda *of: jobs.append(of[:6]) or job(*of))
+    x, w, y = (np.ones(shape, np.float32) for shape in ((2, 3, 6, 5), (4, 3, 3, 3), (2, 4, 6, 5)))
+    blocks = convolution.TILINGS[1]
+    large, square = np.ones((2, 3, 12, 10), np.float32), np.ones((4, 3, 4, 4), np.float32)
+    for one, name, shapes in (
+        (lambda: convolution.by_tiles(large, square, None, (1, 1), blocks, (6, 5)), "images_by_tiles", (3, 3, 12, 9)),
+        (lambda: convolution.weight_by_tiles(large, y, (1, 1), blocks), "images_by_tiles", (3, 3, 12, 9)),
+        (lambda: convolution.both_by_tiles(large, square, y, (1, 1), blocks), "images_by_tiles", (3, 3, 12, 9)),
+        (lambda: convolution.adjoint_by_tiles(y, square, (12, 10), (1, 1), blocks), "slopes_by_tiles", (3, 3, 12, 9)),
+        (
+            lambda: convolution.both_adjoints_by_tiles(large, square, y, (1, 1), blocks),
+            "slopes_by_tiles",
+            (3, 3, 12, 9),
+        ),
+        (lambda: gather(x, w, None, *[(1, 1)] * 3), "images_by_patches", (6, 5, 27, 1)),
+        (lambda: convolution.weight_by_gathering(x, y, (3, 3), *[(1, 1)] * 3), "images_by_patches", (6, 5, 27, 1)),
+        (lambda: convolution.scatter(y, w, None, (6, 5), *[(1, 1)] * 3), "slopes_by_patches", (6, 5, 27, 1)),
+    ):
+        called.clear()
+        jobs.clear()
+        one()
+        assert called == [name]
+        size = (12, 10) if "tiles" in name else (6, 5)
+        assert jobs == [((2, 3, *size), (2, 4, 6, 5), *shapes)]
+        called.clear()
+    none = x[:0]
+    assert gather(none, w, None, *[(1, 1)] * 3).shape == (0, 4, 6, 5)
+    assert not called
 
 
 def test_where_no_blas_is_found_convolutions_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,6 +234,13 @@ def test_padding_of_each_side(data):
         assert np.array_equal(a.data, b.data)
 
 
+@pytest.mark.parametrize("sides", [(-1, 0, 0, 0), (0, 0, 0, -1), (0, 0.5, 0, 0), (0, 0, 1.5, 0)])
+def test_sides_that_are_no_padding(sides):
+    """Each is an integer of at least 0."""
+    with pytest.raises(ValueError, match=r"^padding must be one or two integers of at least 0"):
+        F.conv2d(Tensor(np.ones((1, 1, 5, 5))), Tensor(np.ones((1, 1, 3, 3))), padding=sides)
+
+
 def means_under_windows(x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair, **how: Any) -> np.ndarray:
     """Window by window: what lies on the image, summed, over the number of places on the padded image (on the image
     itself, if the padding does not count).  A last window beyond the padding must begin before the padding does."""

@@ -484,7 +484,6 @@ def slopes_of_tiles(y: Array, dtype: Any, F: Tiling) -> Array:
 # The same in C: by tiles and by patches, each a function that goes through images and one that goes through slopes
 
 
-LEAST_IMAGES = 4  # times as many numbers as the kernel, for groups, each of which reads all of that, to pay
 CHUNK_BYTES = BLOCK_BYTES // 8  # about what a thread's images take: half of a core's own cache
 
 
@@ -514,7 +513,8 @@ def job(x: Pair, y: Pair, lines: int, line: int, row: int, count: int, dtype: np
         how: what C is told besides."""
     (n, c, *size), (_, o, *places), itemsize = x, y, dtype.itemsize
     of_line, of_kernel = count * line * (row + o), count * row * o
-    groups = GROUPS if n >= GROUPS and n * lines * of_line > LEAST_IMAGES * of_kernel else 1
+    # A group reads the whole kernel and has a gradient of its size, so its images have as many numbers at least.
+    groups = min(GROUPS, min(n, n * lines * of_line // of_kernel) // BLOCKS * BLOCKS) or 1
     fit = max(CHUNK_BYTES * GROUPS // groups // (of_line * itemsize), 1)  # lines, of as many images as are whole
     images, lines = min(max(fit // lines, 1), -(-n // groups)), min(fit, lines)
     groups, deep = min(groups, -(-n // images)), images * lines * line
