@@ -62,8 +62,9 @@ def check_equal(name: str, ours: ng.models.GenerativeModel, images: np.ndarray, 
 
     Raises:
         AssertionError: they differ."""
-    ours = torch_models.stirred(copy.deepcopy(ours).to(np.float64), 0.02)
+    ours = torch_models.stirred(copy.deepcopy(ours), 0.02)
     theirs = torch_models.mirror(ours).double()
+    ours = ours.to(np.float64)
 
     def loss_and_slopes(loss_of: Callable[..., Any], parameters: list[Any]) -> list[np.ndarray]:
         loss = loss_of(images[team.part(len(images))], ng.Generator(1).stream(team.rank))
