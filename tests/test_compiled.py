@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import gather
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
@@ -121,6 +121,8 @@ def test_patches(
 
 
 @given(SEEDS, st.booleans(), *[st.integers(1, 300)] * 3, *[st.integers(1, 40)] * 2, *[st.integers(1, 16)] * 2)
+@example(0, True, 64, 300, 300, 2, 2, 1, 9)  # a kernel of more numbers than the images
+@example(0, True, 64, 20, 20, 14, 14, 16, 1)  # and of fewer
 def test_job(seed: int, small: bool, n: int, c: int, o: int, lines: int, line: int, count: int, taps: int) -> None:
     """A group has memory for what it takes at a time, which is whole images, as many as fit, or lines of one, or one
     line; there are as many groups as threads could need, if each has images of as many numbers as the kernel at least;
@@ -166,7 +168,7 @@ def test_convolutions_are_cs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "call", lambda name, *of: called.append(name) or call(name, *of))
     monkeypatch.setattr(convolution, "job", lambda *of: jobs.append(of[:6]) or job(*of))
     x, w, y = (np.ones(shape, np.float32) for shape in ((2, 3, 6, 5), (4, 3, 3, 3), (2, 4, 6, 5)))
-    blocks = convolution.TILINGS[1]
+    single, blocks = convolution.TILINGS
     large, square = np.ones((2, 3, 12, 10), np.float32), np.ones((4, 3, 4, 4), np.float32)
     for one, name, shapes in (
         (lambda: convolution.by_tiles(large, square, None, (1, 1), blocks, (6, 5)), "images_by_tiles", (3, 3, 12, 9)),
@@ -178,6 +180,7 @@ def test_convolutions_are_cs(monkeypatch: pytest.MonkeyPatch) -> None:
             "slopes_by_tiles",
             (3, 3, 12, 9),
         ),
+        (lambda: convolution.by_tiles(x, w, None, (1, 1), single, (6, 5)), "images_by_tiles", (3, 3, 3, 16)),
         (lambda: gather(x, w, None, *[(1, 1)] * 3), "images_by_patches", (6, 5, 27, 1)),
         (lambda: convolution.weight_by_gathering(x, y, (3, 3), *[(1, 1)] * 3), "images_by_patches", (6, 5, 27, 1)),
         (lambda: convolution.scatter(y, w, None, (6, 5), *[(1, 1)] * 3), "slopes_by_patches", (6, 5, 27, 1)),
@@ -186,7 +189,7 @@ def test_convolutions_are_cs(monkeypatch: pytest.MonkeyPatch) -> None:
         jobs.clear()
         one()
         assert called == [name]
-        size = (12, 10) if "tiles" in name else (6, 5)
+        size = (12, 10) if shapes == (3, 3, 12, 9) else (6, 5)
         assert jobs == [((2, 3, *size), (2, 4, 6, 5), *shapes)]
         called.clear()
     none = x[:0]

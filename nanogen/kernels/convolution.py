@@ -16,6 +16,7 @@ Three ways, of which `convolve`, `convolve_adjoint` and `convolve_weight` choose
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -519,9 +520,9 @@ def job(x: Pair, y: Pair, lines: int, line: int, row: int, count: int, dtype: np
     images, lines = min(max(fit // lines, 1), -(-n // groups)), min(fit, lines)
     groups, deep = min(groups, -(-n // images)), images * lines * line
     products = ((deep, o, row, False), (deep, row, o, False), (o, row, deep, True))
-    pieces = [length for m, n_, k, turned in products for length in piece(BLOCKS, m, n_, k, turned, False, small)[:3]]
+    pieces = [piece(BLOCKS, m, across, k, turned, False, small)[:3] for m, across, k, turned in products]
     memory = -(-(images * lines * of_line + (1 + images * lines) * max(c, o)) * itemsize // LINE) * LINE // itemsize
-    numbers = [n, *size, c, *places, o, images, lines, groups, memory, *pieces, *how]
+    numbers = [n, *size, c, *places, o, images, lines, groups, memory, *itertools.chain(*pieces), *how]
     return Job(np.array(numbers, np.int64), groups, groups * memory)
 
 
