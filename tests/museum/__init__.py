@@ -135,6 +135,7 @@ def _score_table() -> list[str]:
     lines.append(f"| together | {mutants} | {killed}, {killed / mutants:.1%} | | | |")
     if unmeasured := [f"{part} ({', '.join(PARTS[part].files)})" for part in PARTS if part not in scores()]:
         lines += ["", f"Not measured yet: {'; '.join(unmeasured)}."]
+    lines += ["", "A score is of the files as they were on its day; what was written since waits for the next run."]
     return [*lines, ""]
 
 
