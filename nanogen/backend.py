@@ -158,8 +158,7 @@ def in_blocks(work: Callable[[slice], Any], like: Array, item_bytes: int) -> lis
 
 class AllThreadsInC:
     """Within this context C's loops are shared by as many threads as NumPy's matrix products are allowed, and a product
-    has one.  Where one was allowed nothing changes.  (A function with `contextlib` takes three times as long to enter,
-    4 % of a step at 8×8.)"""
+    has one.  Where one was allowed nothing changes."""
 
     def __enter__(self) -> None:
         threads_of_blas, self.use_threads_of_blas = blas_threads()

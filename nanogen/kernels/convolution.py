@@ -516,7 +516,8 @@ def job(x: Pair, y: Pair, lines: int, line: int, row: int, count: int, dtype: np
     of_line, of_kernel = count * line * (row + o), count * row * o
     # A group reads the whole kernel and has a gradient of its size, so its images have as many numbers at least.
     groups = min(GROUPS, min(n, n * lines * of_line // of_kernel) // BLOCKS * BLOCKS) or 1
-    fit = max(CHUNK_BYTES * GROUPS // groups // (of_line * itemsize), 1)  # lines, of as many images as are whole
+    room = CHUNK_BYTES if groups > 1 else CHUNK_BYTES * GROUPS  # where there is one group, all threads work at it
+    fit = max(room // (of_line * itemsize), 1)  # lines, of as many images as are whole
     images, lines = min(max(fit // lines, 1), -(-n // groups)), min(fit, lines)
     groups, deep = min(groups, -(-n // images)), images * lines * line
     products = ((deep, o, row, False), (deep, row, o, False), (o, row, deep, True))
