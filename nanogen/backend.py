@@ -270,7 +270,8 @@ class ByDevice:
 
     def __call__(self, array: Array, *arguments: Any, **named: Any) -> Any:
         if not isinstance(array, np.ndarray):
-            return self.gpu_form(array, *arguments, **named)
+            form = self.gpu_form if array.dtype.name in REAL else self.form
+            return form(array, *arguments, **named)
         form = self.c_form if self.c_form and compiled.has(array.dtype) else self.form
         return form(array, *arguments, **named)
 
@@ -308,6 +309,17 @@ def launch(source: str, name: str, grid: tuple[int, ...], block: tuple[int, ...]
         raise TypeError(f"{name}: on a GPU numbers are float32 or float64, got {first.dtype}")
     if min(grid) > 0:
         _cuda_kernel(source, name, first.dtype.name, array_module(first))(grid, block, arguments)
+
+
+THREADS = 256  # of a block
+
+
+def shared_out(rows: int, columns: int) -> tuple[tuple[int], tuple[int, int]]:
+    """Grid and block for a kernel that goes through rows of numbers: a row for a warp, or for as many of its threads as
+    there are columns."""
+    each = max(min(columns, 32), 1)
+    together = THREADS // each
+    return (-(-rows // together),), (each, together)
 
 
 @functools.cache

@@ -14,9 +14,13 @@ from hypothesis import strategies as st
 from strict import compiled, cuda, device
 
 from nanogen import backend
-from nanogen.kernels import cross_entropy, normalization
+from nanogen.kernels import convolution, cross_entropy, normalization
 
-SOURCES = {"cross_entropy": cross_entropy.SOURCE, "normalization": normalization.SOURCE}
+SOURCES = {
+    "convolution": convolution.source(),
+    "cross_entropy": cross_entropy.SOURCE,
+    "normalization": normalization.SOURCE,
+}
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}  # of the largest number: some roundings
 BLOCKS = st.tuples(st.integers(1, 5), st.integers(1, 4))
 
@@ -63,9 +67,9 @@ def test_cross_entropy(dtype: str, seed: int, rows: int, classes: int, block: An
 @given(st.integers(0, 10**6), st.integers(0, 300))
 def test_a_warp_a_row(rows: int, classes: int) -> None:
     """A row is for a warp at most, which waits for nobody else; no thread has no class; and every row has a thread."""
-    (blocks,), (each, together) = cross_entropy.sizes(rows, classes)
+    (blocks,), (each, together) = backend.shared_out(rows, classes)
     assert each == (classes if 0 < classes < 32 else 32 if classes else 1)
-    assert cross_entropy.THREADS - each < each * together <= cross_entropy.THREADS
+    assert backend.THREADS - each < each * together <= backend.THREADS
     assert (blocks - 1) * together < rows <= blocks * together
 
 
@@ -128,6 +132,100 @@ def test_moments(cp: Any, over_batch: bool) -> None:
             assert_near(found, expected.astype(dtype))
 
 
+def integers(seed: int, *shapes: tuple[int, ...], dtype: Any = "float64") -> list[np.ndarray]:
+    """Of sums and products of these every digit is kept."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(-4, 5, shape).astype(dtype) for shape in shapes]
+
+
+SIZES = st.tuples(st.integers(0, 3), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9))  # N, C, H, W
+TWO, FROM_ONE = (st.tuples(st.integers(least, 3), st.integers(least, 3)) for least in (0, 1))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("F", convolution.TILINGS)
+@given(st.integers(0, 99), SIZES, st.integers(1, 4), TWO, st.booleans(), st.booleans(), BLOCKS)
+def test_tiles(F: Any, dtype: str, seed: int, of: Any, o: int, padding: Any, biased: bool, turned: bool, block: Any):
+    """Bᵀ d of tiles, Aᵀ m with a bias or none, and their adjoints are exactly those of NumPy's forms, for images and
+    paddings of any size, in memory channels last or not, and any number of threads."""
+    n, c, *size = of
+    kernel, stride = (F.r * F.s,) * 2, (F.s, F.s)
+    places = convolution.output_size(tuple(size), kernel, stride, padding, (1, 1))
+    if min(places) < 1:
+        return
+    counts = convolution.tile_counts(places)
+    tiles = n * counts[0] * counts[1]
+    x, y, of_x, of_y, bias = integers(
+        seed, of, (n, o, *places), (F.t**2, tiles, F.s**2 * c), (F.t**2, tiles, o), (o,), dtype=dtype
+    )
+    if turned:
+        x, y = convolution.in_order(x), convolution.in_order(y)
+
+    def results(xp: Any) -> list[Any]:
+        arrays = [xp.asarray(a) for a in (x, y, of_x, of_y, bias)]
+        images, outputs = xp.empty((n, *size, c), dtype), xp.empty((n, *places, o), dtype)
+        convolution.add_tiles(arrays[2], images, padding, counts, F)
+        convolution.put_tiles(arrays[3], arrays[4] if biased else None, outputs, F)
+        there = convolution.tiles(arrays[0], padding, counts, np.dtype(dtype), F)
+        return [there, convolution.slopes_of_tiles(arrays[1], np.dtype(dtype), F), images, outputs]
+
+    expected = results(np)
+    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "LARGEST_BLOCK", block)
+        for found, right in zip(results(cp), expected, strict=True):
+            assert (found.dtype, found.shape) == (right.dtype, right.shape)
+            np.testing.assert_array_equal(found.get(), right)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@given(st.integers(0, 99), SIZES, FROM_ONE, FROM_ONE, TWO, FROM_ONE, TWO, BLOCKS)
+def test_patches(
+    dtype: str, seed: int, of: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, more: Any, block
+):
+    """The pixels under a kernel, and what falls on each pixel, are exactly those of NumPy's forms, for any kernel,
+    stride, padding, dilation, more places than padding on both sides gives, and any number of threads."""
+    n, c, *size = of
+    places = convolution.output_size(tuple(size), kernel, stride, padding, dilation)
+    if min(places) < 1:
+        return
+    wider = tuple(p + m for p, m in zip(places, more, strict=True))
+    once = convolution.output_size(tuple(size), kernel, stride, padding, (1, 1))
+    x, products = integers(seed, of, (n, *once, *kernel, c), dtype=dtype)
+
+    def results(xp: Any) -> list[Any]:
+        sums = xp.empty((n, *size, c), dtype)
+        convolution.add_patches(xp.asarray(products), sums, stride, padding)
+        return [convolution.patches(xp.asarray(x), kernel, stride, padding, dilation, wider), sums]
+
+    expected = results(np)
+    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "LARGEST_BLOCK", block)
+        for found, right in zip(results(cp), expected, strict=True):
+            assert (found.dtype, found.shape) == (right.dtype, right.shape)
+            np.testing.assert_array_equal(found.get(), right)
+
+
+@given(st.integers(0, 99), st.integers(0, 40), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2000))
+def test_sums_over_tiles(seed: int, tiles: int, o: int, c: int, least: int) -> None:
+    """Σ over tiles of slopes times tiles in each coordinate, in groups or not: the same integers."""
+    slopes, of_x = integers(seed, (9, tiles, o), (9, tiles, c))
+    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolution, "LEAST_SUMS", least)
+        found = convolution.sums_over_tiles(cp.asarray(slopes), cp.asarray(of_x))
+        np.testing.assert_array_equal(found.get(), np.einsum("tno,tnc->toc", slopes, of_x))
+
+
+def test_few_sums_are_taken_in_groups(cp: Any, monkeypatch: Any) -> None:
+    """As many groups as LEAST_SUMS numbers take, the next power of two; fewer where the tiles do not divide by it."""
+    seen = []
+    monkeypatch.setattr(convolution, "product", lambda a, b: seen.append(a.shape[1]) or a @ b)
+    monkeypatch.setattr(convolution, "LEAST_SUMS", 9 * 6 * 10)
+    for tiles in (64, 48, 24, 5):
+        convolution.sums_over_tiles(cp.ones((9, tiles, 2)), cp.ones((9, tiles, 3)))
+    convolution.sums_over_tiles(cp.ones((9, 64, 6)), cp.ones((9, 64, 10)))
+    assert seen == [16, 16, 8, 1, 1]
+
+
 @given(st.integers(0, 9), st.integers(1, 600), st.integers(1, 40))
 def test_blocks_have_whole_groups(images: int, groups: int, each: int) -> None:
     """A block has neighbouring columns of one image: as many as are fetched at once, but whole groups; its threads are
@@ -142,7 +240,8 @@ def test_blocks_have_whole_groups(images: int, groups: int, each: int) -> None:
 
 
 def test_how_many_launches_there_are(cp: Any) -> None:
-    """Cross-entropy and group norm are one kernel each way.  Over the batch each step waits for all blocks of the one
+    """Cross-entropy and group norm are one kernel each way, and what goes around the products of a convolution is one
+    before and one after.  Over the batch each step waits for all blocks of the one
     before: the moments are four, the output a fifth, and the gradient two.  With known moments, one."""
     rows, ones = cp.asarray(np.random.default_rng(0).normal(size=(3, 4, 6))), cp.ones(6)
     labels, found = cp.zeros(12, np.int64), []
@@ -161,7 +260,14 @@ def test_how_many_launches_there_are(cp: Any) -> None:
         known = normalization.moments(rows, 3, over_batch)
         counted(lambda how=how, known=known: normalization.normalize(*how, known))
         counted(lambda saved=saved, out=out, how=how: normalization.normalize_gradients(out, saved, *how))
-    assert found == [1, 1, 1, 1, 1, 1, 4, 5, 1, 2]
+    x, w, y, (F, _) = cp.ones((2, 3, 8, 8)), cp.ones((5, 3, 3, 3)), cp.ones((2, 5, 8, 8)), convolution.TILINGS
+    how = ((1, 1), (1, 1), (1, 1), (8, 8))
+    counted(lambda: convolution.by_tiles(x, w, cp.ones(5), (1, 1), F, (8, 8)))
+    counted(lambda: convolution.both_by_tiles(x, w, y, (1, 1), F))
+    counted(lambda: convolution.both_adjoints_by_tiles(x, w, y, (1, 1), F))
+    counted(lambda: convolution.gather(x, w, None, *how))
+    counted(lambda: convolution.scatter(y, w, None, (8, 8), *how[:3]))
+    assert found == [1, 1, 1, 1, 1, 1, 4, 5, 1, 2, 2, 3, 3, 1, 1]
 
 
 def test_layouts(cp: Any) -> None:
@@ -205,7 +311,7 @@ def calls() -> dict[str, Callable[[Any], None]]:
         rows, g, weight, bias = (rng.normal(size=shape) for shape in ((2, 9, 6), (2, 9, 6), 6, 6))
         normalised(cp, rows, g, weight, bias, (2, 0.1, False, True))
 
-    return {"cross_entropy": cross_entropies, "normalization": normalisations}
+    return {"cross_entropy": cross_entropies, "normalization": normalisations}  # a convolution has no barriers
 
 
 BARRIER = "__syncthreads();"

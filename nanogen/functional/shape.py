@@ -122,8 +122,10 @@ def flip(input: Tensor, dims: Any) -> Tensor:
 
 @primitive
 def concatenate(*inputs, dim):
-    """The inputs one after the other along `dim`."""
-    return array_module(inputs[0]).concatenate(inputs, axis=dim)
+    """The inputs one after the other along `dim`; in memory as the first one's axes lie."""
+    xp, shape = array_module(inputs[0]), list(inputs[0].shape)
+    shape[dim] = sum(x.shape[dim] for x in inputs)
+    return xp.concatenate(inputs, axis=dim, out=xp.empty_like(inputs[0], xp.result_type(*inputs), shape=shape))
 
 
 def _part(i: int, g: Tensor, out: Tensor, *inputs: Tensor, dim: int) -> Tensor:

@@ -5,73 +5,18 @@
 // and written to a row that nobody looks at, so that the loop over channels knows nothing of borders.
 
 #include "kernels/products.h"
+#include "kernels/tiles.h"
 
-typedef struct { Int n, h, w, c; } Size;
-
-INLINE Real* pixel(const Real* x, Size of, Int row, Int column, const Real* outside)
-{
-    int inside = 0 <= row && row < of.h && 0 <= column && column < of.w;
-    return (Real*)(inside ? x + (row * of.w + column) * of.c : outside);
-}
-
-// F(2×2, r×r) along one axis: r = 3 and 2, t = r + 1, see TILINGS.  Numbers lie a step from each other.
-
-INLINE void input(int t, const Real* d, int step, Real* m)  // Bᵀ d
-{
-    Real d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = t == 4 ? d[3 * step] : 0;
-    m[0] = t == 4 ? d0 - d2 : d0 - d1;
-    m[step] = t == 4 ? d1 + d2 : d1;
-    m[2 * step] = d2 - d1;
-    if (t == 4) m[3 * step] = d1 - d3;
-}
-
-INLINE void input_adjoint(int t, const Real* m, int step, Real* d)  // B m
-{
-    Real m0 = m[0], m1 = m[step], m2 = m[2 * step], m3 = t == 4 ? m[3 * step] : 0;
-    d[0] = m0;
-    d[step] = t == 4 ? m1 - m2 + m3 : m1 - m0 - m2;
-    d[2 * step] = t == 4 ? m1 + m2 - m0 : m2;
-    if (t == 4) d[3 * step] = -m3;
-}
-
-INLINE void output(int t, const Real* m, int step, Real* y)  // Aᵀ m
-{
-    Real m0 = m[0], m1 = m[step], m2 = m[2 * step], m3 = t == 4 ? m[3 * step] : 0;
-    y[0] = t == 4 ? m0 + m1 + m2 : m0 + m1;
-    y[step] = t == 4 ? m1 - m2 - m3 : m1 + m2;
-}
-
-INLINE void output_adjoint(int t, const Real* y, int step, Real* m)  // A y
-{
-    Real y0 = y[0], y1 = y[step];
-    m[0] = y0;
-    m[step] = y0 + y1;
-    m[2 * step] = t == 4 ? y0 - y1 : y1;
-    if (t == 4) m[3 * step] = -y1;
-}
-
-// The same in two dimensions, at all channels.  Numbers are in rows of 4 here; in the tiles, t·t of them lie `apart`.
-
-typedef struct { Int th, tw, s, ph, pw; } Tiles;
-
-// The pixels of the tile (i, j), or of each block of it the one at `place`, of s×s.
-INLINE void pixels_of_tile(
-    int t, const Real* x, Size of, Tiles in, Int i, Int j, Int place, const Real* outside, Real** at)
-{
-    Int row = in.s * 2 * i + place / in.s - in.ph, column = in.s * 2 * j + place % in.s - in.pw;
-    for (int k = 0; k < t; k++)
-        for (int l = 0; l < t; l++) at[4 * k + l] = pixel(x, of, row + in.s * k, column + in.s * l, outside);
-}
+// A tile at all channels; its t·t numbers lie `apart`.
 
 INLINE void tile(int t, Real* const* from, Int c, Real* to, Int apart)
 {
 #pragma GCC ivdep
     for (Int q = 0; q < c; q++) {
-        Real d[16], e[16];
+        Real d[16];
         for (int k = 0; k < t; k++)
             for (int l = 0; l < t; l++) d[4 * k + l] = from[4 * k + l][q];
-        for (int l = 0; l < t; l++) input(t, d + l, 4, e + l);
-        for (int k = 0; k < t; k++) input(t, e + 4 * k, 1, d + 4 * k);
+        input_of_tile(t, d);
         for (int k = 0; k < t; k++)
             for (int l = 0; l < t; l++) to[(t * k + l) * apart + q] = d[4 * k + l];
     }
@@ -81,11 +26,10 @@ INLINE void add_tile(int t, const Real* from, Int apart, Int c, Real* const* to)
 {
 #pragma GCC ivdep
     for (Int q = 0; q < c; q++) {
-        Real d[16], e[16];
+        Real d[16];
         for (int k = 0; k < t; k++)
             for (int l = 0; l < t; l++) d[4 * k + l] = from[(t * k + l) * apart + q];
-        for (int l = 0; l < t; l++) input_adjoint(t, d + l, 4, e + l);
-        for (int k = 0; k < t; k++) input_adjoint(t, e + 4 * k, 1, d + 4 * k);
+        input_of_tile_adjoint(t, d);
         for (int k = 0; k < t; k++)
             for (int l = 0; l < t; l++) to[4 * k + l][q] += d[4 * k + l];
     }
@@ -95,12 +39,11 @@ INLINE void put_tile(int t, const Real* from, Int apart, const Real* bias, Int c
 {
 #pragma GCC ivdep
     for (Int q = 0; q < c; q++) {
-        Real d[16], e[8], f[4];
+        Real d[16];
         for (int k = 0; k < t; k++)
             for (int l = 0; l < t; l++) d[4 * k + l] = from[(t * k + l) * apart + q];
-        for (int l = 0; l < t; l++) output(t, d + l, 4, e + l);
-        for (int k = 0; k < 2; k++) output(t, e + 4 * k, 1, f + 2 * k);
-        for (int k = 0; k < 4; k++) to[k][q] = f[k] + bias[q];
+        output_of_tile(t, d);
+        for (int k = 0; k < 4; k++) to[k][q] = d[4 * (k / 2) + k % 2] + bias[q];
     }
 }
 
@@ -108,10 +51,9 @@ INLINE void slope_of_tile(int t, Real* const* from, Int c, Real* to, Int apart)
 {
 #pragma GCC ivdep
     for (Int q = 0; q < c; q++) {
-        Real f[4], e[8], d[16];
-        for (int k = 0; k < 4; k++) f[k] = from[k][q];
-        for (int k = 0; k < 2; k++) output_adjoint(t, f + 2 * k, 1, e + 4 * k);
-        for (int l = 0; l < t; l++) output_adjoint(t, e + l, 4, d + l);
+        Real d[16];
+        for (int k = 0; k < 4; k++) d[4 * (k / 2) + k % 2] = from[k][q];
+        output_of_tile_adjoint(t, d);
         for (int k = 0; k < t; k++)
             for (int l = 0; l < t; l++) to[(t * k + l) * apart + q] = d[4 * k + l];
     }
@@ -150,11 +92,6 @@ static void add_tiles(const Real* products, Size of, Tiles in, Int t, Lines line
                  block % blocks / (in.s * in.s), block % (in.s * in.s), outside + m * of.c, at);
             OF_T(add_tile, products + (m * lines.count * blocks + block) * of.c, apart, of.c, at);
         }
-}
-
-INLINE void outputs_of_tile(const Real* y, Size of, Int i, Int j, const Real* outside, Real** at)
-{
-    for (int k = 0; k < 4; k++) at[k] = pixel(y, of, 2 * i + k / 2, 2 * j + k % 2, outside);
 }
 
 static void put_tiles(

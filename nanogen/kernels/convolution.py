@@ -19,6 +19,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +35,9 @@ from nanogen.backend import (
     array_module,
     device_of,
     in_blocks,
+    launch,
     resident,
+    shared_out,
 )
 from nanogen.kernels.products import (
     LINE,
@@ -166,6 +169,7 @@ def sum_of_pixels(y: Array) -> Array:
 # Gather and scatter
 
 
+@ByDevice
 def patches(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, size: Pair) -> Array:
     """The pixels under the kernel, a row a place: (N, C, H, W) to (N · OH · OW, KH · KW · C)."""
     xp, (n, c, h, w), (oh, ow) = array_module(x), x.shape, size
@@ -256,6 +260,7 @@ def scatter(
     return out.transpose(0, 3, 1, 2)
 
 
+@ByDevice
 def add_patches(products: Array, out: Array, stride: Pair, padding: Pair) -> None:
     """The adjoint of `patches`: (N, OH, OW, KH, KW, C) to (N, H, W, C)."""
     xp, (_, oh, ow, kh, kw, c), (n, h, w, _) = array_module(out), products.shape, out.shape
@@ -385,8 +390,7 @@ def weight_by_tiles(x: Array, y: Array, padding: Pair, F: Tiling) -> Array:
     counts, dtype = tile_counts(y.shape[2:]), array_module(x).result_type(x, y)
 
     def block(here: slice) -> Array:
-        slopes = slopes_of_tiles(y[here], dtype, F).transpose(0, 2, 1)
-        return product(slopes, tiles(x[here], padding, counts, dtype, F))
+        return sums_over_tiles(slopes_of_tiles(y[here], dtype, F), tiles(x[here], padding, counts, dtype, F))
 
     return weight_of_tiles(in_blocks(block, x, F.item_bytes(counts, (x.shape[1], y.shape[1]), x)), F)
 
@@ -401,7 +405,7 @@ def both_by_tiles(x: Array, w: Array, y: Array, padding: Pair, F: Tiling) -> tup
     def block(here: slice) -> Array:
         of_x = tiles(x[here], padding, counts, out.dtype, F)
         put_tiles(product(of_x, kernels), None, out[here], F)
-        return product(slopes_of_tiles(y[here], out.dtype, F).transpose(0, 2, 1), of_x)
+        return sums_over_tiles(slopes_of_tiles(y[here], out.dtype, F), of_x)
 
     slopes = in_blocks(block, x, F.item_bytes(counts, (c, o), x))
     return out.transpose(0, 3, 1, 2), weight_of_tiles(slopes, F)
@@ -417,12 +421,13 @@ def both_adjoints_by_tiles(x: Array, w: Array, y: Array, padding: Pair, F: Tilin
     def block(here: slice) -> Array:
         of_y = slopes_of_tiles(y[here], out.dtype, F)
         add_tiles(product(of_y, kernels), out[here], padding, counts, F)
-        return product(of_y.transpose(0, 2, 1), tiles(x[here], padding, counts, out.dtype, F))
+        return sums_over_tiles(of_y, tiles(x[here], padding, counts, out.dtype, F))
 
     slopes = in_blocks(block, x, F.item_bytes(counts, (c, o), x))
     return out.transpose(0, 3, 1, 2), weight_of_tiles(slopes, F)
 
 
+@ByDevice
 def tiles(x: Array, padding: Pair, counts: Pair, dtype: Any, F: Tiling) -> Array:
     """Bᵀ d of every tile d, two blocks from the next: (N, C, H, W) to (t², N · tiles, s² · C) of dtype."""
     xp, (n, c, *_), (th, tw), s, t = array_module(x), x.shape, counts, F.s, F.t
@@ -433,6 +438,7 @@ def tiles(x: Array, padding: Pair, counts: Pair, dtype: Any, F: Tiling) -> Array
     return product(resident(F.input, dtype, device_of(x)), windows, exact=True).reshape(t * t, n * th * tw, s * s * c)
 
 
+@ByDevice
 def add_tiles(products: Array, out: Array, padding: Pair, counts: Pair, F: Tiling) -> None:
     """B m of every tile's products m, the adjoint of `tiles`: (t², N · tiles, s² · C) to (N, H, W, C)."""
     xp, (n, h, w, c), (ph, pw), (th, tw), s, t = array_module(out), out.shape, padding, counts, F.s, F.t
@@ -460,6 +466,7 @@ def weight_of_tiles(blocks: list[Any], F: Tiling) -> Array:
     return taps.transpose(2, 0, 3, 1, 4, 5).reshape(o, r * s, r * s, -1).transpose(0, 3, 1, 2)
 
 
+@ByDevice
 def put_tiles(products: Array, bias: Array | None, out: Array, F: Tiling) -> None:
     """Aᵀ m of every tile's products m, (t², N · tiles, O), and a bias, to its four pixels' place in (N, OH, OW, O)."""
     n, oh, ow, o = out.shape
@@ -471,6 +478,7 @@ def put_tiles(products: Array, bias: Array | None, out: Array, F: Tiling) -> Non
         out += bias
 
 
+@ByDevice
 def slopes_of_tiles(y: Array, dtype: Any, F: Tiling) -> Array:
     """A y, the adjoint of `put_tiles`: (N, O, OH, OW) to (t², N · tiles, O)."""
     n, o, *size = y.shape
@@ -480,6 +488,92 @@ def slopes_of_tiles(y: Array, dtype: Any, F: Tiling) -> Array:
         corner[:, : places.shape[1], : places.shape[2]] = places
     slopes = product(resident(F.output.T, dtype, device_of(y)), corners.reshape(4, -1), exact=True)
     return slopes.reshape(F.t**2, -1, o)
+
+
+@ByDevice
+def sums_over_tiles(slopes: Array, of_x: Array) -> Array:
+    """In each coordinate the slopes, transposed, times the tiles: (t², N · tiles, O), (t², N · tiles, s² · C) to
+    (t², O, s² · C)."""
+    return product(slopes.transpose(0, 2, 1), of_x)
+
+
+# On a GPU what goes around the products is a kernel each (`convolution.cu`)
+
+
+@functools.cache
+def source() -> str:
+    here = Path(__file__).parent
+    return (here / "convolution.cu").read_text().replace('#include "tiles.h"', (here / "tiles.h").read_text())
+
+
+def launch_by_rows(name: str, rows: int, channels: int, *arguments: Any) -> None:
+    launch(source(), name, *shared_out(rows, channels), *arguments)
+
+
+@tiles.on_gpu
+def _(x: Array, padding: Pair, counts: Pair, dtype: Any, F: Tiling) -> Array:
+    xp, (n, c, h, w), rows = array_module(x), x.shape, len(x) * math.prod(counts) * F.s**2
+    out = xp.empty((F.t**2, rows, c), dtype)
+    x = channels_last(x.astype(dtype, copy=False))
+    launch_by_rows("tiles", rows, c, x, n, h, w, c, *counts, F.s, *padding, F.t, out)
+    return out.reshape(F.t**2, -1, F.s**2 * c)
+
+
+@add_tiles.on_gpu
+def _(products: Array, out: Array, padding: Pair, counts: Pair, F: Tiling) -> None:
+    (n, h, w, c), (th, tw) = out.shape, counts
+    rows = n * (th + 1) * (tw + 1) * F.s**2
+    launch_by_rows("add_tiles", rows, c, products, n, h, w, c, th, tw, F.s, *padding, F.t, out)
+
+
+@put_tiles.on_gpu
+def _(products: Array, bias: Array | None, out: Array, F: Tiling) -> None:
+    (n, h, w, c), counts = out.shape, tile_counts(out.shape[1:3])
+    own = products if bias is None else array_module(out).ascontiguousarray(bias, out.dtype)
+    given = (products, own, int(bias is not None), n, h, w, c, *counts, F.t, out)
+    launch_by_rows("put_tiles", n * math.prod(counts), c, *given)
+
+
+@slopes_of_tiles.on_gpu
+def _(y: Array, dtype: Any, F: Tiling) -> Array:
+    xp, (n, c, h, w), counts = array_module(y), y.shape, tile_counts(y.shape[2:])
+    out = xp.empty((F.t**2, n * math.prod(counts), c), dtype)
+    y = channels_last(y.astype(dtype, copy=False))
+    launch_by_rows("slopes_of_tiles", out.shape[1], c, y, n, h, w, c, *counts, F.t, out)
+    return out
+
+
+@patches.on_gpu
+def _(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, size: Pair) -> Array:
+    xp, (n, c, h, w), places = array_module(x), x.shape, len(x) * math.prod(size)
+    rows = channels_last(x)
+    if (kernel, stride, padding, size) == ((1, 1), (1, 1), (0, 0), (h, w)):
+        return rows.reshape(places, c)
+    taps = math.prod(kernel)
+    out = xp.empty((places, taps * c), x.dtype)
+    how = (*size, *kernel, *stride, *padding, *dilation)
+    launch_by_rows("patches", places * taps, c, rows, n, h, w, c, *how, out)
+    return out
+
+
+@add_patches.on_gpu
+def _(products: Array, out: Array, stride: Pair, padding: Pair) -> None:
+    (_, oh, ow, kh, kw, c), (n, h, w, _) = products.shape, out.shape
+    how = (oh, ow, kh, kw, *stride, *padding)
+    launch_by_rows("add_patches", n * h * w, c, products, n, h, w, c, *how, out)
+
+
+LEAST_SUMS = 1 << 21  # numbers of all products: 512 squares of 64×64, some for each of a GPU's multiprocessors
+
+
+@sums_over_tiles.on_gpu
+def _(slopes: Array, of_x: Array) -> Array:
+    """Few sums over many tiles: in groups of tiles, so that all multiprocessors have work."""
+    (coordinates, rows, o), channels = slopes.shape, of_x.shape[2]
+    wanted = -(-LEAST_SUMS // (coordinates * o * channels))
+    groups = math.gcd(rows, 1 << (wanted - 1).bit_length())
+    parts = (coordinates, groups, rows // groups)
+    return product(slopes.reshape(*parts, o).swapaxes(2, 3), of_x.reshape(*parts, channels)).sum(axis=1)
 
 
 # The same in C: by tiles and by patches, each a function that goes through images and one that goes through slopes

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from nanogen import compiled
-from nanogen.backend import Array, ByDevice, array_module, by_parts, launch
+from nanogen.backend import Array, ByDevice, array_module, by_parts, launch, shared_out
 
 
 @ByDevice
@@ -129,14 +129,6 @@ extern "C" __global__ void cross_entropy_slope(
         }
 }
 """
-THREADS = 256
-
-
-def sizes(rows: int, classes: int) -> tuple[tuple[int], tuple[int, int]]:
-    """A row of logits for a warp, or for as many of its threads as there are classes."""
-    each = max(min(classes, 32), 1)
-    together = THREADS // each
-    return (-(-rows // together),), (each, together)
 
 
 @cross_entropy.on_gpu
@@ -144,7 +136,7 @@ def _(rows: Array, labels: Array) -> tuple[Array, tuple[Array, Array]]:
     xp = array_module(rows)
     rows, labels = xp.ascontiguousarray(rows), xp.ascontiguousarray(labels, "int64")
     largest, total, loss = (xp.empty(len(rows), rows.dtype) for _ in range(3))
-    launch(SOURCE, "cross_entropy", *sizes(*rows.shape), rows, labels, *rows.shape, largest, total, loss)
+    launch(SOURCE, "cross_entropy", *shared_out(*rows.shape), rows, labels, *rows.shape, largest, total, loss)
     return loss, (largest, total)
 
 
@@ -153,5 +145,5 @@ def _(g: Array, rows: Array, labels: Array, largest: Array, total: Array) -> Arr
     xp, slope = array_module(rows), array_module(rows).empty(rows.shape, rows.dtype)
     g, rows, labels = xp.ascontiguousarray(g), xp.ascontiguousarray(rows), xp.ascontiguousarray(labels, "int64")
     given = (g, rows, labels, largest, total, *rows.shape, slope)
-    launch(SOURCE, "cross_entropy_slope", *sizes(*rows.shape), *given)
+    launch(SOURCE, "cross_entropy_slope", *shared_out(*rows.shape), *given)
     return slope

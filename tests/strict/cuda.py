@@ -41,6 +41,7 @@ BEFORE = """
 
 #define __global__
 #define __device__ static
+#define __forceinline__ inline
 #define __shared__ static __attribute__((section("shared_memory")))
 extern char __start_shared_memory[] __attribute__((weak, visibility("hidden")));
 extern char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
@@ -136,7 +137,7 @@ extern "C" int launch_{name}(const unsigned* sizes, bool from_the_last, void** a
 }}
 """
 KERNEL = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
-TYPES = {"int": np.int32, "long long": np.int64, "float": np.float32, "double": np.float64}
+TYPES = {"int": np.int32, "long long": np.int64, "Int": np.int64, "float": np.float32, "double": np.float64}
 NUMBERS: dict[type, type] = {
     int: np.int64,
     float: np.float64,

@@ -7,6 +7,7 @@ that CuPy's take.  Its `ndarray` wraps one of NumPy's and does what CuPy's does 
 - no mixing with NumPy's arrays, as operands, arguments, `out=` or values of an assignment;
 - whatever waits for the device is noted (`item`, `get`, `float`, `bool`, masks as indices …), and so is what comes
   from the host: see `watched`;
+- what arithmetic makes lies in memory in the order of its axes, whatever order the operands have;
 - integer indices out of range wrap around; an assignment through a mask takes values of the array's shape.
 
 It is stricter than CuPy where CuPy would help silently and this project's rules say it must not: `np.` functions on
@@ -114,6 +115,11 @@ def _host(value: Any, what: str) -> Any:
     return value
 
 
+def _in_order(value: Any) -> Any:
+    """As CuPy's elementwise functions make new arrays: in the order of their axes, where NumPy's keep the inputs'."""
+    return np.ascontiguousarray(value) if isinstance(value, np.ndarray) and value.ndim else value
+
+
 def _device(value: Any) -> Any:
     """What the device answers, of NumPy's answer: an array even for a single number."""
     kind = type(value)
@@ -164,6 +170,8 @@ def _function(name: str, numpys: Callable[..., Any]) -> Callable[..., Any]:
         if out is not None and type(out) is not ndarray:
             raise TypeError(f"cupy.{name}: out must be a device array, got {type(out)}")
         result = numpys(*[_host(a, name) for a in args], **{k: _host(v, name) for k, v in kwargs.items()})
+        if name in IN_ORDER and out is None:
+            result = _in_order(result)
         if name in ("empty", "empty_like") and result.dtype.kind == "f":
             result.fill(np.nan)  # not what was there before, which may be the right numbers
         return out if out is not None else _device(np.asarray(result) if name in TRUTHS else result)
@@ -294,6 +302,7 @@ class RawKernel:
         cuda.run(self.code, self.name, grid, block, tuple(_host(a, self.name) for a in args))
 
 
+IN_ORDER = {*RECORD["ufuncs"], "where", "concatenate"}
 WAITS = {
     "nonzero",
     "flatnonzero",
@@ -560,7 +569,7 @@ def _binary(name: str, reflected: bool) -> Callable[[ndarray, Any], Any]:
             if not isinstance(other, np.ndarray) and not (isinstance(other, list) and _for_spectators()):
                 return NotImplemented
             other = _host(other, name)
-        return _device(apply(other, self._host) if reflected else apply(self._host, other))
+        return _device(_in_order(apply(other, self._host) if reflected else apply(self._host, other)))
 
     return noted(operate)
 
@@ -577,7 +586,7 @@ def _in_place(name: str) -> Callable[[ndarray, Any], ndarray]:
 
 def _unary(name: str) -> Callable[[ndarray], ndarray]:
     apply = getattr(operator, name)
-    return noted(lambda self: _device(apply(self._host)))
+    return noted(lambda self: _device(_in_order(apply(self._host))))
 
 
 def _method(name: str, parameters: str) -> Callable[..., Any]:

@@ -1,0 +1,174 @@
+// What goes around the products of a convolution on a GPU: see the functions of the same names in convolution.py.
+//
+// Images lie as (N, H, W, C).  threadIdx.x goes over the channels, neighbours in memory; threadIdx.y and the blocks go
+// over rows of channels.  Where tiles or patches overlap, whoever owns a pixel adds up what falls on it: always in the
+// same order, and nobody waits for anybody.  Right for any number of blocks and of threads in them.
+
+#define INLINE __device__ __forceinline__
+typedef long long Int;
+#include "tiles.h"
+
+#define EACH_ROW(row, rows)                                                             \
+    for (Int row = (Int)blockIdx.x * blockDim.y + threadIdx.y, step = (Int)gridDim.x * blockDim.y; row < rows; \
+         row += step)
+#define EACH_CHANNEL(q, c) for (Int q = threadIdx.x; q < c; q += blockDim.x)
+#define OF_T(function, ...) (t == 4 ? function(4, __VA_ARGS__) : function(3, __VA_ARGS__))
+
+// The t·t numbers of a tile lie `apart`.
+
+INLINE void load(int t, const Real* from, Int apart, Real* d)
+{
+    for (int k = 0; k < t; k++)
+        for (int l = 0; l < t; l++) d[4 * k + l] = from[(t * k + l) * apart];
+}
+
+INLINE void store(int t, const Real* d, Int apart, Real* to)
+{
+    for (int k = 0; k < t; k++)
+        for (int l = 0; l < t; l++) to[(t * k + l) * apart] = d[4 * k + l];
+}
+
+// Row `row` of tiles: of the image, and of it the tile (i, j), and of that the place in each block.
+struct Tile { Int image, i, j, place; };
+
+INLINE Tile tile_of(Int row, Int th, Int tw, Int places)
+{
+    Int place = row % places, tile = row / places;
+    return {tile / tw / th, tile / tw % th, tile % tw, place};
+}
+
+INLINE void tile(int t, const Real* x, Size of, Tiles in, Tile at, Real* out, Int apart)
+{
+    Real *from[16], d[16];
+    pixels_of_tile(t, x + at.image * of.h * of.w * of.c, of, in, at.i, at.j, at.place, nullptr, from);
+    EACH_CHANNEL(q, of.c)
+    {
+        for (int k = 0; k < t; k++)
+            for (int l = 0; l < t; l++) d[4 * k + l] = from[4 * k + l] ? from[4 * k + l][q] : 0;
+        input_of_tile(t, d);
+        store(t, d, apart, out + q);
+    }
+}
+
+// Bᵀ d of every tile d: (n, h, w, c) to (t², n·th·tw·s², c).
+extern "C" __global__ void tiles(
+    const Real* x, Int n, Int h, Int w, Int c, Int th, Int tw, Int s, Int ph, Int pw, Int t, Real* out)
+{
+    Int rows = n * th * tw * s * s;
+    EACH_ROW(row, rows)
+    OF_T(tile, x, Size{n, h, w, c}, Tiles{th, tw, s, ph, pw}, tile_of(row, th, tw, s * s), out + row * c, rows * c);
+}
+
+// The first two blocks of the tile at.i, at.j, each way, are the last of the tiles before it.
+INLINE void add_tiles_at(int t, const Real* products, Size of, Tiles in, Tile at, Int apart, Real* x)
+{
+    Real *to[16], d[16];
+    pixels_of_tile(2, x + at.image * of.h * of.w * of.c, of, in, at.i, at.j, at.place, nullptr, to);
+    EACH_CHANNEL(q, of.c)
+    {
+        Real sums[4] = {0, 0, 0, 0};
+        for (int before = 0; before < 4; before++) {
+            int up = before / 2, left = before % 2;
+            Int i = at.i - up, j = at.j - left;
+            if (i < 0 || i >= in.th || j < 0 || j >= in.tw) continue;
+            Int row = ((at.image * in.th + i) * in.tw + j) * in.s * in.s + at.place;
+            load(t, products + row * of.c + q, apart, d);
+            input_of_tile_adjoint(t, d);
+            for (int k = 2 * up; k < 2 * up + 2 && k < t; k++)
+                for (int l = 2 * left; l < 2 * left + 2 && l < t; l++) sums[k % 2 * 2 + l % 2] += d[4 * k + l];
+        }
+        for (int k = 0; k < 4; k++)
+            if (to[4 * (k / 2) + k % 2]) to[4 * (k / 2) + k % 2][q] = sums[k];
+    }
+}
+
+// B m of every tile's products m, added up where they overlap: (t², n·th·tw·s², c) to (n, h, w, c).
+extern "C" __global__ void add_tiles(
+    const Real* products, Int n, Int h, Int w, Int c, Int th, Int tw, Int s, Int ph, Int pw, Int t, Real* x)
+{
+    Int apart = n * th * tw * s * s * c, rows = n * (th + 1) * (tw + 1) * s * s;
+    EACH_ROW(row, rows)
+    OF_T(add_tiles_at, products, Size{n, h, w, c}, Tiles{th, tw, s, ph, pw}, tile_of(row, th + 1, tw + 1, s * s),
+         apart, x);
+}
+
+INLINE void put_tile(int t, const Real* products, Int apart, const Real* bias, Size of, Tile at, Real* y)
+{
+    Real *to[4], d[16];
+    outputs_of_tile(y + at.image * of.h * of.w * of.c, of, at.i, at.j, nullptr, to);
+    EACH_CHANNEL(q, of.c)
+    {
+        load(t, products + q, apart, d);
+        output_of_tile(t, d);
+        for (int k = 0; k < 4; k++)
+            if (to[k]) to[k][q] = d[4 * (k / 2) + k % 2] + (bias ? bias[q] : 0);
+    }
+}
+
+// Aᵀ m of every tile's products m, (t², n·th·tw, c), and a bias where there is one, at its pixels' place in (n, h, w, c).
+extern "C" __global__ void put_tiles(
+    const Real* products, const Real* bias, Int biased, Int n, Int h, Int w, Int c, Int th, Int tw, Int t, Real* y)
+{
+    Int rows = n * th * tw;
+    EACH_ROW(row, rows)
+    OF_T(put_tile, products + row * c, rows * c, biased ? bias : nullptr, Size{n, h, w, c}, tile_of(row, th, tw, 1), y);
+}
+
+INLINE void slopes_of_tile(int t, const Real* y, Size of, Tile at, Real* out, Int apart)
+{
+    Real *from[4], d[16];
+    outputs_of_tile(y + at.image * of.h * of.w * of.c, of, at.i, at.j, nullptr, from);
+    EACH_CHANNEL(q, of.c)
+    {
+        for (int k = 0; k < 4; k++) d[4 * (k / 2) + k % 2] = from[k] ? from[k][q] : 0;
+        output_of_tile_adjoint(t, d);
+        store(t, d, apart, out + q);
+    }
+}
+
+// A y of every tile's outputs y: (n, h, w, c) to (t², n·th·tw, c).
+extern "C" __global__ void slopes_of_tiles(
+    const Real* y, Int n, Int h, Int w, Int c, Int th, Int tw, Int t, Real* out)
+{
+    Int rows = n * th * tw;
+    EACH_ROW(row, rows)
+    OF_T(slopes_of_tile, y, Size{n, h, w, c}, tile_of(row, th, tw, 1), out + row * c, rows * c);
+}
+
+// The pixels under the kernel, a row for each tap of each place: (n, h, w, c) to (n·oh·ow·kh·kw, c).
+extern "C" __global__ void patches(
+    const Real* x, Int n, Int h, Int w, Int c, Int oh, Int ow, Int kh, Int kw, Int sh, Int sw, Int ph, Int pw, Int dh,
+    Int dw, Real* out)
+{
+    Int rows = n * oh * ow * kh * kw;
+    EACH_ROW(row, rows)
+    {
+        Int l = row % kw, k = row / kw % kh, j = row / kw / kh % ow, i = row / kw / kh / ow % oh;
+        Int image = row / kw / kh / ow / oh;
+        const Real* from =
+            pixel(x + image * h * w * c, Size{n, h, w, c}, i * sh + k * dh - ph, j * sw + l * dw - pw, nullptr);
+        EACH_CHANNEL(q, c) out[row * c + q] = from ? from[q] : 0;
+    }
+}
+
+// The adjoint for a dilation of 1: what falls on each pixel.
+extern "C" __global__ void add_patches(
+    const Real* products, Int n, Int h, Int w, Int c, Int oh, Int ow, Int kh, Int kw, Int sh, Int sw, Int ph, Int pw,
+    Real* x)
+{
+    Int rows = n * h * w;
+    EACH_ROW(row, rows)
+    {
+        Int down = row / w % h + ph, right = row % w + pw, image = row / w / h;
+        EACH_CHANNEL(q, c)
+        {
+            Real sum = 0;
+            for (Int k = down % sh; k < kh && k <= down; k += sh)
+                for (Int l = right % sw; l < kw && l <= right; l += sw) {
+                    Int i = (down - k) / sh, j = (right - l) / sw;
+                    if (i < oh && j < ow) sum += products[((((image * oh + i) * ow + j) * kh + k) * kw + l) * c + q];
+                }
+            x[row * c + q] = sum;
+        }
+    }
+}
