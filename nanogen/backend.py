@@ -10,8 +10,10 @@ import contextvars
 import ctypes
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -291,6 +293,13 @@ def plus(a: Array, b: Array) -> Array:
 
 
 REAL = {"float32": "float", "float64": "double"}
+
+
+def cuda_source(name: str) -> str:
+    """The CUDA file of that name among the kernels, with the files that it includes."""
+    kernels = Path(__file__).parent / "kernels"
+    text = (kernels / f"{name}.cu").read_text()
+    return re.sub(r'#include "(.*)"\n', lambda included: (kernels / included[1]).read_text(), text)
 
 
 def launch(source: str, name: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:

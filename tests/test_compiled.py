@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from nanogen import backend, compiled, optim
-from nanogen.kernels import activation, convolution, cross_entropy, normalization, products
+from nanogen.kernels import activation, convolution, normalization, products, softmax
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 EPSILON = {"float32": 2**-23, "float64": 2**-52}
@@ -319,6 +319,22 @@ def activation_of(kernel: Any, x: np.ndarray) -> np.ndarray:
 
 
 @given(SEEDS, TYPES, st.integers(1, 9), st.integers(1, 40))
+def test_softmax(seed: int, dtype: str, rows: int, classes: int) -> None:
+    """Softmax and slope, of rows that lie one after the other or not; a logit of −∞ has no part, one of 1000 does
+    no harm, and a row of −∞ alone is NaN."""
+    rng = np.random.default_rng(seed)
+    logits, g = (3 * rng.normal(size=(classes, rows)).astype(dtype).T for _ in range(2))
+    logits[rng.uniform(size=logits.shape) < 0.1] = 1000
+    logits[rng.uniform(size=logits.shape) < 0.1] = -np.inf
+    logits = logits if rng.integers(2) else np.ascontiguousarray(logits)
+    with np.errstate(invalid="ignore"):
+        assert_same(lambda: softmax.softmax(logits), 20)
+        out = softmax.softmax(logits)
+        assert_same(lambda: softmax.softmax_slope(g, out), 20 * np.abs(g).max())
+    assert np.array_equal(np.isnan(out), np.repeat((logits == -np.inf).all(axis=1)[:, None], classes, axis=1))
+
+
+@given(SEEDS, TYPES, st.integers(1, 9), st.integers(1, 40))
 def test_cross_entropy(seed: int, dtype: str, rows: int, classes: int) -> None:
     """Loss and slope; a logit of −∞ or of 80 does no harm, and a row of −∞ alone has no loss."""
     rng = np.random.default_rng(seed)
@@ -328,15 +344,15 @@ def test_cross_entropy(seed: int, dtype: str, rows: int, classes: int) -> None:
     logits[(logits == -np.inf).all(axis=1)] = 0
     labels = rng.integers(0, classes, rows).astype(rng.choice(["int64", "int32", "uint8"]))
     logits[np.arange(rows), labels] = np.maximum(logits[np.arange(rows), labels], -9)
-    assert_same(lambda: cross_entropy.cross_entropy(logits, labels), 20)
-    saved = cross_entropy.cross_entropy(logits, labels)[1]
-    assert_same(lambda: cross_entropy.cross_entropy_slope(g, logits, labels, *saved), 20)
+    assert_same(lambda: softmax.cross_entropy(logits, labels), 20)
+    saved = softmax.cross_entropy(logits, labels)[1]
+    assert_same(lambda: softmax.cross_entropy_slope(g, logits, labels, *saved), 20)
 
 
 def test_a_label_that_is_no_class_has_no_loss() -> None:
     """The memory beside the logits is neither read nor changed."""
     logits, labels, around = np.ones((4, 3)), np.array([0, 3, -1, 2]), np.zeros((6, 3))
-    loss, (largest, total) = cross_entropy.cross_entropy(logits, labels)
+    loss, (largest, total) = softmax.cross_entropy(logits, labels)
     assert np.isnan(loss).tolist() == [False, True, True, False]
     compiled.call("cross_entropy_slope", np.ones(4), logits, 4, 3, labels, largest, total, around[1:5])
     assert not around[[0, 5]].any()
@@ -449,7 +465,7 @@ def test_threads_change_nothing(dtype: str) -> None:
         back = convolution.scatter(y, w, weight, (16, 14), *how)
         adjoints = convolution.both_adjoints_by_tiles(x, w, y, (1, 1), convolution.TILINGS[0])
         of_batch = normalization.normalize(rows, weight, weight, 32, 1e-5, True, False)
-        entropy = cross_entropy.cross_entropy(logits, labels)
+        entropy = softmax.cross_entropy(logits, labels), softmax.softmax(logits), softmax.softmax_slope(logits, logits)
         return arrays(
             [out, of_rows, convolution.convolve(x, w, None, *how), both, patches, back, adjoints, of_batch, entropy]
         )

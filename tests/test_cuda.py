@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from strict import compiled, cuda, device
 
 from nanogen import backend
-from nanogen.kernels import convolution, cross_entropy, normalization
+from nanogen.kernels import convolution, normalization, softmax
 
 SOURCES = {
-    "convolution": convolution.source(),
-    "cross_entropy": cross_entropy.SOURCE,
+    "convolution": convolution.SOURCE,
+    "softmax": softmax.SOURCE,
     "normalization": normalization.SOURCE,
 }
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}  # of the largest number: some roundings
@@ -49,19 +49,39 @@ def test_cross_entropy(dtype: str, seed: int, rows: int, classes: int, block: An
     logits[rng.uniform(size=logits.shape) < 0.1] = -np.inf
     labels = rng.integers(0, classes, rows)
     with np.errstate(invalid="ignore"):  # a row of −∞ alone
-        loss, saved = cross_entropy.cross_entropy(logits, labels)
-        slope = cross_entropy.cross_entropy_slope(g, logits, labels, *saved)
+        loss, saved = softmax.cross_entropy(logits, labels)
+        slope = softmax.cross_entropy_slope(g, logits, labels, *saved)
     with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "LARGEST_BLOCK", block)
         there = [cp.asarray(a) for a in (g, logits, labels)]
         if turned:
             small = labels.astype("int32")
             there = [cp.asarray(np.repeat(a.T, 2).reshape(*a.T.shape, 2))[..., 0].T for a in (g, logits, small)]
-        found, kept = cross_entropy.cross_entropy(*there[1:])
+        found, kept = softmax.cross_entropy(*there[1:])
         assert_near(found, loss)
         for one, other in zip(kept, saved, strict=True):
             assert_near(one, other)
-        assert_near(cross_entropy.cross_entropy_slope(*there, *kept), slope)
+        assert_near(softmax.cross_entropy_slope(*there, *kept), slope)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@given(st.integers(0, 99), st.integers(0, 9), st.integers(1, 7), BLOCKS, st.booleans())
+def test_softmax(dtype: str, seed: int, rows: int, classes: int, block: Any, turned: bool) -> None:
+    """Softmax and slope of the kernels are those of NumPy's forms, for any number of rows, classes and threads, and for
+    arrays that do not lie one row after the other; a logit of −∞ or of 1000 does no harm, a row of −∞ alone is NaN."""
+    rng = np.random.default_rng(seed)
+    logits, g = (3 * rng.normal(size=(rows, classes)).astype(dtype) for _ in range(2))
+    logits[rng.uniform(size=logits.shape) < 0.1] = 1000
+    logits[rng.uniform(size=logits.shape) < 0.1] = -np.inf
+    with np.errstate(invalid="ignore"):
+        out = softmax.softmax.form(logits)
+        slope = softmax.softmax_slope.form(g, out)
+    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "LARGEST_BLOCK", block)
+        there = [cp.asarray(a.T).T if turned else cp.asarray(a) for a in (logits, g)]
+        found = softmax.softmax(there[0])
+        assert_near(found, out)
+        assert_near(softmax.softmax_slope(there[1], found), slope)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 300))
@@ -76,7 +96,7 @@ def test_a_warp_a_row(rows: int, classes: int) -> None:
 def test_a_label_that_is_no_class_has_no_loss(cp: Any) -> None:
     """On a GPU labels are not looked at before: a wrong one gives NaN, where the memory beside would give a number."""
     labels = cp.asarray(np.array([0, 3, -1, 2]))
-    loss, _ = cross_entropy.cross_entropy(cp.asarray(np.ones((4, 3))), labels)
+    loss, _ = softmax.cross_entropy(cp.asarray(np.ones((4, 3))), labels)
     assert np.isnan(loss.get()).tolist() == [False, True, True, False]
 
 
@@ -240,9 +260,9 @@ def test_blocks_have_whole_groups(images: int, groups: int, each: int) -> None:
 
 
 def test_how_many_launches_there_are(cp: Any) -> None:
-    """Cross-entropy and group norm are one kernel each way, and what goes around the products of a convolution is one
-    before and one after.  Over the batch each step waits for all blocks of the one
-    before: the moments are four, the output a fifth, and the gradient two.  With known moments, one."""
+    """Softmax, cross-entropy and group norm are one kernel each way; what goes around the products of a convolution is
+    one before and one after.  Over the batch each step waits for all blocks of the one before: the moments are four,
+    the output a fifth, and the gradient two.  With known moments, one."""
     rows, ones = cp.asarray(np.random.default_rng(0).normal(size=(3, 4, 6))), cp.ones(6)
     labels, found = cp.zeros(12, np.int64), []
 
@@ -251,8 +271,9 @@ def test_how_many_launches_there_are(cp: Any) -> None:
         found.append(cuda.launches - before)
         return result
 
-    loss, saved = counted(lambda: cross_entropy.cross_entropy(rows.reshape(12, 6), labels))
-    counted(lambda: cross_entropy.cross_entropy_slope(loss, rows.reshape(12, 6), labels, *saved))
+    loss, saved = counted(lambda: softmax.cross_entropy(rows.reshape(12, 6), labels))
+    counted(lambda: softmax.cross_entropy_slope(loss, rows.reshape(12, 6), labels, *saved))
+    counted(lambda: softmax.softmax_slope(ones[None], softmax.softmax(ones[None])))
     for over_batch in (False, True):
         how = (rows, ones, ones, 3, 0.1, over_batch, True)
         counted(lambda over_batch=over_batch: normalization.moments(rows, 3, over_batch))
@@ -267,7 +288,7 @@ def test_how_many_launches_there_are(cp: Any) -> None:
     counted(lambda: convolution.both_adjoints_by_tiles(x, w, y, (1, 1), F))
     counted(lambda: convolution.gather(x, w, None, *how))
     counted(lambda: convolution.scatter(y, w, None, (8, 8), *how[:3]))
-    assert found == [1, 1, 1, 1, 1, 1, 4, 5, 1, 2, 2, 3, 3, 1, 1]
+    assert found == [1, 1, 2, 1, 1, 1, 1, 4, 5, 1, 2, 2, 3, 3, 1, 1]
 
 
 def test_layouts(cp: Any) -> None:
@@ -285,11 +306,11 @@ def test_blocks_as_they_are_launched(cp: Any, monkeypatch: Any) -> None:
     rng = np.random.default_rng(0)
     for classes in (3, 40):
         logits, labels, g = rng.normal(size=(100, classes)), rng.integers(0, classes, 100), rng.normal(size=100)
-        loss, saved = cross_entropy.cross_entropy(cp.asarray(logits), cp.asarray(labels))
-        expected, kept = cross_entropy.cross_entropy(logits, labels)
+        loss, saved = softmax.cross_entropy(cp.asarray(logits), cp.asarray(labels))
+        expected, kept = softmax.cross_entropy(logits, labels)
         assert_near(loss, expected)
-        slope = cross_entropy.cross_entropy_slope(cp.asarray(g), cp.asarray(logits), cp.asarray(labels), *saved)
-        assert_near(slope, cross_entropy.cross_entropy_slope(g, logits, labels, *kept))
+        slope = softmax.cross_entropy_slope(cp.asarray(g), cp.asarray(logits), cp.asarray(labels), *saved)
+        assert_near(slope, softmax.cross_entropy_slope(g, logits, labels, *kept))
     for c, groups, over_batch in ((40, 1, False), (12, 3, False), (12, 12, True)):
         rows, g, how = rng.normal(size=(2, 70, c)), rng.normal(size=(2, 70, c)), (groups, 0.1, over_batch, True)
         weight, bias = rng.normal(size=c), rng.normal(size=c)
@@ -303,15 +324,16 @@ def calls() -> dict[str, Callable[[Any], None]]:
     rng = np.random.default_rng(0)
     rows, labels, g = rng.normal(size=(5, 7)), np.arange(5), rng.normal(size=5)
 
-    def cross_entropies(cp: Any) -> None:
+    def softmaxes(cp: Any) -> None:
         there = [cp.asarray(a) for a in (g, rows, labels)]
-        cross_entropy.cross_entropy_slope(*there, *cross_entropy.cross_entropy(*there[1:])[1])
+        softmax.softmax_slope(there[1], softmax.softmax(there[1]))
+        softmax.cross_entropy_slope(*there, *softmax.cross_entropy(*there[1:])[1])
 
     def normalisations(cp: Any) -> None:
         rows, g, weight, bias = (rng.normal(size=shape) for shape in ((2, 9, 6), (2, 9, 6), 6, 6))
         normalised(cp, rows, g, weight, bias, (2, 0.1, False, True))
 
-    return {"cross_entropy": cross_entropies, "normalization": normalisations}  # a convolution has no barriers
+    return {"softmax": softmaxes, "normalization": normalisations}  # a convolution has no barriers
 
 
 BARRIER = "__syncthreads();"

@@ -131,11 +131,11 @@ def _(f, draw):
     return lambda x: f(x, *slope), [draw.array(draw.shape(), "nonzero")]
 
 
-@example("softmax", "log_softmax")
+@example("softmax", "log_softmax", "softmax_slope")
 def _(f, draw):
     x = draw.array(draw.shape())
     dim = draw.number(-max(x.ndim, 1), max(x.ndim, 1) - 1)
-    return lambda x: f(x, dim=dim), [x]
+    return lambda *xs: f(*xs, dim=dim), [x, draw.array(x.shape)] if f is PRIMITIVES["softmax_slope"] else [x]
 
 
 @example("dropout")

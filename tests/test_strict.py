@@ -123,6 +123,18 @@ def test_what_cupy_takes(cp: Any) -> None:
     assert not hasattr(x, "__imatmul__")
 
 
+def test_what_arithmetic_makes_lies_in_order(cp: Any) -> None:
+    """CuPy's elementwise functions, and its joins, make arrays that lie in the order of their axes, NumPy's as their
+    inputs; what is made like an array, or joined into one, lies as that does."""
+    x = cp.asarray(np.arange(6.0).reshape(2, 3).T)
+    for y in (x + x, 2.0 * x, -x, cp.exp(x), cp.where(x > 0, x, 0.0), cp.concatenate([x, x])):
+        assert y.flags.c_contiguous
+    assert cp.empty_like(x).strides == x.strides
+    joined = ng.cat([ng.Tensor(x), ng.Tensor(cp.ones((1, 2)))]).data
+    assert (joined.shape, joined.T.flags.c_contiguous) == ((4, 2), True)
+    assert joined.get().tolist() == [*x.get().tolist(), [1.0, 1.0]]
+
+
 def test_a_fused_function_is_one_of_elements(cp: Any) -> None:
     """CuPy's `fuse`: arithmetic, elementwise functions, `out=`, assignments; numbers take the type of the arrays."""
 

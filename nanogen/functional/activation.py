@@ -8,7 +8,8 @@ from nanogen.autograd import Tensor, fused, primitive
 from nanogen.backend import array_module, by_element
 from nanogen.functional.elementwise import exp, where
 from nanogen.functional.reduction import axes, sum
-from nanogen.kernels import activation as kernels
+from nanogen.kernels import activation
+from nanogen.kernels import softmax as rows
 from nanogen.random import Generator
 
 __all__ = [
@@ -19,13 +20,13 @@ __all__ = [
 @primitive
 def relu(input):
     """max(x, 0); the gradient at 0 is 0."""
-    return by_element(kernels.relu, input)
+    return by_element(activation.relu, input)
 
 
 @primitive
 def relu_slope(g, y):
     """g where relu gave a y above 0, and 0 elsewhere."""
-    return by_element(kernels.relu_slope, g, y)
+    return by_element(activation.relu_slope, g, y)
 
 
 relu.vjp(lambda g, out, x: relu_slope(g, out), reads="out")
@@ -39,12 +40,14 @@ def leaky_relu_definition(input: Tensor, negative_slope: float = 0.01) -> Tensor
 
 @fused(leaky_relu_definition)
 def leaky_relu(input, *, negative_slope=0.01):
-    return by_element(lambda x, y: kernels.leaky_relu(x, negative_slope, y), input), None
+    return by_element(lambda x, y: activation.leaky_relu(x, negative_slope, y), input), None
 
 
 @leaky_relu.gradient
 def _(g, saved, input, *, negative_slope, wanted):
-    return [by_element(lambda g, x, d: kernels.leaky_relu_slope(g, x, negative_slope, 1 - negative_slope, d), g, input)]
+    return [
+        by_element(lambda g, x, d: activation.leaky_relu_slope(g, x, negative_slope, 1 - negative_slope, d), g, input)
+    ]
 
 
 @primitive
@@ -90,38 +93,39 @@ def silu_definition(input: Tensor) -> Tensor:
 
 @fused(silu_definition)
 def silu(input):
-    out = by_element(kernels.silu, input)
+    out = by_element(activation.silu, input)
     return out, out
 
 
 @silu.gradient
 def _(g, out, input, *, wanted):
-    return [by_element(kernels.silu_slope, g, input, out)]
+    return [by_element(activation.silu_slope, g, input, out)]
 
 
 @primitive
 def softmax(input, *, dim):
     """eˣ / Σ eˣ over `dim`."""
-    xp, over = array_module(input), axes(dim, input.ndim)
-    if not input.size:
-        return input
-    out = xp.exp(input - input.max(axis=over, keepdims=True))
-    out /= out.sum(axis=over, keepdims=True)
-    return out
+    return rows.over_axes(rows.softmax, axes(dim, input.ndim), input)
 
 
-softmax.vjp(lambda g, out, x, dim: out * (g - sum(g * out, dim, keepdim=True)), reads="out")
+@primitive
+def softmax_slope(g, y, *, dim):
+    """y · (g − Σ g·y) over `dim`, where softmax gave y."""
+    return rows.over_axes(rows.softmax_slope, axes(dim, g.ndim), g, y)
+
+
+softmax.vjp(lambda g, out, x, dim: softmax_slope(g, out, dim=dim), reads="out")
+softmax_slope.vjp(
+    lambda h, out, g, y, dim: softmax_slope(h, y, dim=dim),
+    lambda h, out, g, y, dim: h * (g - sum(g * y, dim, keepdim=True)) - g * sum(h * y, dim, keepdim=True),
+    reads="g y",
+)
 
 
 @primitive
 def log_softmax(input, *, dim):
     """x − log Σ eˣ over `dim`."""
-    xp, over = array_module(input), axes(dim, input.ndim)
-    if not input.size:
-        return input
-    out = input - input.max(axis=over, keepdims=True)
-    out -= xp.log(xp.exp(out).sum(axis=over, keepdims=True))
-    return out
+    return rows.over_axes(rows.log_softmax, axes(dim, input.ndim), input)
 
 
 log_softmax.vjp(lambda g, out, x, dim: g - exp(out) * sum(g, dim, keepdim=True), reads="out")

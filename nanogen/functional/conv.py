@@ -233,11 +233,8 @@ def avg_pool2d(
 
 def settings(stride: int | Pair, padding: int | Pair, dilation: int | Pair) -> dict[str, Pair]:
     """The settings of a convolution for height and width, checked."""
-    return {
-        "stride": pair(stride, "stride", 1),
-        "padding": pair(padding, "padding", 0),
-        "dilation": pair(dilation, "dilation", 1),
-    }
+    given = {"stride": (stride, 1), "padding": (padding, 0), "dilation": (dilation, 1)}
+    return {name: pair(value, name, least) for name, (value, least) in given.items()}
 
 
 def pair(value: int | Pair, name: str, least: int) -> Pair:

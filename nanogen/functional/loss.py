@@ -9,7 +9,7 @@ from nanogen.backend import check_range, to_device
 from nanogen.functional.activation import log_softmax, logsigmoid
 from nanogen.functional.reduction import mean, sum
 from nanogen.functional.shape import one_hot
-from nanogen.kernels import cross_entropy as kernels
+from nanogen.kernels import softmax as kernels
 
 __all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "mse_loss"]
 

@@ -8,7 +8,7 @@
 typedef long long Int;
 #include "tiles.h"
 
-#define EACH_ROW(row, rows)                                                             \
+#define EACH_ROW(row, rows) \
     for (Int row = (Int)blockIdx.x * blockDim.y + threadIdx.y, step = (Int)gridDim.x * blockDim.y; row < rows; \
          row += step)
 #define EACH_CHANNEL(q, c) for (Int q = threadIdx.x; q < c; q += blockDim.x)

@@ -3,7 +3,8 @@
 Arrays have the shape (N, C, H, W); results lie in memory as (N, H, W, C), so that patches are copied in long runs and
 products of matrices write their results in place.  NumPy's elementwise operations keep that; CuPy's do not, at the
 price of a copy.  Images are taken some at a time, as many as stay in the cache from one step to the next, on all
-threads.  In C (`convolution.c`) a thread takes a few through all steps at once.
+threads.  In C (`convolution.c`) a thread takes a few through all steps at once; on a GPU (`convolution.cu`) all images
+take each step, which is a kernel.
 
 Three ways, of which `convolve`, `convolve_adjoint` and `convolve_weight` choose:
 
@@ -19,7 +20,6 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ from nanogen.backend import (
     Array,
     ByDevice,
     array_module,
+    cuda_source,
     device_of,
     in_blocks,
     launch,
@@ -200,7 +201,7 @@ def spaced(w: Array) -> Array:
     """The kernel, in memory with a channel to spare where its outputs are a multiple of 4096 bytes apart: these fall on
     the same few lines of the cache, and to turn 128×64×4×4 numbers round takes 0.4 ms in place of 0.1."""
     o, c, kh, kw = w.shape
-    if w.strides[0] % 4096:
+    if w.strides[0] % 4096 or not isinstance(w, np.ndarray):
         return w
     copy = array_module(w).empty((o, c + 1, kh, kw), w.dtype)[:, :c]
     copy[...] = w
@@ -497,17 +498,14 @@ def sums_over_tiles(slopes: Array, of_x: Array) -> Array:
     return product(slopes.transpose(0, 2, 1), of_x)
 
 
-# On a GPU what goes around the products is a kernel each (`convolution.cu`)
+# On a GPU: a kernel before a product, and one after it
 
 
-@functools.cache
-def source() -> str:
-    here = Path(__file__).parent
-    return (here / "convolution.cu").read_text().replace('#include "tiles.h"', (here / "tiles.h").read_text())
+SOURCE = cuda_source("convolution")
 
 
 def launch_by_rows(name: str, rows: int, channels: int, *arguments: Any) -> None:
-    launch(source(), name, *shared_out(rows, channels), *arguments)
+    launch(SOURCE, name, *shared_out(rows, channels), *arguments)
 
 
 @tiles.on_gpu

@@ -33,7 +33,7 @@ PARTS = {
     ),
     "layers": Part(
         ("functional/activation.py", "functional/loss.py", "functional/matrix.py", "functional/normalization.py",
-         "kernels/cross_entropy.py"),
+         "kernels/softmax.py"),
         ("test_functional.py", "test_torch.py", "test_cuda.py", "test_parity.py::test_operations"),
         ("test_nn.py", "test_torch_models.py", "test_strict.py::test_a_run_on_the_stand_in_is_the_run_on_the_cpu",
          "test_processes.py::test_batch_norm_over_the_batch_of_all"),

@@ -1,17 +1,68 @@
-"""Softmax cross-entropy with labels, on raw arrays: NumPy's form in blocks of rows, a GPU's one kernel each way.
+"""Softmax, and its cross-entropy with labels, on raw arrays: NumPy's form in blocks of rows, a GPU's one kernel a way.
 
+    y = eˣ / Σₖ eˣᵏ,  dx = y · (g − Σₖ gₖ yₖ)
     loss = log Σₖ eˣᵏ − x_label,  dx = g · (softmax(x) − one_hot(label))
 
-Both keep two numbers a row: its largest logit and the sum of e^(x − largest), the total.  To keep the softmax would
-take as much memory as the logits, and no less time.
+The loss keeps two numbers a row: its largest logit and the sum of e^(x − largest), the total.  To keep the softmax
+would take as much memory as the logits, and no less time.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from nanogen import compiled
-from nanogen.backend import Array, ByDevice, array_module, by_parts, launch, shared_out
+from nanogen.backend import Array, ByDevice, array_module, by_parts, cuda_source, launch, shared_out
+
+
+def over_axes(kernel: Callable[..., Array], axes: Sequence[int], *arrays: Array) -> Array:
+    """What a kernel makes of rows, as which it is given these axes of arrays of one shape."""
+    if not arrays[0].size:
+        return arrays[0]
+    order = sorted(range(arrays[0].ndim), key=lambda axis: axis in axes)
+    turned = [a.transpose(order) for a in arrays]
+    length = math.prod(turned[0].shape[len(order) - len(axes) :])
+    out = kernel(*[a.reshape(-1, length) for a in turned]).reshape(turned[0].shape)
+    return out.transpose(sorted(range(len(order)), key=order.__getitem__))
+
+
+@ByDevice
+def softmax(rows: Array) -> Array:
+    """Of each row of (R, K)."""
+    xp, out = array_module(rows), array_module(rows).empty(rows.shape, rows.dtype)
+
+    def part(x: Array, y: Array) -> None:
+        xp.subtract(x, x.max(axis=1, keepdims=True), out=y)
+        xp.exp(y, out=y)
+        y /= y.sum(axis=1, keepdims=True)
+
+    by_parts(part, rows, out)
+    return out
+
+
+@ByDevice
+def softmax_slope(g: Array, y: Array) -> Array:
+    """The gradient in the logits from that in the softmax y: (R, K) each."""
+    xp, out = array_module(g), array_module(g).empty(g.shape, g.dtype)
+
+    def part(g: Array, y: Array, d: Array) -> None:
+        xp.multiply(g, y, out=d)
+        total = d.sum(axis=1, keepdims=True)
+        xp.subtract(g, total, out=d)
+        d *= y
+
+    by_parts(part, g, y, out)
+    return out
+
+
+def log_softmax(rows: Array) -> Array:
+    """x − log Σ eˣ of each row of (R, K)."""
+    xp, out = array_module(rows), rows - rows.max(axis=1, keepdims=True)
+    out -= xp.log(xp.exp(out).sum(axis=1, keepdims=True))
+    return out
 
 
 @ByDevice
@@ -46,6 +97,20 @@ def cross_entropy_slope(g: Array, rows: Array, labels: Array, largest: Array, to
     return slope
 
 
+@softmax.in_c
+def _(rows: Array) -> Array:
+    out = np.empty(rows.shape, rows.dtype)
+    by_parts(lambda x, y: compiled.call("softmax", x, *x.shape, y), np.ascontiguousarray(rows), out)
+    return out
+
+
+@softmax_slope.in_c
+def _(g: Array, y: Array) -> Array:
+    given, out = [np.ascontiguousarray(a, g.dtype) for a in (g, y)], np.empty(g.shape, g.dtype)
+    by_parts(lambda g, y, d: compiled.call("softmax_slope", g, y, *g.shape, d), *given, out)
+    return out
+
+
 @cross_entropy.in_c
 def _(rows: Array, labels: Array) -> tuple[Array, tuple[Array, Array]]:
     largest, total, out = np.empty((3, len(rows)), rows.dtype)
@@ -69,66 +134,22 @@ def _(g: Array, rows: Array, labels: Array, largest: Array, total: Array) -> Arr
     return slope
 
 
-# Right for every number of blocks and of threads in them, as long as these are no more than 1024.
-SOURCE = r"""
-// The threads of one threadIdx.y have a row of logits together.  Their numbers' sum, or the largest of them: by halves,
-// in the same order every time.
-__device__ Real together(Real own, bool sum)
-{
-    __shared__ Real numbers[1024];
-    Real* of_row = numbers + threadIdx.y * blockDim.x;
-    int x = threadIdx.x;
-    of_row[x] = own;
-    for (int count = blockDim.x; count > 1;) {
-        int half = (count + 1) / 2;
-        __syncthreads();
-        if (x + half < count) {
-            Real a = of_row[x], b = of_row[x + half];
-            of_row[x] = sum ? a + b : a > b ? a : b;
-        }
-        count = half;
-    }
-    __syncthreads();
-    Real result = of_row[0];
-    __syncthreads();  // all have read before anyone writes the next number
-    return result;
-}
+SOURCE = cuda_source("softmax")
 
-extern "C" __global__ void cross_entropy(
-    const Real* logits, const long long* labels, long long rows, long long classes,
-    Real* largest, Real* total, Real* loss)
-{
-    for (long long first = (long long)blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y) {
-        long long row = first + threadIdx.y;
-        bool mine = row < rows;  // else there is no such row, but a thread that takes part in what is done together
-        const Real* x = logits + (mine ? row : first) * classes;
-        Real most = x[0], sum = 0;
-        for (long long k = threadIdx.x; k < classes; k += blockDim.x) most = x[k] > most ? x[k] : most;
-        most = together(most, false);
-        for (long long k = threadIdx.x; k < classes; k += blockDim.x) sum += exp(x[k] - most);
-        sum = together(sum, true);
-        if (mine && threadIdx.x == 0) {
-            long long label = labels[row];
-            bool is_class = 0 <= label && label < classes;  // nobody has looked: that would wait for the GPU
-            largest[row] = most;
-            total[row] = sum;
-            loss[row] = is_class ? log(sum) - (x[label] - most) : Real(nan(""));
-        }
-    }
-}
 
-extern "C" __global__ void cross_entropy_slope(
-    const Real* g, const Real* logits, const long long* labels, const Real* largest, const Real* total,
-    long long rows, long long classes, Real* slope)
-{
-    long long step = (long long)gridDim.x * blockDim.y;
-    for (long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y; row < rows; row += step)
-        for (long long k = threadIdx.x; k < classes; k += blockDim.x) {
-            Real softmax = exp(logits[row * classes + k] - largest[row]) / total[row];
-            slope[row * classes + k] = g[row] * (softmax - (k == labels[row]));
-        }
-}
-"""
+@softmax.on_gpu
+def _(rows: Array) -> Array:
+    xp, out = array_module(rows), array_module(rows).empty(rows.shape, rows.dtype)
+    launch(SOURCE, "softmax", *shared_out(*rows.shape), xp.ascontiguousarray(rows), *rows.shape, out)
+    return out
+
+
+@softmax_slope.on_gpu
+def _(g: Array, y: Array) -> Array:
+    xp, out = array_module(g), array_module(g).empty(g.shape, g.dtype)
+    given = [xp.ascontiguousarray(a, g.dtype) for a in (g, y)]
+    launch(SOURCE, "softmax_slope", *shared_out(*g.shape), *given, *g.shape, out)
+    return out
 
 
 @cross_entropy.on_gpu

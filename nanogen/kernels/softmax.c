@@ -1,0 +1,66 @@
+// Softmax and its cross-entropy, a row of logits at a time: see the functions of the same names in softmax.py.
+
+#include "compiled.h"
+
+#define ROWS SHARED(rows * k > 1 << 13) for (Int r = 0; r < rows; r++)
+
+INLINE Real largest_of(const Real* x, Int k)
+{
+    Real top = k ? x[0] : 0;
+    PRAGMA(omp simd reduction(max : top))
+    for (Int q = 1; q < k; q++) top = x[q] > top ? x[q] : top;
+    return top;
+}
+
+void softmax(const Real* logits, Int rows, Int k, Real* out)
+{
+    ROWS
+    {
+        const Real* x = logits + r * k;
+        Real *y = out + r * k, top = largest_of(x, k), sum = 0;
+        PRAGMA(omp simd reduction(+ : sum))
+        for (Int q = 0; q < k; q++) sum += y[q] = exponential(x[q] - top);
+        for (Int q = 0; q < k; q++) y[q] /= sum;
+    }
+}
+
+void softmax_slope(const Real* slopes, const Real* out, Int rows, Int k, Real* result)
+{
+    ROWS
+    {
+        const Real *g = slopes + r * k, *y = out + r * k;
+        Real *d = result + r * k, sum = 0;
+        PRAGMA(omp simd reduction(+ : sum))
+        for (Int q = 0; q < k; q++) sum += g[q] * y[q];
+        for (Int q = 0; q < k; q++) d[q] = y[q] * (g[q] - sum);
+    }
+}
+
+INLINE int known(Int label, Int k) { return 0 <= label && label < k; }  // else its memory is somebody else's
+
+void cross_entropy(const Real* logits, Int rows, Int k, const Int* labels, Real* largest, Real* total, Real* loss)
+{
+    ROWS
+    {
+        const Real* x = logits + r * k;
+        Real top = largest_of(x, k), sum = 0;
+        PRAGMA(omp simd reduction(+ : sum))
+        for (Int q = 0; q < k; q++) sum += exponential(x[q] - top);
+        largest[r] = top;
+        total[r] = sum;
+        loss[r] = known(labels[r], k) ? log(sum) - (x[labels[r]] - top) : NAN;
+    }
+}
+
+void cross_entropy_slope(
+    const Real* g, const Real* logits, Int rows, Int k, const Int* labels, const Real* largest, const Real* total,
+    Real* slope)
+{
+    ROWS
+    {
+        const Real* x = logits + r * k;
+        Real *d = slope + r * k, top = largest[r], share = g[r] / total[r];
+        for (Int q = 0; q < k; q++) d[q] = exponential(x[q] - top) * share;
+        if (known(labels[r], k)) d[labels[r]] -= g[r];
+    }
+}

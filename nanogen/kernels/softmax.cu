@@ -1,0 +1,96 @@
+// Softmax and its cross-entropy with labels on a GPU: see the functions of the same names in softmax.py.
+// Right for every number of blocks and of threads in them, as long as these are no more than 1024.
+
+// The threads of one threadIdx.y have a row of logits together.  Their numbers' sum, or the largest of them: by halves,
+// in the same order every time.
+__device__ Real together(Real own, bool sum)
+{
+    __shared__ Real numbers[1024];
+    Real* of_row = numbers + threadIdx.y * blockDim.x;
+    int x = threadIdx.x;
+    of_row[x] = own;
+    for (int count = blockDim.x; count > 1;) {
+        int half = (count + 1) / 2;
+        __syncthreads();
+        if (x + half < count) {
+            Real a = of_row[x], b = of_row[x + half];
+            of_row[x] = sum ? a + b : a > b ? a : b;
+        }
+        count = half;
+    }
+    __syncthreads();
+    Real result = of_row[0];
+    __syncthreads();  // all have read before anyone writes the next number
+    return result;
+}
+
+// The largest of a row's logits, and the sum of e^(x − largest).
+__device__ void largest_and_total(const Real* x, long long classes, Real& most, Real& sum)
+{
+    most = x[0];
+    sum = 0;
+    for (long long k = threadIdx.x; k < classes; k += blockDim.x) most = x[k] > most ? x[k] : most;
+    most = together(most, false);
+    for (long long k = threadIdx.x; k < classes; k += blockDim.x) sum += exp(x[k] - most);
+    sum = together(sum, true);
+}
+
+extern "C" __global__ void softmax(const Real* logits, long long rows, long long classes, Real* out)
+{
+    for (long long first = (long long)blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y) {
+        long long row = first + threadIdx.y;
+        bool mine = row < rows;  // else there is no such row, but a thread that takes part in what is done together
+        const Real* x = logits + (mine ? row : first) * classes;
+        Real most, sum;
+        largest_and_total(x, classes, most, sum);
+        if (mine)
+            for (long long k = threadIdx.x; k < classes; k += blockDim.x)
+                out[row * classes + k] = exp(x[k] - most) / sum;
+    }
+}
+
+extern "C" __global__ void softmax_slope(
+    const Real* g, const Real* out, long long rows, long long classes, Real* slope)
+{
+    for (long long first = (long long)blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y) {
+        long long row = first + threadIdx.y, start = (row < rows ? row : first) * classes;
+        Real sum = 0;
+        for (long long k = threadIdx.x; k < classes; k += blockDim.x) sum += g[start + k] * out[start + k];
+        sum = together(sum, true);
+        if (row < rows)
+            for (long long k = threadIdx.x; k < classes; k += blockDim.x)
+                slope[start + k] = out[start + k] * (g[start + k] - sum);
+    }
+}
+
+extern "C" __global__ void cross_entropy(
+    const Real* logits, const long long* labels, long long rows, long long classes,
+    Real* largest, Real* total, Real* loss)
+{
+    for (long long first = (long long)blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y) {
+        long long row = first + threadIdx.y;
+        bool mine = row < rows;  // else there is no such row, but a thread that takes part in what is done together
+        const Real* x = logits + (mine ? row : first) * classes;
+        Real most, sum;
+        largest_and_total(x, classes, most, sum);
+        if (mine && threadIdx.x == 0) {
+            long long label = labels[row];
+            bool is_class = 0 <= label && label < classes;  // nobody has looked: that would wait for the GPU
+            largest[row] = most;
+            total[row] = sum;
+            loss[row] = is_class ? log(sum) - (x[label] - most) : Real(nan(""));
+        }
+    }
+}
+
+extern "C" __global__ void cross_entropy_slope(
+    const Real* g, const Real* logits, const long long* labels, const Real* largest, const Real* total,
+    long long rows, long long classes, Real* slope)
+{
+    long long step = (long long)gridDim.x * blockDim.y;
+    for (long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y; row < rows; row += step)
+        for (long long k = threadIdx.x; k < classes; k += blockDim.x) {
+            Real softmax = exp(logits[row * classes + k] - largest[row]) / total[row];
+            slope[row * classes + k] = g[row] * (softmax - (k == labels[row]));
+        }
+}
