@@ -158,6 +158,16 @@ def integers(seed: int, *shapes: tuple[int, ...], dtype: Any = "float64") -> lis
     return [rng.integers(-4, 5, shape).astype(dtype) for shape in shapes]
 
 
+def assert_exact(results: Callable[[Any], list[Any]], block: tuple[int, int]) -> None:
+    """The same numbers from the kernels, in blocks of some size, as from NumPy's forms, to the last bit."""
+    expected = results(np)
+    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "LARGEST_BLOCK", block)
+        for found, right in zip(results(cp), expected, strict=True):
+            assert (found.dtype, found.shape) == (right.dtype, right.shape)
+            np.testing.assert_array_equal(found.get(), right)
+
+
 SIZES = st.tuples(st.integers(0, 3), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9))  # N, C, H, W
 TWO, FROM_ONE = (st.tuples(st.integers(least, 3), st.integers(least, 3)) for least in (0, 1))
 
@@ -189,12 +199,7 @@ def test_tiles(F: Any, dtype: str, seed: int, of: Any, o: int, padding: Any, bia
         there = convolution.tiles(arrays[0], padding, counts, np.dtype(dtype), F)
         return [there, convolution.slopes_of_tiles(arrays[1], np.dtype(dtype), F), images, outputs]
 
-    expected = results(np)
-    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "LARGEST_BLOCK", block)
-        for found, right in zip(results(cp), expected, strict=True):
-            assert (found.dtype, found.shape) == (right.dtype, right.shape)
-            np.testing.assert_array_equal(found.get(), right)
+    assert_exact(results, block)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -217,12 +222,7 @@ def test_patches(
         convolution.add_patches(xp.asarray(products), sums, stride, padding)
         return [convolution.patches(xp.asarray(x), kernel, stride, padding, dilation, wider), sums]
 
-    expected = results(np)
-    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "LARGEST_BLOCK", block)
-        for found, right in zip(results(cp), expected, strict=True):
-            assert (found.dtype, found.shape) == (right.dtype, right.shape)
-            np.testing.assert_array_equal(found.get(), right)
+    assert_exact(results, block)
 
 
 @given(st.integers(0, 99), st.integers(0, 40), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2000))
