@@ -154,8 +154,8 @@ def layer_cases() -> dict[str, tuple[tuple[tuple[int, ...], ...], Callable[..., 
         lambda x, w, b: T.batch_norm(x, None, None, w, b, training=True),
     )
     attention = (
-        lambda q, k, v: F.scaled_dot_product_attention(q, k, v),
-        lambda q, k, v: T.scaled_dot_product_attention(q, k, v),
+        lambda tokens: F.scaled_dot_product_attention(*(tokens[:, :, i].permute(0, 2, 1, 3) for i in range(3))),
+        lambda tokens: T.scaled_dot_product_attention(*(tokens[:, :, i].permute(0, 2, 1, 3) for i in range(3))),
     )
     n = BATCH
     return {
@@ -169,7 +169,7 @@ def layer_cases() -> dict[str, tuple[tuple[tuple[int, ...], ...], Callable[..., 
         "group norm, 32, 28×28": (((n, 32, 28, 28), (32,), (32,)), *norm),
         "batch norm, 32, 28×28": (((n, 32, 28, 28), (32,), (32,)), *batch),
         "SiLU, 32, 28×28": (((n, 32, 28, 28),), F.silu, T.silu),
-        "attention, 4 heads of 16, 49": (((n, 4, 49, 16),) * 3, *attention),
+        "attention, 4 heads of 16, 49": (((n, 49, 3, 4, 16),), *attention),
     }
 
 

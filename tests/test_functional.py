@@ -659,7 +659,7 @@ def test_linear_operations_and_their_adjoints(name, data):
 @given(data=st.data())
 def test_softmax(data):
     """Rows sum to 1, adding a number to a row changes nothing, however far that moves the rows apart; log_softmax is
-    its logarithm and logsumexp its norm."""
+    its logarithm and logsumexp its norm; of integers they are what they are of the same floats."""
     draw = Draw(data)
     x = 5 * draw.array(draw.shape((1, 3), least=1))
     dim = draw.number(-x.ndim, x.ndim - 1)
@@ -671,6 +671,10 @@ def test_softmax(data):
     np.testing.assert_allclose(F.log_softmax(Tensor(x), dim=dim).data, np.log(p), rtol=1e-11, atol=1e-12)
     norm = F.logsumexp(Tensor(x), dim, keepdim=True).data
     np.testing.assert_allclose(np.exp(x - norm), p, rtol=1e-12)
+    whole = np.rint(x)
+    for f in (F.softmax, F.log_softmax):
+        same = f(Tensor(whole.astype(int)), dim=dim).data
+        np.testing.assert_allclose(same, f(Tensor(whole), dim=dim).data, rtol=1e-12, strict=True)
 
 
 @pytest.mark.filterwarnings("ignore:divide by zero")

@@ -1,4 +1,4 @@
-"""Softmax, and its cross-entropy with labels, on raw arrays: NumPy's form in blocks of rows, a GPU's one kernel a way.
+"""Softmax, and its cross-entropy with labels, on raw arrays; in C, and on a GPU, one kernel each way.
 
     y = eˣ / Σₖ eˣᵏ,  dx = y · (g − Σₖ gₖ yₖ)
     loss = log Σₖ eˣᵏ − x_label,  dx = g · (softmax(x) − one_hot(label))
@@ -32,30 +32,15 @@ def over_axes(kernel: Callable[..., Array], axes: Sequence[int], *arrays: Array)
 @ByDevice
 def softmax(rows: Array) -> Array:
     """Of each row of (R, K)."""
-    xp, out = array_module(rows), array_module(rows).empty(rows.shape, rows.dtype)
-
-    def part(x: Array, y: Array) -> None:
-        xp.subtract(x, x.max(axis=1, keepdims=True), out=y)
-        xp.exp(y, out=y)
-        y /= y.sum(axis=1, keepdims=True)
-
-    by_parts(part, rows, out)
-    return out
+    odds = array_module(rows).exp(rows - rows.max(axis=1, keepdims=True))
+    odds /= odds.sum(axis=1, keepdims=True)
+    return odds
 
 
 @ByDevice
 def softmax_slope(g: Array, y: Array) -> Array:
     """The gradient in the logits from that in the softmax y: (R, K) each."""
-    xp, out = array_module(g), array_module(g).empty(g.shape, g.dtype)
-
-    def part(g: Array, y: Array, d: Array) -> None:
-        xp.multiply(g, y, out=d)
-        total = d.sum(axis=1, keepdims=True)
-        xp.subtract(g, total, out=d)
-        d *= y
-
-    by_parts(part, g, y, out)
-    return out
+    return y * (g - (g * y).sum(axis=1, keepdims=True))
 
 
 def log_softmax(rows: Array) -> Array:
