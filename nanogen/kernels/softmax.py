@@ -45,9 +45,8 @@ def softmax_slope(g: Array, y: Array) -> Array:
 
 def log_softmax(rows: Array) -> Array:
     """x − log Σ eˣ of each row of (R, K)."""
-    xp, out = array_module(rows), rows - rows.max(axis=1, keepdims=True)
-    out -= xp.log(xp.exp(out).sum(axis=1, keepdims=True))
-    return out
+    xp, less = array_module(rows), rows - rows.max(axis=1, keepdims=True)
+    return less - xp.log(xp.exp(less).sum(axis=1, keepdims=True))
 
 
 @ByDevice
