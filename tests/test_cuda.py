@@ -185,9 +185,8 @@ def test_tiles(F: Any, dtype: str, seed: int, of: Any, o: int, padding: Any, bia
         return
     counts = convolution.tile_counts(places)
     tiles = n * counts[0] * counts[1]
-    x, y, of_x, of_y, bias = integers(
-        seed, of, (n, o, *places), (F.t**2, tiles, F.s**2 * c), (F.t**2, tiles, o), (o,), dtype=dtype
-    )
+    x, y, of_x, of_y = integers(seed, of, (n, o, *places), (F.t**2, tiles, F.s**2 * c), (F.t**2, tiles, o), dtype=dtype)
+    (bias,) = integers(seed + 1, (o,))  # of another type or not
     if turned:
         x, y = convolution.in_order(x), convolution.in_order(y)
 
