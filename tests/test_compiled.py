@@ -331,6 +331,7 @@ def test_softmax(seed: int, dtype: str, rows: int, classes: int) -> None:
         assert_same(lambda: softmax.softmax(logits), 20)
         out = softmax.softmax(logits)
         assert_same(lambda: softmax.softmax_slope(g, out), 20 * np.abs(g).max())
+        assert_same(lambda: softmax.softmax_slope(g.astype("float64"), out), 20 * np.abs(g).max())
     assert np.array_equal(np.isnan(out), np.repeat((logits == -np.inf).all(axis=1)[:, None], classes, axis=1))
 
 
