@@ -407,6 +407,12 @@ def test_pieces_of_products(m: int, n: int, k: int, count: int, turned_a: bool, 
         assert height * width * depth <= products.SMALL
 
 
+def test_a_blas_without_such_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it has no address, which is 0."""
+    monkeypatch.setattr(products, "blas_function", lambda name: None)
+    assert products.gemm_address.__wrapped__("f") == 0
+
+
 def test_products_that_are_not_for_c() -> None:
     """Other types, small ones, vectors, and what does not lie in rows or columns."""
     a, b, out = (np.ones((256, 256), np.float32) for _ in range(3))
