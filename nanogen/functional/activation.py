@@ -9,7 +9,7 @@ from nanogen.backend import array_module, by_element
 from nanogen.functional.elementwise import exp, where
 from nanogen.functional.reduction import axes, sum
 from nanogen.kernels import activation
-from nanogen.kernels import softmax as rows
+from nanogen.kernels import softmax as kernels
 from nanogen.random import Generator
 
 __all__ = [
@@ -105,13 +105,13 @@ def _(g, out, input, *, wanted):
 @primitive
 def softmax(input, *, dim):
     """eˣ / Σ eˣ over `dim`."""
-    return rows.over_axes(rows.softmax, axes(dim, input.ndim), input)
+    return kernels.over_axes(kernels.softmax, axes(dim, input.ndim), input)
 
 
 @primitive
 def softmax_slope(g, y, *, dim):
     """y · (g − Σ g·y) over `dim`, where softmax gave y."""
-    return rows.over_axes(rows.softmax_slope, axes(dim, g.ndim), g, y)
+    return kernels.over_axes(kernels.softmax_slope, axes(dim, g.ndim), g, y)
 
 
 softmax.vjp(lambda g, out, x, dim: softmax_slope(g, out, dim=dim), reads="out")
@@ -125,7 +125,7 @@ softmax_slope.vjp(
 @primitive
 def log_softmax(input, *, dim):
     """x − log Σ eˣ over `dim`."""
-    return rows.over_axes(rows.log_softmax, axes(dim, input.ndim), input)
+    return kernels.over_axes(kernels.log_softmax, axes(dim, input.ndim), input)
 
 
 log_softmax.vjp(lambda g, out, x, dim: g - exp(out) * sum(g, dim, keepdim=True), reads="out")
