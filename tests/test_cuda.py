@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from strict import compiled, cuda, device
 
 from nanogen import backend
-from nanogen.kernels import convolution, normalization, softmax
+from nanogen.kernels import convolution, normalization, reduction, softmax
 
 SOURCES = {
     "convolution": convolution.SOURCE,
     "softmax": softmax.SOURCE,
     "normalization": normalization.SOURCE,
+    "reduction": reduction.SOURCE,
 }
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}  # of the largest number: some roundings
 BLOCKS = st.tuples(st.integers(1, 5), st.integers(1, 4))
@@ -152,6 +153,16 @@ def test_moments(cp: Any, over_batch: bool) -> None:
             assert_near(found, expected.astype(dtype))
 
 
+@given(st.integers(0, 99), st.tuples(st.integers(0, 3), st.integers(0, 7), st.integers(1, 9)), BLOCKS, st.booleans())
+def test_column_sums(seed: int, shape: Any, block: Any, turned: bool) -> None:
+    """Σ over the rows of each image, of integers exactly, for any number of images, rows, columns and threads."""
+    (rows,) = integers(seed, shape)
+    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "LARGEST_BLOCK", block)
+        there = cp.asarray(rows.T).T if turned else cp.asarray(rows)
+        np.testing.assert_array_equal(reduction.column_sums(there).get(), rows.sum(axis=1))
+
+
 def integers(seed: int, *shapes: tuple[int, ...], dtype: Any = "float64") -> list[np.ndarray]:
     """Of sums and products of these every digit is kept."""
     rng = np.random.default_rng(seed)
@@ -259,9 +270,9 @@ def test_blocks_have_whole_groups(images: int, groups: int, each: int) -> None:
 
 
 def test_how_many_launches_there_are(cp: Any) -> None:
-    """Softmax, cross-entropy and group norm are one kernel each way; what goes around the products of a convolution is
-    one before and one after.  Over the batch each step waits for all blocks of the one before: the moments are four,
-    the output a fifth, and the gradient two.  With known moments, one."""
+    """Sums of columns are one kernel; softmax, cross-entropy and group norm are one each way; what goes around the
+    products of a convolution is one before and one after. Over the batch each step waits for all blocks of the one
+    before: the moments are four, the output a fifth, and the gradient two. With known moments, one."""
     rows, ones = cp.asarray(np.random.default_rng(0).normal(size=(3, 4, 6))), cp.ones(6)
     labels, found = cp.zeros(12, np.int64), []
 
@@ -273,6 +284,7 @@ def test_how_many_launches_there_are(cp: Any) -> None:
     loss, saved = counted(lambda: softmax.cross_entropy(rows.reshape(12, 6), labels))
     counted(lambda: softmax.cross_entropy_slope(loss, rows.reshape(12, 6), labels, *saved))
     counted(lambda: softmax.softmax_slope(ones[None], softmax.softmax(ones[None])))
+    counted(lambda: reduction.column_sums(rows))
     for over_batch in (False, True):
         how = (rows, ones, ones, 3, 0.1, over_batch, True)
         counted(lambda over_batch=over_batch: normalization.moments(rows, 3, over_batch))
@@ -287,7 +299,7 @@ def test_how_many_launches_there_are(cp: Any) -> None:
     counted(lambda: convolution.both_adjoints_by_tiles(x, w, y, (1, 1), F))
     counted(lambda: convolution.gather(x, w, None, *how))
     counted(lambda: convolution.scatter(y, w, None, (8, 8), *how[:3]))
-    assert found == [1, 1, 2, 1, 1, 1, 1, 4, 5, 1, 2, 2, 3, 3, 1, 1]
+    assert found == [1, 1, 2, 1, 1, 1, 1, 1, 4, 5, 1, 2, 2, 3, 3, 1, 1]
 
 
 def test_layouts(cp: Any) -> None:
@@ -332,11 +344,11 @@ def calls() -> dict[str, Callable[[Any], None]]:
         rows, g, weight, bias = (rng.normal(size=shape) for shape in ((2, 9, 6), (2, 9, 6), 6, 6))
         normalised(cp, rows, g, weight, bias, (2, 0.1, False, True))
 
-    return {"softmax": softmaxes, "normalization": normalisations}  # a convolution has no barriers
+    return {"softmax": softmaxes, "normalization": normalisations}
 
 
 BARRIER = "__syncthreads();"
-BARRIERS = [(name, i) for name, source in SOURCES.items() for i in range(source.count(BARRIER))]
+BARRIERS = [(name, i) for name in calls() for i in range(SOURCES[name].count(BARRIER))]  # others have no more
 
 
 @pytest.mark.parametrize(("name", "i"), BARRIERS)

@@ -15,24 +15,7 @@ __device__ Columns columns_of_block(long long pixels, long long channels, long l
     return {pixels, channels, each, first, first + count < channels ? first + count : channels};
 }
 
-// The sum of what the threads of one threadIdx.x have: by halves, in the same order every time.
-__device__ Real total(Real own)
-{
-    __shared__ Real sums[1024];
-    Real* of_column = sums + threadIdx.x;
-    int y = threadIdx.y, apart = blockDim.x;
-    of_column[y * apart] = own;
-    for (int count = blockDim.y; count > 1;) {
-        int half = (count + 1) / 2;
-        __syncthreads();
-        if (y + half < count) of_column[y * apart] += of_column[(y + half) * apart];
-        count = half;
-    }
-    __syncthreads();
-    Real result = of_column[0];
-    __syncthreads();  // all have read before anyone writes the next number
-    return result;
-}
+#include "total.cuh"
 
 // The mean of each column's numbers; or, of squares, of their squared distances from their group's mean.  So a variance
 // takes two passes: a mean of squares less the square of a mean has no digits left where the mean is large.

@@ -225,12 +225,12 @@ noted.  What a test hands to nanogen is put there on the way in, what it gets ba
 fetched (`strict/plugin.py`); the library itself is lent nothing.  `strict/excluded.toml` lists the {excluded} tests and
 {files} files that are left out, with reasons.
 
-CUDA kernels (convolution but for its products, normalisation, softmax, cross-entropy) run there too: compiled as C++ by
-g++ (without it the tests that need them are skipped), each thread of a block a fibre that rests at `__syncthreads()`
-(`strict/cuda.py`). Each launch runs twice, in order and from the last block and thread to the first, and has to give
-the same bits; what is written outside of an array, or a barrier that not all come to, is an error. `test_cuda.py`
-compares the kernels with NumPy's forms, for blocks of every size, leaves out each barrier in turn and, where CuPy is
-installed, has NVRTC compile the source.
+CUDA kernels (convolution but for its products, sums, normalisation, softmax, cross-entropy) run there too: compiled as
+C++ by g++ (without it the tests that need them are skipped), each thread of a block a fibre that rests at
+`__syncthreads()` (`strict/cuda.py`). Each launch runs twice, in order and from the last block and thread to the first,
+and has to give the same bits; what is written outside of an array, or a barrier that not all come to, is an error.
+`test_cuda.py` compares the kernels with NumPy's forms, for blocks of every size, leaves out each barrier in turn and,
+where CuPy is installed, has NVRTC compile the source.
 
 `test_strict.py` holds the stand-in to CuPy's rules, and a training step of each model to moving its images and noise to
 the device and nothing back.  `test_parity.py` compares every operation and every model between CPU and GPU: on the
