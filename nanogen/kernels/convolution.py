@@ -170,13 +170,19 @@ def sum_of_pixels(y: Array) -> Array:
 # Gather and scatter
 
 
-@ByDevice
 def patches(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, size: Pair) -> Array:
     """The pixels under the kernel, a row a place: (N, C, H, W) to (N · OH · OW, KH · KW · C)."""
-    xp, (n, c, h, w), (oh, ow) = array_module(x), x.shape, size
-    (kh, kw), (sh, sw), (dh, dw) = kernel, stride, dilation
+    n, c, h, w = x.shape
     if (kernel, stride, padding, size) == ((1, 1), (1, 1), (0, 0), (h, w)):
         return channels_last(x).reshape(n * h * w, c)
+    return copied_patches(x, kernel, stride, padding, dilation, size)
+
+
+@ByDevice
+def copied_patches(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, size: Pair) -> Array:
+    """The same, whatever the kernel, in memory of its own."""
+    xp, (n, c, *_), (oh, ow) = array_module(x), x.shape, size
+    (kh, kw), (sh, sw), (dh, dw) = kernel, stride, dilation
     seen = ((oh - 1) * sh + dh * (kh - 1) + 1, (ow - 1) * sw + dw * (kw - 1) + 1)
     a, b, d, e = (padded := pad(x, padding, seen)).strides
     shape, strides = (n, oh, ow, kh, kw, c), (a, b * sh, d * sw, b * dh, d * dw, e)
@@ -436,7 +442,7 @@ def tiles(x: Array, padding: Pair, counts: Pair, dtype: Any, F: Tiling) -> Array
     a, b, d, e = padded.strides
     shape, strides = (t, t, n, th, tw, s, s * c), (s * b, s * d, a, 2 * s * b, 2 * s * d, b, e)
     windows = in_lines(xp.lib.stride_tricks.as_strided(padded, shape, strides)).reshape(t * t, -1)
-    return product(resident(F.input, dtype, device_of(x)), windows, exact=True).reshape(t * t, n * th * tw, s * s * c)
+    return product(resident(F.input, dtype, device_of(x)), windows).reshape(t * t, n * th * tw, s * s * c)
 
 
 @ByDevice
@@ -444,7 +450,7 @@ def add_tiles(products: Array, out: Array, padding: Pair, counts: Pair, F: Tilin
     """B m of every tile's products m, the adjoint of `tiles`: (t², N · tiles, s² · C) to (N, H, W, C)."""
     xp, (n, h, w, c), (ph, pw), (th, tw), s, t = array_module(out), out.shape, padding, counts, F.s, F.t
     table = resident(F.input.T, out.dtype, device_of(out))
-    patches = product(table, products.reshape(t * t, -1), exact=True).reshape(t, t, n, th, tw, s, s * c)
+    patches = product(table, products.reshape(t * t, -1)).reshape(t, t, n, th, tw, s, s * c)
     sums = xp.empty((n, th + 1, 2, s, tw + 1, 2, s * c), out.dtype)
     add_overlapping(patches.transpose(2, 3, 0, 4, 1, 5, 6), sums.transpose(0, 1, 2, 4, 5, 3, 6))
     out[...] = sums.reshape(n, 2 * s * (th + 1), 2 * s * (tw + 1), c)[:, ph : ph + h, pw : pw + w]
@@ -471,7 +477,7 @@ def weight_of_tiles(blocks: list[Any], F: Tiling) -> Array:
 def put_tiles(products: Array, bias: Array | None, out: Array, F: Tiling) -> None:
     """Aᵀ m of every tile's products m, (t², N · tiles, O), and a bias, to its four pixels' place in (N, OH, OW, O)."""
     n, oh, ow, o = out.shape
-    sums = product(resident(F.output, out.dtype, device_of(out)), products.reshape(F.t**2, -1), exact=True)
+    sums = product(resident(F.output, out.dtype, device_of(out)), products.reshape(F.t**2, -1))
     for (i, j), corner in zip(CORNERS, sums.reshape(4, n, *tile_counts((oh, ow)), o), strict=True):
         places = out[:, i::2, j::2]
         places[...] = corner[:, : places.shape[1], : places.shape[2]]
@@ -487,7 +493,7 @@ def slopes_of_tiles(y: Array, dtype: Any, F: Tiling) -> Array:
     for (i, j), corner in zip(CORNERS, corners, strict=True):
         places = y.transpose(0, 2, 3, 1)[:, i::2, j::2]
         corner[:, : places.shape[1], : places.shape[2]] = places
-    slopes = product(resident(F.output.T, dtype, device_of(y)), corners.reshape(4, -1), exact=True)
+    slopes = product(resident(F.output.T, dtype, device_of(y)), corners.reshape(4, -1))
     return slopes.reshape(F.t**2, -1, o)
 
 
@@ -541,16 +547,12 @@ def _(y: Array, dtype: Any, F: Tiling) -> Array:
     return out
 
 
-@patches.on_gpu
+@copied_patches.on_gpu
 def _(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, size: Pair) -> Array:
-    xp, (n, c, h, w), places = array_module(x), x.shape, len(x) * math.prod(size)
-    rows = channels_last(x)
-    if (kernel, stride, padding, size) == ((1, 1), (1, 1), (0, 0), (h, w)):
-        return rows.reshape(places, c)
-    taps = math.prod(kernel)
-    out = xp.empty((places, taps * c), x.dtype)
+    (n, c, h, w), places, taps = x.shape, len(x) * math.prod(size), math.prod(kernel)
+    out = array_module(x).empty((places, taps * c), x.dtype)
     how = (*size, *kernel, *stride, *padding, *dilation)
-    launch_by_rows("patches", places * taps, c, rows, n, h, w, c, *how, out)
+    launch_by_rows("patches", places * taps, c, channels_last(x), n, h, w, c, *how, out)
     return out
 
 

@@ -41,7 +41,7 @@ def product(a: Array, b: Array, out: Array | None = None, exact: bool = False) -
     """a @ b of (…, M, K) and (…, K, N), into `out` if it is given: on a CPU NumPy's, which is for use in blocks.
 
     On a GPU `out` is contiguous and of the product's shape and type; what cuBLAS does not multiply (integers, vectors)
-    CuPy does.  Where TF32 is allowed, float32 factors lose bits; `exact` keeps them, for products that are sums or
+    CuPy does.  Where TF32 is allowed, float32 factors lose bits; `exact` keeps them, for products that are
     transformations: those wait for memory anyway.
 
     Raises:
