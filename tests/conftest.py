@@ -1,6 +1,7 @@
 """Hypothesis draws the same examples on every run, so that a red test stays red until the code changes.
 
-`--device strict` runs all tests on the stand-in for CuPy: see `strict`.
+`--device strict` runs all tests on the stand-in for CuPy: see `strict`.  `--device emulated -m gpu` runs those that
+need a GPU on the real CuPy, for which there is one in the host's memory: see `emulated`.
 """
 
 import sys
@@ -32,7 +33,8 @@ def no_downloads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def pytest_addoption(parser: Any) -> None:
-    parser.addoption("--device", choices=("cpu", "strict"), default="cpu", help="strict: the stand-in for CuPy")
+    told = "strict: the stand-in for CuPy; emulated: CuPy itself, on a GPU in the host's memory"
+    parser.addoption("--device", choices=("cpu", "strict", "emulated"), default="cpu", help=told)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -42,3 +44,7 @@ def pytest_configure(config: Any) -> None:
         from strict import plugin  # moves nanogen's names about, which is for this run alone
 
         config.pluginmanager.register(plugin)
+    if config.getoption("device") == "emulated":
+        from emulated import cuda  # changes the loaded CuPy, for this run alone
+
+        cuda.install()

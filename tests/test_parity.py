@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import Draw, as_list
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strict import cuda, device
 from test_functional import BY_NAME, OPERATIONS
@@ -27,10 +27,12 @@ from test_products import COPIED, UNCOPIED
 from tiny_runs import TINY, settings_of, some_images
 
 import nanogen as ng
+import nanogen.functional as F
 from benchmarks.torch_models import stirred
 from nanogen import compiled
 from nanogen.autograd import Tensor
 from nanogen.backend import device_module, to_numpy
+from nanogen.kernels.convolution import LEAST_CHANNELS_OF_TILES
 from nanogen.kernels.products import Handle, own_handle, product
 from nanogen.training.loop import Trainer
 
@@ -178,6 +180,36 @@ def test_products(name: str, dtype: str, where: str) -> None:
         one = (np.arange(30 * 4).reshape(30, 4) % 7 - 3).astype(dtype)[: here.shape[-1]]
         assert_equal(product(there, moved(one)), here @ one, 0.0)
         assert_equal(product(there.swapaxes(-1, -2), there), here.swapaxes(-1, -2) @ here, 0.0)
+
+
+@pytest.mark.parametrize("where", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (4, 2)])
+@settings(max_examples=5)
+@given(
+    seed=st.integers(0, 99),
+    sizes=st.tuples(st.integers(1, 3), *[st.integers(LEAST_CHANNELS_OF_TILES, 40)] * 2, *[st.integers(4, 11)] * 2),
+    padding=st.integers(0, 1),
+)
+@example(seed=0, sizes=(2, 32, 40, 24, 27), padding=1)  # so large that gradients are added up by a kernel
+def test_convolutions_by_tiles(
+    kernel: int, stride: int, dtype: str, where: str, seed: int, sizes: tuple[int, ...], padding: int
+) -> None:
+    """A convolution and a transposed one of the same images, with as many channels as tiles want, and their gradients:
+    integers exactly, since the tiles' tables are halves and quarters."""
+    (n, c, o, h, w), rng = sizes, np.random.default_rng(seed)
+    shapes = (n, c, h, w), (o, c, kernel, kernel), (c, o, kernel, kernel), (o,)
+    arrays = [rng.integers(-3, 4, shape).astype(dtype) for shape in shapes]
+
+    def both(x: Tensor, w: Tensor, turned: Tensor, bias: Tensor) -> list[Tensor]:
+        return [F.conv2d(x, w, bias, stride, padding), F.conv_transpose2d(x, turned, bias, stride, padding)]
+
+    cotangents = [rng.integers(-3, 4, y.shape).astype(dtype) for y in both(*map(Tensor, arrays))]
+    here = values_and_slopes(both, arrays, [Tensor(g) for g in cotangents])
+    with on(where):
+        there = values_and_slopes(both, moved(arrays), [Tensor(g) for g in moved(cotangents)])
+        for a, b in zip(there, here, strict=True):
+            assert_equal(a, b, 0.0)
 
 
 @pytest.mark.parametrize("where", DEVICES[1:])

@@ -28,16 +28,11 @@ import numpy as np
 import platformdirs
 import pytest
 
+FIBRES = (Path(__file__).parents[1] / "fibres.h").read_text()
 BEFORE = """
 #include <math.h>
-#include <setjmp.h>
-#include <stddef.h>
 #include <string.h>
-#include <functional>
-#include <memory>
 #include <utility>
-#include <vector>
-#include <ucontext.h>
 
 #define __global__
 #define __device__ static
@@ -46,57 +41,19 @@ BEFORE = """
 extern char __start_shared_memory[] __attribute__((weak, visibility("hidden")));
 extern char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
 
-struct Place { unsigned x, y, z; };
 static Place threadIdx, blockIdx, blockDim, gridDim;
 static void __syncthreads();
 """
 
 AFTER = """
-// A thread has a stack of its own, made by makecontext; from then on setjmp and longjmp take turns, which, unlike
-// swapcontext, ask nothing of the system.
-static const size_t STACK = 1 << 16;
-static jmp_buf scheduler;
-static ucontext_t starter;
-struct Fibre { jmp_buf here; ucontext_t start; };
-static std::vector<Fibre> fibres;
-static std::vector<char> ended;
-static std::function<void()> work;
-static size_t current;
-
-static void __syncthreads() { if (!_setjmp(fibres[current].here)) _longjmp(scheduler, 1); }
-static void go_on() { if (!_setjmp(scheduler)) _longjmp(fibres[current].here, 1); }
-
-static void fibre()  // runs work once a block, for ever
-{
-    if (!_setjmp(fibres[current].here)) swapcontext(&fibres[current].start, &starter);
-    for (;;) {
-        work();
-        ended[current] = 1;
-        __syncthreads();
-    }
-}
-
-static Place place(size_t i, Place of)
-{
-    return {unsigned(i % of.x), unsigned(i / of.x % of.y), unsigned(i / of.x / of.y)};
-}
-
+static void __syncthreads() { rest(); }
 static size_t turn(size_t i, size_t count, bool from_the_last) { return from_the_last ? count - 1 - i : i; }
 
 // 1 if not all of a block's threads have come to the same barrier, or to the end.
 static int run(bool from_the_last)
 {
     size_t blocks = size_t(gridDim.x) * gridDim.y * gridDim.z, threads = size_t(blockDim.x) * blockDim.y * blockDim.z;
-    std::unique_ptr<char[]> stacks(new char[threads * STACK]);
-    fibres.resize(threads);
-    for (current = 0; current < threads; current++) {
-        ucontext_t& start = fibres[current].start;
-        getcontext(&start);
-        start.uc_stack.ss_sp = &stacks[current * STACK];
-        start.uc_stack.ss_size = STACK;
-        makecontext(&start, fibre, 0);
-        swapcontext(&starter, &start);
-    }
+    make_fibres(threads);
     for (size_t b = 0; b < blocks; b++) {
         blockIdx = place(turn(b, blocks, from_the_last), gridDim);
         ended.assign(threads, 0);
@@ -154,7 +111,7 @@ def library(code: str) -> Any:
     if compiler is None:
         pytest.skip("the stand-in runs CUDA kernels as C++: that needs g++")
     names = [found[1] for found in KERNEL.finditer(code)]
-    source = BEFORE + code + AFTER + "".join(LAUNCH.format(name=name) for name in names)
+    source = FIBRES + BEFORE + code + AFTER + "".join(LAUNCH.format(name=name) for name in names)
     made = CACHE / f"{hashlib.sha256(source.encode()).hexdigest()}.so"
     if not made.exists():
         CACHE.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,235 @@
+"""The emulated device (`emulated`) computes what a GPU would, and refuses what a GPU refuses: `--device emulated`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.fixture(scope="session")
+def cp(request: pytest.FixtureRequest) -> Any:
+    if request.config.getoption("device") != "emulated":
+        pytest.skip("needs --device emulated, and CuPy")
+    return pytest.importorskip("cupy")
+
+
+def kernel(cp: Any, parameters: str, body: str) -> Any:
+    return cp.RawKernel(f'extern "C" __global__ void k({parameters}) {{ {body} }}', "k")
+
+
+def computed(cp: Any, body: str, dtype: Any, *arrays: np.ndarray) -> np.ndarray:
+    """What CUDA's expression `body` of a, b, c makes of each element, a thread for each."""
+    names = {"i4": "int", "u4": "unsigned", "f4": "float", "f8": "double"}
+    kinds = [names[x.dtype.str[1:]] for x in (*arrays, np.empty(0, dtype))]
+    parameters = ", ".join(f"{kind}* {name}_" for kind, name in zip(kinds, [*"abc"[: len(arrays)], "out"]))
+    reads = "".join(f"{kind} {name} = {name}_[threadIdx.x]; " for kind, name in zip(kinds, "abc"[: len(arrays)]))
+    out = cp.empty(len(arrays[0]), dtype)
+    kernel(cp, parameters, f"{reads}out_[threadIdx.x] = {body};")((1,), (len(out),), (*map(cp.asarray, arrays), out))
+    return out.get()
+
+
+def signed(value: int, bits: int) -> int:
+    return (value + (1 << bits - 1)) % (1 << bits) - (1 << bits - 1)
+
+
+WORD = st.integers(0, 2**32 - 1) | st.sampled_from([0, 1, 2**31, 2**32 - 1])
+WORDS = st.lists(st.tuples(WORD, WORD, WORD), min_size=1, max_size=32)
+ON_WORDS: dict[str, Any] = {  # CUDA's, and what it is by Python's integers of any length
+    "a + b * c": lambda a, b, c: a + b * c,
+    "a - b": lambda a, b, c: a - b,
+    "b ? a / b : 7": lambda a, b, c: a // b if b else 7,
+    "b ? a % b : 7": lambda a, b, c: a % b if b else 7,
+    "__umulhi(a, b)": lambda a, b, c: a * b >> 32,
+    "(unsigned)__mulhi((int)a, (int)b)": lambda a, b, c: signed(a, 32) * signed(b, 32) >> 32,
+    "(unsigned)((int)a >> (b & 31))": lambda a, b, c: signed(a, 32) >> (b & 31),
+    "a << (b & 31) | a >> (c & 31)": lambda a, b, c: a << (b & 31) | a >> (c & 31),
+    "__funnelshift_l(a, b, c)": lambda a, b, c: (b << 32 | a) << (c & 31) >> 32,
+    "__funnelshift_r(a, b, c)": lambda a, b, c: (b << 32 | a) >> (c & 31),
+    "__funnelshift_rc(a, b, c)": lambda a, b, c: (b << 32 | a) >> min(c, 32),
+    "__brev(a)": lambda a, b, c: int(f"{a:032b}"[::-1], 2),
+    "__popc(a) + 100 * __clz(b)": lambda a, b, c: a.bit_count() + 100 * (32 - b.bit_length()),
+    "__ffs(a)": lambda a, b, c: (a & -a).bit_length(),
+    "__byte_perm(a, b, 0x4712)": lambda a, b, c: int.from_bytes(
+        bytes((b << 32 | a).to_bytes(8, "little")[i] for i in (2, 1, 7, 4)), "little"
+    ),
+    "(a & ~b) ^ (b | c)": lambda a, b, c: (a & ~b) ^ (b | c),
+    "min(a, b) - max((int)b, (int)c)": lambda a, b, c: min(a, b) - max(signed(b, 32), signed(c, 32)),
+    "(unsigned)((unsigned long long)a * b * c >> 20)": lambda a, b, c: (a * b * c & 2**64 - 1) >> 20,
+    "(unsigned)__umul64hi((unsigned long long)a << 30 | b, (unsigned long long)c << 31 | a)": (
+        lambda a, b, c: (a << 30 | b) * (c << 31 | a) >> 64
+    ),
+    "(unsigned)(((long long)(int)a * (int)b) / ((int)c | 1))": lambda a, b, c: (
+        lambda n, d: abs(n) // abs(d) * (1 if (n < 0) == (d < 0) else -1)
+    )(signed(a, 32) * signed(b, 32), signed(c | 1, 32)),
+    "a > b ? 1 : a == b ? 2 : (int)a < (int)c ? 3 : 4": lambda a, b, c: (
+        1 if a > b else 2 if a == b else 3 if signed(a, 32) < signed(c, 32) else 4
+    ),
+}
+
+
+@pytest.mark.parametrize("expression", ON_WORDS)
+@given(WORDS)
+def test_integers(cp: Any, expression: str, words: list[tuple[int, int, int]]) -> None:
+    """Modulo 2³² they are Python's."""
+    a, b, c = np.array(words, np.uint32).T
+    expected = [ON_WORDS[expression](*word) % 2**32 for word in words]
+    assert computed(cp, expression, np.uint32, a, b, c).tolist() == expected
+
+
+FUNCTIONS: dict[str, Any] = {
+    "exp(a)": np.exp,
+    "expm1(a)": np.expm1,
+    "log(fabs(a))": lambda a: np.log(np.abs(a)),
+    "log1p(fabs(a))": lambda a: np.log1p(np.abs(a)),
+    "sin(a)": np.sin,
+    "cos(a)": np.cos,
+    "tanh(a)": np.tanh,
+    "sqrt(fabs(a))": lambda a: np.sqrt(np.abs(a)),
+    "a * a + 1 / fabs(a)": lambda a: a * a + 1 / np.abs(a),
+    "rint(a) + floor(a) + ceil(a) + trunc(a)": lambda a: np.rint(a) + np.floor(a) + np.ceil(a) + np.trunc(a),
+    "fmin(a, 3) + fmax(a, -2)": lambda a: np.fmin(a, 3) + np.fmax(a, -2),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("expression", FUNCTIONS)
+def test_functions(cp: Any, expression: str, dtype: str) -> None:
+    """CUDA's functions are NumPy's but for some units of the last place, with small, large and no numbers at all."""
+    rng = np.random.default_rng(0)
+    a = np.concatenate([rng.normal(size=200), 1e-4 * rng.normal(size=50), 10.0 ** rng.uniform(1, 30, 50)]).astype(dtype)
+    a = np.concatenate([a, -a, np.array([np.inf, -np.inf, np.nan], dtype)])
+    if dtype == "float64" and expression[:3] in ("sin", "cos"):
+        a = np.concatenate([a, a[:300] * 1e200])
+    with np.errstate(all="ignore"):
+        expected = FUNCTIONS[expression](a)
+        found = computed(cp, expression, dtype, a)
+    np.testing.assert_allclose(found, expected, rtol=6 * np.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_integers_of_numbers(cp: Any, dtype: str) -> None:
+    """The nearest integer that there is; of NaN 0."""
+    a = np.array([0.5, 1.5, -2.5, 1e10, -1e10, np.inf, -np.inf, np.nan], dtype)
+    assert computed(cp, "__" + ("float" if dtype == "float32" else "double") + "2int_rn(a)", np.int32, a).tolist() == [
+        0, 2, -2, 2**31 - 1, -(2**31), 2**31 - 1, -(2**31), 0
+    ]  # fmt: skip
+    assert computed(cp, "(unsigned)a", np.uint32, a[:3]).tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("shape", [(7,), (1000,), (3, 70, 5), (2, 3, 4, 33)])
+def test_sums(cp: Any, shape: tuple[int, ...]) -> None:
+    """CuPy's reductions, by threads that wait for each other, of any axes: integers exactly."""
+    x = np.random.default_rng(0).integers(-9, 10, shape)
+    there = cp.asarray(x)
+    for axis in (None, *range(len(shape)), tuple(range(1, len(shape))), tuple(range(len(shape) - 1))):
+        assert np.array_equal(there.sum(axis=axis).get(), x.sum(axis=axis))
+        if axis != ():
+            assert np.array_equal(there.max(axis=axis).get(), x.max(axis=axis))
+    assert np.array_equal(cp.cumsum(there, axis=-1).get(), np.cumsum(x, axis=-1))
+
+
+def test_threads_see_each_other(cp: Any) -> None:
+    """Through shared memory after a barrier; within a warp by `__shfl_sync` and `__ballot_sync`."""
+    body = """
+        __shared__ int s[96];
+        int t = threadIdx.x;
+        s[95 - t] = t * t;
+        __syncthreads();
+        out[t] = s[t];
+        out[96 + t] = __shfl_down_sync(~0u, t, 5);
+        out[192 + t] = __shfl_xor_sync(~0u, t, 9);
+        out[288 + t] = __shfl_sync(~0u, t, t + 3, 8);
+        out[384 + t] = __popc(__ballot_sync(~0u, t % 3 == 0));
+        out[480 + t] = __shfl_up_sync(~0u, t, 2);"""
+    out, t = cp.empty(576, np.int32), np.arange(96)
+    kernel(cp, "int* out", body)((1,), (96,), (out,))
+    lane, warp = t % 32, t // 32
+    expected = [
+        (95 - t) ** 2,
+        np.where(lane + 5 < 32, t + 5, t),
+        t ^ 9,
+        t // 8 * 8 + (t + 3) % 8,
+        np.array([sum(1 for i in range(32 * w, 32 * w + 32) if i % 3 == 0) for w in warp]),
+        np.where(lane >= 2, t - 2, t),
+    ]
+    assert np.array_equal(out.get(), np.concatenate(expected))
+
+
+def test_shared_memory_and_new_memory_are_full_of_bytes_of_255(cp: Any) -> None:
+    out = cp.empty(4, np.int32)
+    kernel(cp, "int* out", "__shared__ int s[4]; __syncthreads(); out[threadIdx.x] = s[threadIdx.x];")(
+        (1,), (4,), (out,)
+    )
+    assert out.get().tolist() == [-1] * 4
+    address = cp.cuda.runtime.malloc(64)
+    there = cp.ndarray(8, np.float64, cp.cuda.MemoryPointer(cp.cuda.UnownedMemory(address, 64, None), 0))
+    assert np.isnan(there.get()).all()
+    cp.cuda.runtime.free(address)
+
+
+def test_what_is_outside_of_shared_memory_is_noticed(cp: Any) -> None:
+    out = cp.empty(1, np.int32)
+    with pytest.raises(cp.cuda.driver.CUDADriverError):
+        kernel(cp, "int* out, int i", "__shared__ int s[4]; s[i] = i; __syncthreads(); out[0] = s[0];")(
+            (1,), (1,), (out, np.int32(4))
+        )
+
+
+@pytest.mark.parametrize("block", [(1025,), (1, 1, 65), (512, 4)])
+def test_blocks_that_no_gpu_takes_are_refused(cp: Any, block: tuple[int, ...]) -> None:
+    with pytest.raises(cp.cuda.driver.CUDADriverError):
+        kernel(cp, "int* out", "out[0] = 0;")((1,), block, (cp.empty(1, np.int32),))
+
+
+def test_a_function_that_is_not_there_is_refused(cp: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(cp.cuda.runtime.CUDARuntimeError):
+        cp.cuda.runtime.deviceGetLimit(0)
+    assert "cudaDeviceGetLimit" in capfd.readouterr().err
+
+
+def test_a_captured_kernel_runs_when_its_graph_is_launched(cp: Any) -> None:
+    """Not before; each time again; on the arguments that it was captured with."""
+    x = cp.zeros(5, np.int32)
+    add = kernel(cp, "int* x, int by", "x[threadIdx.x] += by;")
+    with cp.cuda.Stream() as stream:
+        stream.begin_capture()
+        assert stream.is_capturing()
+        add((1,), (5,), (x, np.int32(3)))
+        graph = stream.end_capture()
+        assert x.get().tolist() == [0] * 5
+        graph.launch(stream)
+        graph.launch(stream)
+        assert x.get().tolist() == [6] * 5
+
+
+REFUSED_IN_A_CAPTURE: dict[str, Any] = {
+    "a look at a number": lambda cp, stream, x: float(x[0]),
+    "waiting": lambda cp, stream, x: stream.synchronize(),
+    "waiting for the device": lambda cp, stream, x: cp.cuda.Device().synchronize(),
+    "numbers from the host": lambda cp, stream, x: x.set(np.ones(5, np.float32)),
+    "the legacy stream": lambda cp, stream, x: cp.add(x, x, out=x) if cp.cuda.Stream.null.__enter__() else None,
+    "a product by CuPy": lambda cp, stream, x: cp.outer(x, x) @ cp.outer(x, x),
+    "a sort": lambda cp, stream, x: cp.argsort(x),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED_IN_A_CAPTURE)
+def test_a_capture_refuses(cp: Any, what: str) -> None:
+    x = cp.ones(5, np.float32)
+    stream = cp.cuda.Stream()
+    REFUSED_IN_A_CAPTURE[what](cp, stream, x)  # first outside of one, where it is no mistake, and kernels are made
+    if what == "the legacy stream":
+        cp.cuda.Stream.null.__exit__()
+    with stream:
+        stream.begin_capture()
+        try:
+            with pytest.raises(Exception, match=r"error 90\d|in a capture|during stream capture|is capturing"):
+                REFUSED_IN_A_CAPTURE[what](cp, stream, x)
+        finally:
+            if what == "the legacy stream":
+                cp.cuda.Stream.null.__exit__()
+            stream.end_capture()
