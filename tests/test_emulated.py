@@ -6,8 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from emulated import cuda
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_runs import TINY, settings_of, some_images
+
+from nanogen.training.loop import Trainer
 
 
 @pytest.fixture(scope="session")
@@ -233,3 +237,22 @@ def test_a_capture_refuses(cp: Any, what: str) -> None:
             if what == "the legacy stream":
                 cp.cuda.Stream.null.__exit__()
             stream.end_capture()
+
+
+WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy", "cudaMemset")
+
+
+@pytest.mark.parametrize("execution", ["eager", "graph"])
+@pytest.mark.parametrize("name", TINY)
+def test_a_training_step_waits_for_nothing(cp: Any, name: str, execution: str) -> None:
+    """CuPy calls nothing that waits for the device, and asks the driver for no memory, once a few steps are done; as a
+    graph a step is one launch and the copies of what it works on and of its losses."""
+    trainer = Trainer(settings_of(name, device="cuda", execution=execution), some_images())
+    for _ in range(5):
+        trainer.advance()
+    cuda.called.clear()
+    trainer.advance()
+    calls = dict(cuda.called)
+    assert not calls.keys() & {*WAITS, "cudaMalloc", "cudaFree"}
+    assert calls.get("cudaGraphLaunch", 0) == (execution == "graph")
+    assert ("adam" in calls) == (execution == "eager")

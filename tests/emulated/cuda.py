@@ -41,7 +41,7 @@ P, INT, UNSIGNED, SIZE, LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint, cty
 INVALID_VALUE, OUT_OF_MEMORY, INVALID_PTX, INVALID_HANDLE, NOT_FOUND, ILLEGAL_ADDRESS = 1, 2, 218, 400, 500, 700
 NO_CAPTURE_OF_THAT, BAD_CAPTURE, CAPTURE_OF_LEGACY_STREAM, UNKNOWN = 900, 901, 906, 999
 RELAXED, NON_BLOCKING = 2, 1
-PINNED_TO_DEVICE = 1  # cudaMemcpyHostToDevice
+FROM_HOST = 1  # cudaMemcpyHostToDevice
 LARGEST_SHARED = 48 << 10
 
 # What an H200 says of itself, as far as CuPy asks: cudaDeviceAttr, and cudaDeviceProp of CUDA 13 by offsets
@@ -346,7 +346,7 @@ def copy(to: int, from_: int, size: int, kind: int) -> None:
 @function("cudaMemcpyAsync", P, P, SIZE, INT, P)
 def copy_on_stream(to: int, from_: int, size: int, kind: int, stream: int | None) -> None:
     is_pinned = any(start <= from_ < start + length for start, length in pinned_memory.items())
-    if kind == PINNED_TO_DEVICE and not is_pinned:
+    if kind == FROM_HOST and not is_pinned:
         not_in_capture("a copy from memory that is not pinned")
     on_stream(stream, f"a copy of kind {kind}", lambda: ctypes.memmove(to, from_, size))
 
