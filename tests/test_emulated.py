@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emulated import cuda
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import TINY, settings_of, some_images
@@ -247,6 +246,8 @@ WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 def test_a_training_step_waits_for_nothing(cp: Any, name: str, execution: str) -> None:
     """CuPy calls nothing that waits for the device, and asks the driver for no memory, once a few steps are done; as a
     graph a step is one launch and the copies of what it works on and of its losses."""
+    from emulated import cuda  # is for Linux alone
+
     trainer = Trainer(settings_of(name, device="cuda", execution=execution), some_images())
     for _ in range(5):
         trainer.advance()
