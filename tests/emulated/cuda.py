@@ -75,7 +75,7 @@ class Refused(Exception):
 class Capture(NamedTuple):
     stream: int
     mode: int
-    work: list[tuple[str, Callable[[], Any]]]
+    work: list[Callable[[], Any]]
 
 
 class Kernel(NamedTuple):
@@ -86,9 +86,8 @@ class Kernel(NamedTuple):
 
 device_memory: dict[int, int] = {}  # bytes by address
 pinned_memory: dict[int, int] = {}
-objects: dict[int, Any] = {
-    0: 0
-}  # by handle: a stream's flags, a graph's work, an event's time, a module's PTX, a Kernel
+# By handle: a stream's flags, a graph's work, an event's time, a module's PTX, a Kernel, cuBLAS's stream
+objects: dict[int, Any] = {0: 0}
 capture: Capture | None = None
 last_error = 0
 
@@ -123,7 +122,7 @@ def on_stream(stream: int | None, what: str, work: Callable[[], Any]) -> None:
     if capture is None:
         work()
     elif capture.stream == stream:
-        capture.work.append((what, work))
+        capture.work.append(work)
     elif not stream and not objects[capture.stream] & NON_BLOCKING:
         raise Refused(CAPTURE_OF_LEGACY_STREAM, f"{what} on the legacy stream, while another is captured")
     else:
@@ -189,7 +188,7 @@ def instantiate(result: int, graph: int, flags: int) -> None:
 @function("cudaGraphLaunch", P, P)
 def launch_graph(graph: int, stream: int | None) -> None:
     def work() -> None:
-        for _, piece in objects[graph]:
+        for piece in objects[graph]:
             piece()
 
     on_stream(stream, "a graph", work)

@@ -67,12 +67,12 @@ class Module:
         self.shared: dict[str, int] = {}  # where in a block's memory
         self.fixed = 0  # bytes of it that the module itself asks for
         self.kernels: dict[str, list[int]] = {}
-        self.needs_fibres: set[str] = set()
+        self.together = False  # a block's threads wait for each other
         variables = "".join(self.variable(found) for found in VARIABLE.finditer(text) if found[1] != "local")
         functions = [Function(self, found, text) for found in FUNCTION.finditer(text) if found[6] == "{"]
         declared = "".join(f"static void {f.head};\n" for f in functions)
         self.code = HEADERS + variables + declared + "".join(f.code for f in functions)
-        together = str(bool(self.needs_fibres)).lower()
+        together = str(self.together).lower()
         for function in (f for f in functions if f.is_kernel):
             self.kernels[function.name] = [bytes_ for _, bytes_ in function.parameters]
             given = ", ".join(f"parameters[{i}]" for i in range(len(function.parameters)))
@@ -118,7 +118,6 @@ class Function:
             end += 1
         body = text[found.end() : end - 1]
         self.widths = {name: 0 if kind == "pred" else size_of(kind) for kind, name, _ in REGISTERS.findall(body)}
-        self.local = {found[4] for found in VARIABLE.finditer(body) if found[1] == "local"}
         self.code = f"static void {self.head}\n{{\n{''.join(self.declared(body))}{{\n"
         body = VARIABLE.sub("", REGISTERS.sub("", body))
         for label, brace, statement in STATEMENT.findall(body):
@@ -176,7 +175,7 @@ class Function:
             return str(number) if kind == "pred" else f"get<{kind}>(u64({number & (1 << 64) - 1}ull))"
         return f"get<{kind}>({self.address(operand)})"
 
-    def address(self, text: str, space: str = "global") -> str:
+    def address(self, text: str) -> str:
         """Register or variable, with a distance."""
         found = re.fullmatch(r"(%?[\w$]+)\s*(?:\+\s*(-?\d+))?", text)
         if not found:
@@ -199,9 +198,8 @@ class Function:
 
     @staticmethod
     def set(register: str, kind: str, number: str) -> str:
-        return (
-            f"{name_in_c(register)} = {number};" if kind == "pred" else f"put<{kind}>({name_in_c(register)}, {number});"
-        )
+        name = name_in_c(register)
+        return f"{name} = {number};" if kind == "pred" else f"put<{kind}>({name}, {number});"
 
     # Instructions
 
@@ -291,7 +289,7 @@ class Function:
         return self.set(a[0], to, f"saturated({call})" if "sat" in modifiers else call)
 
     def do_shfl(self, a: list[str], _: str, modifiers: list[str]) -> str:
-        self.module.needs_fibres.add(self.name)
+        self.module.together = True
         mode = next(m[0] for m in modifiers if m in ("up", "down", "bfly", "idx"))
         given = ", ".join(self.value(x, "u32") for x in a[1:])
         value, *within = a[0].split("|")
@@ -299,14 +297,14 @@ class Function:
         return f"bool within; u32 v = shfl('{mode}', {given}, within); {name_in_c(value)} = v;{sets}"
 
     def do_vote(self, a: list[str], _: str, modifiers: list[str]) -> str:
-        self.module.needs_fibres.add(self.name)
+        self.module.together = True
         given, members = self.value(a[1], "pred"), self.value(a[2], "u32")
         if "all" in modifiers:
             return f"{name_in_c(a[0])} = !ballot(!({given}), {members});"
         return f"{name_in_c(a[0])} = {'!!' if 'any' in modifiers else ''}ballot({given}, {members});"
 
     def do_bar(self, a: list[str], _: str, modifiers: list[str]) -> str:
-        self.module.needs_fibres.add(self.name)
+        self.module.together = True
         if "warp" in modifiers:
             return f"wait(AT_WARP_SYNC, {self.value(a[0], 'u32')});"
         if a != ["0"]:
