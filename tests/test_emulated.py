@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,27 @@ def test_functions(cp: Any, expression: str, dtype: str) -> None:
         expected = FUNCTIONS[expression](a)
         found = computed(cp, expression, dtype, a)
     np.testing.assert_allclose(found, expected, rtol=6 * np.finfo(dtype).eps, atol=0)
+
+
+DIRECTED: dict[str, Any] = {
+    "__fadd_{}(a, b)": lambda a, b, c: a + b,
+    "__fmul_{}(a, b)": lambda a, b, c: a * b,
+    "__fmaf_{}(a, b, c)": lambda a, b, c: a * b + c,
+}
+
+
+@pytest.mark.parametrize("way", ["rz", "rd", "ru"])
+@pytest.mark.parametrize("expression", DIRECTED)
+def test_directed_rounding(cp: Any, expression: str, way: str) -> None:
+    """Towards 0, down or up: the last number of its type that is not beyond the exact one."""
+    a, b, c = np.random.default_rng(0).normal(size=(3, 200)).astype(np.float32)
+    for number, *terms in zip(computed(cp, expression.format(way), np.float32, a, b, c), a, b, c, strict=True):
+        x, y, z = map(Fraction, map(float, terms))
+        exact = DIRECTED[expression](x, y, z)
+        up = way == "ru" or (way == "rz" and exact < 0)
+        beyond = np.nextafter(number, np.float32(-np.inf if up else np.inf))
+        found, next_ = Fraction(float(number)), Fraction(float(beyond))
+        assert next_ < exact <= found if up else found <= exact < next_
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
