@@ -272,7 +272,7 @@ class ByDevice:
 
     def __call__(self, array: Array, *arguments: Any, **named: Any) -> Any:
         if not isinstance(array, np.ndarray):
-            form = self.gpu_form if array.dtype.name in REAL else self.form
+            form = self.gpu_form if array.dtype.char in compiled.REAL else self.form
             return form(array, *arguments, **named)
         form = self.c_form if self.c_form and compiled.has(array.dtype) else self.form
         return form(array, *arguments, **named)
@@ -290,9 +290,6 @@ def plus(a: Array, b: Array) -> Array:
     """a + b; if both are large and alike, by all threads."""
     alike = getattr(a, "size", 0) > LARGE and a.shape == b.shape and a.dtype == b.dtype
     return by_element(write_sum, a, b) if alike else a + b
-
-
-REAL = {"float32": "float", "float64": "double"}
 
 
 def cuda_source(name: str) -> str:
@@ -314,10 +311,10 @@ def launch(source: str, name: str, grid: tuple[int, ...], block: tuple[int, ...]
         TypeError: the first array is neither float32 nor float64.
     """
     first = arguments[0]
-    if first.dtype.name not in REAL:
+    if (real := first.dtype.char) not in compiled.REAL:
         raise TypeError(f"{name}: on a GPU numbers are float32 or float64, got {first.dtype}")
     if min(grid) > 0:
-        _cuda_kernel(source, name, first.dtype.name, array_module(first))(grid, block, arguments)
+        _cuda_kernel(source, name, real, array_module(first))(grid, block, arguments)
 
 
 THREADS = 256  # of a block
@@ -332,8 +329,8 @@ def shared_out(rows: int, columns: int) -> tuple[tuple[int], tuple[int, int]]:
 
 
 @functools.cache
-def _cuda_kernel(source: str, name: str, dtype: str, xp: ModuleType) -> Callable[..., None]:
-    return xp.RawKernel(f"typedef {REAL[dtype]} Real;\n{source}", name)
+def _cuda_kernel(source: str, name: str, real: str, xp: ModuleType) -> Callable[..., None]:
+    return xp.RawKernel(f"typedef {compiled.REAL[real]} Real;\n{source}", name)
 
 
 @functools.cache

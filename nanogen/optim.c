@@ -16,9 +16,3 @@ void adam(
         x[i] -= mean[i] / ((Real)sqrt(square[i]) * c2 + e) * r;
     }
 }
-
-void move(Real* average, const Real* x, double decay, double rest, Int n)
-{
-    Real d = decay, r = rest;
-    EACH average[i] = average[i] * d + x[i] * r;
-}

@@ -14,6 +14,7 @@ import numpy as np
 
 from nanogen.autograd import Tensor
 from nanogen.backend import Array, array_module, by_parts, fuse
+from nanogen.kernels.average import move
 
 Number = Any  # a float; or an array of one, where a captured step finds another number each time
 
@@ -296,12 +297,6 @@ class ExponentialMovingAverage:
 
     def __exit__(self, *error: Any) -> None:
         self.swap()
-
-
-@fuse
-def move(average: Array, x: Array, decay: Number, rest: Number) -> None:
-    average *= decay
-    average += rest * x
 
 
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:

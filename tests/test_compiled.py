@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from nanogen import backend, compiled, optim
-from nanogen.kernels import activation, convolution, normalization, products, softmax
+from nanogen.kernels import activation, average, convolution, normalization, products, softmax
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 EPSILON = {"float32": 2**-23, "float64": 2**-52}
@@ -248,7 +248,7 @@ ELEMENTWISE: list[tuple[Any, int, list[float]]] = [  # function, how many arrays
     (activation.silu_slope, 3, []),
     (backend.write_sum, 2, []),
     (optim.adam, 4, [0.9, 0.1, 0.999, 0.001, 1e-8, 1.5, 1e-3]),
-    (optim.move, 2, [0.75, 0.25]),
+    (average.move, 2, [0.75, 0.25]),
 ]
 CHANGES = {"adam": 0, "move": 0}  # their arguments; the others write into an array more
 

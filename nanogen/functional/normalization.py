@@ -10,6 +10,7 @@ from nanogen.backend import array_module
 from nanogen.functional.activation import silu
 from nanogen.functional.reduction import normalize
 from nanogen.kernels import normalization as kernels
+from nanogen.kernels.average import move
 from nanogen.processes import process_count
 
 __all__ = ["batch_norm", "group_norm", "group_norm_silu", "layer_norm"]
@@ -120,11 +121,9 @@ def batch_norm(
         raise ValueError(f"batch_norm: training needs more than one value a channel, got input of shape {input.shape}")
     known = kernels.moments(kernels.rows_of(input.data), channels, over_batch=True)
     if running_mean is not None and running_var is not None:
-        mean, variance = (moment[0] for moment in known)
-        parts = mean * momentum, variance * (momentum * count / (count - 1))
-        for running, part in zip((running_mean, running_var), parts, strict=True):
-            running.data *= 1 - momentum  # in place: a captured step finds it there again
-            running.data += part
+        shares = momentum, momentum * count / (count - 1)  # the running variance is without bias
+        for running, moment, share in zip((running_mean, running_var), known, shares, strict=True):
+            move(running.data, moment[0], 1 - momentum, share)  # in place: a captured step finds it there again
     return normalize_groups(input, weight, bias, groups=channels, eps=eps, over_batch=True, gated=False, known=known)
 
 

@@ -328,9 +328,12 @@ def _(
     gated: bool,
     known: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:
-    (b, _, c), found = rows.shape, places_of_moments(rows, groups, over_batch)
-    for place, moment in zip(found, known or (), strict=False):
-        place[:b] = moment.reshape(b, groups, c // groups)[: len(place), :, 0]
+    b, _, c = rows.shape
+    if known:
+        own = slice(1 if over_batch else b)
+        found = contiguous(rows, *[moment.reshape(b, groups, c // groups)[own, :, 0] for moment in known])
+    else:
+        found = places_of_moments(rows, groups, over_batch)
     return forward_steps(5 if known else 1, 5, found, rows, weight, bias, groups, eps, over_batch, gated), found
 
 

@@ -54,7 +54,7 @@ def product(a: Array, b: Array, out: Array | None = None, exact: bool = False) -
             out = empty_in_lines((*batch, a.shape[-2], b.shape[-1]), np.result_type(a, b))
         return in_pieces(a, b, out)
     xp, dtype = array_module(a), np.promote_types(a.dtype, b.dtype)
-    if min(a.ndim, b.ndim) < 2 or dtype not in TYPES:
+    if min(a.ndim, b.ndim) < 2 or dtype.char not in TYPES:
         return xp.matmul(a, b, out=out)
     stream = xp.cuda.get_current_stream()
     handle = own_handle(xp, xp.cuda.runtime.getDevice(), threading.get_ident())
@@ -62,19 +62,22 @@ def product(a: Array, b: Array, out: Array | None = None, exact: bool = False) -
         if stream.is_capturing():
             raise RuntimeError("no product of matrices can be captured") from handle
         return xp.matmul(a, b, out=out)
-    if a.shape[-1] != b.shape[-2]:
-        raise ValueError(f"product: shapes {a.shape} and {b.shape} do not fit")
-    batch = broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    shape = (*batch, a.shape[-2], b.shape[-1])
+    a, b = a.astype(dtype, copy=False), b.astype(dtype, copy=False)
+    short = dtype.char == "f" and not exact and tf32_allowed()
+    call = told(a.shape, a.strides, b.shape, b.strides, dtype.char, short)
     if out is None:
-        out = xp.empty(shape, dtype)
-    if (out.shape, out.dtype) != (shape, dtype) or not out.flags.c_contiguous:
-        raise ValueError(f"product: out must be a contiguous {shape} of {dtype}, got {out.shape} of {out.dtype}")
+        out = xp.empty(call.shape, dtype)
+    elif (out.shape, out.dtype) != (call.shape, dtype) or not out.flags.c_contiguous:
+        raise ValueError(f"product: out must be a contiguous {call.shape} of {dtype}, got {out.shape} of {out.dtype}")
     if not a.size or not b.size:
         out.fill(0)  # a sum of nothing
         return out
-    left, right = (in_memory(x, batch, dtype) for x in (b, a))
-    handle.multiply(left, right, out, a.shape[-1], compute_type(dtype, exact), stream.ptr)
+    if any(call.copied):
+        whole = [xp.broadcast_to(x, (*call.shape[:-2], *x.shape[-2:])) for x in (a, b)]
+        a, b = (xp.ascontiguousarray(x) if copied else x for x, copied in zip(whole, call.copied, strict=True))
+    handle.work_on(stream.ptr)
+    places = b.data.ptr, *call.left, a.data.ptr, *call.right, out.data.ptr, *call.out
+    handle.call(call.function, handle.handle, *call.sizes, *places)
     return out
 
 
@@ -226,25 +229,29 @@ def kernels_for_small() -> bool:
 # Where the matrices of an array lie
 
 
-class Matrices(NamedTuple):
-    """What cuBLAS is told of the matrices of an array; distances in elements."""
+class Lie(NamedTuple):
+    """What cuBLAS is told of where the matrices of an array lie; distances in elements."""
 
-    array: Array  # keeps its memory
     transposed: bool  # by cuBLAS, since what it reads there is the matrix itself and not, as usual, its transpose
     line: int  # from one row to the next; if transposed, from one column to the next
     apart: int  # from one matrix to the next
 
 
-def in_memory(x: Array, batch: tuple[int, ...], dtype: np.dtype) -> Matrices:
-    """The matrices of x, broadcast to a batch, where they lie; of a copy if cuBLAS can't read them there."""
-    xp, (rows, columns) = array_module(x), x.shape[-2:]
-    x = xp.broadcast_to(x.astype(dtype, copy=False), (*batch, rows, columns))
-    *between, down, right = (stride // x.itemsize for stride in x.strides)
-    apart = one_distance(batch, between)
+def as_they_lie(shape: Shape, strides: Shape, itemsize: int, batch: Shape) -> Lie | None:
+    """Of an array of matrices, broadcast to a batch; None if cuBLAS can't read them there."""
+    *outer, rows, columns = shape
+    *between, down, right = (stride // itemsize for stride in strides)
+    repeated = [0] * (len(batch) - len(outer)) + [s if n > 1 else 0 for n, s in zip(outer, between, strict=True)]
+    apart = one_distance(batch, repeated)
     for transposed, line in enumerate((distance(rows, columns, down, right), distance(columns, rows, right, down))):
         if line is not None and apart is not None:
-            return Matrices(x, bool(transposed), line, apart)
-    return in_memory(xp.ascontiguousarray(x), batch, dtype)
+            return Lie(bool(transposed), line, apart)
+    return None
+
+
+def without_gaps(shape: Shape) -> Lie:
+    """Of a contiguous array of matrices."""
+    return Lie(False, shape[-1], shape[-2] * shape[-1])
 
 
 def distance(lines: int, length: int, between: int, within: int) -> int | None:
@@ -278,11 +285,11 @@ FUNCTIONS = {
         *SIZES, POINTER, *[POINTER, INT, INT, LONG] * 2, POINTER, POINTER, INT, INT, LONG, INT, INT, INT
     ],
 }  # fmt: skip
-TYPES: dict[np.dtype, tuple[int, Any]] = {  # CUDA_R_32F, CUDA_R_64F
-    np.dtype(np.float32): (0, ctypes.c_float),
-    np.dtype(np.float64): (1, ctypes.c_double),
-}
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
+TYPES: dict[str, tuple[int, int, Any]] = {  # CUDA_R_32F, CUDA_R_64F; in what sums are made
+    "f": (0, COMPUTE_32F, ctypes.c_float),
+    "d": (1, COMPUTE_64F, ctypes.c_double),
+}
 GEMM_DEFAULT = -1
 LARGEST = 2**31 - 1  # of cuBLAS's integers
 WORKSPACE_BYTES = 32 << 20  # what NVIDIA advises for Hopper; 4 MiB for those before
@@ -338,26 +345,43 @@ class Handle:
             self.call("cublasSetWorkspace_v2", self.handle, self.workspace.data.ptr, self.workspace.nbytes)
             self.stream = stream
 
-    def multiply(self, left: Matrices, right: Matrices, out: Array, k: int, compute: int, stream: int) -> None:
-        """out = (left · right)ᵀ for each of the matrices as cuBLAS reads them, (m, k) and (k, n)."""
-        (*batch, n, m), (kind, number) = out.shape, TYPES[out.dtype]
-        count = math.prod(batch)
-        if max(m, n, k, count, left.line, right.line) > LARGEST:
-            raise ValueError(
-                f"product: cuBLAS counts to {LARGEST}, the product has a shape of {out.shape}, sums of {k}"
-            )
-        self.work_on(stream)
-        sizes = (self.handle, int(left.transposed), int(right.transposed), m, n, k)
-        a, b = ((x.array.data.ptr, kind, x.line, x.apart) for x in (left, right))
-        c, one, zero = (out.data.ptr, kind, m, m * n), ctypes.byref(number(1)), ctypes.byref(number(0))
-        if count == 1:
-            self.call("cublasGemmEx", *sizes, one, *a[:3], *b[:3], zero, *c[:3], compute, GEMM_DEFAULT)
-        else:
-            self.call("cublasGemmStridedBatchedEx", *sizes, one, *a, *b, zero, *c, count, compute, GEMM_DEFAULT)
+
+class Call(NamedTuple):
+    """A product of matrices as cuBLAS is told of it: a function's arguments, but for its handle and the addresses."""
+
+    shape: Shape  # of what comes out
+    copied: tuple[bool, bool]  # whether a and b have to be copied before
+    function: str
+    sizes: tuple[Any, ...]
+    left: tuple[Any, ...]  # after the address of b,
+    right: tuple[Any, ...]  # of a,
+    out: tuple[Any, ...]  # and of the product
 
 
-def compute_type(dtype: np.dtype, exact: bool) -> int:
-    """In what the sums are made: the type itself, or TF32 in the factors where that is allowed."""
-    if dtype == np.float64:
-        return COMPUTE_64F
-    return COMPUTE_32F_FAST_TF32 if tf32_allowed() and not exact else COMPUTE_32F
+@functools.lru_cache(4096)
+def told(a: Shape, a_strides: Shape, b: Shape, b_strides: Shape, real: str, short: bool) -> Call:
+    """What cuBLAS is told of a @ b: from shapes and strides alone, so once for all products like it, for to find out
+    takes as long as the rest of a call.  As numbers of C's: ctypes makes them in the time that the call itself takes.
+
+    `short`: factors of float32 numbers are TF32.
+
+    Raises:
+        ValueError: shapes that do not fit; more than cuBLAS counts to."""
+    if a[-1] != b[-2]:
+        raise ValueError(f"product: shapes {a} and {b} do not fit")
+    batch, (kind, compute, number) = np.broadcast_shapes(a[:-2], b[:-2]), TYPES[real]
+    shape, count, size = (*batch, a[-2], b[-1]), math.prod(batch), ctypes.sizeof(number)
+    found_a, found_b = as_they_lie(a, a_strides, size, batch), as_they_lie(b, b_strides, size, batch)
+    lie = left, right, _ = found_b or without_gaps(b), found_a or without_gaps(a), without_gaps(shape)
+    if max(*shape[-2:], a[-1], count, left.line, right.line) > LARGEST:
+        raise ValueError(f"product: cuBLAS counts to {LARGEST}, the product has a shape of {shape}, sums of {a[-1]}")
+    one, zero = ctypes.byref(number(1)), ctypes.byref(number(0))
+    sizes = (*map(INT, (left.transposed, right.transposed, b[-1], a[-2], a[-1])), one)
+    how = INT(COMPUTE_32F_FAST_TF32 if short else compute), INT(GEMM_DEFAULT)
+    copied = found_a is None, found_b is None
+    if count == 1:
+        of_left, of_right, of_out = ((INT(kind), INT(x.line)) for x in lie)
+        return Call(shape, copied, "cublasGemmEx", sizes, of_left, (*of_right, zero), (*of_out, *how))
+    places = [(INT(kind), INT(x.line), LONG(x.apart)) for x in lie]
+    name, ending = "cublasGemmStridedBatchedEx", (INT(count), *how)
+    return Call(shape, copied, name, sizes, places[0], (*places[1], zero), (*places[2], *ending))
