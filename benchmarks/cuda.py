@@ -1,6 +1,6 @@
 """`python -m benchmarks --device cuda`: nanogen on CuPy against PyTorch, eager and compiled, on the same GPU.
 
-Training steps of the four models, ours kernel by kernel and as a CUDA graph, and a reverse step of diffusion, 32×32×3.
+Training steps of the four models and a reverse step of diffusion, ours kernel by kernel and as a CUDA graph, 32×32×3.
 Both sides have the same weights and images and the same precision: TF32 is on for both or off for both.  They compute
 the same losses from the same draws; in the steps that are timed each draws with its own generator on the GPU.  PyTorch
 has the images there already, where ours uploads them each time, its fused Adam, and, eager, the better of two memory
@@ -21,6 +21,7 @@ from benchmarks import torch_models
 from benchmarks.steps import step_of_ours, step_of_theirs
 from benchmarks.timing import Comparison, compare
 from nanogen.backend import allow_tf32, device_module
+from nanogen.training.sampling import as_graphs
 
 SHAPE, LEVELS, BATCH = (3, 32, 32), 256, 128
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -93,10 +94,14 @@ def comparisons(
                 title = f"training step, {name}{way}, PyTorch {kind}"
                 rows.append(report(compare(title, step, *others, budget=budget)))
         if name == "ddpm":
-            step = several(reverse_step(ours, images), wait)
-            for kind, theirs in sides.items():
-                others = [several(torch_reverse_step(model, images), wait) for model in theirs]
-                rows.append(report(compare(f"sampling step, ddpm, PyTorch {kind}", step, *others, budget=budget)))
+            step = several(reverse_step(ours.eval(), images), wait)
+            for way in ("", ", as a graph"):
+                if way:
+                    as_graphs(ours.unet)
+                for kind, theirs in sides.items():
+                    others = [several(torch_reverse_step(model, images), wait) for model in theirs]
+                    title = f"sampling step, ddpm{way}, PyTorch {kind}"
+                    rows.append(report(compare(title, step, *others, budget=budget)))
     return rows
 
 

@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from nanogen.backend import Array, device_module
 
 WARM_UPS = 2  # calls that compile what there is to compile, and upload what stays
@@ -16,9 +14,9 @@ WARM_UPS = 2  # calls that compile what there is to compile, and upload what sta
 class Replayed:
     """A function on a GPU whose kernels are launched one by one in the first calls, then captured, then all at once.
 
-    It takes arrays of the same shapes and types each time, which come from the host, and returns arrays.  Whatever else
-    it works on lies on the device, and is changed in place: Python runs for the last time when it is captured.  What is
-    allocated on the way comes from a pool that nobody else has, since a graph writes there again each time.
+    It takes arrays of the same shapes and types each time, the host's or the device's, and returns arrays.  Whatever
+    else it works on lies on the device, and is changed in place: Python runs for the last time when it is captured.
+    What is allocated on the way comes from a pool that nobody else has, since a graph writes there again each time.
 
     Raises:
         RuntimeError: no CuPy, no GPU, or CuPy refuses to capture what the function does.
@@ -28,10 +26,10 @@ class Replayed:
         self.cupy, self.function, self.calls = device_module("cuda"), function, 0
         self.stream, self.pool = self.cupy.cuda.Stream(), self.cupy.cuda.MemoryPool()
 
-    def __call__(self, *arrays: np.ndarray) -> list[Array]:
+    def __call__(self, *arrays: Array) -> list[Array]:
         with self.stream:
             if not self.calls:
-                self.inputs = [self.cupy.asarray(array) for array in arrays]
+                self.inputs = [self.cupy.array(array) for array in arrays]
             for place, array in zip(self.inputs, arrays, strict=True):
                 place[...] = self.cupy.asarray(array)  # by pinned memory: `set` would wait for the launch before
             self.calls += 1

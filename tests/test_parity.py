@@ -35,6 +35,7 @@ from nanogen.backend import device_module, to_numpy
 from nanogen.kernels.convolution import LEAST_CHANNELS_OF_TILES
 from nanogen.kernels.products import Handle, own_handle, product
 from nanogen.training.loop import Trainer
+from nanogen.training.sampling import as_graphs
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-11}  # of the largest number of a result; models lose another factor of 20
 DEVICES = ["stand-in", pytest.param("gpu", marks=pytest.mark.gpu)]
@@ -231,3 +232,18 @@ def test_captured_steps(name: str) -> None:
             trainer = Trainer(settings_of(name, device="cuda", execution=execution), some_images())
             losses.append([[loss.item() for loss in trainer.advance().values()] for _ in range(6)])
         np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("n", [1, 3])
+def test_sampling_by_graphs(n: int) -> None:
+    """Diffusion whose network is launched as a CUDA graph draws what it draws by kernels launched one by one.  On the
+    stand-in that is `test_strict.py::test_sampling_by_graphs`, to the bit."""
+    with on("gpu"):
+        images = some_images()
+        model = stirred(ng.models.MODELS["ddpm"](images.shape, images.levels, **TINY["ddpm"]), 0.1).to("cuda").eval()
+        one_by_one = [x.numpy() for _, x in model.ancestral(n, ng.Generator(0, "cuda"))]
+        as_graphs(model.unet)
+        for _ in range(4):
+            way = [x.numpy() for _, x in model.ancestral(n, ng.Generator(0, "cuda"))]
+            np.testing.assert_allclose(way, one_by_one, rtol=0, atol=1e-4)

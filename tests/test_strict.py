@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import itertools
 import os
 import sys
@@ -25,9 +26,10 @@ from tiny_runs import TINY, begun, settings_of, some_images, trained
 import nanogen as ng
 from nanogen import compiled as c_functions
 from nanogen.backend import ByDevice
-from nanogen.capture import Replayed
+from nanogen.capture import WARM_UPS, Replayed
 from nanogen.cli import main
 from nanogen.data import Images
+from nanogen.metrics import likelihood
 from nanogen.training.loop import Trainer, train
 from nanogen.training.run import make_settings
 
@@ -355,6 +357,28 @@ def test_a_captured_step_of_sizes_that_do_not_double(model: str, settings: dict[
         trainer = Trainer(make_settings(model, images, {**TINY[model], **settings}, **how), images)
         losses.append([trainer.advance()["loss"].item() for _ in range(5)])
     assert losses[0] == losses[1]
+
+
+def test_sampling_by_graphs(cp: Any, tmp_path: Path) -> None:
+    """A run whose steps are graphs samples and evaluates by graphs of its network, one for each shape: bit for bit what
+    comes of kernels that are launched one by one, at every step on the way.  In training the network is as it was."""
+    _, run = trained("ddpm", tmp_path, device="cuda", execution="graph", steps=2)
+    models, images = [run.model(), run.model()], some_images().images[:5]
+    graphs = inspect.getclosurevars(models[0].unet.forward).nonlocals["graphs"]
+    del models[1].unet.forward
+    for n in (3, 2, 3, 2):
+        ways = [list(model.ancestral(n, ng.Generator(n, "cuda"))) for model in models]
+        assert all((a.data == b.data).all() for (_, a), (_, b) in zip(*ways, strict=True))
+    assert sorted(kind[0][0][0] for kind in graphs) == [2, 3]
+    assert min(graph.calls for graph in graphs.values()) > WARM_UPS + 1
+    given = 2 * [(x, cp.full(2, t)) for t, x in models[1].ancestral(2, ng.Generator(0, "cuda")) if t]
+    noises = [[model.predict_noise(x, t).data for x, t in given] for model in models]
+    assert all((a == b).all() for a, b in zip(*noises, strict=True))
+    found = [likelihood(model, images, ng.Generator(0, "cuda"), batch=3) for model in models]
+    assert found[0] == found[1]
+    losses = [model.train().loss(images, ng.Generator(0, "cuda")) for model in models]
+    slopes = [ng.grad(loss, list(model.parameters())) for model, loss in zip(models, losses, strict=True)]
+    assert all((a.data == b.data).all() for a, b in zip(*slopes, strict=True))
 
 
 def test_a_captured_run_goes_on_from_a_checkpoint(cp: Any, tmp_path: Path) -> None:

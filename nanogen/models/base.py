@@ -65,6 +65,10 @@ class GenerativeModel(Module):
         """What one training step does, in this order."""
         return [Update("loss", self.loss, self)]
 
+    def repeated(self) -> list[Module]:
+        """The networks that sampling calls again and again, with images of one shape."""
+        return []
+
     def sample(self, n: int, rng: Generator) -> Array:
         """n images of integer levels: uint8 (n, C, H, W)."""
         raise NotImplementedError

@@ -23,6 +23,7 @@ from nanogen.distributions import DiscretizedNormal, Normal, kl_divergence, unsc
 from nanogen.models.base import GenerativeModel, check_choice, check_counts
 from nanogen.models.schedule import SCHEDULES, NoiseSchedule
 from nanogen.models.unet import UNet
+from nanogen.nn import Module
 from nanogen.random import Generator
 
 
@@ -100,6 +101,9 @@ class DDPM(GenerativeModel):
         return self.schedule.mean_from_x0(x_t, t, self.predict_x0(x_t, t))
 
     # Sampling
+
+    def repeated(self) -> list[Module]:
+        return [self.unet]
 
     def sample(self, n: int, rng: Generator, steps: int | None = None, eta: float = 0.0) -> Array:
         """n images of integer levels: uint8 (n, C, H, W).

@@ -28,6 +28,7 @@ from nanogen.random import Generator
 from nanogen.training.checkpoint import Checkpoint, load_checkpoint, without_prefix
 from nanogen.training.files import remove_parts, write_atomically
 from nanogen.training.recipes import recipe
+from nanogen.training.sampling import as_graphs
 
 log = logging.getLogger("nanogen")
 MOST = 2**31 - 1  # of anything that is counted
@@ -324,7 +325,8 @@ class Run:
             raise ValueError(f"{self.settings_file} is not a run's settings: {error}") from error
 
     def model(self, device: str | None = None) -> GenerativeModel:
-        """The model with its averaged weights, in evaluation, as `sample` and `evaluate` use it."""
+        """The model with its averaged weights, in evaluation, as `sample` and `evaluate` use it; where the run's steps
+        are graphs, on a GPU those of sampling are too."""
         settings = self.settings()
         model = build_model(settings if device is None else dataclasses.replace(settings, device=device))
         if (checkpoint := self.checkpoint()) is None:
@@ -334,6 +336,9 @@ class Run:
         averages = averaged_weights(model, arrays)
         model.load_state_dict(model.state_dict() | averages)
         model.eval()
+        if settings.execution == "graph" and model.anchor.device == "cuda":
+            for network in model.repeated():
+                as_graphs(network)
         return model
 
     def images(self, split: str) -> Images:

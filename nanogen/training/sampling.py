@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from nanogen.backend import to_numpy
+from nanogen.autograd import Tensor
+from nanogen.backend import Array, to_numpy
+from nanogen.capture import Replayed
 from nanogen.models import GenerativeModel
+from nanogen.nn import Module
 from nanogen.processes import Team, check_processes
 from nanogen.random import Generator
 
@@ -32,3 +35,26 @@ def sampler(model: GenerativeModel, rng: Generator, processes: int, most: int, *
 
     team = Team(draw, processes, -(-most // processes) * math.prod(model.image_shape))
     return team
+
+
+def as_graphs(network: Module) -> None:
+    """From now on, in evaluation, a call of a network on a GPU launches a CUDA graph and has no gradients: Python and
+    CuPy take longer to launch the kernels of a few images one by one than a GPU takes to run them.
+
+    There is a graph for all inputs of the same shapes and types, a tensor and arrays beside it.  The weights have to
+    stay where they are in memory."""
+    one_by_one, graphs = network.forward, {}
+
+    def forward(x: Tensor, *others: Array | None) -> Tensor:
+        if network.training:
+            return one_by_one(x, *others)
+        arrays = [x.data, *(other for other in others if other is not None)]
+        kind = tuple((array.shape, array.dtype) for array in arrays)
+        if kind not in graphs:
+            graphs[kind] = Replayed(on_arrays)
+        return Tensor(graphs[kind](*arrays)[0])
+
+    def on_arrays(x: Array, *others: Array) -> list[Array]:
+        return [one_by_one(Tensor(x), *others).data]
+
+    network.forward = forward  # type: ignore[method-assign]

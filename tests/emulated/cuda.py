@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import functools
 import os
 import platform
+import re
 import struct
 import subprocess
 import sys
@@ -35,7 +37,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emulated import ptx
+from . import ptx
 
 P, INT, UNSIGNED, SIZE, LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint, ctypes.c_size_t, ctypes.c_longlong
 INVALID_VALUE, OUT_OF_MEMORY, INVALID_PTX, INVALID_HANDLE, NOT_FOUND, ILLEGAL_ADDRESS = 1, 2, 218, 400, 500, 700
@@ -586,8 +588,18 @@ def runtime_functions(path: str) -> dict[str, int]:
     return {name: start + int(at, 16) for at, size, kind, name in found if kind in "tT" and int(size, 16) > 12}
 
 
-def install() -> ModuleType:
-    """CuPy, for which this machine has a GPU from now on.
+IDLE = (ptx.HERE / "idle.cpp").read_text()
+NAMES_OF_IDLE = re.findall(r"^int (\w+)\(", IDLE, re.MULTILINE)
+
+
+@functools.cache
+def idle_functions() -> ctypes.PyDLL:
+    """Functions that say that all went well, and do nothing; and `launches` and `products`, how many there were."""
+    return ptx.compiled(IDLE)
+
+
+def install(idle: bool = False) -> ModuleType:
+    """CuPy, for which this machine has a GPU from now on; if that is idle, nothing is computed: see `idle`.
 
     Raises:
         ImportError: no CuPy.
@@ -601,6 +613,8 @@ def install() -> ModuleType:
     from cupy_backends.cuda.libs import cublas
 
     functions = {name: as_c_function(name, *FUNCTIONS[name]) for name in FUNCTIONS}
+    if idle:
+        functions |= {name: getattr(idle_functions(), name) for name in NAMES_OF_IDLE}
     for name, address in runtime_functions(runtime.__file__).items():
         if name in ("cudaGetErrorName", "cudaGetErrorString"):
             put_in_place(address, as_c_function(name, error_name, (INT,), P))

@@ -335,22 +335,31 @@ class Function:
         return f"F_{name_in_c(name)}({', '.join(places)});"
 
 
-@functools.cache
-def load(text: str) -> tuple[dict[str, list[int]], ctypes.CDLL]:
-    """The kernels of a module, with the bytes of their parameters, and a library with `launch_NAME`; compiled once.
+def compiled(code: str) -> ctypes.PyDLL:
+    """A library of C++, made once.
 
     Raises:
-        Unknown: PTX that is not understood.
+        Unknown: what the compiler says, if it makes none.
     """
-    module = Module(text)
-    made = CACHE / f"{hashlib.sha256(f'{OPTIONS}{module.code}'.encode()).hexdigest()}.so"
+    made = CACHE / f"{hashlib.sha256(f'{OPTIONS}{code}'.encode()).hexdigest()}.so"
     if not made.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
             new = Path(scratch) / made.name
             command = ["g++", *OPTIONS, "-U_FORTIFY_SOURCE", "-shared", "-fPIC", "-x", "c++", "-", "-o", str(new)]
-            done = subprocess.run(command, input=module.code, capture_output=True, text=True)
+            done = subprocess.run(command, input=code, capture_output=True, text=True)
             if done.returncode:
                 raise Unknown(done.stderr[:2000])
             os.replace(new, made)
-    return module.kernels, ctypes.PyDLL(str(made))  # one launch at a time: what it works with is the library's
+    return ctypes.PyDLL(str(made))  # one launch at a time: what it works with is the library's
+
+
+@functools.cache
+def load(text: str) -> tuple[dict[str, list[int]], ctypes.PyDLL]:
+    """The kernels of a module, with the bytes of their parameters, and a library with `launch_NAME`.
+
+    Raises:
+        Unknown: PTX that is not understood.
+    """
+    module = Module(text)
+    return module.kernels, compiled(module.code)
