@@ -20,11 +20,21 @@ def relu_slope(g: Array, y: Array, d: Array) -> None:
 
 
 def leaky_relu(x: Array, negative_slope: float, y: Array) -> None:
-    """No kernel for a GPU: max(x, slope · x), or with a slope above 1 min."""
-    xp = array_module(x)
+    """max(x, slope · x), or with a slope above 1 min."""
     if not by_c("leaky_relu", x, negative_slope, y):
-        xp.multiply(x, negative_slope, out=y)
-        (xp.maximum if negative_slope <= 1 else xp.minimum)(x, y, out=y)
+        (larger_of_scaled if negative_slope <= 1 else smaller_of_scaled)(x, negative_slope, y)
+
+
+@fuse
+def larger_of_scaled(x: Array, factor: float, y: Array) -> None:
+    array_module(x).multiply(x, factor, out=y)
+    array_module(x).maximum(x, y, out=y)
+
+
+@fuse
+def smaller_of_scaled(x: Array, factor: float, y: Array) -> None:
+    array_module(x).multiply(x, factor, out=y)
+    array_module(x).minimum(x, y, out=y)
 
 
 @fuse
