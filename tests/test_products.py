@@ -333,6 +333,34 @@ def test_a_status_is_an_error(name: str, shape: Any, anew: None, monkeypatch: py
         products.product(x, x)
 
 
+@pytest.mark.parametrize(("tiling", "expected"), [*zip(convolution.TILINGS, (5 / 3, 2), strict=True)])
+def test_what_tf32_costs_by_tiles(monkeypatch: pytest.MonkeyPatch, tiling: convolution.Tiling, expected: float) -> None:
+    """How many times larger than by patches the error of TF32 is by tiles, on white noise.
+
+    Every factor is off by a share of its own size, so an error's variance is as the sum of the squares of the products.
+    In one dimension r products of variance 1 become t products of (G g) and (Bᵀ d), of which each output takes all but
+    one: (1 + ¾ + ¾) · 2 = 5 in place of 3 for r = 3, and 1 · 2 + 2 · 1 = 4 in place of 2 for r = 2.  In two dimensions
+    both are squared, and the error is the root."""
+    monkeypatch.setenv("CUPY_TF32", "1")
+    size = tiling.r * tiling.s
+    rng, how = np.random.default_rng(0), ((tiling.s,) * 2, (1, 1), (1, 1))
+    x, w = rng.standard_normal((4, 32, 16, 16)), rng.standard_normal((32, 32, size, size))
+    y = rng.standard_normal((4, 32, *convolution.output_size(x.shape[2:], w.shape[2:], *how)))
+    exact = all_three(x, w, y, how)
+    x, w, y = (there(a.astype(np.float32)) for a in (x, w, y))
+    ways = [all_three(x, w, y, how)]
+    monkeypatch.setattr(convolution, "LEAST_CHANNELS_OF_TILES", 33)
+    ways.append(all_three(x, w, y, how))
+    tiles, patches = ([np.std(a.get() - b) for a, b in zip(way, exact, strict=True)] for way in ways)
+    assert np.divide(tiles, patches) == pytest.approx(expected, rel=0.06)
+
+
+def all_three(x: Any, w: Any, y: Any, how: Any) -> list[Any]:
+    """A convolution, and its adjoints in the image and in the kernel."""
+    adjoint = convolution.convolve_adjoint(y, w, x.shape[2:], *how)
+    return [convolution.convolve(x, w, None, *how), adjoint, convolution.convolve_weight(x, y, w.shape[2:], *how)]
+
+
 def test_more_than_cublas_counts_to() -> None:
     """Numbers that do not fit cuBLAS's integers are an error: ctypes would cut them.  The largest that fit are not."""
     for place, size, turned in itertools.product(range(6), (2**31 - 1, 2**31), (False, True)):

@@ -71,7 +71,8 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 def expand(input: Tensor, size: Any) -> Tensor:
     """Axes of length 1 repeated, and new ones put in front, until the shape is `size`; −1 leaves an axis alone."""
     here = (-1,) * (len(size) - input.ndim) + input.shape
-    return broadcast_to(input, shape=tuple(m if n == -1 else n for n, m in zip(size, here, strict=True)))
+    shape = tuple(m if n == -1 else n for n, m in zip(size, here, strict=True))
+    return broadcast_to(input, shape=np.broadcast_shapes(shape))  # CuPy itself would take a new axis of −1
 
 
 def axis_of(dim: int, input: Tensor) -> int:

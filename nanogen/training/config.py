@@ -33,7 +33,7 @@ TRAINING = {  # what can be set for all models
     "seed": "of all random numbers",
     "device": "cpu or cuda",
     "precision": "of the products of matrices: float32, or tf32, on a GPU: ten bits of each factor's fraction, faster",
-    "execution": "of a step: eager, kernel by kernel, or graph, on a GPU: captured once, then launched as a whole",
+    "execution": "of steps, sampling's too: eager, kernel by kernel, or graph, on a GPU: captured, then launched whole",
     "threads": "of the matrix products; another number gives other bits",
     "processes": "that share each step, on a CPU with the threads shared out; another number draws other noise",
 }
