@@ -148,14 +148,18 @@ COPIED = {
 
 
 @pytest.mark.parametrize("name", [*UNCOPIED, *COPIED])
-def test_what_cublas_can_read_is_not_copied(name: str) -> None:
+def test_what_cublas_can_read_is_not_copied(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows or columns without gaps, at one distance, of matrices at one distance, are taken as they lie; all else is
     copied, once.  The product is NumPy's in any case."""
     memory = np.arange(240, dtype=np.float32).reshape(2, 4, 6, 5)
     x = (UNCOPIED | COPIED)[name](memory)
     other = np.arange(x.shape[-1] * 3, dtype=np.float32).reshape(x.shape[-1], 3)
-    assert products.told(x.shape, x.strides, other.shape, other.strides, "f", False).copied == (name in COPIED, False)
+    call, numbers = products.Handle.call, []
+    monkeypatch.setattr(products.Handle, "call", lambda self, *given: (numbers.extend(given), call(self, *given)))
     assert np.array_equal(products.product(there(x), there(other)).get(), x @ other)
+    for factor, as_it_lies in ((x, name in UNCOPIED), (other, True)):
+        low, high = np.lib.array_utils.byte_bounds(factor)
+        assert any(type(number) is int and low <= number < high for number in numbers) == as_it_lies
     assert np.array_equal(
         products.product(there(other.T), there(x.swapaxes(-1, -2))).get(), other.T @ x.swapaxes(-1, -2)
     )
