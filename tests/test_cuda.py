@@ -351,12 +351,16 @@ BARRIER = "__syncthreads();"
 BARRIERS = [(name, i) for name in calls() for i in range(SOURCES[name].count(BARRIER))]  # others have no more
 
 
+def without_barrier(name: str, i: int) -> str:
+    """A source without its i-th barrier."""
+    parts = SOURCES[name].split(BARRIER)
+    return BARRIER.join(parts[: i + 1]) + ";" + BARRIER.join(parts[i + 1 :])
+
+
 @pytest.mark.parametrize(("name", "i"), BARRIERS)
 def test_no_barrier_can_be_left_out(cp: Any, monkeypatch: Any, name: str, i: int) -> None:
     """Without any one `__syncthreads()` the numbers depend on which thread comes first, which a run notices."""
-    parts = SOURCES[name].split(BARRIER)
-    without = BARRIER.join(parts[: i + 1]) + ";" + BARRIER.join(parts[i + 1 :])
-    launch = cuda.run
+    without, launch = without_barrier(name, i), cuda.run
     monkeypatch.setattr(device, "LARGEST_BLOCK", (4, 3))
     monkeypatch.setattr(cuda, "run", lambda code, *how: launch(code.replace(SOURCES[name], without), *how))
     with pytest.raises(RuntimeError, match="a barrier"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from fractions import Fraction
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_cuda import BARRIERS, calls, without_barrier
 from tiny_runs import TINY, settings_of, some_images
 
+from nanogen.kernels import convolution, normalization, reduction, softmax
 from nanogen.training.loop import Trainer
 
 
@@ -279,3 +282,88 @@ def test_a_training_step_waits_for_nothing(cp: Any, name: str, execution: str) -
     assert not calls.keys() & {*WAITS, "cudaMalloc", "cudaFree"}
     assert calls.get("cudaGraphLaunch", 0) == (execution == "graph")
     assert ("adam" in calls) == (execution == "eager")
+
+
+ON_EACH = "int v = out[threadIdx.x]; {} out[{}] = v;"
+THROUGH_SHARED = (
+    "__shared__ int s[64]; s[threadIdx.x] = 1; {} out[blockIdx.x * 64 + threadIdx.x] = s[63 - threadIdx.x];"
+)
+RACES: dict[str, tuple[str, int, bool]] = {  # what 64 threads do, in how many blocks, and whether that is a race
+    "each its own": ("out[threadIdx.x] = 1;", 1, False),
+    "each its own, in two blocks": ("out[blockIdx.x * 64 + threadIdx.x]++;", 2, False),
+    "the same in two blocks": ("out[threadIdx.x] = 1;", 2, True),
+    "a neighbour's": (ON_EACH.format("", "threadIdx.x + 1"), 1, True),
+    "a neighbour's after a barrier": (ON_EACH.format("__syncthreads();", "threadIdx.x + 1"), 1, False),
+    "a neighbour's in the warp": (ON_EACH.format("__syncwarp();", "threadIdx.x ^ 1"), 1, False),
+    "a neighbour's in another warp": (ON_EACH.format("__syncwarp();", "threadIdx.x ^ 32"), 1, True),
+    "through shared memory": (THROUGH_SHARED.format("__syncthreads();"), 2, False),
+    "through shared memory, too soon": (THROUGH_SHARED.format(""), 2, True),
+    "what others may still read": (THROUGH_SHARED.format("__syncthreads();") + " s[threadIdx.x] = 2;", 1, True),
+    "read by all": ("out[64 + 64 * blockIdx.x + threadIdx.x] = out[7];", 2, False),
+    "read by all, written by one": ("if (!blockIdx.x) out[64 + threadIdx.x] = out[7]; else out[7] = 1;", 2, True),
+    "added up": ("atomicAdd(out, 1);", 3, False),
+    "added up, and read": ("atomicAdd(out, 1); out[1 + threadIdx.x] = out[0];", 1, True),
+}
+
+
+@pytest.mark.parametrize("what", RACES)
+def test_races_are_noticed(cp: Any, what: str) -> None:
+    """Two threads at one place, of which one writes, with no barrier between that both come to: in memory of the device
+    and of a block, between blocks and within one."""
+    from emulated import cuda
+
+    (body, blocks, race), out = RACES[what], cp.zeros(256, np.int32)
+    run = kernel(cp, "int* out", body)
+    run((blocks,), (64,), (out,))
+    with cuda.watched(), pytest.raises(cp.cuda.driver.CUDADriverError) if race else contextlib.nullcontext():
+        run((blocks,), (64,), (out,))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_no_race_in_a_training_step(cp: Any, name: str) -> None:
+    """In no kernel of ours or of CuPy's."""
+    from emulated import cuda
+
+    trainer = Trainer(settings_of(name, device="cuda"), some_images())
+    trainer.advance()
+    with cuda.watched():
+        trainer.advance()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_race_in_wide_kernels(cp: Any, dtype: str) -> None:
+    """With more channels, classes and rows than threads are side by side; convolution by both kinds of tiles."""
+    from emulated import cuda
+
+    rng = np.random.default_rng(0)
+
+    def there(*shape: int) -> Any:
+        return cp.asarray(rng.standard_normal(shape).astype(dtype))
+
+    with cuda.watched():
+        for size, stride in ((3, 1), (4, 2)):
+            x, w, how = there(2, 32, 8, 9), there(33, 32, size, size), ((stride, stride), (1, 1), (1, 1))
+            y = convolution.convolve(x, w, there(33), *how)
+            convolution.gradients(x, w, y, (True, True), *how)
+            convolution.gradients_of_adjoint(y, w, x, (True, True), *how)
+        for channels, groups, over_batch in ((40, 4, False), (12, 3, False), (40, 40, True), (70, 1, False)):
+            rows, weight, how = there(3, 70, channels), there(channels), (groups, 0.1, over_batch, True)
+            saved = normalization.normalize(rows, weight, weight, *how)[1]
+            normalization.normalize_gradients(rows, saved, rows, weight, weight, *how)
+        for classes in (3, 40, 256):
+            logits, labels = there(100, classes), cp.asarray(rng.integers(0, classes, 100))
+            saved = softmax.cross_entropy(logits, labels)[1]
+            softmax.cross_entropy_slope(there(100), logits, labels, *saved)
+            softmax.softmax_slope(logits, softmax.softmax(logits))
+        reduction.column_sums(there(3, 500, 70))
+
+
+@pytest.mark.parametrize(("name", "i"), BARRIERS)
+def test_without_a_barrier_there_is_a_race(cp: Any, monkeypatch: pytest.MonkeyPatch, name: str, i: int) -> None:
+    """Each `__syncthreads()` is needed."""
+    from emulated import cuda
+
+    module = {"softmax": softmax, "normalization": normalization}[name]
+    monkeypatch.setattr(module, "SOURCE", without_barrier(name, i))
+    with cuda.watched(), pytest.raises(cp.cuda.driver.CUDADriverError):
+        calls()[name](cp)

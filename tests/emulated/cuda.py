@@ -11,8 +11,8 @@ one thread, and answers as NVIDIA documents it.  Kernels come as PTX; `ptx` make
 - A function that is not here is an error and says its name.
 
 Not CuPy's own are the functions that its wheels hold as machine code for GPUs: thrust's sorts are NumPy's here, and for
-CUB's sums of whole arrays CuPy's other kernels step in.  Nothing here knows of time, of many threads at once, or of how
-much a multiprocessor holds.
+CUB's sums of whole arrays CuPy's other kernels step in.  Nothing here knows of time, or of how much a multiprocessor
+holds; threads take turns, but whether they would race for a place in memory is found on request (`watched`).
 
 Linux on x86-64: the first bytes of each function become a jump.
 """
@@ -20,6 +20,7 @@ Linux on x86-64: the first bytes of each function become a jump.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import os
@@ -31,7 +32,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -57,6 +58,7 @@ LIMITS = (2**31 - 1, 65535, 65535, 1024, 1024, 64)  # of a grid and a block
 FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
 called: Counter[str] = Counter()  # each function, and each kernel by its name
 _ended: list[bool] = []  # the interpreter goes, and CuPy gives back what it has
+_watched: list[bool] = []
 _alive: list[Any] = []
 _patched: list[int] = []
 
@@ -84,6 +86,7 @@ class Kernel(NamedTuple):
     name: str
     sizes: list[int]  # bytes of its parameters
     launch: Any
+    watching: Any  # whether races are looked for
 
 
 device_memory: dict[int, int] = {}  # bytes by address
@@ -373,6 +376,17 @@ def pointer_attributes(result: int, address: int) -> None:
 # Kernels
 
 
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Within this context a kernel in which threads race for a place in memory is an error: two of them come there, one
+    to write, and no barrier of theirs is between.  Races for shared memory and for the device's; atomics are none."""
+    _watched.append(True)
+    try:
+        yield
+    finally:
+        _watched.pop()
+
+
 @function("cuModuleLoadData", P, P)
 def load_module(result: int, image: int) -> None:
     put(result, new(ctypes.string_at(image).decode()))
@@ -389,7 +403,7 @@ def get_kernel(result: int, module: int, name: bytes) -> None:
         raise Refused(NOT_FOUND, kernel)
     launch = getattr(library, f"launch_{ptx.name_in_c(kernel)}")
     launch.restype = ctypes.c_char_p
-    put(result, new(Kernel(kernel, kernels[kernel], launch)))
+    put(result, new(Kernel(kernel, kernels[kernel], launch, INT.in_dll(library, "watching"))))
 
 
 @function("cuLaunchKernel", P, *[UNSIGNED] * 7, P, P, P)
@@ -404,6 +418,7 @@ def launch_kernel(handle: int, *how: Any) -> None:
     called[kernel.name] += 1
 
     def work() -> None:
+        kernel.watching.value = int(bool(_watched))
         pointers = (P * max(len(values), 1))(*map(ctypes.addressof, values))
         if broken := kernel.launch((UNSIGNED * 6)(*sizes), UNSIGNED(shared), pointers):
             raise Refused(ILLEGAL_ADDRESS, f"{kernel.name}: {broken.decode()}")

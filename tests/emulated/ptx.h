@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <type_traits>
+#include <unordered_map>
 #include <utility>
 
 typedef uint8_t u8; typedef uint16_t u16; typedef uint32_t u32; typedef uint64_t u64;
@@ -46,15 +47,59 @@ static u32 carry;     // of the thread that is running: it does not rest between
 static const char* broken;  // what has gone wrong, for the host
 
 static void stop(const char* why) { if (!broken) broken = why; }
-static char* global(u64 address, size_t) { return reinterpret_cast<char*>(address); }
-static char* in_shared(u64 at, size_t bytes)
+static u32 thread_number() { return tid.x + ntid.x * (tid.y + ntid.y * tid.z); }
+static u32 laneid() { return thread_number() & 31; }
+
+// Races: two threads come to the same byte, one of them to write, with no barrier of theirs between.  Whoever is the
+// first here need not be on a GPU.  Only if the host asks: it takes long.
+enum How { READ, WRITE, ATOMIC, OWN };  // OWN: memory that no other thread has
+extern "C" { int watching; }
+struct Access { u32 block, thread, barriers, of_warp; };
+struct Seen { Access write, read; bool written, atomic, been_read, by_threads, by_blocks; };
+static std::unordered_map<const char*, Seen> seen, seen_in_block;  // since the launch; in shared memory
+static u32 block_number, barriers;   // the block, and how many barriers it has passed
+static std::vector<u32> of_warp;     // how many `bar.warp.sync` each thread has passed
+
+static bool meet(Access a, Access b)
+{
+    if (a.block != b.block) return true;
+    bool in_order = a.barriers != b.barriers || (a.thread / 32 == b.thread / 32 && a.of_warp != b.of_warp);
+    return a.thread != b.thread && !in_order;
+}
+static void watch(const char* p, size_t bytes, How how)
+{
+    Access now = {block_number, thread_number(), barriers, of_warp.empty() ? 0 : of_warp[thread_number()]};
+    auto& all = shared <= p && p < shared + shared_bytes ? seen_in_block : seen;
+    for (size_t i = 0; i < bytes; i++) {
+        Seen& s = all[p + i];
+        bool race = s.written && !(how == ATOMIC && s.atomic) && meet(s.write, now);
+        if (how != READ && s.been_read)
+            race = race || s.by_blocks || meet(s.read, now) || (s.by_threads && s.read.barriers == now.barriers);
+        if (race) stop("a race: two threads at the same place, one of them writing, with no barrier between");
+        if (how == READ) {
+            bool later = !s.been_read || s.read.barriers != now.barriers;
+            s.by_blocks = s.by_blocks || (s.been_read && s.read.block != now.block);
+            s.by_threads = !later && (s.by_threads || s.read.thread != now.thread);
+            s.been_read = true, s.read = now;
+        } else s = {now, {}, true, how == ATOMIC, false, false, false};
+    }
+}
+static char* global(u64 address, size_t bytes, How how)
+{
+    char* p = reinterpret_cast<char*>(address);
+    if (watching && how != OWN) watch(p, bytes, how);
+    return p;
+}
+static char* in_shared(u64 at, size_t bytes, How how)
 {
     static char nowhere[64];
-    if (at + bytes <= shared_bytes) return shared + at;
-    stop("outside of shared memory");
-    return nowhere;
+    if (at + bytes > shared_bytes) {
+        stop("outside of shared memory");
+        return nowhere;
+    }
+    if (watching) watch(shared + at, bytes, how);
+    return shared + at;
 }
-static u32 laneid() { return (tid.x + ntid.x * (tid.y + ntid.y * tid.z)) & 31; }
 
 // Arithmetic
 FOR(T) T add(T a, T b) { return a + b; }
@@ -223,6 +268,7 @@ static void wait(int at, u32 members)
     rest();
     tid = mine;
 }
+static void sync_warp(u32 members) { wait(AT_WARP_SYNC, members); of_warp[current]++; }
 static u32 shfl(char mode, u32 value, u32 b, u32 c, u32 members, bool& within)
 {
     size_t warp = current & ~size_t(31);
@@ -272,6 +318,7 @@ static void run_block(size_t threads)
     ended.assign(threads, 0);
     waiting.assign(threads, {RUNS, 0});
     lanes.assign(threads + 32, 0);
+    of_warp.assign(threads, 0);
     for (;;) {
         for (current = 0; current < threads; current++)
             if (!ended[current] && waiting[current].at == RUNS) {
@@ -286,6 +333,7 @@ static void run_block(size_t threads)
             waiting[i].at = RUNS;
         }
         if (!any) return;
+        barriers++;
     }
 }
 
@@ -297,6 +345,8 @@ template <class Thread> static const char* launch(const unsigned* sizes, size_t 
     shared = memory.data();
     shared_bytes = bytes;
     broken = nullptr;
+    seen.clear();
+    of_warp.clear();
     size_t blocks = size_t(nctaid.x) * nctaid.y * nctaid.z, threads = size_t(ntid.x) * ntid.y * ntid.z;
     if (together) {
         work = thread;
@@ -304,6 +354,8 @@ template <class Thread> static const char* launch(const unsigned* sizes, size_t 
     }
     for (size_t b = 0; b < blocks; b++) {
         ctaid = place(b, nctaid);
+        block_number = b, barriers = 0;
+        seen_in_block.clear();
         if (bytes) memset(shared, 255, bytes);
         if (together) run_block(threads);
         else

@@ -189,12 +189,15 @@ class Function:
             return f"u64({-(-self.module.fixed // 16) * 16 if at < 0 else at} + {distance})"
         return f"(u64({name_in_c(base)}) + {distance})"
 
-    def place(self, operand: str, space: str, size: int) -> str:
+    def place(self, operand: str, modifiers: list[str], size: int, how: str) -> str:
         inner = operand.strip("[] ")
+        spaces = (m.partition("::")[0] for m in modifiers)
+        space = next((m for m in spaces if m in ("param", "shared", "local")), "global")
         if space == "param":
             name, _, distance = inner.partition("+")
             return f"P_{name_in_c(name)} + {distance or 0}"
-        return f"{'in_shared' if space == 'shared' else 'global'}({self.address(inner)}, {size})"
+        how = "OWN" if space == "local" else how
+        return f"{'in_shared' if space == 'shared' else 'global'}({self.address(inner)}, {size}, {how})"
 
     @staticmethod
     def set(register: str, kind: str, number: str) -> str:
@@ -246,22 +249,18 @@ class Function:
 
     def do_ld(self, a: list[str], kind: str, modifiers: list[str]) -> str:
         registers, size = split(a[0].strip("{}")), size_of(kind)
-        place = self.place(a[1], self.space(modifiers), size * len(registers))
+        place = self.place(a[1], modifiers, size * len(registers), "READ")
         loads = (self.set(r, kind, f"load<{kind}>(p + {size * i})") for i, r in enumerate(registers) if r != "_")
         return f"char* p = {place}; {' '.join(loads)}"
 
     def do_st(self, a: list[str], kind: str, modifiers: list[str]) -> str:
         registers, size = split(a[1].strip("{}")), size_of(kind)
-        place = self.place(a[0], self.space(modifiers), size * len(registers))
+        place = self.place(a[0], modifiers, size * len(registers), "WRITE")
         stores = (f"store<{kind}>(p + {size * i}, {self.value(r, kind)});" for i, r in enumerate(registers))
         return f"char* p = {place}; {' '.join(stores)}"
 
-    @staticmethod
-    def space(modifiers: list[str]) -> str:
-        return next((m.partition("::")[0] for m in modifiers if m.startswith(("param", "shared"))), "global")
-
     def do_atom(self, a: list[str], kind: str, modifiers: list[str]) -> str:
-        place = self.place(a[1], self.space(modifiers), size_of(kind))
+        place = self.place(a[1], modifiers, size_of(kind), "ATOMIC")
         rest = "".join(f"{kind} {n} = {self.value(x, kind)}; " for n, x in zip("vw", a[2:]))
         new = next(ATOMIC[m] for m in modifiers if m in ATOMIC)
         before = "" if a[0] == "_" else self.set(a[0], kind, "o")
@@ -306,7 +305,7 @@ class Function:
     def do_bar(self, a: list[str], _: str, modifiers: list[str]) -> str:
         self.module.together = True
         if "warp" in modifiers:
-            return f"wait(AT_WARP_SYNC, {self.value(a[0], 'u32')});"
+            return f"sync_warp({self.value(a[0], 'u32')});"
         if a != ["0"]:
             raise Unknown(f"a barrier of some threads, {a}")
         return "wait(AT_BARRIER, 0);"

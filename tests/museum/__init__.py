@@ -245,9 +245,10 @@ jump there, to functions of Python's in which the host's memory is the device's;
 functions too (`emulated/cuda.py`).  NVRTC is NVIDIA's; the PTX that it makes of CuPy's kernels and of ours becomes C++
 (`emulated/ptx.py`, and `emulated/ptx.h`, in which each instruction is a function).  Captures and graphs, memory pools
 and streams are CuPy's; what a GPU refuses in a capture is refused.  `test_emulated.py` holds this device to Python's
-integers, to NumPy's functions and to what NVIDIA documents, and runs with `--device emulated` alone.  None of this is a
-part of the default suite: CuPy and its libraries are a gigabyte.  Not shown: time, what many threads at once may do,
-NVIDIA's own products and sorts.
+integers, to NumPy's functions and to what NVIDIA documents, and runs with `--device emulated` alone.  It also watches
+every place in memory for two threads that come there, one of them to write, with no barrier between: in no kernel of a
+training step is there such a race, and without any one of our barriers there is.  None of this is a part of the default
+suite: CuPy and its libraries are a gigabyte.  Not shown: time, NVIDIA's own products and sorts.
 
 The museum's halls of CUDA and of devices have mistakes that only it notices.
 
