@@ -27,14 +27,12 @@ def leaky_relu(x: Array, negative_slope: float, y: Array) -> None:
 
 @fuse
 def larger_of_scaled(x: Array, factor: float, y: Array) -> None:
-    array_module(x).multiply(x, factor, out=y)
-    array_module(x).maximum(x, y, out=y)
+    array_module(x).maximum(x, x * factor, out=y)
 
 
 @fuse
 def smaller_of_scaled(x: Array, factor: float, y: Array) -> None:
-    array_module(x).multiply(x, factor, out=y)
-    array_module(x).minimum(x, y, out=y)
+    array_module(x).minimum(x, x * factor, out=y)
 
 
 @fuse
