@@ -135,19 +135,22 @@ extern "C" __global__ void slopes_of_tiles(
     OF_T(slopes_of_tile, y, Size{n, h, w, c}, tile_of(row, th, tw, 1), out + row * c, rows * c);
 }
 
-// The pixels under the kernel, a row for each tap of each place: (n, h, w, c) to (n·oh·ow·kh·kw, c).
+// The pixels under the kernel, for each tap of each place: (n, h, w, c) to (n·oh·ow, kh·kw·c).
 extern "C" __global__ void patches(
     const Real* x, Int n, Int h, Int w, Int c, Int oh, Int ow, Int kh, Int kw, Int sh, Int sw, Int ph, Int pw, Int dh,
     Int dw, Real* out)
 {
-    Int rows = n * oh * ow * kh * kw;
-    EACH_ROW(row, rows)
+    Int places = n * oh * ow;
+    EACH_ROW(place, places)
     {
-        Int l = row % kw, k = row / kw % kh, j = row / kw / kh % ow, i = row / kw / kh / ow % oh;
-        Int image = row / kw / kh / ow / oh;
-        const Real* from =
-            pixel(x + image * h * w * c, Size{n, h, w, c}, i * sh + k * dh - ph, j * sw + l * dw - pw, nullptr);
-        EACH_CHANNEL(q, c) out[row * c + q] = from ? from[q] : 0;
+        Int j = place % ow, i = place / ow % oh, image = place / ow / oh;
+        Real* to = out + place * kh * kw * c;
+        for (Int k = 0; k < kh; k++)
+            for (Int l = 0; l < kw; l++, to += c) {
+                const Real* from =
+                    pixel(x + image * h * w * c, Size{n, h, w, c}, i * sh + k * dh - ph, j * sw + l * dw - pw, nullptr);
+                EACH_CHANNEL(q, c) to[q] = from ? from[q] : 0;
+            }
     }
 }
 

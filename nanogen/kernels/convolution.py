@@ -549,10 +549,10 @@ def _(y: Array, dtype: Any, F: Tiling) -> Array:
 
 @copied_patches.on_gpu
 def _(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, size: Pair) -> Array:
-    (n, c, h, w), places, taps = x.shape, len(x) * math.prod(size), math.prod(kernel)
-    out = array_module(x).empty((places, taps * c), x.dtype)
+    (n, c, h, w), places = x.shape, len(x) * math.prod(size)
+    out = array_module(x).empty((places, math.prod(kernel) * c), x.dtype)
     how = (*size, *kernel, *stride, *padding, *dilation)
-    launch_by_rows("patches", places * taps, c, channels_last(x), n, h, w, c, *how, out)
+    launch_by_rows("patches", places, c, channels_last(x), n, h, w, c, *how, out)
     return out
 
 

@@ -88,9 +88,12 @@ extern "C" __global__ void cross_entropy_slope(
     long long rows, long long classes, Real* slope)
 {
     long long step = (long long)gridDim.x * blockDim.y;
-    for (long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y; row < rows; row += step)
+    for (long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y; row < rows; row += step) {
+        Real most = largest[row], sum = total[row], of_loss = g[row];  // once: for all the compiler knows, slope is there
+        long long label = labels[row];
         for (long long k = threadIdx.x; k < classes; k += blockDim.x) {
-            Real softmax = exp(logits[row * classes + k] - largest[row]) / total[row];
-            slope[row * classes + k] = g[row] * (softmax - (k == labels[row]));
+            Real softmax = exp(logits[row * classes + k] - most) / sum;
+            slope[row * classes + k] = of_loss * (softmax - (k == label));
         }
+    }
 }
