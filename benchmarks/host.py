@@ -3,6 +3,9 @@
 CuPy is the real one, on the emulated device of the tests (`tests/emulated`), where kernels, products and copies are
 done by nobody.  What is left of the steps of `cuda.py` is Python's time and CuPy's: launched one by one, a step can't
 take less.  What CUDA itself takes for a launch is not in it.
+
+With `--count` what a GPU has to do: kernels and products are done, for a few images, and what they read, write, execute
+and multiply is counted.  That is linear in the number of images.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -55,5 +59,39 @@ def show(name: str, one_by_one: Callable[[], Any], graph: Callable[[], Any]) -> 
     print(f"| {name} |", *(f"{number} |" for number in (*launched[0], *times)), flush=True)
 
 
+# An H200's data sheet: bytes of memory and float32 operations of products a second; and instructions, one for each of
+# 128 lanes of 132 multiprocessors at 1.75 GHz.
+BANDWIDTH, PRODUCTS, INSTRUCTIONS = 4.8e12, 67e12, 132 * 128 * 1.75e9
+FEW, MORE = 1, 3  # images
+
+
+def count() -> None:
+    """A table in Markdown: gigabytes that kernels move, GFLOP of products, and at least how many milliseconds both take
+    an H200, of each kernel the longer of its bytes and its instructions."""
+    emulated.install()
+    print("| step | kernels move, GB | products, GFLOP | takes at least, ms |\n|---|---|---|---|")
+    counters = emulated.moved, emulated.executed, emulated.multiplied
+    for name, settings in SETTINGS.items():
+        found = []
+        for n in (FEW, MORE):
+            images = np.random.default_rng(0).integers(0, 256, (n, *SHAPE)).astype(np.uint8)
+            step = step_of_ours(ng.models.MODELS[name](SHAPE, 256, **settings).to("cuda"), images, "cuda", False)
+            step()
+            for counter in counters:
+                counter.clear()
+            step()
+            found.append([dict(counter) for counter in counters])
+        moved, executed, multiplied = (at_batch(few, more) for few, more in zip(*found, strict=True))
+        seconds = sum(max(moved[k] / BANDWIDTH, executed[k] / INSTRUCTIONS) for k in moved)
+        seconds += multiplied["products"] / PRODUCTS
+        gigabytes, products = sum(moved.values()) / 1e9, multiplied["products"] / 1e9
+        print(f"| training, {name} | {gigabytes:.1f} | {products:.0f} | {1e3 * seconds:.1f} |", flush=True)
+
+
+def at_batch(few: dict[str, int], more: dict[str, int]) -> dict[str, float]:
+    """Counts for BATCH images from those for FEW and MORE."""
+    return {k: more[k] + (more[k] - few.get(k, 0)) / (MORE - FEW) * (BATCH - MORE) for k in more}
+
+
 if __name__ == "__main__":
-    main()
+    count() if sys.argv[1:] == ["--count"] else main()

@@ -14,6 +14,7 @@ from test_cuda import BARRIERS, calls, without_barrier
 from tiny_runs import TINY, settings_of, some_images
 
 from nanogen.kernels import convolution, normalization, reduction, softmax
+from nanogen.kernels.products import product
 from nanogen.training.loop import Trainer
 
 
@@ -367,3 +368,23 @@ def test_without_a_barrier_there_is_a_race(cp: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "SOURCE", without_barrier(name, i))
     with cuda.watched(), pytest.raises(cp.cuda.driver.CUDADriverError):
         calls()[name](cp)
+
+
+def test_what_a_kernel_does_is_counted(cp: Any) -> None:
+    """Bytes of the device's memory that threads ask for, an atomic's twice, not those of shared memory; their
+    instructions; and what a product multiplies."""
+    from emulated import cuda
+
+    body = "__shared__ float s[64]; s[threadIdx.x] = out[threadIdx.x]; out[63 - threadIdx.x] = 2 * s[threadIdx.x];"
+    run, out, counts = kernel(cp, "float* out", body), cp.zeros(64, np.float32), {}
+    for threads in (32, 64):
+        for counter in (cuda.moved, cuda.executed, cuda.multiplied):
+            counter.clear()
+        run((1,), (threads,), (out,))
+        counts[threads] = cuda.executed["k"]
+        assert cuda.moved["k"] == 8 * threads
+    assert counts[64] == 2 * counts[32] > 64 * 6
+    kernel(cp, "float* out", "atomicAdd(out, 1.0f);")((1,), (5,), (out,))
+    assert cuda.moved["k"] == 8 * 64 + 8 * 5
+    product(cp.ones((3, 4, 5), np.float32), cp.ones((5, 6), np.float32))
+    assert cuda.multiplied["products"] == 2 * 3 * 4 * 5 * 6

@@ -41,6 +41,7 @@ import numpy as np
 from . import ptx
 
 P, INT, UNSIGNED, SIZE, LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint, ctypes.c_size_t, ctypes.c_longlong
+COUNT = ctypes.c_ulonglong
 INVALID_VALUE, OUT_OF_MEMORY, INVALID_PTX, INVALID_HANDLE, NOT_FOUND, ILLEGAL_ADDRESS = 1, 2, 218, 400, 500, 700
 NO_CAPTURE_OF_THAT, BAD_CAPTURE, CAPTURE_OF_LEGACY_STREAM, UNKNOWN = 900, 901, 906, 999
 RELAXED, NON_BLOCKING = 2, 1
@@ -57,6 +58,11 @@ LIMITS = (2**31 - 1, 65535, 65535, 1024, 1024, 64)  # of a grid and a block
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
 called: Counter[str] = Counter()  # each function, and each kernel by its name
+# By a kernel's name, what its threads have done: instructions, and bytes of the device's memory, read or written, each
+# time that a thread asks.  And multiplications and additions of cuBLAS's products.
+executed: Counter[str] = Counter()
+moved: Counter[str] = Counter()
+multiplied: Counter[str] = Counter()
 _ended: list[bool] = []  # the interpreter goes, and CuPy gives back what it has
 _watched: list[bool] = []
 _alive: list[Any] = []
@@ -87,6 +93,7 @@ class Kernel(NamedTuple):
     sizes: list[int]  # bytes of its parameters
     launch: Any
     watching: Any  # whether races are looked for
+    counters: tuple[Any, Any]  # instructions, and bytes of the device's memory, of all its module's kernels
 
 
 device_memory: dict[int, int] = {}  # bytes by address
@@ -403,7 +410,12 @@ def get_kernel(result: int, module: int, name: bytes) -> None:
         raise Refused(NOT_FOUND, kernel)
     launch = getattr(library, f"launch_{ptx.name_in_c(kernel)}")
     launch.restype = ctypes.c_char_p
-    put(result, new(Kernel(kernel, kernels[kernel], launch, INT.in_dll(library, "watching"))))
+    watching, *counters = (
+        INT.in_dll(library, "watching"),
+        COUNT.in_dll(library, "executed"),
+        COUNT.in_dll(library, "moved"),
+    )
+    put(result, new(Kernel(kernel, kernels[kernel], launch, watching, tuple(counters))))
 
 
 @function("cuLaunchKernel", P, *[UNSIGNED] * 7, P, P, P)
@@ -419,9 +431,12 @@ def launch_kernel(handle: int, *how: Any) -> None:
 
     def work() -> None:
         kernel.watching.value = int(bool(_watched))
+        before = [counter.value for counter in kernel.counters]
         pointers = (P * max(len(values), 1))(*map(ctypes.addressof, values))
         if broken := kernel.launch((UNSIGNED * 6)(*sizes), UNSIGNED(shared), pointers):
             raise Refused(ILLEGAL_ADDRESS, f"{kernel.name}: {broken.decode()}")
+        for counted, counter, old in zip((executed, moved), kernel.counters, before, strict=True):
+            counted[kernel.name] += counter.value - old
 
     on_stream(stream, kernel.name, work)
 
@@ -487,6 +502,7 @@ def multiply(
     alpha, beta = (real.from_address(place).value for place in (scale, of_before))
 
     def work() -> None:
+        multiplied["products"] += 2 * m * n * k * count
         a, b, c = (matrices(f, shape, count, dtype) for f, shape in zip((left, right, result), shapes))
         a, b = (x.swapaxes(1, 2) if turn else x for x, turn in zip((a, b), turned))
         found = alpha * np.matmul(b.swapaxes(1, 2), a.swapaxes(1, 2)).swapaxes(1, 2)

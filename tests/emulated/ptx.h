@@ -53,7 +53,7 @@ static u32 laneid() { return thread_number() & 31; }
 // Races: two threads come to the same byte, one of them to write, with no barrier of theirs between.  Whoever is the
 // first here need not be on a GPU.  Only if the host asks: it takes long.
 enum How { READ, WRITE, ATOMIC, OWN };  // OWN: memory that no other thread has
-extern "C" { int watching; }
+extern "C" { int watching; unsigned long long executed, moved; }  // and instructions, and bytes of the device's memory
 struct Access { u32 block, thread, barriers, of_warp; };
 struct Seen { Access write, read; bool written, atomic, been_read, by_threads, by_blocks; };
 static std::unordered_map<const char*, Seen> seen, seen_in_block;  // since the launch; in shared memory
@@ -87,6 +87,7 @@ static void watch(const char* p, size_t bytes, How how)
 static char* global(u64 address, size_t bytes, How how)
 {
     char* p = reinterpret_cast<char*>(address);
+    if (how != OWN) moved += how == ATOMIC ? 2 * bytes : bytes;
     if (watching && how != OWN) watch(p, bytes, how);
     return p;
 }

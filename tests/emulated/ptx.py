@@ -152,7 +152,7 @@ class Function:
         if_not, guard, instruction, operands = found.groups()
         condition = f"if ({if_not}{name_in_c(guard)}) " if guard else ""
         try:
-            return f"{condition}{{ {self.instruction(instruction, operands or '')} }}\n"
+            return f"executed++; {condition}{{ {self.instruction(instruction, operands or '')} }}\n"
         except (Unknown, LookupError, StopIteration) as error:
             raise Unknown(f"{text}: {error!r}") from error
 
