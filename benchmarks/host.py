@@ -44,7 +44,8 @@ def main() -> None:
 
 
 def show(name: str, one_by_one: Callable[[], Any], graph: Callable[[], Any]) -> None:
-    counts = [ctypes.c_long.in_dll(emulated.idle_functions(), name) for name in ("launches", "products")]
+    """A row: what one step launches, and how long the host takes for it."""
+    counts = [ctypes.c_long.in_dll(emulated.idle_functions(), what) for what in ("launches", "products")]
     times, launched = [], []
     for step in (one_by_one, graph):
         for _ in range(WARM_UPS):
