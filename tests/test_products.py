@@ -367,19 +367,19 @@ def all_three(x: Any, w: Any, y: Any, how: Any) -> list[Any]:
 
 def test_more_than_cublas_counts_to() -> None:
     """Numbers that do not fit cuBLAS's integers are an error: ctypes would cut them.  The largest that fit are not."""
-    for place, size, turned in itertools.product(range(6), (2**31 - 1, 2**31), (False, True)):
+    for place, size, *turned in itertools.product(range(6), (2**31 - 1, 2**31), *[(False, True)] * 2):
         n, m, k, count, of_a, of_b = (size if i == place else 2 for i in range(6))
-        line_a, line_b = max(n if turned else k, of_a), max(k if turned else m, of_b)
-        factors = [((n, k), line_a), ((k, m), line_b)]
-        strides = [(0, 8, 8 * line) if turned else (0, 8 * line, 8) for _, line in factors]
-        given = [part for (shape, _), own in zip(factors, strides, strict=True) for part in ((count, *shape), own)]
+        factors = [((n, k), max(n if turned[0] else k, of_a)), ((k, m), max(k if turned[1] else m, of_b))]
+        given: list[tuple[int, ...]] = []
+        for (shape, line), turn in zip(factors, turned, strict=True):
+            given += [(count, *shape), (0, 8, 8 * line) if turn else (0, 8 * line, 8)]
         if size == 2**31:
             with pytest.raises(ValueError, match="2147483647"):
                 products.told(*given, "d", False)
         else:
             call = products.told(*given, "d", False)
             numbers = [x.value for x in (*call.sizes[:5], call.left[1], call.right[1], call.out[1], call.out[3])]
-            assert numbers == [turned, turned, m, n, k, line_b, line_a, m, count]
+            assert numbers == [*turned[::-1], m, n, k, factors[1][1], factors[0][1], m, count]
 
 
 @pytest.mark.parametrize("way", ["single", "stack", "one for all", "copied", "tiles", "two by tiles"])
