@@ -131,6 +131,7 @@ UNCOPIED = {
     "a single row of no stride": lambda x: x[..., 0, None, :],
     "a single column": lambda x: x[..., :1],
     "a single number": lambda x: x[..., 2:3, 1:2],
+    "a single number of no stride": lambda x: x[..., 0, 0, None, None],
 }
 COPIED = {
     "gaps": lambda x: x[..., ::2],
