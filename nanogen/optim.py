@@ -1,7 +1,7 @@
 """Update rules: from the gradients in `.grad` to new parameters.  Names, settings and formulas are torch's.
 
-An optimiser's parameters lie side by side in one array, as do their gradients and what a rule remembers of them: an
-update is elementwise, so that one call moves them all.
+An optimiser's parameters lie side by side in one array, as do their gradients, what a rule remembers of them and their
+averages: an update is elementwise, so that one call moves them all.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from nanogen.autograd import Tensor
 from nanogen.backend import Array, array_module, by_parts, fuse
 from nanogen.kernels.average import move
+from nanogen.kernels.joining import join
 
 Number = Any  # a float; or an array of one, where a captured step finds another number each time
 
@@ -29,8 +30,23 @@ class SideBySide:
         self.fill(arrays)
 
     def fill(self, arrays: Sequence[Array]) -> None:
+        """Copy others of the same shapes to their places.
+
+        Raises:
+            ValueError: a shape that differs; nothing is changed then.
+        """
         for part, array in zip(self.parts, arrays, strict=True):
-            part[...] = array
+            if array.shape != part.shape:
+                raise ValueError(f"expected an array of shape {part.shape}, got {array.shape}")
+        join(self.whole, self.parts, arrays)
+
+
+def of_one_kind(params: Iterable[Tensor]) -> list[list[Tensor]]:
+    """The parameters of each type on each device."""
+    kinds: dict[Any, list[Tensor]] = {}
+    for p in params:
+        kinds.setdefault((p.dtype, p.device), []).append(p)
+    return list(kinds.values())
 
 
 class Group:
@@ -50,13 +66,13 @@ class Group:
 
     def updates(self) -> Iterator[tuple[Array, Array, dict[str, Array]]]:
         """Numbers (n,), their gradients, what is remembered of them: all at once if all have a gradient."""
+        here = zip(self.params, self.slopes.parts, strict=True)
+        self.slopes.fill([part if p.grad is None else p.grad.data for p, part in here])
         if all(p.grad is not None for p in self.params):
-            self.slopes.fill([p.grad.data for p in self.params if p.grad is not None])
             yield self.place.whole, self.slopes.whole, {name: m.whole for name, m in self.memory.items()}
             return
         for i, p in enumerate(self.params):
             if p.grad is not None:
-                self.slopes.parts[i][...] = p.grad.data
                 x, g, *memory = (one.parts[i].reshape(-1) for one in (self.place, self.slopes, *self.memory.values()))
                 yield x, g, dict(zip(self.memory, memory, strict=True))
 
@@ -76,10 +92,7 @@ class Optimizer:
             raise ValueError(f"params: nothing to optimise, or one twice, in {len(self.params)}")
         _at_least_zero(lr=lr, weight_decay=weight_decay)
         self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
-        kinds: dict[Any, list[Tensor]] = {}
-        for p in self.params:
-            kinds.setdefault((p.dtype, p.device), []).append(p)
-        self.groups = [Group(same, self.remembered) for same in kinds.values()]
+        self.groups = [Group(same, self.remembered) for same in of_one_kind(self.params)]
 
     @property
     def state(self) -> dict[str, list[Array]]:
@@ -93,7 +106,11 @@ class Optimizer:
             p.grad = None
 
     def step(self, numbers: Sequence[Number] | None = None) -> None:
-        """Move every parameter that has a gradient; `numbers` are what `advance` gave, if it was called before."""
+        """Move every parameter that has a gradient; `numbers` are what `advance` gave, if it was called before.
+
+        Raises:
+            ValueError: a gradient of another shape than its parameter's; no parameter of its type has moved then.
+        """
         numbers = self.advance() if numbers is None else numbers
         for group in self.groups:
             for x, g, memory in group.updates():
@@ -271,13 +288,17 @@ class ExponentialMovingAverage:
     def __init__(self, params: Iterable[Tensor], decay: float = 0.999, warmup: bool = True):
         _fractions(decay=decay)
         self.params, self.decay, self.warmup, self.steps = list(params), decay, warmup, 0
-        self.averages: list[Array] = [p.data.copy() for p in self.params]
+        kinds = [(same, [p.data for p in same]) for same in of_one_kind(self.params)]
+        self.groups = [(same, SideBySide(arrays), SideBySide(arrays)) for same, arrays in kinds]
+        own = {id(p): part for same, slow, _ in self.groups for p, part in zip(same, slow.parts, strict=True)}
+        self.averages: list[Array] = [own[id(p)] for p in self.params]
 
     def update(self, numbers: Sequence[Number] | None = None) -> None:
         """Move the averages towards the parameters as they are now; `numbers` as in `Optimizer.step`."""
         numbers = self.advance() if numbers is None else numbers
-        for average, p in zip(self.averages, self.params, strict=True):
-            move(average.reshape(-1), p.data.reshape(-1), *numbers)
+        for same, slow, now in self.groups:
+            now.fill([p.data for p in same])
+            move(slow.whole, now.whole, *numbers)
 
     def advance(self) -> list[float]:
         """Begin the next step: d and 1 − d."""

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from strict import compiled, cuda, device
 
 from nanogen import backend
-from nanogen.kernels import convolution, normalization, reduction, softmax
+from nanogen.kernels import convolution, joining, normalization, reduction, softmax
 
 SOURCES = {
     "convolution": convolution.SOURCE,
     "softmax": softmax.SOURCE,
     "normalization": normalization.SOURCE,
     "reduction": reduction.SOURCE,
+    "joining": joining.SOURCE,
 }
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}  # of the largest number: some roundings
 BLOCKS = st.tuples(st.integers(1, 5), st.integers(1, 4))
@@ -30,6 +31,11 @@ BLOCKS = st.tuples(st.integers(1, 5), st.integers(1, 4))
 def cp() -> Iterator[Any]:
     with device.installed() as module:
         yield module
+
+
+def on_device(cp: Any, array: np.ndarray, turned: bool) -> Any:
+    """The array there; turned, its numbers lie in memory with the last axis first."""
+    return cp.asarray(np.ascontiguousarray(array.T)).T if turned else cp.asarray(array)
 
 
 def assert_near(found: Any, expected: np.ndarray) -> None:
@@ -79,7 +85,7 @@ def test_softmax(dtype: str, seed: int, rows: int, classes: int, block: Any, tur
         slope = softmax.softmax_slope.form(g.astype("float64"), out)
     with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "LARGEST_BLOCK", block)
-        there = [cp.asarray(a.T).T if turned else cp.asarray(a) for a in (logits, g)]
+        there = [on_device(cp, a, turned) for a in (logits, g)]
         assert_near(softmax.softmax(there[0]), out)
         assert_near(softmax.softmax_slope(there[1].astype("float64"), cp.asarray(out)), slope)
         assert_near(softmax.softmax_slope(there[1], cp.asarray(out)), slope.astype(dtype))
@@ -159,8 +165,22 @@ def test_column_sums(seed: int, shape: Any, block: Any, turned: bool) -> None:
     (rows,) = integers(seed, shape)
     with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "LARGEST_BLOCK", block)
-        there = cp.asarray(rows.T).T if turned else cp.asarray(rows)
+        there = on_device(cp, rows, turned)
         np.testing.assert_array_equal(reduction.column_sums(there).get(), rows.sum(axis=1))
+
+
+@given(st.integers(0, 99), st.lists(st.integers(0, 40), min_size=1, max_size=40), BLOCKS, st.booleans())
+def test_join(seed: int, sizes: list[int], block: Any, turned: bool) -> None:
+    """Every array comes to its part, however many there are, of any sizes, 0 too, and another type, and wherever their
+    numbers lie; for any number of threads."""
+    arrays = integers(seed, *[(size, 2) for size in sizes], dtype="float32")
+    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "LARGEST_BLOCK", block)
+        there = [on_device(cp, a, turned) for a in arrays]
+        whole, ends = cp.full(2 * sum(sizes), np.nan), 2 * np.cumsum(sizes)
+        parts = [whole[end - a.size : end].reshape(a.shape) for a, end in zip(arrays, ends.tolist(), strict=True)]
+        joining.join(whole, parts, there)
+        np.testing.assert_array_equal(whole.get(), np.concatenate([a.ravel() for a in arrays]))
 
 
 def integers(seed: int, *shapes: tuple[int, ...], dtype: Any = "float64") -> list[np.ndarray]:
@@ -270,9 +290,10 @@ def test_blocks_have_whole_groups(images: int, groups: int, each: int) -> None:
 
 
 def test_how_many_launches_there_are(cp: Any) -> None:
-    """Sums of columns are one kernel; softmax, cross-entropy and group norm are one each way; what goes around the
-    products of a convolution is one before and one after. Over the batch each step waits for all blocks of the one
-    before: the moments are four, the output a fifth, and the gradient two. With known moments, one."""
+    """Sums of columns are one kernel, as is what brings up to 16 arrays to their places; softmax, cross-entropy and
+    group norm are one each way; what goes around the products of a convolution is one before and one after. Over the
+    batch each step waits for all blocks of the one before: the moments are four, the output a fifth, and the gradient
+    two. With known moments, one."""
     rows, ones = cp.asarray(np.random.default_rng(0).normal(size=(3, 4, 6))), cp.ones(6)
     labels, found = cp.zeros(12, np.int64), []
 
@@ -285,6 +306,8 @@ def test_how_many_launches_there_are(cp: Any) -> None:
     counted(lambda: softmax.cross_entropy_slope(loss, rows.reshape(12, 6), labels, *saved))
     counted(lambda: softmax.softmax_slope(ones[None], softmax.softmax(ones[None])))
     counted(lambda: reduction.column_sums(rows))
+    for many in (16, 17):
+        counted(lambda many=many: joining.join(cp.ones(many), cp.ones((many, 1)), cp.ones((many, 1))))
     for over_batch in (False, True):
         how = (rows, ones, ones, 3, 0.1, over_batch, True)
         counted(lambda over_batch=over_batch: normalization.moments(rows, 3, over_batch))
@@ -299,7 +322,7 @@ def test_how_many_launches_there_are(cp: Any) -> None:
     counted(lambda: convolution.both_adjoints_by_tiles(x, w, y, (1, 1), F))
     counted(lambda: convolution.gather(x, w, None, *how))
     counted(lambda: convolution.scatter(y, w, None, (8, 8), *how[:3]))
-    assert found == [1, 1, 2, 1, 1, 1, 1, 1, 4, 5, 1, 2, 2, 3, 3, 1, 1]
+    assert found == [1, 1, 2, 1, 1, 2, 1, 1, 1, 1, 4, 5, 1, 2, 2, 3, 3, 1, 1]
 
 
 def test_layouts(cp: Any) -> None:

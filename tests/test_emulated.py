@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_cuda import BARRIERS, calls, without_barrier
 from tiny_runs import TINY, settings_of, some_images
 
-from nanogen.kernels import convolution, normalization, reduction, softmax
+from nanogen.kernels import convolution, joining, normalization, reduction, softmax
 from nanogen.kernels.products import product
 from nanogen.training.loop import Trainer
 
@@ -357,6 +357,7 @@ def test_no_race_in_wide_kernels(cp: Any, dtype: str) -> None:
             softmax.cross_entropy_slope(there(100), logits, labels, *saved)
             softmax.softmax_slope(logits, softmax.softmax(logits))
         reduction.column_sums(there(3, 500, 70))
+        joining.join(there(20 * 300), there(20, 300), there(20, 300))
 
 
 @pytest.mark.parametrize(("name", "i"), BARRIERS)

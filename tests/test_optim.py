@@ -278,6 +278,20 @@ def test_bad_settings(name: str, settings: dict[str, Any], word: str) -> None:
         getattr(optim, name)(parameters(0), **settings)
 
 
+@pytest.mark.parametrize("others", [True, False])
+@pytest.mark.parametrize("name", RULES)
+def test_a_gradient_of_another_shape(name: str, others: bool) -> None:
+    """One number is no gradient of three: it is refused, whether or not the other parameters have one, and nothing
+    moves."""
+    a, b = leaf(np.ones(3)), leaf(np.ones(2))
+    optimizer = RULES[name][0]([a, b], 0.1)
+    a.grad, b.grad = leaf(np.ones(1)).detach(), leaf(np.ones(2)).detach() if others else None
+    with pytest.raises(ValueError, match="shape"):
+        optimizer.step()
+    assert (a.data == 1).all()
+    assert (b.data == 1).all()
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_nothing_to_optimise(name: str) -> None:
     """No parameters is a mistake that is told."""
@@ -309,6 +323,34 @@ def test_average_in_closed_form(decay: float, steps: int, seed: int) -> None:
     weights = np.array([decay**steps, *((1 - decay) * decay ** (steps - i) for i in range(1, steps + 1))])
     assert weights.sum() == pytest.approx(1)
     assert float(average.averages[0]) == pytest.approx(float(weights @ values), abs=1e-12)
+
+
+@given(
+    shapes=st.lists(st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=20),
+    seed=st.integers(0, 999),
+    data=st.data(),
+)
+def test_averages_move_as_if_alone(shapes: list[list[int]], seed: int, data: st.DataObject) -> None:
+    """a ← d·a + (1 − d)·x of each parameter, whatever shapes and types are averaged together, and also if parameters
+    are given other arrays, or are swapped in and out, in between.  These numbers are kept to the last digit."""
+    rng, decay = np.random.default_rng(seed), 0.75
+    dtypes = [np.float32 if data.draw(st.booleans()) else np.float64 for _ in shapes]
+    xs = [rng.integers(-4, 5, shape).astype(dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    params, alone = [leaf(x.copy()) for x in xs], [x.copy() for x in xs]
+    average = optim.ExponentialMovingAverage(params, decay, warmup=False)
+    for _ in range(STEPS):
+        for i, p in enumerate(params):
+            xs[i] = rng.integers(-4, 5, p.shape).astype(p.dtype)
+            if data.draw(st.booleans()):
+                p.data = leaf(xs[i].copy()).data
+            else:
+                p.data[...] = leaf(xs[i].copy()).data
+            alone[i] = decay * alone[i] + (1 - decay) * xs[i]
+        average.update()
+        with average:
+            assert all(np.array_equal(p.data, a) for p, a in zip(params, alone, strict=True))
+        assert all(a.dtype == p.dtype and np.array_equal(p.data, x) for a, p, x in zip(alone, params, xs, strict=True))
+        assert all(np.array_equal(a, b) for a, b in zip(average.averages, alone, strict=True))
 
 
 def test_average_warms_up() -> None:
