@@ -58,6 +58,12 @@ PARTS = {
          "test_strict.py::test_a_run_on_the_stand_in_is_the_run_on_the_cpu",
          "test_processes.py::test_batch_norm_over_the_batch_of_all"),
     ),
+    "optimisers": Part(
+        ("optim.py", "kernels/average.py", "kernels/joining.py"),
+        ("test_optim.py", "test_cuda.py::test_join", "test_cuda.py::test_how_many_launches_there_are"),
+        ("test_strict.py::test_a_training_step_leaves_the_device_alone", "test_strict.py::test_a_captured_step_is_the_step",
+         "test_training.py"),
+    ),
     "compiled": Part(
         ("compiled.py", "backend.py"),
         ("test_compiled.py", "test_backend.py", "test_kernels.py"),
