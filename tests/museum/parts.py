@@ -61,8 +61,8 @@ PARTS = {
     "optimisers": Part(
         ("optim.py", "kernels/average.py", "kernels/joining.py"),
         ("test_optim.py", "test_cuda.py::test_join", "test_cuda.py::test_how_many_launches_there_are"),
-        ("test_strict.py::test_a_training_step_leaves_the_device_alone", "test_strict.py::test_a_captured_step_is_the_step",
-         "test_training.py"),
+        ("test_strict.py::test_a_training_step_leaves_the_device_alone",
+         "test_strict.py::test_a_captured_step_is_the_step"),
     ),
     "compiled": Part(
         ("compiled.py", "backend.py"),
