@@ -307,9 +307,12 @@ class ExponentialMovingAverage:
         return [decay, 1 - decay]
 
     def swap(self) -> None:
-        """Exchange parameters and averages; a second call exchanges them back."""
-        for i, p in enumerate(self.params):
-            p.data, self.averages[i] = self.averages[i], p.data
+        """Exchange the numbers of parameters and averages, which stay where they are; a second call exchanges them
+        back."""
+        for same, slow, now in self.groups:
+            now.fill([p.data for p in same])
+            for p, average, x in zip(same, slow.parts, now.parts, strict=True):
+                p.data[...], average[...] = average, x
 
     def __enter__(self) -> ExponentialMovingAverage:
         """`with average:` the parameters are the averages."""

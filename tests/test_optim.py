@@ -416,6 +416,27 @@ def test_average_is_swapped_in_and_out() -> None:
     assert x.data.tolist() == [4.0, 7.0]
 
 
+def test_training_the_averages_leaves_the_parameters_alone() -> None:
+    """A step of an optimiser `with average:` moves the averages; the parameters come back as they were, and both go on
+    apart from each other."""
+    x, y = leaf(np.array([1.0, 2.0])), leaf(np.array([5.0]))
+    rule = optim.SGD([x, y], lr=1.0)
+    advance(rule, [x, y], [np.zeros(2), np.zeros(1)])
+    average = optim.ExponentialMovingAverage([x, y], 0.5, warmup=False)
+    advance(rule, [x, y], [np.array([-2.0, -4.0]), np.array([1.0])])
+    average.update()
+    with average:
+        assert (x.data.tolist(), y.data.tolist()) == ([2.0, 4.0], [4.5])
+        advance(rule, [x, y], [np.array([1.0, 1.0]), np.array([1.0])])
+        assert (x.data.tolist(), y.data.tolist()) == ([1.0, 3.0], [3.5])
+    assert (x.data.tolist(), y.data.tolist()) == ([3.0, 6.0], [4.0])
+    assert [a.tolist() for a in average.averages] == [[1.0, 3.0], [3.5]]
+    advance(rule, [x, y], [np.array([0.0, 1.0]), np.array([0.0])])
+    assert (x.data.tolist(), y.data.tolist()) == ([3.0, 5.0], [4.0])
+    average.update()
+    assert [a.tolist() for a in average.averages] == [[2.0, 4.0], [3.75]]
+
+
 # Clipping
 
 
