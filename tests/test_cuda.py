@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strict import compiled, cuda, device
 
@@ -170,6 +170,7 @@ def test_column_sums(seed: int, shape: Any, block: Any, turned: bool) -> None:
 
 
 @given(st.integers(0, 99), st.lists(st.integers(0, 40), min_size=1, max_size=40), BLOCKS, st.booleans())
+@example(0, [3, 1, 0, 2] * 9, (2, 1), True)  # three launches
 def test_join(seed: int, sizes: list[int], block: Any, turned: bool) -> None:
     """Every array comes to its part, however many there are, of any sizes, 0 too, and another type, and wherever their
     numbers lie; for any number of threads."""
