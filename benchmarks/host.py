@@ -10,10 +10,10 @@ and multiply is counted.  That is linear in the number of images.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import ctypes
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -95,4 +95,6 @@ def at_batch(few: dict[str, int], more: dict[str, int]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    count() if sys.argv[1:] == ["--count"] else main()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.host", description=(__doc__ or "").partition(":")[2])
+    parser.add_argument("--count", action="store_true", help="what a GPU has to do, instead of what the host needs")
+    count() if parser.parse_args().count else main()

@@ -15,7 +15,7 @@ def join(whole: Array, parts: Sequence[Array], arrays: Sequence[Array]) -> None:
 
 
 SOURCE = cuda_source("joining")
-MANY = 16  # arrays that the kernel takes
+MANY = 16  # arrays that the kernel takes, each as an argument: a table of them would have to go there at every step
 
 
 @join.on_gpu
