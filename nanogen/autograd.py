@@ -244,7 +244,7 @@ class Tensor:
         return bool(self.item())
 
     def __format__(self, spec: str) -> str:
-        return format(self.item() if self.ndim == 0 else self, spec) if spec else str(self)
+        return format(self.item(), spec) if spec and self.ndim == 0 else object.__format__(self, spec)
 
     def __repr__(self) -> str:
         return f"tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
@@ -272,7 +272,7 @@ def constant(value: Any, beside: Sequence[Any] = ()) -> Tensor:
         return value
     others = [x.data for x in beside if isinstance(x, Tensor)]
     others += [x for x in beside if hasattr(x, "ndim") and not isinstance(x, Tensor | np.generic)]
-    if not isinstance(value, bool | int | float | np.generic):
+    if not isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating):
         array = real(array_module(value).asarray(value))
         return Tensor(to_device(array, device_of(others[0])) if others and array.dtype.kind != "f" else array)
     like = next((x for x in others if x.dtype.kind == "f"), others[0] if others else np.asarray(value))
