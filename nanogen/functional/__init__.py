@@ -103,7 +103,7 @@ def _array_function(self: Tensor, function: Any, types: Any, args: tuple[Any, ..
     def raw(value: Any) -> Any:
         if isinstance(value, Tensor):
             found.append(value)
-            return value.numpy()
+            return np.asarray(value)
         return type(value)(map(raw, value)) if type(value) in (tuple, list) else value
 
     args, named = raw(args), {name: raw(value) for name, value in named.items()}
