@@ -88,13 +88,9 @@ class Changes:
         self.last = -1
         self.by_owner: dict[int, dict[int, tuple[Any, int]]] = {}
 
-    @staticmethod
-    def owner(array: Array) -> int:
-        return id(array if array.base is None else array.base)
-
     def note(self, array: Array) -> None:
         """The numbers of `array` are others from now on."""
-        owner, key, self.last = self.owner(array), id(array), _next_index()
+        owner, key, self.last = _owner(array), id(array), _next_index()
         entries = self.by_owner.setdefault(owner, {})
         known = entries[key][0] if key in entries else weakref.ref(array, lambda _: self.by_owner[owner].pop(key))
         entries[key] = known, self.last
@@ -103,12 +99,16 @@ class Changes:
         """Raises:
         RuntimeError: an array that the node holds was changed after its operation."""
         for array in (node.output, *(x.data for x in node.inputs)):
-            entries = () if array is None else self.by_owner.get(self.owner(array), {}).values()
+            entries = () if array is None else self.by_owner.get(_owner(array), {}).values()
             if any(w > node.index and array_module(array).may_share_memory(array, changed()) for changed, w in entries):
                 raise RuntimeError(
                     f"{node.primitive.__name__}: an array of shape {array.shape} was changed in place (by an optimiser's"
                     " step, say) after this operation read it, and before the gradient that needs it"
                 )
+
+
+def _owner(array: Array) -> int:
+    return id(array if array.base is None else array.base)
 
 
 changes = Changes()

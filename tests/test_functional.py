@@ -954,7 +954,9 @@ def test_lists_as_indices(key):
     twice the gradient; the empty one names no place."""
     x = leaf(np.arange(12.0).reshape(3, 4))
     out = x[key]
-    as_array = lambda part: np.asarray(part, int if len(part) == 0 else None) if isinstance(part, list | tuple) else part
+    as_array = lambda part: (
+        np.asarray(part, int if len(part) == 0 else None) if isinstance(part, list | tuple) else part
+    )
     here = tuple(map(as_array, key)) if isinstance(key, tuple) else as_array(key)
     assert np.array_equal(out.data, x.data[here])
     counts = np.zeros((3, 4))

@@ -544,7 +544,9 @@ def test_clipping_is_torchs(data: st.DataObject, longest: float, p: float) -> No
     arrays that were there are not written into, and a parameter without a gradient has none after."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
     scale = 10.0 ** data.draw(st.integers(-4, 4))
-    shapes = data.draw(st.lists(st.sampled_from([(), (3,), (2, 3), (4, 1, 2), *[(0,)] * (p < math.inf)]), min_size=1, max_size=5))
+    shapes = data.draw(
+        st.lists(st.sampled_from([(), (3,), (2, 3), (4, 1, 2), *[(0,)] * (p < math.inf)]), min_size=1, max_size=5)
+    )
     gradients = [np.asarray(scale * rng.standard_normal(shape)) for shape in shapes]
     before = [g.copy() for g in gradients]
     ours = [ng.tensor(np.zeros(shape), requires_grad=True) for shape in (*shapes, (2,))]
