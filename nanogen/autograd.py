@@ -102,8 +102,8 @@ class Changes:
             entries = () if array is None else self.by_owner.get(_owner(array), {}).values()
             if any(w > node.index and array_module(array).may_share_memory(array, changed()) for changed, w in entries):
                 raise RuntimeError(
-                    f"{node.primitive.__name__}: an array of shape {array.shape} was changed in place (by an optimiser's"
-                    " step, say) after this operation read it, and before the gradient that needs it"
+                    f"{node.primitive.__name__}: an array of shape {array.shape} was changed in place after this"
+                    " operation read it (by an optimiser's step, say) and before the gradient that needs it"
                 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 import sys
 import threading
 import tracemalloc
@@ -775,14 +774,11 @@ def test_what_changes_between_forward_and_backward(change, read, order):
     if order == 2:
         loss = (ng.grad(loss, w, create_graph=True)[0] ** 2).sum()
     later()
-    try:
-        (found,) = ng.grad(loss, w)
-    except RuntimeError as error:
-        assert change in ("step", "averages")
-        assert re.match(r"[a-z_]+: an array of shape \(.*\) was changed in place", str(error))
+    if change in ("step", "averages"):
+        with pytest.raises(RuntimeError, match=r"^[a-z_]+: an array of shape \(.*\) was changed in place"):
+            ng.grad(loss, w)
     else:
-        assert change in ("load_state_dict", "another array")
-        np.testing.assert_allclose(found.data, expected, rtol=1e-12)
+        np.testing.assert_allclose(ng.grad(loss, w)[0].data, expected, rtol=1e-12)
 
 
 def test_what_was_changed_before_or_beside_is_no_matter():
@@ -816,7 +812,7 @@ def test_an_adversarial_step_in_the_wrong_order():
         d(g(x).detach()).sum().backward()
         step_d.step()
         if late:
-            with pytest.raises(RuntimeError, match="matrix_product: .* changed in place"):
+            with pytest.raises(RuntimeError, match=r"matrix_product: .* changed in place"):
                 loss_g.backward()
 
 
@@ -825,7 +821,7 @@ def test_buffers_that_move_after_they_were_read():
     norm, x = ng.nn.BatchNorm2d(2), leaf(np.ones((2, 2, 1, 1), np.float32))
     before = (x.reshape(2, 2) * norm.running_mean).sum()
     norm(Tensor(np.random.default_rng(0).standard_normal((4, 2, 3, 3)).astype(np.float32)))
-    with pytest.raises(RuntimeError, match="multiply: .* changed in place"):
+    with pytest.raises(RuntimeError, match=r"multiply: .* changed in place"):
         before.backward()
     norm(x).sum().backward()  # which reads its own batch's
 
