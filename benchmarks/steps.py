@@ -34,7 +34,7 @@ def step_of_ours(
             slopes = ng.grad(loss_of(levels, rng), parameters[name])
             for p, g in zip(parameters[name], mean_over_processes(*[g.data for g in slopes]), strict=True):
                 p.grad = ng.Tensor(g)
-            optimizers[name].step(own)
+            optimizers[name].step(numbers=own)
 
     def work_on_device(levels: Any, key: Any, *numbers: Any) -> list[Any]:
         work(levels, rng.at(key), [[some[i : i + 1] for i in range(len(some))] for some in numbers])

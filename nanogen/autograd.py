@@ -23,6 +23,7 @@ import contextvars
 import functools
 import inspect
 import itertools
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,8 @@ class Node:
     """A place in the graph: a leaf, or what `primitive` made of `inputs`.
 
     A node holds its inputs and its output's array but no tensor holds its node's descendants: there is no cycle,
-    and a graph is freed with the last name that holds its end.
+    and a graph is freed with the last name that holds its end.  What rules read, it holds as it is now: a tensor that
+    is given another array changes nothing here.
     """
 
     __slots__ = ("grad", "index", "inputs", "output", "parameters", "primitive", "saved")
@@ -70,8 +72,46 @@ class Node:
 class Outline:
     """What a node holds of an array that no gradient rule reads: its shape and its type."""
 
+    base = None
+
     def __init__(self, array: Array):
         self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
+
+
+class Changes:
+    """Which arrays were written over in place, and when, on the clock of the nodes' indices.
+
+    Whoever writes into an array that a graph may hold notes it here, and the backward pass refuses to go through an
+    operation that had read the old numbers.  Views share memory: entries lie under the array that owns it."""
+
+    def __init__(self) -> None:
+        self.last = -1
+        self.by_owner: dict[int, dict[int, tuple[Any, int]]] = {}
+
+    def note(self, array: Array) -> None:
+        """The numbers of `array` are others from now on."""
+        owner, key, self.last = _owner(array), id(array), _next_index()
+        entries = self.by_owner.setdefault(owner, {})
+        known = entries[key][0] if key in entries else weakref.ref(array, lambda _: self.by_owner[owner].pop(key))
+        entries[key] = known, self.last
+
+    def check(self, node: Node) -> None:
+        """Raises:
+        RuntimeError: an array that the node holds was changed after its operation."""
+        for array in (node.output, *(x.data for x in node.inputs)):
+            entries = () if array is None else self.by_owner.get(_owner(array), {}).values()
+            if any(w > node.index and array_module(array).may_share_memory(array, changed()) for changed, w in entries):
+                raise RuntimeError(
+                    f"{node.primitive.__name__}: an array of shape {array.shape} was changed in place after this"
+                    " operation read it (by an optimiser's step, say) and before the gradient that needs it"
+                )
+
+
+def _owner(array: Array) -> int:
+    return id(array if array.base is None else array.base)
+
+
+changes = Changes()
 
 
 class Tensor:
@@ -135,23 +175,38 @@ class Tensor:
             raise ValueError("a tensor that does not require gradients has no grad to assign")
         self.node.grad = value
 
-    def backward(self, gradient: Tensor | Array | None = None) -> None:
+    def backward(
+        self,
+        gradient: Tensor | Array | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Tensor | Sequence[Tensor] | None = None,
+    ) -> None:
         """Add the gradient of this tensor to `.grad` of every leaf that it depends on.
 
         Args:
             gradient: the cotangent, of this tensor's shape; may be left out for a single number.
+            retain_graph: as in torch, but without effect: a graph lives as long as a name that holds its end.
+            create_graph: whether the gradients can themselves be differentiated.
+            inputs: the tensors whose `.grad` is added to, in place of all leaves.
+
+        Raises:
+            RuntimeError: an array that a gradient needs was changed in place since.
         """
         if self.node is None:
             raise ValueError("backward: this tensor does not depend on any that requires gradients")
-        leaves = [node for node in _ancestors([self.node]) if node.primitive is None]
+        if inputs is None:
+            leaves = [node for node in _ancestors([self.node]) if node.primitive is None]
+        else:
+            leaves = _nodes([inputs] if isinstance(inputs, Tensor) else inputs)
         cotangent = _cotangent(self, gradient, "gradient")
-        found, private = _vector_jacobian_product([(self, cotangent)], leaves, create_graph=False)
+        found, private = _vector_jacobian_product([(self, cotangent)], leaves, create_graph)
         for leaf, g in [(leaf, found[leaf]) for leaf in leaves if leaf in found]:
             if leaf.grad is not None:
-                g = add(leaf.grad, g).detach()
-            elif leaf not in private:
+                g = add(leaf.grad, g)
+            elif leaf not in private and not create_graph:
                 g = Tensor(g.data.copy())
-            leaf.grad = g
+            leaf.grad = g if create_graph else g.detach()
 
     def detach(self) -> Tensor:
         """The same array, cut off from the graph."""
@@ -188,6 +243,9 @@ class Tensor:
     def __bool__(self) -> bool:
         return bool(self.item())
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec and self.ndim == 0 else object.__format__(self, spec)
+
     def __repr__(self) -> str:
         return f"tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
 
@@ -201,9 +259,7 @@ def tensor(data: Any, requires_grad: bool = False, dtype: Any = None, device: st
         TypeError: `data` is not numeric, or gradients are asked for of a tensor of integers.
     """
     data = data.data if isinstance(data, Tensor) else data
-    array = array_module(data).array(data, dtype=dtype)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"data must be real numbers, got dtype {array.dtype}")
+    array = real(array_module(data).array(data, dtype=dtype))
     result = Tensor(array if device is None else to_device(array, device))
     result.requires_grad = requires_grad
     return result
@@ -216,12 +272,20 @@ def constant(value: Any, beside: Sequence[Any] = ()) -> Tensor:
         return value
     others = [x.data for x in beside if isinstance(x, Tensor)]
     others += [x for x in beside if hasattr(x, "ndim") and not isinstance(x, Tensor | np.generic)]
-    if not isinstance(value, bool | int | float | np.generic):
-        array = array_module(value).asarray(value)
+    if not isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating):
+        array = real(array_module(value).asarray(value))
         return Tensor(to_device(array, device_of(others[0])) if others and array.dtype.kind != "f" else array)
     like = next((x for x in others if x.dtype.kind == "f"), others[0] if others else np.asarray(value))
     keeps_type = like.dtype.kind == "f" or (like.dtype.kind in "iu" and isinstance(value, int | np.integer))
-    return Tensor(array_module(like).asarray(value, dtype=like.dtype if keeps_type else None))
+    return Tensor(real(array_module(like).asarray(value, dtype=like.dtype if keeps_type else None)))
+
+
+def real(array: Array) -> Array:
+    """Raises:
+    TypeError: an array of something else than real numbers."""
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"data must be real numbers, got dtype {array.dtype}")
+    return array
 
 
 class Primitive:
@@ -272,14 +336,14 @@ class Primitive:
         if _recording.get() and output.dtype.kind == "f":
             for x in tensors:
                 if x.node is not None:
-                    held = tensors if self.reads == self.names else self.held(tensors)
-                    return Tensor(output, Node(self, held, output if "out" in self.reads else None, parameters, saved))
+                    held = output if "out" in self.reads else None
+                    return Tensor(output, Node(self, self.held(tensors), held, parameters, saved))
         return Tensor(output)
 
     def held(self, tensors: list[Tensor]) -> list[Tensor]:
-        """The inputs as a node holds them: of an array that no rule reads, the outline."""
+        """The inputs as a node holds them: as they are now; of an array that no rule reads, the outline."""
         names = itertools.cycle(self.names)
-        return [x if name in self.reads else Tensor(Outline(x.data), x.node) for name, x in zip(names, tensors)]
+        return [Tensor(x.data if name in self.reads else Outline(x.data), x.node) for name, x in zip(names, tensors)]
 
     def gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
         """The gradients of the inputs from that of the output; None where not wanted or where there is none."""
@@ -337,8 +401,10 @@ def grad(
     outputs: Tensor | Sequence[Tensor],
     inputs: Tensor | Sequence[Tensor],
     grad_outputs: Any = None,
+    retain_graph: bool | None = None,
     create_graph: bool = False,
-    allow_unused: bool = False,
+    only_inputs: bool = True,
+    allow_unused: bool | None = None,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of `outputs` with respect to `inputs`, one a tensor of `inputs`, of its shape and type.
 
@@ -346,29 +412,39 @@ def grad(
         outputs: one tensor or several; several are summed.
         inputs: one tensor or several, leaves or not.
         grad_outputs: the cotangents, one an output; may be left out for outputs of a single number.
+        retain_graph: as in torch, but without effect: a graph lives as long as a name that holds its end.
         create_graph: whether the gradients can themselves be differentiated.
+        only_inputs: True, as in torch: no other tensor's gradient is touched.
         allow_unused: whether None is an answer, for an input that the outputs do not depend on.
 
     Raises:
         ValueError: an input that does not require gradients or is not used, a cotangent of the wrong shape.
+        RuntimeError: an array that a gradient needs was changed in place since.
     """
+    if not only_inputs:
+        raise ValueError("grad: only_inputs must be True; backward adds to the gradients of all leaves")
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     given = grad_outputs if isinstance(grad_outputs, list | tuple) else [grad_outputs] * len(outputs)
     if len(given) != len(outputs):
         raise ValueError(f"grad_outputs must be one an output: got {len(given)} for {len(outputs)}")
-    for i, x in enumerate(inputs):
-        if x.node is None:
-            raise ValueError(f"inputs[{i}] does not require gradients")
+    nodes = _nodes(inputs)
     for i, y in enumerate(outputs):
         if y.node is None and not allow_unused:
             raise ValueError(f"outputs[{i}] does not depend on any tensor that requires gradients")
     recorded = [(y, _cotangent(y, g, "grad_outputs")) for y, g in zip(outputs, given) if y.node is not None]
-    found, _ = _vector_jacobian_product(recorded, [x.node for x in inputs], create_graph)
-    for i, x in enumerate(inputs):
-        if x.node not in found and not allow_unused:
+    found, _ = _vector_jacobian_product(recorded, nodes, create_graph)
+    for i, node in enumerate(nodes):
+        if node not in found and not allow_unused:
             raise ValueError(f"inputs[{i}] is not used by the outputs; allow_unused=True gives None for it")
-    return tuple(found.get(x.node) for x in inputs)
+    return tuple(found.get(node) for node in nodes)
+
+
+def _nodes(inputs: Sequence[Tensor]) -> list[Node]:
+    for i, x in enumerate(inputs):
+        if x.node is None:
+            raise ValueError(f"inputs[{i}] does not require gradients")
+    return [x.node for x in inputs]
 
 
 def _cotangent(y: Tensor, given: Any, name: str) -> Tensor:
@@ -425,6 +501,8 @@ def _vector_jacobian_product(
             wanted = [x.node in leading for x in node.inputs]
             if node not in found or not any(wanted):
                 continue
+            if changes.last > node.index:
+                changes.check(node)
             g = found[node] if node in kept else found.pop(node)
             for x, gx in zip(node.inputs, node.primitive.gradients(node, g, wanted), strict=True):
                 if gx is not None:

@@ -6,13 +6,16 @@ averages: an update is elementwise, so that one call moves them all.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from nanogen.autograd import Tensor
+from nanogen.autograd import Tensor, changes
 from nanogen.backend import Array, array_module, by_parts, fuse
 from nanogen.kernels.average import move
 from nanogen.kernels.joining import join
@@ -28,6 +31,9 @@ class SideBySide:
         self.whole = array_module(arrays[0]).empty(ends[-1], arrays[0].dtype)
         self.parts = [self.whole[end - a.size : end].reshape(a.shape) for a, end in zip(arrays, ends, strict=True)]
         self.fill(arrays)
+
+    def __reduce__(self) -> Any:
+        return SideBySide, (self.parts,)  # a copy's parts are views of its own whole again
 
     def fill(self, arrays: Sequence[Array]) -> None:
         """Copy others of the same shapes to their places.
@@ -55,6 +61,7 @@ class Group:
     def __init__(self, params: list[Tensor], remembered: tuple[str, ...]):
         arrays = [p.data for p in params]
         self.params, self.place, self.slopes = params, SideBySide(arrays), SideBySide(arrays)
+        self.steps = np.zeros(len(params), np.int64)  # how often each was updated
         self.memory = {name: SideBySide([array_module(a).zeros_like(a) for a in arrays]) for name in remembered}
 
     def gather(self) -> None:
@@ -64,17 +71,22 @@ class Group:
                 part[...] = p.data
                 p.data = part
 
-    def updates(self) -> Iterator[tuple[Array, Array, dict[str, Array]]]:
-        """Numbers (n,), their gradients, what is remembered of them: all at once if all have a gradient."""
+    def updates(self, counted: bool) -> Iterator[tuple[int, Array, Array, dict[str, Array]]]:
+        """For what has a gradient: which update it is for these numbers (n,), the numbers, their gradients, what is
+        remembered of them; all at once if all are alike.  `counted`: `steps` has this update already."""
         here = zip(self.params, self.slopes.parts, strict=True)
         self.slopes.fill([part if p.grad is None else p.grad.data for p, part in here])
-        if all(p.grad is not None for p in self.params):
-            yield self.place.whole, self.slopes.whole, {name: m.whole for name, m in self.memory.items()}
+        moving = np.array([p.grad is not None for p in self.params])
+        if not counted:
+            self.steps += moving
+        if moving.all() and (self.steps == self.steps[0]).all():
+            changes.note(self.place.whole)
+            yield int(self.steps[0]), self.place.whole, self.slopes.whole, {k: m.whole for k, m in self.memory.items()}
             return
-        for i, p in enumerate(self.params):
-            if p.grad is not None:
-                x, g, *memory = (one.parts[i].reshape(-1) for one in (self.place, self.slopes, *self.memory.values()))
-                yield x, g, dict(zip(self.memory, memory, strict=True))
+        for i in np.flatnonzero(moving):
+            changes.note(self.place.parts[i])
+            x, g, *memory = (one.parts[i].reshape(-1) for one in (self.place, self.slopes, *self.memory.values()))
+            yield int(self.steps[i]), x, g, dict(zip(self.memory, memory, strict=True))
 
 
 class Optimizer:
@@ -87,43 +99,61 @@ class Optimizer:
     remembered: tuple[str, ...] = ()
 
     def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float = 0.0):
-        self.params = list(params)
+        self.params = [params] if isinstance(params, Tensor) else list(params)
+        if any(not isinstance(p, Tensor) for p in self.params):
+            raise TypeError(f"params must be tensors, got {', '.join({type(p).__name__ for p in self.params})}")
         if not self.params or len({id(p) for p in self.params}) < len(self.params):
             raise ValueError(f"params: nothing to optimise, or one twice, in {len(self.params)}")
         _at_least_zero(lr=lr, weight_decay=weight_decay)
-        self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
+        self.lr, self.weight_decay = lr, weight_decay
         self.groups = [Group(same, self.remembered) for same in of_one_kind(self.params)]
 
     @property
     def state(self) -> dict[str, list[Array]]:
         """What is remembered, an array a parameter."""
-        found = {id(p): (group, i) for group in self.groups for i, p in enumerate(group.params)}
-        places = [found[id(p)] for p in self.params]
+        places = self.places()
         return {name: [group.memory[name].parts[i] for group, i in places] for name in self.remembered}
 
-    def zero_grad(self) -> None:
-        for p in self.params:
-            p.grad = None
+    @property
+    def steps(self) -> np.ndarray:
+        """How often each parameter was updated: int64 (n,)."""
+        return np.array([group.steps[i] for group, i in self.places()])
 
-    def step(self, numbers: Sequence[Number] | None = None) -> None:
-        """Move every parameter that has a gradient; `numbers` are what `advance` gave, if it was called before.
+    def places(self) -> list[tuple[Group, int]]:
+        """In which group each parameter is, and where."""
+        found = {id(p): (group, i) for group in self.groups for i, p in enumerate(group.params)}
+        return [found[id(p)] for p in self.params]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, or set them to 0."""
+        for p in self.params:
+            p.grad = None if set_to_none or p.grad is None else Tensor(array_module(p.data).zeros_like(p.data))
+
+    def step(self, closure: Callable[[], Any] | None = None, *, numbers: Sequence[Number] | None = None) -> Any:
+        """Move every parameter that has a gradient; what `closure`, called before if given, returns.
+
+        Args:
+            numbers: what `advance` gave for this step, where it was called before.
 
         Raises:
             ValueError: a gradient of another shape than its parameter's; no parameter of its type has moved then.
         """
-        numbers = self.advance() if numbers is None else numbers
-        for group in self.groups:
-            for x, g, memory in group.updates():
-                self.update(x, g, *numbers, **memory)
-
-    def advance(self) -> list[float]:
-        """Begin the next step: the numbers that the rule needs for it, and that differ from step to step."""
-        self.steps += 1
+        loss = None if closure is None else closure()
         for group in self.groups:
             group.gather()
-        return self.numbers()
+            for t, x, g, memory in group.updates(counted=numbers is not None):
+                self.update(x, g, *(self.numbers(t) if numbers is None else numbers), **memory)
+        return loss
 
-    def numbers(self) -> list[float]:
+    def advance(self) -> list[float]:
+        """Begin a step in which every parameter will have a gradient: the numbers that the rule needs for it."""
+        for group in self.groups:
+            group.gather()
+            group.steps += 1
+        return self.numbers(int(self.groups[0].steps[0]))
+
+    def numbers(self, t: int) -> list[float]:
+        """What the rule takes for the t-th update of a parameter, t = 1, 2, …, and that differs from step to step."""
         return [self.lr]
 
     def update(self, x: Array, g: Array, *numbers: Number, **memory: Array) -> None:
@@ -131,12 +161,12 @@ class Optimizer:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of steps and a copy of what is remembered, as `name.i` per parameter."""
+        """How often each parameter was updated, and a copy of what is remembered, as `name.i` per parameter."""
         arrays = {f"{name}.{i}": a.copy() for name, many in self.state.items() for i, a in enumerate(many)}
-        return {"steps": np.asarray(self.steps), **arrays}
+        return {"steps": self.steps, **arrays}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state_dict of the same rule over parameters of the same shapes.
+        """Go on from a state_dict of the same rule over parameters of the same shapes; one number of steps is for all.
 
         Raises:
             ValueError: a name or a shape that differs; nothing is changed then.
@@ -147,27 +177,51 @@ class Optimizer:
         for name, value in own.items():
             if name != "steps" and value.shape != state[name].shape:
                 raise ValueError(f"{name} must have shape {value.shape}, got {state[name].shape}")
-        self.steps = int(state["steps"])
+        counts = np.broadcast_to(np.asarray(state["steps"]), len(self.params))
+        for (group, i), count in zip(self.places(), counts, strict=True):
+            group.steps[i] = count
         for name, many in self.state.items():
             for i, array in enumerate(many):
                 array[...] = array_module(array).asarray(state[f"{name}.{i}"])
 
 
 class SGD(Optimizer):
-    """v ← μ·v + g,  x ← x − lr·v.  Polyak 1964; Sutskever et al. 2013, section 2, in torch's scaling."""
+    """v ← μ·v + (1 − τ)·g, at a parameter's first update v ← g;  x ← x − lr·v, or with Nesterov's momentum
+    x ← x − lr·(g + μ·v).  Polyak 1964; Sutskever et al. 2013, section 2, in torch's scaling.
+
+    Raises:
+        ValueError: besides those of `Optimizer`, `nesterov` without momentum or with dampening.
+    """
 
     remembered = ("velocity",)
 
-    def __init__(self, params: Iterable[Tensor], lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0):
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ):
         super().__init__(params, lr, weight_decay)
         _fractions(momentum=momentum)
-        self.momentum = momentum
+        _at_least_zero(dampening=dampening)
+        if nesterov and (momentum == 0 or dampening != 0):
+            raise ValueError(f"nesterov needs a momentum, got {momentum}, and no dampening, got {dampening}")
+        self.momentum, self.dampening, self.nesterov = momentum, dampening, nesterov
+
+    def numbers(self, t: int) -> list[float]:
+        """lr, 1 − τ."""
+        return [self.lr, 1 - self.dampening if self.momentum and t > 1 else 1.0]
 
     def update(self, x: Array, g: Array, *numbers: Number, **memory: Array) -> None:
-        (rate,), velocity = numbers, memory["velocity"]
+        (rate, share), velocity = numbers, memory["velocity"]
+        if self.weight_decay:
+            g += self.weight_decay * x
         velocity *= self.momentum
-        velocity += g + self.weight_decay * x if self.weight_decay else g
-        x -= rate * velocity
+        velocity += share * g
+        x -= rate * (g + self.momentum * velocity if self.nesterov else velocity)
 
 
 class Adam(Optimizer):
@@ -190,10 +244,10 @@ class Adam(Optimizer):
         _at_least_zero(eps=eps)
         self.betas, self.eps = betas, eps
 
-    def numbers(self) -> list[float]:
+    def numbers(self, t: int) -> list[float]:
         """1 / √(1 − β₂ᵗ), lr / (1 − β₁ᵗ)."""
         beta1, beta2 = self.betas
-        return [(1 - beta2**self.steps) ** -0.5, self.lr / (1 - beta1**self.steps)]
+        return [(1 - beta2**t) ** -0.5, self.lr / (1 - beta1**t)]
 
     def update(self, x: Array, g: Array, *numbers: Number, **memory: Array) -> None:
         if self.weight_decay:
@@ -239,9 +293,9 @@ class AdamW(Adam):
         _at_least_zero(weight_decay=weight_decay)
         self.decoupled_decay = weight_decay
 
-    def numbers(self) -> list[float]:
+    def numbers(self, t: int) -> list[float]:
         """Adam's, and 1 − lr·λ."""
-        return [*super().numbers(), 1 - self.lr * self.decoupled_decay]
+        return [*super().numbers(t), 1 - self.lr * self.decoupled_decay]
 
     def update(self, x: Array, g: Array, *numbers: Number, **memory: Array) -> None:
         *adams, kept = numbers
@@ -290,14 +344,19 @@ class ExponentialMovingAverage:
         self.params, self.decay, self.warmup, self.steps = list(params), decay, warmup, 0
         kinds = [(same, [p.data for p in same]) for same in of_one_kind(self.params)]
         self.groups = [(same, SideBySide(arrays), SideBySide(arrays)) for same, arrays in kinds]
+
+    @property
+    def averages(self) -> list[Array]:
+        """One a parameter."""
         own = {id(p): part for same, slow, _ in self.groups for p, part in zip(same, slow.parts, strict=True)}
-        self.averages: list[Array] = [own[id(p)] for p in self.params]
+        return [own[id(p)] for p in self.params]
 
     def update(self, numbers: Sequence[Number] | None = None) -> None:
         """Move the averages towards the parameters as they are now; `numbers` as in `Optimizer.step`."""
         numbers = self.advance() if numbers is None else numbers
         for same, slow, now in self.groups:
             now.fill([p.data for p in same])
+            changes.note(slow.whole)
             move(slow.whole, now.whole, *numbers)
 
     def advance(self) -> list[float]:
@@ -313,6 +372,7 @@ class ExponentialMovingAverage:
             now.fill([p.data for p in same])
             for p, average, x in zip(same, slow.parts, now.parts, strict=True):
                 p.data[...], average[...] = average, x
+                changes.note(p.data)
 
     def __enter__(self) -> ExponentialMovingAverage:
         """`with average:` the parameters are the averages."""
@@ -323,26 +383,47 @@ class ExponentialMovingAverage:
         self.swap()
 
 
-def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+) -> Tensor:
     """Scale all gradients by one factor, min(1, max_norm/(‖g‖ + 1e-6)), so that together they are no longer than
     max_norm; parameters without a gradient are left out.  Pascanu et al. 2013, algorithm 1, in torch's form.
+
+    ‖g‖ = m (Σ |g/m|ᵖ)^(1/p), p the norm_type and m the largest |g|: so no power over- or underflows.
 
     Returns:
         ‖g‖ before, of all gradients as one vector; it stays on the device.
 
+    Warns:
+        RuntimeWarning: a norm that is not finite (looked at where the numbers lie on the host).
+
     Raises:
-        ValueError: a max_norm that is negative or not finite.
+        ValueError: a max_norm that is negative or not finite, a norm_type that is not positive.
+        RuntimeError: a norm that is not finite, if error_if_nonfinite; no gradient is changed then.
     """
     _at_least_zero(max_norm=max_norm)
-    gradients = [(p, p.grad.data) for p in parameters if p.grad is not None]
+    if not norm_type > 0:
+        raise ValueError(f"norm_type must be positive, got {norm_type}")
+    params = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    gradients = [(p, p.grad.data) for p in params if p.grad is not None and p.grad.data.size]
     if not gradients:
         return Tensor(np.zeros((), np.float32))
     xp = array_module(gradients[0][1])
-    norm = xp.sqrt(sum((g * g).sum() for _, g in gradients))
+    norm = largest = functools.reduce(xp.maximum, [xp.abs(g).max() for _, g in gradients]).astype(np.float64)
+    if norm_type != math.inf:
+        unit = xp.where(xp.isfinite(largest) & (largest > 0), largest, 1.0)
+        norm = unit * sum((xp.abs(g / unit) ** norm_type).sum() for _, g in gradients) ** (1 / norm_type)
+    if (error_if_nonfinite or xp is np) and not xp.isfinite(norm):
+        if error_if_nonfinite:
+            raise RuntimeError(f"clip_grad_norm_: the norm of the gradients is {norm}")
+        warnings.warn(f"clip_grad_norm_: the norm of the gradients is {norm}", RuntimeWarning, stacklevel=2)
     factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
     for p, g in gradients:
         p.grad = Tensor((g * factor).astype(g.dtype, copy=False))
-    return Tensor(xp.asarray(norm))
+    return Tensor(xp.asarray(norm).astype(gradients[0][1].dtype))
 
 
 def _named_settings(settings: dict[str, float]) -> Iterator[tuple[str, float]]:

@@ -6,6 +6,7 @@ its number alone, so all are made at once, in array operations which give the sa
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any, Protocol
 
@@ -23,38 +24,51 @@ class Generator:
     run its own numbers without any history.
 
     Args:
-        seed: a non-negative integer.
+        seed: an integer in 0 … 2¹²⁸ − 1.
         device: where the drawn arrays lie, `cpu` or `cuda`.
         drawn: where they are drawn, `host` (the default for cpu) or `device` (for cuda).  The same seed gives the same
             numbers on both devices if it is the same here: what is drawn on the `host` is moved.
 
     Raises:
-        ValueError: a negative seed, an unknown device, another word for `drawn`.
+        ValueError: a seed out of range, an unknown device, another word for `drawn`.
         TypeError: a seed that is no integer.
     """
 
     def __init__(self, seed: int, device: str = "cpu", drawn: str | None = None):
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             raise TypeError(f"seed must be an integer, got {type(seed).__name__}")
-        if seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}")
+        if not 0 <= seed < 1 << 128:  # more would be words that a stream's indices can be, too
+            raise ValueError(f"seed must be in 0 … 2^128 − 1, got {seed}")
         if drawn not in (None, "host", "device"):
             raise ValueError(f"drawn must be 'host' or 'device', got {drawn!r}")
         device_module(device)
         self.seed, self.device = int(seed), device
         self.drawn = drawn or ("host" if device == "cpu" else "device")
+        self._indices: tuple[int, ...] = ()
         self._source = self._source_of()
 
-    def _source_of(self, *indices: int) -> Source:
+    def _source_of(self) -> Source:
+        indices = self._indices
+        if any(index >= 1 << 32 for index in indices):  # a seed sequence would take such a one for two
+            indices = tuple(hashlib.sha256(repr(indices).encode()).digest())
         entropy = np.random.SeedSequence(self.seed, spawn_key=indices)
         if self.drawn == "host":
             return HostSource(entropy)
         return DeviceSource([np.uint64(word) for word in entropy.generate_state(4)], device_module(self.device))
 
     def stream(self, *indices: int) -> Generator:
-        """An independent generator, that of these indices and this seed, whatever was drawn from this one."""
+        """An independent generator, that of these indices and this seed, whatever was drawn from this one.
+
+        Streams have streams: `stream(1).stream(2)` is `stream(1, 2)`.
+
+        Raises:
+            ValueError: an index that is no integer of at least 0."""
+        for index in indices:
+            if isinstance(index, bool) or not isinstance(index, int | np.integer) or index < 0:
+                raise ValueError(f"stream: indices must be integers of at least 0, got {index!r}")
         child = Generator(self.seed, self.device, self.drawn)
-        child._source = self._source_of(*indices)
+        child._indices = (*self._indices, *map(int, indices))
+        child._source = child._source_of()
         return child
 
     @property

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nanogen as ng
+from nanogen import autograd
 from nanogen import functional as F
 from nanogen.autograd import Tensor, cast, constant, fused, primitive
 
@@ -677,6 +678,23 @@ def test_a_tensor_as_an_array():
     assert (len(x), float(x[1]), int(x[1]), bool(x[0])) == (2, 2.5, 2, True)
 
 
+def test_a_number_is_formatted_as_one():
+    """f"{loss:.2f}" is that of the number; of several, as of arrays, there is no such format."""
+    assert f"{leaf(np.array(1.25)):.1f}" == "1.2"
+    assert f"{ng.tensor(3):>4d}" == "   3"
+    assert f"{leaf(np.array([1.0]))}" == "tensor(array([1.]), requires_grad=True)"
+    with pytest.raises(TypeError, match="format"):
+        f"{leaf(np.ones(2)):.2f}"
+
+
+@pytest.mark.parametrize("wrong", [1j, np.complex64(1), np.ones(2, complex), "1", None, [1j]])
+def test_what_is_no_real_number_is_refused(wrong):
+    """In arithmetic as in `tensor`: not a tensor of complex numbers or objects."""
+    for compute in (lambda x: x + wrong, lambda x: wrong * x, lambda x: F.where(x > 0, x, wrong), lambda x: x / wrong):
+        with pytest.raises(TypeError):
+            compute(ng.tensor([1.0, 2.0]))
+
+
 def test_a_tensor_says_what_it_is():
     """repr shows the numbers, and requires_grad only where it is so."""
     assert repr(ng.tensor([1.0])) == "tensor(array([1.]))"
@@ -696,6 +714,147 @@ def test_tensors_are_made_of_numbers():
     for wrong in ("text", [None], [1j]):
         with pytest.raises(TypeError, match=r"^data must be real numbers"):
             ng.tensor(wrong)
+
+
+def changed_by_a_step(w):
+    optimizer = ng.optim.SGD([w], lr=1.0)
+    w.grad = Tensor(np.full(w.shape, 0.0))
+    optimizer.step()  # w moves into the optimiser's own memory
+    w.grad = Tensor(np.full(w.shape, 2.0))
+    return optimizer.step
+
+
+def changed_by_averages(w):
+    average = ng.optim.ExponentialMovingAverage([w])
+    average.averages[0][...] = 7.0
+    return average.swap
+
+
+class Holder(ng.nn.Module):
+    def __init__(self, w):
+        super().__init__()
+        self.w = w
+
+
+def given_another_array(w):
+    w.data = w.data + 1.0
+
+
+LATER = {
+    "step": changed_by_a_step,
+    "averages": changed_by_averages,
+    "load_state_dict": lambda w: lambda: Holder(w).load_state_dict({"w": w.data + 1.0}),
+    "another array": lambda w: lambda: given_another_array(w),
+}
+READS_W = {
+    "w w": lambda w, x: w * w,
+    "a transposed view": lambda w, x: x @ w.transpose(0, 1),
+    "a part": lambda w, x: w[1:] ** 3,
+    "linear": lambda w, x: F.linear(x, w),
+    "conv2d": lambda w, x: F.conv2d(x.reshape(1, 1, *x.shape), w.reshape(1, 1, *w.shape)),
+    "exp of a view": lambda w, x: F.log(w.reshape(-1)),
+    "w²": lambda w, x: (w + 0.0) * w,
+}
+
+
+@pytest.mark.parametrize("read", READS_W)
+@pytest.mark.parametrize("change", LATER)
+@pytest.mark.parametrize("order", [1, 2])
+def test_what_changes_between_forward_and_backward(change, read, order):
+    """The gradient is that at the numbers of the forward pass, or the operation is named and there is none: an update
+    in place may not give a gradient of half old, half new numbers."""
+    rng = np.random.default_rng(0)
+    w, x = ng.nn.Parameter(rng.uniform(1, 2, (3, 4))), Tensor(rng.standard_normal((3, 4)))
+    later = LATER[change](w)
+    f = READS_W[read]
+    expected = ng.grad((f(w, x) ** 2).sum(), w, create_graph=True)[0]
+    expected = expected if order == 1 else ng.grad((expected**2).sum(), w)[0]
+    expected = expected.data.copy()
+    loss = (f(w, x) ** 2).sum()
+    if order == 2:
+        loss = (ng.grad(loss, w, create_graph=True)[0] ** 2).sum()
+    later()
+    if change in ("step", "averages"):
+        with pytest.raises(RuntimeError, match=r"^[a-z_]+: an array of shape \(.*\) was changed in place"):
+            ng.grad(loss, w)
+    else:
+        np.testing.assert_allclose(ng.grad(loss, w)[0].data, expected, rtol=1e-12)
+
+
+def test_what_was_changed_before_or_beside_is_no_matter():
+    """A step that is over, and a step of other parameters of the same optimiser: the gradient is right."""
+    a, b = leaf(np.array([3.0])), leaf(np.array([5.0]))
+    optimizer = ng.optim.SGD([a, b], lr=1.0)
+    for p in (a, b):
+        p.grad = Tensor(np.ones(1))
+    optimizer.step()
+    loss = (a * a).sum()
+    b.grad, a.grad = Tensor(np.ones(1)), None
+    optimizer.step()
+    loss.backward()
+    assert (a.grad.item(), a.item(), b.item()) == (4.0, 2.0, 3.0)
+    a.grad = Tensor(np.ones(1))
+    del loss
+    optimizer.step()
+    (a * a).sum().backward()
+    assert a.grad.item() == 1.0 + 2.0 * a.item()
+
+
+def test_an_adversarial_step_in_the_wrong_order():
+    """G's forward pass, D's step, G's backward pass: G's gradient would go through the new D, and is refused."""
+    g, d = ng.nn.Linear(2, 3), ng.nn.Linear(3, 1)
+    step_d, x = ng.optim.SGD(d.parameters(), lr=0.1), Tensor(np.ones((4, 2), np.float32))
+    for late in (False, True):
+        loss_g = d(g(x)).sum()
+        if not late:
+            loss_g.backward()
+        step_d.zero_grad()
+        d(g(x).detach()).sum().backward()
+        step_d.step()
+        if late:
+            with pytest.raises(RuntimeError, match=r"matrix_product: .* changed in place"):
+                loss_g.backward()
+
+
+def test_buffers_that_move_after_they_were_read():
+    """A batch norm's running moments move in a forward pass; an operation that read them says so."""
+    norm, x = ng.nn.BatchNorm2d(2), leaf(np.ones((2, 2, 1, 1), np.float32))
+    before = (x.reshape(2, 2) * norm.running_mean).sum()
+    norm(Tensor(np.random.default_rng(0).standard_normal((4, 2, 3, 3)).astype(np.float32)))
+    with pytest.raises(RuntimeError, match=r"multiply: .* changed in place"):
+        before.backward()
+    norm(x).sum().backward()  # which reads its own batch's
+
+
+def test_notes_of_changes_go_with_the_arrays():
+    """What is kept of changes in place does not outlive the arrays."""
+    before = sum(map(len, autograd.changes.by_owner.values()))
+    for _ in range(3):
+        w = ng.nn.Parameter(np.ones(3))
+        changed_by_a_step(w)()
+    del w
+    assert sum(map(len, autograd.changes.by_owner.values())) == before
+
+
+def test_backward_as_in_torch():
+    """`inputs` are the tensors that get a gradient, no other; with create_graph the gradient can be differentiated;
+    retain_graph is taken as it is; grad refuses only_inputs=False."""
+    x, y = leaf(np.array(2.0)), leaf(np.array(3.0))
+    z = x * y
+    (z * z).backward(inputs=[x], retain_graph=True)
+    assert (x.grad.item(), y.grad) == (2 * 2 * 9, None)
+    (z * z).backward(None, False, False, z)
+    assert (z.grad.item(), x.grad.item(), y.grad) == (12.0, 36.0, None)
+    x.grad = None
+    (x**3).backward(create_graph=True)
+    assert ng.grad(x.grad, x)[0].item() == 12.0
+    (x**3).backward()
+    assert (x.grad.item(), x.grad.requires_grad) == (24.0, False)
+    assert ng.grad(x * y, [x], None, True, False, True)[0].item() == 3.0
+    with pytest.raises(ValueError, match="only_inputs"):
+        ng.grad(x * y, [x], only_inputs=False)
+    with pytest.raises(ValueError, match=r"inputs\[1\]"):
+        (x * y).backward(inputs=[x, Tensor(np.ones(()))])
 
 
 def test_gradients_of_backward_have_no_graph():

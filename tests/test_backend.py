@@ -82,6 +82,9 @@ def test_draws_follow_each_other(kind: str, drawn: str, sizes: list[int]) -> Non
     assert np.array_equal(np.concatenate([DRAWS[kind](rng, n) for n in sizes]), whole)
 
 
+INDICES = st.lists(st.sampled_from([0, 1, 2, (1 << 32) - 1, 1 << 32, (1 << 32) + 1, 1 << 64]), max_size=3).map(tuple)
+
+
 @DRAWN
 def test_streams(drawn: str) -> None:
     """stream(k) depends on the seed and k alone, not on what was drawn; different k, different numbers."""
@@ -91,6 +94,35 @@ def test_streams(drawn: str) -> None:
     seen = [fresh.normal((9,)), *[fresh.stream(*k).normal((9,)) for k in [(0,), (1,), (1, 0), (0, 1), (1, 2)]]]
     seen += [ng.Generator(6, drawn=drawn).stream(1).normal((9,))]
     assert len({x.tobytes() for x in seen}) == len(seen)
+
+
+@DRAWN
+@given(left=INDICES, right=INDICES)
+def test_streams_have_streams(drawn: str, left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    """stream(a).stream(b) is stream(a, b), whatever was drawn from either, and two streams are equal only if their
+    indices are: also where an index has more than 32 bits, which a seed sequence takes apart."""
+    rng = ng.Generator(3, drawn=drawn)
+    parent = rng.stream(*left)
+    parent.normal((5,))
+    numbers = parent.stream(*right).normal((9,))
+    assert np.array_equal(numbers, rng.stream(*left, *right).normal((9,)))
+    for other in {left, right, (*right, *left), (0,), (0, 1), (1, 0), (1 << 32,), (1 << 64,)} - {(*left, *right)}:
+        assert not np.array_equal(numbers, rng.stream(*other).normal((9,)))
+
+
+@pytest.mark.parametrize("index", [-1, True, 1.5, "1", None])
+def test_an_index_of_a_stream_is_a_whole_number(index: Any) -> None:
+    with pytest.raises(ValueError, match="indices"):
+        ng.Generator(0).stream(0, index)
+
+
+def test_seeds_end_where_streams_begin() -> None:
+    """A seed of 2¹²⁸ has five words, and would be stream(1) of seed 0; the largest allowed one is no stream."""
+    with pytest.raises(ValueError, match="seed"):
+        ng.Generator(1 << 128)
+    draws = [ng.Generator((1 << 128) - 1), ng.Generator(0).stream((1 << 32) - 1), ng.Generator(1 << 32)]
+    draws += [ng.Generator(1), ng.Generator(0).stream(1)]
+    assert len({rng.normal((9,)).tobytes() for rng in draws}) == len(draws)
 
 
 def uncorrelated(a: np.ndarray, b: np.ndarray) -> bool:

@@ -944,16 +944,82 @@ def test_what_is_left_out():
     assert F.softplus(Tensor(x)).data.tolist() == [math.log1p(math.exp(-1.0)), 20 + math.log1p(math.exp(-20.0)), 20.5]
 
 
-@pytest.mark.parametrize("key", [[2, 0], [], [True, False, True], ([2, 0], [1, 1]), (slice(None), [3, 0, 0])])
+@pytest.mark.parametrize("key", [
+    [2, 0], [], [True, False, True], ([2, 0], [1, 1]), (slice(None), [3, 0, 0]), (slice(None), (0, 0)), ((1, 1),),
+    ((0, 0), (1, 1)), (None, (2, 2, 2)), (..., (1, 1)), (range(2), 1), (slice(None), ()), ((0, 0), slice(1, 3)),
+    (((0, 0), (1, 0)),), (1, (2, 2)), (np.int64(1), [2, 2]), (slice(2), np.array([1, 1])), ((True, False, True), 0),
+])  # fmt: skip
 def test_lists_as_indices(key):
-    """A list of places or of bools, alone or in a tuple, is what it is to NumPy; the empty one names no place."""
+    """A list or, in a tuple, a tuple of places or of bools is what it is to NumPy: a place that is named twice has
+    twice the gradient; the empty one names no place."""
     x = leaf(np.arange(12.0).reshape(3, 4))
     out = x[key]
-    assert np.array_equal(out.data, x.data[key])
+    as_array = lambda part: (
+        np.asarray(part, int if len(part) == 0 else None) if isinstance(part, list | tuple) else part
+    )
+    here = tuple(map(as_array, key)) if isinstance(key, tuple) else as_array(key)
+    assert np.array_equal(out.data, x.data[here])
     counts = np.zeros((3, 4))
-    np.add.at(counts, tuple(np.asarray(k, None if len(k) else int) if isinstance(k, list) else k for k in key)
-              if isinstance(key, tuple) else np.asarray(key, None if key else int), 1)  # fmt: skip
+    np.add.at(counts, here, 1)
     assert np.array_equal(ng.grad(out.sum(), x)[0].data, counts)
+
+
+OF_NUMPY = {
+    "stack": (lambda xp, x, y: xp.stack([x, y], axis=1), lambda x, y: F.stack([x, y], 1)),
+    "concatenate": (lambda xp, x, y: xp.concatenate((x, y)), lambda x, y: F.cat([x, y])),
+    "where": (lambda xp, x, y: xp.where(x > y, x, 2.0), lambda x, y: F.where(x > y, x, 2.0)),
+    "clip": (lambda xp, x, y: xp.clip(x, -0.5, None), lambda x, y: F.clip(x, -0.5)),
+    "reshape": (lambda xp, x, y: xp.reshape(x, (2, -1)), lambda x, y: x.reshape(2, -1)),
+    "transpose": (lambda xp, x, y: xp.transpose(x), lambda x, y: x.permute(1, 0)),
+    "dot": (lambda xp, x, y: xp.dot(x, xp.transpose(y)), lambda x, y: x @ y.transpose(0, 1)),
+    "dot with a number": (lambda xp, x, y: xp.dot(3.0, x), lambda x, y: 3.0 * x),
+    "sum": (lambda xp, x, y: xp.sum(x, axis=0), lambda x, y: x.sum(0)),
+    "mean": (lambda xp, x, y: xp.mean(x), lambda x, y: x.mean()),
+    "mean over axes": (lambda xp, x, y: xp.mean(x, axis=(0, 1), keepdims=True), lambda x, y: x.mean((0, 1), True)),
+    "max": (lambda xp, x, y: xp.max(x, axis=1), lambda x, y: F.amax(x, dim=1)),
+    "min": (lambda xp, x, y: xp.min(x), lambda x, y: F.amin(x)),
+}
+
+
+@pytest.mark.parametrize("name", OF_NUMPY)
+def test_numpys_functions_of_tensors(name):
+    """np.f of tensors has the numbers that np.f has of arrays, and the gradients of nanogen's own f."""
+    theirs, ours = OF_NUMPY[name]
+    rng = np.random.default_rng(0)
+    x, y = leaf(rng.standard_normal((3, 4))), leaf(rng.standard_normal((3, 4)))
+    out, expected = theirs(np, x, y), ours(x, y)
+    assert isinstance(out, Tensor)
+    np.testing.assert_allclose(out.data, theirs(np, x.data, y.data), rtol=1e-15)
+    g = rng.standard_normal(out.shape)
+    for one, other in zip(
+        ng.grad(out, [x, y], g, allow_unused=True), ng.grad(expected, [x, y], g, allow_unused=True), strict=True
+    ):
+        assert (one is None) == (other is None)
+        assert one is None or np.array_equal(one.data, other.data)
+
+
+@pytest.mark.parametrize("call", [
+    lambda x: np.linalg.norm(x), lambda x: np.einsum("ij->i", x), lambda x: np.var(x), lambda x: np.split(x, 2),
+    lambda x: np.mean(x, dtype=float), lambda x: np.vstack([x, x]), lambda x: np.exp(x), lambda x: np.add(x, 1.0),
+    lambda x: np.dot(x, np.ones((2, 4, 1))), lambda x: np.linalg.svd(x),
+])  # fmt: skip
+def test_no_gradient_is_lost_to_numpy(call):
+    """A function of NumPy's that nanogen has not in this form is refused for what requires a gradient; without one it
+    is NumPy's, of the numbers, unless it is a ufunc."""
+    x = leaf(np.arange(8.0).reshape(2, 4))
+    with pytest.raises(TypeError, match=r"gradient|ufunc|at most two axes|conversion to a NumPy array"):
+        call(x)
+
+
+def test_numpys_functions_of_numbers():
+    """Where no gradient can be lost, NumPy's functions see the numbers: shapes, truths, places, and what needs none."""
+    x = leaf(np.arange(8.0).reshape(2, 4))
+    assert (np.shape(x), np.ndim(x), np.size(x)) == ((2, 4), 2, 8)
+    assert np.argmax(x) == 7
+    assert np.allclose(x, x.data)
+    assert np.array_equal([x, x], [x.data, x.data])
+    assert [a.tolist() for a in np.where(x > 6)] == [[1], [3]]
+    assert np.var(x.detach()) == x.data.var()
 
 
 @pytest.mark.parametrize(("terms", "digits"), [(8, 3), (16, 6), (32, 12), (48, 14)])

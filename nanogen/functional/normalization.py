@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nanogen.autograd import Tensor, fused
+from nanogen.autograd import Tensor, changes, fused
 from nanogen.backend import array_module
 from nanogen.functional.activation import silu
 from nanogen.functional.reduction import normalize
@@ -123,6 +123,7 @@ def batch_norm(
     if running_mean is not None and running_var is not None:
         shares = momentum, momentum * count / (count - 1)  # the running variance is without bias
         for running, moment, share in zip((running_mean, running_var), known, shares, strict=True):
+            changes.note(running.data)
             move(running.data, moment[0], 1 - momentum, share)  # in place: a captured step finds it there again
     return normalize_groups(input, weight, bias, groups=channels, eps=eps, over_batch=True, gated=False, known=known)
 

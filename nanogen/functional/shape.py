@@ -189,16 +189,21 @@ def unindex(input, *, key, shape):
     xp = array_module(input)
     out = xp.zeros(shape, input.dtype)
     parts = key if isinstance(key, tuple) else (key,)
-    if any(isinstance(part, xp.ndarray) for part in parts):
+    if not all(is_basic(part) for part in parts):
         # a mask as the places that it names: CuPy scatters through one only as many values as it has places in all
         places = [part.nonzero() if isinstance(part, xp.ndarray) and part.dtype == bool else (part,) for part in parts]
         xp.add.at(out, tuple(itertools.chain(*places)), input)
     else:
-        out[key] = input  # slices name no place twice
+        out[key] = input  # numbers and slices name no place twice
     return out
 
 
 unindex.vjp(lambda g, out, x, key, shape: index(g, key=key), reads="")
+
+
+def is_basic(part: Any) -> bool:
+    """Whether a part of an index is a number, a slice, None or ..., and so names no place twice."""
+    return part is None or part is ... or isinstance(part, slice | int | np.integer)
 
 
 def get_item(input: Tensor, key: Any) -> Tensor:
@@ -206,9 +211,10 @@ def get_item(input: Tensor, key: Any) -> Tensor:
 
     def raw(part: Any) -> Any:
         part = part.data if isinstance(part, Tensor) else part
-        if not isinstance(part, list | np.ndarray):
+        if is_basic(part):
             return part
-        return array_module(input.data).asarray(part, dtype=int if isinstance(part, list) and not part else None)
+        empty = isinstance(part, list | tuple) and not part
+        return array_module(input.data).asarray(part, dtype=int if empty else None)
 
     return index(input, key=tuple(raw(part) for part in key) if isinstance(key, tuple) else raw(key))
 

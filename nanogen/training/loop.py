@@ -130,7 +130,7 @@ class Trainer:
                 parameter.grad = Tensor(g)
             if self.settings.clip:
                 clip_grad_norm_(self.parameters[name], self.settings.clip)
-            self.optimizers[name].step(rate)
+            self.optimizers[name].step(numbers=rate)
             self.optimizers[name].zero_grad()
             losses[name] = Tensor(mean)
         self.average.update(decay)

@@ -24,6 +24,7 @@ import json
 import operator
 import sys
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,6 +121,9 @@ def _in_order(value: Any) -> Any:
     return np.ascontiguousarray(value) if isinstance(value, np.ndarray) and value.ndim else value
 
 
+_OWNERS: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # by their memory on the host
+
+
 def _device(value: Any) -> Any:
     """What the device answers, of NumPy's answer: an array even for a single number."""
     kind = type(value)
@@ -128,6 +132,8 @@ def _device(value: Any) -> Any:
             raise ValueError(f"Unsupported dtype {value.dtype}")
         out = ndarray.__new__(ndarray)
         out._host = np.asarray(value)
+        if out._host.base is None:
+            _OWNERS[id(out._host)] = out
         return out
     if kind is tuple or kind is list:
         return kind([_device(part) for part in value])
@@ -410,6 +416,7 @@ class ndarray:
         self = object.__new__(cls)
         if shape is not None:
             self._host = np.empty(shape, dtype)
+            _OWNERS[id(self._host)] = self
         return self
 
     # To the host
@@ -536,7 +543,11 @@ class ndarray:
 
     @property
     def base(self) -> Any:
-        return None if self._host.base is None else _device(np.asarray(self._host.base))
+        """The array that owns the memory: the same object each time it is asked for."""
+        if self._host.base is None:
+            return None
+        owner = _OWNERS.get(id(self._host.base))
+        return _device(np.asarray(self._host.base)) if owner is None else owner
 
     @property
     def device(self) -> str:
