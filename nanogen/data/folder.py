@@ -84,7 +84,7 @@ def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
             continue
         if not path.is_dir():
             yield path
-        elif path.resolve() not in above:
+        elif not any(path.resolve() in (real, *real.parents) for real in above):
             yield from walk(path, above)
 
 
