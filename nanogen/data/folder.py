@@ -153,7 +153,7 @@ def split_folders(folder: Path, paths: list[Path]) -> dict[str, Path]:
             break
         if ROLES[root.name.lower()] != "train" or any(path.parent == folder for path in outside):
             raise ValueError(
-                f"{root} is one split, and there are pictures outside: those of the other need a folder too"
+                f"{root} is one split, and pictures lie outside: the other needs a folder, or a class another name"
             )
         say(f"{root} is taken for a class, as there is no test beside it")
     return {"all": folder}
