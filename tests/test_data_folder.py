@@ -134,7 +134,7 @@ def test_images_for_validation_are_not_those_for_testing(tmp_path: Path, caplog:
         save(tmp_path / split / f"{i}.png", GREY[i])
     assert as_set(data.load(tmp_path).images) == as_set(GREY[:6])
     assert as_set(data.load(tmp_path, "test").images) == as_set(GREY[10:])
-    assert "4 pictures outside train and test are not used" in caplog.text
+    assert "pictures outside train and test, not used: 4" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["train", "test", "Training", "val"])
@@ -236,7 +236,7 @@ def test_skipped_files_are_said(twelve: Path, caplog: pytest.LogCaptureFixture) 
     for split in ("train", "test", "train"):
         data.load(twelve, split)
     [said] = caplog.messages
-    assert said.startswith(f"nanogen: {twelve}: 7 files are skipped (2 .heic, ")
+    assert said.startswith(f"nanogen: {twelve}: files skipped: 7 (2 .heic, ")
     assert all(text in said for text in ("1 .svg", "1 .csv", "1 .txt", "1 without ending", "1 not a file"))
 
 
@@ -267,7 +267,7 @@ def test_several_frames(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     for image, name in zip(found.images, sorted(kinds), strict=True):
         first = GREY[list(kinds).index(name)]
         assert abs(image.astype(int) - first).max() <= (3 if name == "a.jpg" else 0), name
-    assert "of 5 pictures with several frames the first is taken" in caplog.text
+    assert "pictures with several frames, of which the first is taken: 5" in caplog.text
 
 
 def test_classes_of_a_split_by_contents(tmp_path: Path) -> None:

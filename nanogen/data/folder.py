@@ -66,7 +66,7 @@ def read_folder(folder: str | Path, split: str, size: Size | None = None, color:
         raise ValueError(f"{folder}: {count} images of {by(size)} pixels are more than is kept in memory")
     images = np.stack([read_picture(path, size, color) for path in splits[split]])
     if several := sum(shapes[path].several for path in splits[split]):
-        remarks.append(f"of {several} pictures with several frames the first is taken")
+        remarks.append(f"pictures with several frames, of which the first is taken: {several}")
     if remarks:
         say(f"{folder}: {'; '.join(remarks)}")
     return Images(images, classes(roots, splits, split), 256, str(folder))
@@ -98,38 +98,40 @@ def split_pictures(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]
         raise FileNotFoundError(f"{folder} is not a folder")
     files = sorted(walk(folder))
     paths = [path for path in files if path.suffix.lower() in FORMATS and path.is_file()]
-    rest, called = sorted({*files} - {*paths}), {path.with_suffix("") for path in paths}
-    kinds = Counter(path.suffix.lower() if path.is_file() else "not a file" for path in rest)
-    skipped = ", ".join(f"{count} {kind or 'without ending'}" for kind, count in kinds.most_common())
-    if len([path for path in rest if path.with_suffix("") not in called]) > len(paths):  # a picture may have notes
-        raise ValueError(f"{folder} holds {len(paths)} pictures ({', '.join(FORMATS)}) among other files: {skipped}")
+    remarks = left_out(folder, sorted({*files} - {*paths}), paths)
     roots = split_folders(folder, paths)
     splits = {split: [path for path in paths if root in path.parents] for split, root in roots.items()}
     for split, root in roots.items():
         if not splits[split]:
             raise ValueError(f"{root} holds no pictures ({', '.join(FORMATS)})")
-    unused = len(paths) - sum(map(len, splits.values()))
-    remarks = [f"{len(rest)} files are skipped ({skipped})"] * bool(rest)
-    remarks += [f"{unused} pictures outside {' and '.join(root.name for root in roots.values())} are not used"] * bool(
-        unused
-    )
-    if "all" not in roots:
-        train, test = ({(s.st_dev, s.st_ino): path for path in splits[split] if (s := path.stat())} for split in roots)
-        for file in train.keys() & test.keys():
-            raise ValueError(f"{train[file]} and {test[file]} are one file, in both splits")
-        return roots, splits, remarks
-    try:
-        held = held_out(path.read_bytes() for path in splits["all"]).tolist()
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
-    return (
-        dict.fromkeys(("train", "test"), roots["all"]),
-        {
-            s: [path for path, h in zip(splits["all"], held, strict=True) if h == (s == "test")]
-            for s in ("train", "test")
-        },
-        remarks,
-    )
+    if unused := len(paths) - sum(map(len, splits.values())):
+        remarks.append(f"pictures outside {' and '.join(root.name for root in roots.values())}, not used: {unused}")
+    if "all" in roots:
+        try:
+            held = held_out(path.read_bytes() for path in paths).tolist()
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
+        roots = dict.fromkeys(("train", "test"), roots["all"])
+        splits = {"train": [], "test": []}
+        for path, is_held in zip(paths, held, strict=True):
+            splits["test" if is_held else "train"].append(path)
+    train, test = ({(s.st_dev, s.st_ino): path for path in splits[split] if (s := path.stat())} for split in roots)
+    for file in train.keys() & test.keys():
+        raise ValueError(f"{train[file]} and {test[file]} are one file, in both splits")
+    return roots, splits, remarks
+
+
+def left_out(folder: Path, others: list[Path], paths: list[Path]) -> list[str]:
+    """What is to be said of files beside the pictures: how many there are, and of which kinds.
+
+    Raises:
+        ValueError: more than pictures; a file that is called like a picture, say with notes on it, does not count."""
+    kinds = Counter(path.suffix.lower() if path.is_file() else "not a file" for path in others)
+    listed = ", ".join(f"{count} {kind or 'without ending'}" for kind, count in kinds.most_common())
+    called = {path.with_suffix("") for path in paths}
+    if len([path for path in others if path.with_suffix("") not in called]) > len(paths):
+        raise ValueError(f"{folder} holds {len(paths)} pictures ({', '.join(FORMATS)}) among other files: {listed}")
+    return [f"files skipped: {len(others)} ({listed})"] if others else []
 
 
 def split_folders(folder: Path, paths: list[Path]) -> dict[str, Path]:
