@@ -25,7 +25,7 @@ MOST_BYTES = 1 << 32  # of all the images of a split
 ORIENTATION, ON_ITS_SIDE = 0x0112, range(5, 9)  # EXIF
 BACKGROUND = (255, 255, 255)
 DEEPEST = {"L;2": 3, "L;4": 15}  # the white of greys of 2 and of 4 bits, by Pillow's raw modes
-PHOTOMETRIC, BITS, UNSIGNED = 262, 258, 339  # tags of a TIFF
+PHOTOMETRIC, BITS, SAMPLE_FORMAT = 262, 258, 339  # tags of a TIFF
 
 Size = tuple[int, int]  # height, width
 
@@ -256,7 +256,7 @@ def eight_bits(path: Path) -> Image.Image:
         four = raw_bytes(path, "RGBA")
         return from_sixteen_bits(256 * four[..., ::2] + four[..., 1::2], clear)
     if upright.mode.startswith("I"):
-        if tags and (tags[BITS], tags[PHOTOMETRIC], tags.get(UNSIGNED, (1,))) != ((16,), 1, (1,)):
+        if tags and (tags[BITS], tags[PHOTOMETRIC], tags.get(SAMPLE_FORMAT, (1,))) != ((16,), 1, (1,)):
             raise ValueError("greys of a TIFF must be of 8 or 16 bits, 0 black")
         return from_sixteen_bits(np.asarray(upright)[..., None], clear)
     if upright.has_transparency_data:
