@@ -46,6 +46,7 @@ SUMMARIES = {
 }
 
 SHARED = "that share the drawing, on a CPU; another number draws other images (default: 1)"
+CHANGED = "take the run's data set though its images are not those that the run has known"
 WHERE = {"digits": "bundled"}
 ABOUT = {name: typing.get_type_hints(Settings)[name] for name in ("data_dir", "size", "color")}
 ABOUT |= {"model": str | None, "data": str | None}  # what is trained, on what
@@ -87,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--resume", action="store_true", help="go on with the run in --out; if its images moved: --data"
     )
+    command.add_argument("--data-changed", action="store_true", help=f"{CHANGED}, and go on with them")
     command.add_argument(
         "--detect-anomaly", action="store_true", help="stop at the first number that is not finite; slow"
     )
@@ -115,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
     command.add_argument("--samples", type=int, default=500, help="how many images to draw (default: 500)")
     command.add_argument("--images", type=int, help="how many test images, the first ones (default: all)")
+    command.add_argument("--data-changed", action="store_true", help=CHANGED)
     command.add_argument("--json", type=Path, metavar="FILE", help="the numbers (default: RUN/evaluation.json)")
     command.add_argument("--steps", type=int, help="ddpm: sample by DDIM in so many steps (default: all T, ancestral)")
     command.add_argument("--eta", type=float, help="ddpm: DDIM's noise, 0 to 1 (default: 0)")
@@ -150,12 +153,12 @@ def run_train(arguments: argparse.Namespace) -> None:
     if arguments.resume:
         if arguments.out is None:
             raise ValueError("--resume needs the run's folder: --out DIR")
-        run = Run(arguments.out)
+        run = Run(arguments.out, arguments.data_changed)
         settings = run.settings()
         check_same(run, settings, about, given)
         moved = {name: about[name] for name in ("data", "data_dir") if about[name]}
         settings = dataclasses.replace(settings, **moved)
-        images = load_images(settings, "train")
+        images = load_images(settings, "train", run.data_changed)
     else:
         if about["model"] is None:
             raise ValueError(f"the model is missing, one of {', '.join(MODELS)}")
@@ -165,7 +168,8 @@ def run_train(arguments: argparse.Namespace) -> None:
         run.check_new()
         images = data.load(name, "train", about["data_dir"], about["size"], about["color"])
         settings = make_settings(images=images, model_settings=own, **about, **training)
-    test = load_images(settings, "test")
+    test = load_images(settings, "test", run.data_changed)
+    settings = dataclasses.replace(settings, fingerprints=(images.fingerprint, test.fingerprint))
     run.folder.mkdir(parents=True, exist_ok=True)
     with locked(run.folder), threadpool_limits(settings.threads):
         trainer = Trainer(settings, images)
@@ -277,7 +281,7 @@ def run_sample(arguments: argparse.Namespace) -> None:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
-    run = Run(arguments.run)
+    run = Run(arguments.run, arguments.data_changed)
     settings = run.settings()
     with threadpool_limits(settings.threads):
         found, pictures = evaluate(

@@ -137,8 +137,9 @@ def a_run(folder: Path) -> dict[str, bytes]:
 def kinds(folder: Path) -> dict[str, Kind]:
     """What is changed, by name.  A run is trained in the folder."""
     train = ["train", "vae", "--out", "out", *TINY, "--data"]
+    formats = {"png": "PNG", "jpg": "JPEG", "gif": "GIF", "tif": "TIFF"}
     pictures = {
-        f"set/{i:02}.{'png' if i % 2 else 'jpg'}": picture(GREY[i], "PNG" if i % 2 else "JPEG") for i in range(6)
+        f"set/{i:02}.{ending}": picture(GREY[i], name) for i, (ending, name) in enumerate([*formats.items()] * 2)
     }
     run = a_run(folder)
     settings = {name: body for name, body in run.items() if name.endswith(".json")}
@@ -277,6 +278,12 @@ def png(*parts: tuple[bytes, bytes]) -> bytes:
     )
 
 
+def tiff(tags: list[tuple[int, int, int]], after: int = 0) -> bytes:
+    """A TIFF of one directory: tags of a type and one number each; where it says that the next directory lies."""
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, number) for tag, kind, number in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", after)
+
+
 def sealed(body: bytes) -> bytes:
     """A checkpoint whose checksum is that of its altered bytes."""
     found = re.search(rb"[0-9a-f]{64}", body)
@@ -334,7 +341,7 @@ def traps(kind: str) -> list[bytes]:
                 "images.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (9, 4, 5), }") + zeros
             )
         return [*pickled, bomb.getvalue(), bomb.getvalue().replace(struct.pack("<I", len(zeros)), b"\xff" * 4)]
-    if kind in (".png", ".jpg"):
+    if kind in (".png", ".jpg", ".gif", ".tif"):
         bomb, data, end = zlib.compress(zeros, 1), zlib.compress(zeros[: 1 << 23]), (b"IEND", b"")
 
         def with_header(width: int, height: int, depth: int, color: int, *parts: tuple[bytes, bytes]) -> bytes:
@@ -349,6 +356,11 @@ def traps(kind: str) -> list[bytes]:
             with_header(0, 4, 8, 2),
             b"%!PS-Adobe\n%%BoundingBox: 0 0 9 9\n",
             b"GIF89a\xff\xff\xff\xff",
+            tiff([(256, 4, 60000), (257, 4, 60000)]),
+            tiff([(256, 4, 5), (257, 4, 4), (273, 4, 8), (279, 4, 0xFFFFFFFF)]),
+            tiff([(256, 4, 5), (257, 4, 4), (258, 3, 8), (262, 3, 1), (273, 4, 8), (279, 4, 20)], after=8),
+            tiff([(256, 4, 5)] * 5000),
+            b"II*\0" + struct.pack("<IHHHII", 8, 1, 256, 4, 0xFFFFFFFF, 8),
         ]
     if kind == ".toml":
         return [b"a = " + b"[" * 100000, b"a" + b".a" * 50000 + b" = 1", b"steps = " + b"9" * 5000, b"\xff\xfe"]

@@ -396,6 +396,81 @@ def test_a_run_whose_pictures_moved(tmp_path: Path, no_pictures: None, capsys: p
     assert json.loads((out / "settings.json").read_text())["data"] == str(there)
 
 
+def test_a_run_whose_images_changed(tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other images, in either split, another order or other labels: --resume and evaluate refuse them, and no byte of
+    the run changes.  The same ones under another name are taken."""
+    file, out = tmp_path / "x.npz", tmp_path / "run"
+    draws = np.random.default_rng(0).integers(0, 256, (64, 4, 5)).astype(np.uint8)
+    images, test, labels, pixel = draws[:40], draws[40:], np.arange(40) % 3, draws[:40].copy()
+    pixel[39, 3, 4] ^= 1
+    arrays = {"images": images, "labels": labels, "test_images": test}
+    changes: dict[str, dict[str, np.ndarray]] = {
+        "pictures added": {**arrays, "images": draws[:50], "labels": np.arange(50) % 3},
+        "wholly other pictures": {**arrays, "images": images[:, ::-1]},
+        "one pixel": {**arrays, "images": pixel},
+        "another order": {**arrays, "images": images[::-1], "labels": labels[::-1]},
+        "other labels": {**arrays, "labels": labels + 1},
+        "no labels": {"images": images, "test_images": test},
+        "other test images": {**arrays, "test_images": test[::-1]},
+        "labels of the test images": {**arrays, "test_labels": np.zeros(24, int)},
+        "a split by contents": {"images": images, "labels": labels},
+        "splits exchanged": {"images": test, "test_images": images},
+    }
+    np.savez(file, **arrays)
+    np.savez(tmp_path / "same.npz", **dict(reversed(arrays.items())), levels=256)
+    assert main(train_command("vae", out, "--data", str(file))) == 0
+    before = contents(out)
+    for change, changed in changes.items():
+        np.savez(file, **changed)
+        for command in (["train", "--out", str(out), "--resume"], ["evaluate", str(out), "--samples", "40"]):
+            assert "x.npz has other images" in refused(command, capsys), change
+    assert contents(out) == before
+    assert main(["train", "--out", str(out), "--resume", "--data", str(tmp_path / "same.npz")]) == 0
+
+
+def test_changed_images_are_taken_when_told(
+    tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --data-changed evaluate takes other images for this once, and --resume goes on with them: the run knows them
+    from then on, and its old ones no longer."""
+    (folder := tmp_path / "set").mkdir()
+    for i in range(30):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8)).astype(np.uint8)).save(folder / f"{i}.png")
+    out = tmp_path / "run"
+    assert main(train_command("vae", out, "--data", str(folder), "--checkpoint-every", "4")) == 0
+    (out / CHECKPOINT).unlink()
+    resume, evaluate = ["train", "--out", str(out), "--resume"], ["evaluate", str(out), "--samples", "40"]
+    Image.fromarray(np.full((8, 8), 7, np.uint8)).save(folder / "more.png")
+    assert "--data-changed" in refused(evaluate, capsys)
+    assert main([*evaluate, "--data-changed"]) == 0
+    assert "--data-changed" in refused(resume, capsys)
+    assert not (out / CHECKPOINT).exists()
+    assert main([*resume, "--data-changed"]) == 0
+    assert (out / CHECKPOINT).exists()
+    assert main(resume) == main(evaluate) == 0
+    (folder / "more.png").unlink()
+    assert "--data-changed" in refused(resume, capsys)
+
+
+def test_a_run_of_an_earlier_version_knows_no_images(
+    tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Settings and checkpoints without fingerprints are read, and take any images; --resume makes the run know them."""
+    np.savez(tmp_path / "x.npz", images=np.arange(40 * 12).reshape(40, 3, 4).astype(np.uint8))
+    out = tmp_path / "run"
+    assert main(train_command("vae", out, "--data", str(tmp_path / "x.npz"))) == 0
+    settings, checkpoint = json.loads((out / "settings.json").read_text()), load_checkpoint(out / CHECKPOINT)
+    for found in (settings, checkpoint.settings):
+        assert [len(mark) for mark in found.pop("fingerprints")] == [64, 64]
+    (out / "settings.json").write_text(json.dumps(settings))
+    save_checkpoint(out / CHECKPOINT, checkpoint)
+    np.savez(tmp_path / "x.npz", images=np.arange(40 * 12).reshape(40, 3, 4).astype(np.uint8) ^ 1)
+    assert main(["evaluate", str(out), "--samples", "40"]) == 0
+    assert main(["train", "--out", str(out), "--resume"]) == 0
+    np.savez(tmp_path / "x.npz", images=np.arange(40 * 12).reshape(40, 3, 4).astype(np.uint8))
+    assert "--data-changed" in refused(["evaluate", str(out)], capsys)
+
+
 def test_quiet_says_nothing(tmp_path: Path, no_pictures: None, capfd: pytest.CaptureFixture[str]) -> None:
     """--quiet: no word, neither on the one nor on the other stream."""
     assert main(train_command("vae", tmp_path / "run", "--quiet")) == 0

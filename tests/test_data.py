@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import struct
 import tracemalloc
 import zipfile
@@ -138,13 +139,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("dots", ["", "images", "images labels"])
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
-def test_mnist_files(name: str, zipped: bool, tmp_path: Path) -> None:
-    """MNIST's file names, with and without .gz: train and t10k, images (N, 1, H, W) of 256 levels, int64 labels."""
+def test_mnist_files(name: str, dots: str, zipped: bool, tmp_path: Path) -> None:
+    """MNIST's file names, with a dash or a dot, with and without .gz: train and t10k, images (N, 1, H, W) of 256
+    levels, int64 labels."""
     for part, images, labels in (("train", PIXELS, LABELS), ("t10k", PIXELS[:2], LABELS[:2])):
-        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+        for kind, array in (("images", images), ("labels", labels)):
             contents = idx(array)
-            file = tmp_path / f"{part}-{kind}-ubyte{'.gz' if zipped else ''}"
+            dash = "." if kind in dots else "-"
+            file = tmp_path / f"{part}-{kind}{dash}idx{array.ndim}-ubyte{'.gz' if zipped else ''}"
             write(file, gzip.compress(contents) if zipped else contents)
     train, test = data.load(name, "train", tmp_path), data.load(name, "test", str(tmp_path))
     assert np.array_equal(train.images, PIXELS[:, None])
@@ -257,6 +261,130 @@ def test_arrays_with_their_own_splits(images: str, labels: str | None, tmp_path:
         data.load(tmp_path / "y.npz", "test")
 
 
+def loaded(path: Path) -> tuple[Images, Images]:
+    return data.load(path), data.load(path, "test")
+
+
+@pytest.mark.parametrize("name", [
+    "train_images", "test_images", "x_train", "x_test", "X_train", "train", "test", "val", "x_valid", "training_images",
+    "images", "x", "arr_0", "TEST_IMAGES",
+])  # fmt: skip
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_one_split_alone_is_split(name: str, with_labels: bool, tmp_path: Path) -> None:
+    """Where a file has the images of one split, a tenth is held out: nothing is shared and nothing lost; the labels go
+    with their images."""
+    role = name.lower().removeprefix("x_").removesuffix("_images")
+    labels = {"images": "labels", "x": "y", "test": "test_labels", "val": "labels"}.get(name, f"y_{role}")
+    if with_labels and name == "arr_0":
+        return  # of several arrays one has to say what it is
+    np.savez(tmp_path / "x.npz", **{name: GREY, labels: np.arange(12)} if with_labels else {name: GREY})
+    train, test = loaded(tmp_path / "x.npz")
+    assert (len(train), len(test)) == (10, 2)
+    assert {x.tobytes() for part in (train, test) for x in part.images} == {x.tobytes() for x in GREY}
+    for found in (train, test):
+        if with_labels:
+            assert found.labels is not None
+            assert np.array_equal(found.images[:, 0], GREY[found.labels])
+        else:
+            assert found.labels is None
+
+
+@pytest.mark.parametrize(("train", "test"), [
+    ("x_train", "test_images"), ("train_images", "x_test"), ("train", "x_test"), ("images", "test_images"),
+    ("x", "x_test"), ("images", "test"), ("X_train", "X_test"), ("Train", "Test"), ("x_train", "x_val"),
+    ("train_images", "valid_images"), ("images", "validation_images"), ("training_images", "testing_images"),
+    ("x_train", "x_dev"), ("train_images", "VAL_images"), ("images", "eval_images"),
+])  # fmt: skip
+def test_splits_in_mixed_styles(train: str, test: str, tmp_path: Path) -> None:
+    """Each split goes by its own array's name, whole; and so do its labels."""
+    whole = train in ("images", "x")
+    np.savez(
+        tmp_path / "x.npz", **{test: GREY[8:], train: GREY[:8]}, **{"labels" if whole else "y_Train": np.arange(8)}
+    )
+    for found, images, labels in zip(loaded(tmp_path / "x.npz"), (GREY[:8], GREY[8:]), (range(8), None), strict=True):
+        assert np.array_equal(found.images[:, 0], images)
+        assert (found.labels is None) == (labels is None)
+        assert labels is None or found.labels.tolist() == list(labels)  # type: ignore[union-attr]
+
+
+def test_images_for_validation_are_not_those_for_testing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With train, val and test, train and test are used, and that val is not is said, once."""
+    arrays = {
+        "x_val": GREY[6:8],
+        "x_train": GREY[:6],
+        "x_test": GREY[8:],
+        "y_val": np.arange(2),
+        "y_test": np.arange(4),
+    }
+    np.savez(tmp_path / "x.npz", **arrays)
+    train, test = loaded(tmp_path / "x.npz")
+    assert np.array_equal(train.images[:, 0], GREY[:6])
+    assert np.array_equal(test.images[:, 0], GREY[8:])
+    assert train.labels is None
+    assert test.labels is not None
+    assert caplog.messages == [f"nanogen: {tmp_path / 'x.npz'}: x_val is not used"]
+
+
+@pytest.mark.parametrize(("names", "word"), [
+    (["train_images", "x_train", "test"], "train_images and x_train are both"), (["x_train", "X_train"], "both"),
+    (["images", "x"], "images and x are both"), (["x_test", "x_val"], "no train"), (["x_test", "test_images"], "both"),
+    (["train_images", "others"], "others the other"), (["train_images", "images"], "images the other"),
+])  # fmt: skip
+def test_unclear_splits_are_refused(names: list[str], word: str, tmp_path: Path) -> None:
+    """Where names don't say which images are for what, nothing is guessed, for neither split."""
+    np.savez(tmp_path / "x.npz", **{name: GREY[i::4] for i, name in enumerate(names)})
+    for split in ("train", "test"):
+        with pytest.raises(ValueError, match=rf"x\.npz.*{word}"):
+            data.load(tmp_path / "x.npz", split)
+
+
+def test_a_files_ending_in_capitals(tmp_path: Path) -> None:
+    """.NPY and .NPZ are .npy and .npz."""
+    np.save(tmp_path / "x.npy", GREY)
+    np.savez(tmp_path / "y.npz", GREY)
+    for name in ("x.npy", "y.npz"):
+        (tmp_path / name).rename(tmp_path / name.upper())
+        assert len(data.load(tmp_path / name.upper())) == 10
+
+
+LABELED = {
+    "labels": ("images", ""), "y": ("x", ""), "train_labels": ("train_images", "test"), "Y_Train": ("X_train", ""),
+    "y_train": ("x_train", "x_test"), "y_test": ("x_test", "x_train"),
+}  # fmt: skip
+NOT_LABELS: dict[str, tuple[Any, str]] = {
+    "several an image": (np.zeros((12, 14), np.uint8), r"\(12, 14\)"), "too few": (np.arange(11), r"\(11,\)"),
+    "one-hot": (np.eye(12, dtype=int), r"\(12, 12\)"), "in rows": (np.arange(12).reshape(3, 4), r"\(3, 4\)"),
+    "one": (np.array(3), r"\(\)"), "fractions": (np.arange(12) / 2, "float64"),
+    "whole fractions": (np.arange(12, dtype=np.float32), "float32"), "texts": (np.array(["a", "b"] * 6), "<U1"),
+    "bytes": (np.array([b"a"] * 12), r"\|S1"), "objects": (np.array([None] * 12), "object"),
+    "below 0": (np.arange(12) - 1, "-1"), "far beyond": (np.arange(12) + 10**9, "1000000011"),
+    "beyond int64": (np.full(12, 2**64 - 1, np.uint64), "18446744073709551615"),
+    "complex": (np.arange(12) + 0j, "complex128"), "dates": (np.arange(12).astype("M8[D]"), "datetime64"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LABELED)
+@pytest.mark.parametrize("kind", NOT_LABELS)
+def test_what_are_no_labels(kind: str, name: str, tmp_path: Path) -> None:
+    """Labels are one class an image, 0 or more: all else is refused when it is loaded, with the file, the array, and
+    what is wrong with it."""
+    (labels, word), (images, other) = NOT_LABELS[kind], LABELED[name]
+    np.savez(tmp_path / "x.npz", **{images: GREY, name: labels}, **({other: GREY} if other else {}))
+    with pytest.raises(ValueError, match=rf"x\.npz can't be read as images: {name} (must|holds).*{word}"):
+        data.load(tmp_path / "x.npz", "test" if "test" in name else "train")
+
+
+@pytest.mark.parametrize("dtype", ["bool", "u1", "i1", ">i2", "<u4", ">i8", "u8"])
+@pytest.mark.parametrize("shape", [(12,), (12, 1), (1, 12)])
+def test_types_and_shapes_of_labels(dtype: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    """Integers of any kind, and truth values, in a row or a column."""
+    labels = (np.arange(12) % 2).astype(dtype)
+    np.savez(tmp_path / "x.npz", images=GREY, labels=labels.reshape(shape), test=GREY)
+    found = data.load(tmp_path / "x.npz").labels
+    assert found is not None
+    assert (found.dtype, found.tolist()) == (np.int64, (np.arange(12) % 2).tolist())
+
+
 WRONG: dict[str, Any] = {
     "fractions": GREY / 255, "signed": GREY.astype(np.int8), "pickled": np.array([{}, 1], object), "flat": GREY[0],
     "two colours": COLOR[:, :2], "no images": GREY[:0], "no pixels": GREY[:, :0], "texts": np.array(["a", "b"]),
@@ -277,7 +405,8 @@ def test_arrays_that_are_no_images(kind: str, suffix: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(("arrays", "word"), [
     ({"images": GREY, "labels": np.arange(11)}, "labels"), ({"images": GREY, "levels": 8}, "0 … 7"),
     ({"images": GREY, "levels": 1}, "levels"), ({"images": GREY, "levels": 257}, "levels"),
-    ({"images": GREY, "labels": np.ones(12)}, "integers"), ({}, "none"), ({"a": GREY, "b": GREY}, "a, b"),
+    ({"images": GREY, "labels": np.ones(12)}, "integers"), ({"images": GREY, "levels": 8.0}, "levels"),
+    ({"images": GREY, "levels": [8, 8]}, "levels"), ({}, "none"), ({"a": GREY, "b": GREY}, "a, b"),
 ])  # fmt: skip
 def test_arrays_that_do_not_fit(arrays: Any, word: str, tmp_path: Path) -> None:
     """Labels of other images, levels that are not so many, names that say nothing: refused with what is wrong."""
@@ -342,6 +471,31 @@ def test_labels_and_shapes_have_to_fit() -> None:
         Images(PIXELS[:, None], np.zeros(4), 256, "mine")
     with pytest.raises(ValueError, match="1, 3, 4"):
         check_levels(PIXELS[:, None], 256, (1, 3, 4))
+    for labels, error in ((LABELS / 1, TypeError), (LABELS == 1, TypeError), (LABELS.astype(int) - 1, ValueError)):
+        with pytest.raises(error, match="labels"):
+            Images(PIXELS[:, None], labels, 256, "mine")
+    with pytest.raises(ValueError, match="65535"):
+        Images(PIXELS[:, None], LABELS.astype(int) << 16, 256, "mine")
     mine = Images(PIXELS[:, None], LABELS, 256, "mine")
     assert (len(mine), mine.shape) == (5, (1, 4, 3))
     assert len(Images(PIXELS[:0, None], None, 2, "none")) == 0
+
+
+def test_the_fingerprint_is_of_all_that_counts() -> None:
+    """Equal images, labels and levels have one fingerprint, however they lie in memory and whatever they are called;
+    another pixel, order, shape, label, number of levels, or no labels have another."""
+    images, labels = COLOR, np.arange(12)
+    mine = Images(images, labels, 256, "mine").fingerprint
+    assert re.fullmatch("[0-9a-f]{64}", mine)
+    assert mine == Images(np.asfortranarray(images), labels.astype(np.uint8), 256, "yours").fingerprint
+    pixel, label = images.copy(), labels.copy()
+    pixel[11, 2, 3, 4] ^= 1
+    label[11] = 0
+    order = np.r_[1, 0, 2:12]
+    others = [
+        Images(pixel, labels, 256, "mine"), Images(images, label, 256, "mine"), Images(images, None, 256, "mine"),
+        Images(images[order], labels[order], 256, "mine"), Images(images[:-1], labels[:-1], 256, "mine"),
+        Images(images.reshape(12, 3, 5, 4), labels, 256, "mine"), Images(images // 2, labels, 256, "mine"),
+        Images(images // 2, labels, 128, "mine"), Images(images[order], labels, 256, "mine"),
+    ]  # fmt: skip
+    assert len({mine, *[other.fingerprint for other in others]}) == 1 + len(others)

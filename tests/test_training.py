@@ -359,7 +359,7 @@ def test_no_setting_has_two_meanings() -> None:
     for model in MODELS:
         assert not model_parameters(model).keys() & {f.name for f in dataclasses.fields(Settings)}
         assert [text.partition("=")[0] for text, _ in explained(model)] == list(model_parameters(model))
-    about = {"model", "data", "image_shape", "levels", "data_dir", "size", "color", "model_settings"}
+    about = {"model", "data", "image_shape", "levels", "data_dir", "size", "color", "fingerprints", "model_settings"}
     assert TRAINING.keys() == {f.name for f in dataclasses.fields(Settings)} - about
     usual = make_settings("vae", some_images(), TINY["vae"], batch=8)
     for name in TRAINING.keys() - {"batch"}:

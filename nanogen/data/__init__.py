@@ -114,7 +114,7 @@ def load(
         raise ValueError(f"size and color are for a folder of pictures, and {name} is none")
     if str(name) in DATASETS:
         return DATASETS[str(name)](split, folder)
-    if path.suffix in (".npy", ".npz"):
+    if path.suffix.lower() in (".npy", ".npz"):
         return read_file(canonical(str(name)), split)
     close = difflib.get_close_matches(str(name), DATASETS, n=1)
     raise ValueError(

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from nanogen.data.images import Images, held_out
+from nanogen.data.images import ROLES, Images, held_out, own_splits, say
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".ppm": "PPM", ".pgm": "PPM"}
+FORMATS = {
+    ".png": "PNG", ".apng": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".webp": "WEBP",
+    ".bmp": "BMP", ".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM",
+    ".pnm": "PPM",
+}  # fmt: skip
 COLORS = {"grey": 1, "rgb": 3}
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
 MOST_PIXELS = 1 << 26  # of one picture: more is taken for a bomb
 MOST_BYTES = 1 << 32  # of all the images of a split
 ORIENTATION, ON_ITS_SIDE = 0x0112, range(5, 9)  # EXIF
 BACKGROUND = (255, 255, 255)
+DEEPEST = {"L;2": 3, "L;4": 15}  # the white of greys of 2 and of 4 bits, by Pillow's raw modes
+PHOTOMETRIC, BITS, SAMPLE_FORMAT = 262, 258, 339  # tags of a TIFF
 
 Size = tuple[int, int]  # height, width
 
@@ -26,11 +33,14 @@ Size = tuple[int, int]  # height, width
 def read_folder(folder: str | Path, split: str, size: Size | None = None, color: str | None = None) -> Images:
     """One split of the pictures in a folder and its subfolders, of 256 levels.
 
-    Subfolders `train` and `test`, where there are both, are the splits; otherwise a tenth is held out (see
-    `held_out`).  Where every picture lies in a subfolder of its split, the subfolders are the classes, by name.
+    Subfolders `train` and `test` are the splits, small letters or capitals; so are `training` and `testing`, and in
+    place of `test` one for validation (see `ROLES`).  Otherwise a tenth is held out (see `held_out`).  Where every
+    picture lies in a subfolder of its split, the subfolders are the classes, by name.  Links are followed.  What is
+    hidden is not looked at; what else is left out is said.
 
     A picture is turned as its EXIF orientation says, laid on white where it is transparent, brought to 8 bits, and,
-    given a size, cut to its proportions about the centre and resized with antialiasing (bicubic).
+    given a size, cut to its proportions about the centre and resized with antialiasing (bicubic).  Of several frames
+    the first is taken, which is said.
 
     Args:
         size: height and width; without it all pictures must be of one size.
@@ -38,9 +48,10 @@ def read_folder(folder: str | Path, split: str, size: Size | None = None, color:
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no pictures, one that can't be read, or one of another size than the first; the file is named.
+        ValueError: no pictures, or fewer than other files; splits that are not clear; a picture that can't be read, or
+            is of another size than the first; the file or folder is named.
     """
-    splits = split_pictures(Path(folder))
+    roots, splits, remarks = split_pictures(Path(folder))
     shapes = {path: inspect(path) for paths in splits.values() for path in paths}
     first, *others = shapes
     if size is None:
@@ -54,55 +65,109 @@ def read_folder(folder: str | Path, split: str, size: Size | None = None, color:
     if (count := len(splits[split])) * COLORS[color] * size[0] * size[1] > MOST_BYTES:
         raise ValueError(f"{folder}: {count} images of {by(size)} pixels are more than is kept in memory")
     images = np.stack([read_picture(path, size, color) for path in splits[split]])
-    return Images(images, classes(Path(folder), splits, split), 256, str(folder))
+    if several := sum(shapes[path].several for path in splits[split]):
+        remarks.append(f"pictures with several frames, of which the first is taken: {several}")
+    if remarks:
+        say(f"{folder}: {'; '.join(remarks)}")
+    return Images(images, classes(roots, splits, split), 256, str(folder))
 
 
 def by(size: Size) -> str:
     return f"{size[0]}×{size[1]}"
 
 
-def pictures(folder: Path) -> list[Path]:
-    """All pictures in a folder and its subfolders by their names' endings, in order; none that is hidden."""
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent) / name for name in files if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in FORMATS and path.is_file())
+def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """All files in a folder and its subfolders, none that is hidden; links are followed, but not back up."""
+    above = (*above, folder.resolve())
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if not path.is_dir():
+            yield path
+        elif not any(path.resolve() in (real, *real.parents) for real in above):
+            yield from walk(path, above)
 
 
-def split_pictures(folder: Path) -> dict[str, list[Path]]:
-    """The pictures of `train` and of `test`.
+def split_pictures(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]], list[str]]:
+    """The folders of `train` and of `test`, the pictures in them, and what is to be said of other files.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: one of the splits is empty."""
+        ValueError: one of the splits is empty, or they share a picture; fewer pictures than files of other kinds."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
-    if has_own_splits(folder):
-        splits = {split: pictures(folder / split) for split in ("train", "test")}
-        for split, paths in splits.items():
-            if not paths:
-                raise ValueError(f"{folder / split} holds no pictures ({', '.join(FORMATS)})")
-        return splits
-    if not (paths := pictures(folder)):
-        raise ValueError(f"{folder} holds no pictures ({', '.join(FORMATS)})")
-    try:
-        test = held_out(path.read_bytes() for path in paths).tolist()
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
-    return {
-        "train": [path for path, held in zip(paths, test, strict=True) if not held],
-        "test": [path for path, held in zip(paths, test, strict=True) if held],
-    }
+    files = sorted(walk(folder))
+    paths = [path for path in files if path.suffix.lower() in FORMATS and path.is_file()]
+    remarks = left_out(folder, sorted({*files} - {*paths}), paths)
+    roots = split_folders(folder, paths)
+    splits = {split: [path for path in paths if root in path.parents] for split, root in roots.items()}
+    for split, root in roots.items():
+        if not splits[split]:
+            raise ValueError(f"{root} holds no pictures ({', '.join(FORMATS)})")
+    if unused := len(paths) - sum(map(len, splits.values())):
+        remarks.append(f"pictures outside {' and '.join(root.name for root in roots.values())}, not used: {unused}")
+    if "all" in roots:
+        try:
+            held = held_out(path.read_bytes() for path in paths).tolist()
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
+        roots = dict.fromkeys(("train", "test"), roots["all"])
+        splits = {"train": [], "test": []}
+        for path, is_held in zip(paths, held, strict=True):
+            splits["test" if is_held else "train"].append(path)
+    train, test = ({(s.st_dev, s.st_ino): path for path in splits[split] if (s := path.stat())} for split in roots)
+    for file in train.keys() & test.keys():
+        raise ValueError(f"{train[file]} and {test[file]} are one file, in both splits")
+    return roots, splits, remarks
 
 
-def has_own_splits(folder: Path) -> bool:
-    return (folder / "train").is_dir() and (folder / "test").is_dir()
+def left_out(folder: Path, others: list[Path], paths: list[Path]) -> list[str]:
+    """What is to be said of files beside the pictures: how many there are, and of which kinds.
+
+    Raises:
+        ValueError: more than pictures; a file that is called like a picture, say with notes on it, does not count."""
+    kinds = Counter(path.suffix.lower() if path.is_file() else "not a file" for path in others)
+    listed = ", ".join(f"{count} {kind or 'without ending'}" for kind, count in kinds.most_common())
+    called = {path.with_suffix("") for path in paths}
+    if len([path for path in others if path.with_suffix("") not in called]) > len(paths):
+        raise ValueError(f"{folder} holds {len(paths)} pictures ({', '.join(FORMATS)}) among other files: {listed}")
+    return [f"files skipped: {len(others)} ({listed})"] if others else []
 
 
-def classes(folder: Path, splits: dict[str, list[Path]], split: str) -> np.ndarray | None:
+def split_folders(folder: Path, paths: list[Path]) -> dict[str, Path]:
+    """The subfolders that are the splits `train` and `test`, or the folder of `all` pictures, which are to be split.
+
+    Raises:
+        ValueError: names of splits where they can't be the splits of all."""
+    found = own_splits(named_splits(folder.iterdir()))
+    if len(found) == 2:
+        return found
+    for parent in sorted({above for path in {path.parent for path in paths} for above in path.parents}):
+        if folder in parent.parents and len(inner := named_splits(parent.iterdir())) > 1:
+            raise ValueError(
+                f"{parent} has splits of its own ({', '.join(path.name for path in inner)}): give that folder"
+            )
+    for root in found.values():
+        outside = [path for path in paths if root not in path.parents]
+        if not outside:
+            return {"all": root}
+        if len(outside) == len(paths):
+            break
+        if ROLES[root.name.lower()] != "train" or any(path.parent == folder for path in outside):
+            raise ValueError(
+                f"{root} is one split, and pictures lie outside: the other needs a folder, or a class another name"
+            )
+        say(f"{root} is taken for a class, as there is no test beside it")
+    return {"all": folder}
+
+
+def named_splits(paths: Iterable[Path]) -> dict[Path, str]:
+    """The folders that are called like splits, and which."""
+    return {path: ROLES[path.name.lower()] for path in sorted(paths) if path.name.lower() in ROLES and path.is_dir()}
+
+
+def classes(roots: dict[str, Path], splits: dict[str, list[Path]], split: str) -> np.ndarray | None:
     """The place of each picture's class among the subfolders' names: int64 (N,); None if one lies in no subfolder."""
-    roots = {part: folder / part if has_own_splits(folder) else folder for part in splits}
     within = {part: [path.relative_to(roots[part]).parts for path in paths] for part, paths in splits.items()}
     if any(len(parts) == 1 for paths in within.values() for parts in paths):
         return None
@@ -115,6 +180,7 @@ class Shape(NamedTuple):
 
     size: Size
     grey: bool
+    several: bool  # frames
 
 
 def opened(path: Path) -> Image.Image:
@@ -123,7 +189,23 @@ def opened(path: Path) -> Image.Image:
     picture = Image.open(path, formats=sorted(set(FORMATS.values())))
     if picture.width * picture.height > MOST_PIXELS:
         raise ValueError(f"{by((picture.height, picture.width))} pixels are more than the {MOST_PIXELS} that are read")
+    picture.filename = ""  # so that Pillow maps no file: a TIFF on its side comes out wrong then
+    white = DEEPEST.get(raw_mode(picture), 0)
+    if white and "transparency" in picture.info:  # Pillow brings the other greys to 8 bits
+        picture.info["transparency"] = (picture.info["transparency"] & white) * (255 // white)
     return picture
+
+
+def raw_mode(picture: Image.Image) -> str:
+    """How the numbers of a PNG lie in the file, as Pillow calls it before it reads them; "" of other formats."""
+    return picture.tile[0][3] if picture.format == "PNG" else ""  # type: ignore[attr-defined]
+
+
+def is_grey(picture: Image.Image) -> bool:
+    """By its mode, or by the colours of its palette; Pillow has no mode for greys of 16 bits with an opacity."""
+    if picture.mode == "P":
+        return not np.ptp(np.reshape(picture.getpalette() or [], (-1, 3)), axis=1).any()
+    return picture.mode in GREY_MODES or raw_mode(picture) == "LA;16B"
 
 
 def inspect(path: Path) -> Shape:
@@ -131,9 +213,10 @@ def inspect(path: Path) -> Shape:
     ValueError: a file that can't be read as a picture."""
     try:
         with warnings.catch_warnings(action="ignore"), opened(path) as picture:
-            turned = picture.getexif().get(ORIENTATION) in ON_ITS_SIDE
-            size = (picture.width, picture.height) if turned else (picture.height, picture.width)
-            return Shape(size, picture.mode in GREY_MODES)
+            several, grey = getattr(picture, "is_animated", False), is_grey(picture)
+            turns = picture.format != "TIFF" and picture.getexif().get(ORIENTATION) in ON_ITS_SIDE  # a TIFF has turned
+            size = (picture.width, picture.height) if turns else (picture.height, picture.width)
+            return Shape(size, grey, several)
     except Exception as error:  # Pillow raises whatever its decoders ran into
         raise unreadable(path, error) from error
 
@@ -144,11 +227,11 @@ def read_picture(path: Path, size: Size, color: str) -> np.ndarray:
     Raises:
         ValueError: a file that can't be read as a picture."""
     try:
-        with warnings.catch_warnings(action="ignore"), opened(path) as picture:
-            eight = eight_bits(ImageOps.exif_transpose(picture)).convert("L" if color == "grey" else "RGB")
-            if eight.size != size[::-1]:
-                eight = ImageOps.fit(eight, size[::-1], Image.Resampling.BICUBIC)
-            return np.asarray(eight).reshape(*size, COLORS[color]).transpose(2, 0, 1)
+        with warnings.catch_warnings(action="ignore"):
+            eight = eight_bits(path).convert("L" if color == "grey" else "RGB")
+        if eight.size != size[::-1]:
+            eight = ImageOps.fit(eight, size[::-1], Image.Resampling.BICUBIC)
+        return np.asarray(eight).reshape(*size, COLORS[color]).transpose(2, 0, 1)
     except Exception as error:  # as above
         raise unreadable(path, error) from error
 
@@ -157,20 +240,53 @@ def unreadable(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} can't be read as a picture: {str(error) or type(error).__name__}")
 
 
-def eight_bits(picture: Image.Image) -> Image.Image:
-    """The picture in a mode of 8 bits a colour, without transparency: 16-bit greys are scaled, not cut off.
+def eight_bits(path: Path) -> Image.Image:
+    """The picture, upright, in a mode of 8 bits a colour, without transparency: 16 bits are scaled, not cut off.
 
     Raises:
-        ValueError: numbers that are no 16-bit greys."""
-    if picture.mode.startswith("I"):
-        numbers = np.asarray(picture).astype(np.int64)
-        if numbers.min() < 0 or numbers.max() > 65535:
-            raise ValueError(f"greys must be in 0 … 65535, got {numbers.min()} … {numbers.max()}")
-        return Image.fromarray(((numbers * 255 + 32767) // 65535).astype(np.uint8))
-    if picture.mode == "F":
+        ValueError: numbers that are no levels of 8 or 16 bits."""
+    with opened(path) as picture:
+        raw, clear, tags = raw_mode(picture), picture.info.get("transparency"), getattr(picture, "tag_v2", None)
+        upright = ImageOps.exif_transpose(picture)
+    if upright.mode == "F":
         raise ValueError("fractions are no levels")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        page = Image.new("RGBA", picture.size, (*BACKGROUND, 255))
-        return Image.alpha_composite(page, picture).convert("RGB")
-    return picture
+    if raw in ("RGB;16B", "RGBA;16B"):  # Pillow keeps the high bytes alone
+        return from_sixteen_bits(256 * np.asarray(upright, np.uint32) + raw_bytes(path, f"{raw[:-1]}L"), clear)
+    if raw == "LA;16B":
+        four = raw_bytes(path, "RGBA")
+        return from_sixteen_bits(256 * four[..., ::2] + four[..., 1::2], clear)
+    if upright.mode.startswith("I"):
+        if tags and (tags[BITS], tags[PHOTOMETRIC], tags.get(SAMPLE_FORMAT, (1,))) != ((16,), 1, (1,)):
+            raise ValueError("greys of a TIFF must be of 8 or 16 bits, 0 black")
+        return from_sixteen_bits(np.asarray(upright)[..., None], clear)
+    if upright.has_transparency_data:
+        page = Image.new("RGBA", upright.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(page, upright.convert("RGBA")).convert("RGB")
+    return upright
+
+
+def raw_bytes(path: Path, raw: str) -> np.ndarray:
+    """The bytes of a PNG, upright, taken as if they lay in the file in another of Pillow's raw modes: (H, W, C)."""
+    with opened(path) as picture:
+        picture.tile = [(*picture.tile[0][:3], raw)]  # type: ignore[attr-defined]
+        return np.asarray(ImageOps.exif_transpose(picture), np.uint32)
+
+
+def from_sixteen_bits(numbers: np.ndarray, clear: Any = None) -> Image.Image:
+    """(H, W, C) in 0 … 65535, of which an even C has the opacity last, laid on white and brought to 8 bits.
+
+    Args:
+        clear: the colour that is transparent, if there is one.
+
+    Raises:
+        ValueError: numbers out of that range."""
+    if numbers.min() < 0 or numbers.max() > 65535:
+        raise ValueError(f"greys must be in 0 … 65535, got {numbers.min()} … {numbers.max()}")
+    numbers = numbers.astype(np.uint32)
+    if clear is not None:
+        numbers[(numbers == clear).all(-1)] = 65535
+    if numbers.shape[-1] % 2 == 0:
+        numbers, opacity = numbers[..., :-1], numbers[..., -1:]
+        numbers = (numbers * opacity + 65535 * (65535 - opacity) + 32767) // 65535
+    eight = ((numbers * 255 + 32767) // 65535).astype(np.uint8)
+    return Image.fromarray(eight[..., 0] if eight.shape[-1] == 1 else eight)

@@ -6,6 +6,7 @@ A file is two zero bytes, a type code (8 = unsigned byte), the number of axes, e
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from pathlib import Path
@@ -38,22 +39,23 @@ def read_pair(folder: str | Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     """The images uint8 (N, 1, H, W) and labels int64 (N,) of MNIST's `train` or `t10k` files in a folder.
 
     Raises:
-        FileNotFoundError: a file that is not there, under either of its names.
+        FileNotFoundError: a file that is not there, under any of its names.
         ValueError: a file that is broken, or as many labels as there are not images.
     """
-    images = read_idx(find(folder, f"{part}-images-idx3-ubyte"), axes=3)
-    labels = read_idx(find(folder, f"{part}-labels-idx1-ubyte"), axes=1)
+    images = read_idx(find(folder, f"{part}-images", "idx3-ubyte"), axes=3)
+    labels = read_idx(find(folder, f"{part}-labels", "idx1-ubyte"), axes=1)
     if len(images) != len(labels):
         raise ValueError(f"{folder}: {len(images)} {part} images but {len(labels)} labels")
     return images[:, None], labels.astype(np.int64)
 
 
-def find(folder: str | Path, name: str) -> Path:
-    """The file of that name, or the gzipped one, in a folder.
+def find(folder: str | Path, name: str, kind: str) -> Path:
+    """The file NAME-KIND or NAME.KIND, or either gzipped, in a folder: both are common.
 
     Raises:
-        FileNotFoundError: neither is there."""
-    for candidate in (Path(folder) / name, Path(folder) / f"{name}.gz"):
+        FileNotFoundError: none is there."""
+    for dash, ending in itertools.product("-.", ("", ".gz")):
+        candidate = Path(folder) / f"{name}{dash}{kind}{ending}"
         if candidate.is_file():
             return candidate
-    raise FileNotFoundError(f"{folder} has neither {name} nor {name}.gz")
+    raise FileNotFoundError(f"{folder} has neither {name}-{kind} nor {name}.{kind}, gzipped or not")

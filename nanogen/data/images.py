@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from nanogen.backend import check_range
+
+MOST_CLASSES = 1 << 16  # a label beyond is no class: the evaluation's classifier has an output for each up to it
+# Which split a folder or an array is, by its name or the part of it that says so.
+ROLES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+ROLES |= dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "validation")
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -18,12 +27,13 @@ class Images:
 
     Attributes:
         images: uint8 (N, C, H, W).
-        labels: int64 (N,), the class of each, or None.
+        labels: int64 (N,), the class of each, 0 … 65535, or None.
         levels: how many levels there are, 2 to 256.
         name: what to call them.
 
     Raises:
-        TypeError, ValueError: images of another type or shape, or with a level that is not there.
+        TypeError, ValueError: images of another type or shape, or with a level that is not there; labels that are not
+            one class an image.
     """
 
     images: np.ndarray
@@ -37,6 +47,10 @@ class Images:
         check_levels(self.images, self.levels)
         if self.labels is not None and self.labels.shape != (len(self.images),):
             raise ValueError(f"labels must have shape ({len(self.images)},), got {self.labels.shape}")
+        if self.labels is not None:
+            if self.labels.dtype.kind not in "iu":
+                raise TypeError(f"labels must be integers, got {self.labels.dtype}")
+            check_range("labels", self.labels, MOST_CLASSES)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -45,6 +59,15 @@ class Images:
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         return self.images.shape[1:]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256, in hexadecimal, of the shape, the levels, the images in their order, and the labels."""
+        labels = b"" if self.labels is None else self.labels.astype("<i8").tobytes()
+        digest = hashlib.sha256(f"{self.images.shape} {self.levels} {self.images.dtype} {len(labels)}".encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(labels)
+        return digest.hexdigest()
 
 
 def check_levels(images: np.ndarray, levels: int, shape: tuple[int, ...] | None = None) -> None:
@@ -62,6 +85,32 @@ def check_levels(images: np.ndarray, levels: int, shape: tuple[int, ...] | None 
     if shape is not None and images.shape[1:] != tuple(shape):
         raise ValueError(f"images must be (N, {', '.join(map(str, shape))}), got shape {images.shape}")
     check_range("images: levels", images, levels)
+
+
+def own_splits(roles: Mapping[Part, str]) -> dict[str, Part]:
+    """The splits that a data set's parts are by their names (see `ROLES`): images for validation test if no others do.
+
+    Returns:
+        `train` and `test`; or one part alone as `all`, which is still to be split; or nothing.
+
+    Raises:
+        ValueError: two parts of one role; several, of which none is to train on."""
+    found: dict[str, Part] = {}
+    for part, role in roles.items():
+        if role in found:
+            raise ValueError(f"{found[role]} and {part} are both called like images for {role}")
+        found[role] = part
+    if len(found) < 2:
+        return dict(zip(["all"], found.values(), strict=False))
+    if "train" not in found:
+        raise ValueError(f"there are {' and '.join(map(str, found.values()))}, and no train")
+    return {"train": found["train"], "test": found["test" if "test" in found else "validation"]}
+
+
+@functools.cache
+def say(message: str) -> None:
+    """Log what a user should know of the data: once, however often they are loaded."""
+    logging.getLogger("nanogen").warning("nanogen: %s", message)
 
 
 def held_out(contents: Iterable[bytes]) -> np.ndarray:

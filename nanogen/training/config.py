@@ -89,7 +89,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold settings by name")
     if path.suffix == ".json":
-        found = {k: v for k, v in found.items() if k not in ("image_shape", "levels") and v is not None}
+        found = {k: v for k, v in found.items() if k not in ("image_shape", "levels", "fingerprints") and v is not None}
         found |= found.pop("model_settings", {})
     for name, value in found.items():
         if isinstance(value, dict):

@@ -42,7 +42,9 @@ MOST_PIXELS = 128 * 128  # attention among more than a quarter of a side of thes
 
 @dataclass(frozen=True)
 class Settings:
-    """All that a run follows from.  `model_settings` are the model's own; see `recipes` for the others' meaning."""
+    """All that a run follows from.  `model_settings` are the model's own; see `recipes` for the others' meaning.
+
+    `fingerprints` are those of the images of `train` and of `test`; None in a run of an earlier version."""
 
     model: str
     data: str
@@ -69,6 +71,7 @@ class Settings:
     data_dir: str | None = None
     size: tuple[int, int] | None = None
     color: str | None = None
+    fingerprints: tuple[str, str] | None = None
     model_settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -182,11 +185,14 @@ def build_model(settings: Settings) -> GenerativeModel:
     return model.to(settings.device)
 
 
-def load_images(settings: Settings, split: str) -> Images:
+def load_images(settings: Settings, split: str, data_changed: bool = False) -> Images:
     """The data set that the settings name.
 
+    Args:
+        data_changed: whether other images than the run has known are taken.
+
     Raises:
-        ValueError: its images are not what the model was made for.
+        ValueError: its images are not what the model was made for, or not those that the run has known.
         ValueError, OSError: as `data.load`.
     """
     images = data.load(settings.data, split, settings.data_dir, settings.size, settings.color)
@@ -194,6 +200,11 @@ def load_images(settings: Settings, split: str) -> Images:
         raise ValueError(
             f"{settings.data} has images {images.shape} of {images.levels} levels now, and the model was made for"
             f" {settings.image_shape} of {settings.levels}"
+        )
+    known = dict(zip(data.SPLITS, settings.fingerprints or (), strict=False))
+    if not data_changed and known.get(split, images.fingerprint) != images.fingerprint:
+        raise ValueError(
+            f"{settings.data} has other images for {split} now than the run has known: --data-changed takes them"
         )
     return images
 
@@ -213,12 +224,16 @@ def averaged_weights(model: GenerativeModel, arrays: dict[str, Any]) -> dict[str
 class Run:
     """A run's folder and what is in it.
 
+    Args:
+        folder: where it is.
+        data_changed: whether its data set may have other images now than it has known.
+
     Raises:
         FileNotFoundError, ValueError: on reading, a folder that holds no run, or a broken one.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, data_changed: bool = False):
+        self.folder, self.data_changed = Path(folder), data_changed
 
     @property
     def settings_file(self) -> Path:
@@ -261,10 +276,10 @@ class Run:
         return None
 
     def check_owner(self, path: Path, checkpoint: Checkpoint) -> None:
-        """Refuse a checkpoint that was written with other settings; where the data lie is all that may change."""
+        """Refuse a checkpoint that was written with other settings; the data are all that may change."""
         own = json.loads(json.dumps(dataclasses.asdict(self.settings())))
         usual = {setting.name: setting.default for setting in dataclasses.fields(Settings)}
-        for name in own.keys() - {"data_dir"}:
+        for name in own.keys() - {"data_dir", "fingerprints"}:
             there = checkpoint.settings.get(name, usual[name])  # one that is younger than the checkpoint
             if there != own[name] and not (name == "data" and data.may_be(own[name], str(there))):
                 raise ValueError(f"{path} is a checkpoint of another run: {name} is {there} there, not {own[name]}")
@@ -343,4 +358,4 @@ class Run:
 
     def images(self, split: str) -> Images:
         """The data set that the run was made for."""
-        return load_images(self.settings(), split)
+        return load_images(self.settings(), split, self.data_changed)
