@@ -26,7 +26,7 @@ TRAINING = {  # what can be set for all models
     "betas": "Adam's decay rates a step",
     "weight_decay": "AdamW's, a step, in units of the learning rate",
     "clip": "longest gradient, of all parameters of a part together; longer ones are scaled down; 0: any length",
-    "ema": "decay a step of the averaged weights, which sampling and evaluation use",
+    "ema": "decay a step of the averaged weights, which sampling and evaluation use; 0: the last weights",
     "log_every": "steps between the rows of metrics.csv",
     "samples_every": "steps between the pictures of samples while training; 0: none until the end",
     "checkpoint_every": "steps between checkpoints",
