@@ -49,13 +49,14 @@ def library(real: str) -> ctypes.CDLL | None:
     command += [*FLAGS, f"-DReal={REAL[real]}", f"-I{PACKAGE}"]
     try:
         made = cache() / f"{name_of(command, sources)}.so"
+        os.fsencode(made).decode("utf-8")  # as threadpoolctl reads the path of every library that is loaded
         if not made.exists():
             with tempfile.TemporaryDirectory(dir=made.parent) as folder:  # others find all of it or nothing
                 new = Path(folder) / made.name
                 subprocess.run([*command, *map(str, sources), "-o", str(new), "-lm"], check=True, capture_output=True)
                 new.replace(made)
         return ctypes.CDLL(str(made))
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, UnicodeDecodeError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", b"").decode(errors="replace").strip()
         warnings.warn(f"no C functions, NumPy's take their place: {error}\n{said}".strip(), stacklevel=2)
         return None
