@@ -105,10 +105,19 @@ while arguments:
 """
 
 
+def in_a_process(commands: list[list[object]], **environment: str) -> bytes:
+    """What the commands say, one after the other, each of which has to end well."""
+    arguments = [str(word) for command in commands for word in (*command, "+")]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "PYTHONIOENCODING": "", **environment}
+    done = subprocess.run([sys.executable, "-c", ALL, *arguments], env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize("locale", ["C", "en_US.ISO-8859-1", "zh_CN.GBK", "ja_JP.EUC-JP"])
 def test_the_command_line_in_a_locale(locale: str, locales: Path, tmp_path: Path) -> None:
     """Everything that the command line does, with paths that are UTF-8 here and something else there, or nothing; the
-    run is then gone on with and evaluated here: its files are the same wherever it was made."""
+    run is then gone on with and evaluated in UTF-8: its files are the same wherever it was made."""
     if locale != "C" and not (locales / locale).exists():
         pytest.skip("no such locale can be made here")
     pets, out = tmp_path / "chiens été", tmp_path / "Läufe"
@@ -117,13 +126,7 @@ def test_the_command_line_in_a_locale(locale: str, locales: Path, tmp_path: Path
                 ["train", "--out", out, "--resume"], ["evaluate", out, "--samples", "40"],
                 ["train", "--config", out / "settings.json", "--out", f"{out} 2"],
                 ["sample", out, "-n", "2", "--out", tmp_path / "é.npz"]]  # fmt: skip
-    environment = {**os.environ, "LOCPATH": str(locales), "LC_ALL": locale, "PYTHONUTF8": "0"}
-    environment |= {"PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(PACKAGE.parent)}
-    environment.pop("PYTHONIOENCODING", None)
-    arguments = [str(word) for command in commands for word in (*command, "+")]
-    done = subprocess.run([sys.executable, "-c", ALL, *arguments], env=environment, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert b"bits/dim" in done.stdout
+    assert b"bits/dim" in in_a_process(commands, LOCPATH=str(locales), LC_ALL=locale, PYTHONUTF8="0")
     settings, found = (json.loads((out / f"{n}.json").read_text(encoding="utf-8")) for n in ("settings", "evaluation"))
     assert settings["data"] == str(pets)
     assert "Fréchet distance" in found["quality"]
@@ -131,8 +134,7 @@ def test_the_command_line_in_a_locale(locale: str, locales: Path, tmp_path: Path
     assert log[0].endswith(f": {shlex.join(['nanogen', *map(str, commands[3])])}")
     assert np.load(tmp_path / "é.npz")["images"].shape == (2, 1, 8, 8)
     (out / "checkpoints" / "step-00000004.safetensors").unlink()
-    assert main(["train", "--out", str(out), "--resume"]) == 0
-    assert main(["evaluate", str(out), "--samples", "40"]) == 0
+    in_a_process([["train", "--out", out, "--resume"], ["evaluate", out, "--samples", "40"]], PYTHONUTF8="1")
 
 
 # Consoles
@@ -184,8 +186,8 @@ def test_an_evaluation_is_written_and_shown(
 # Paths
 
 NAMES = {
-    "no text": b"caf\xe9", "lines": b"a\nb  c\xe2\x80\xa8d", "a formula": b"$\\frac{x_$", "half a formula": b"5$ %d {}",
-    "tags": b"<b>&\"'", "Chinese": "\u6f22\u5b57 \u3000 \u0939".encode(), "long": b"x" * 200 + b"\xff" * 50,
+    "no text": b"caf\xe9", "lines": b"a\nb  c\xe2\x80\xa8d", "a formula": b"$\\frac{x_$", "tags": b"<b>&\"' 5$ %d {}",
+    "Chinese": "\u6f22\u5b57 \u3000 \u0939".encode(), "long": b"x" * 200 + b"\xff" * 50,
 }  # fmt: skip
 
 
