@@ -423,7 +423,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             else on_this_processor(chosen.threads, chosen.only)
         )
     if chosen.out:
-        chosen.out.write_text("\n".join(lines) + "\n")
+        chosen.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def block_bytes(cache: str = "/sys/devices/system/cpu/cpu0/cache/index2/size") -
     """Four times a core's own cache, as far as Linux tells of it and measurements go, from 2 to 8 MiB: with half as
     much a training step takes up to a tenth longer.  `cache` is a file that says 2048K."""
     try:
-        with open(cache) as file:
+        with open(cache, encoding="ascii") as file:
             kibibytes = int(file.read().strip().removesuffix("K"))
     except (OSError, ValueError):
         kibibytes = 1024
@@ -293,10 +293,11 @@ def plus(a: Array, b: Array) -> Array:
 
 
 def cuda_source(name: str) -> str:
-    """The CUDA file of that name among the kernels, with the files that it includes."""
+    """The CUDA file of that name among the kernels, with the files that it includes.  CuPy writes it to a file in the
+    locale's encoding: what is not ASCII, all of it in comments, is replaced."""
     kernels = Path(__file__).parent / "kernels"
-    text = (kernels / f"{name}.cu").read_text()
-    return re.sub(r'#include "(.*)"\n', lambda included: (kernels / included[1]).read_text(), text)
+    read = lambda file: (kernels / file).read_text(encoding="utf-8").encode("ascii", "replace").decode()
+    return re.sub(r'#include "(.*)"\n', lambda included: read(included[1]), read(f"{name}.cu"))
 
 
 def launch(source: str, name: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import io
 import shlex
 import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +23,7 @@ from nanogen.models import MODELS
 from nanogen.random import Generator
 from nanogen.training.config import TRAINING, default, explained, in_their_types, read_config, split_assignment
 from nanogen.training.evaluation import evaluate, table, write
-from nanogen.training.files import locked
+from nanogen.training.files import locked, to_utf8
 from nanogen.training.loop import Trainer, begin_metrics, train
 from nanogen.training.pictures import draw_pictures, grid
 from nanogen.training.run import (
@@ -65,7 +66,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line as for all other bad input, in place of the usage."""
-        self.exit(2, f"nanogen: error: {message} ({self.prog} --help)\n")
+        self.exit(2, f"nanogen: error: {one_line(message)} ({self.prog} --help)\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -164,7 +165,7 @@ def run_train(arguments: argparse.Namespace) -> None:
             raise ValueError(f"the model is missing, one of {', '.join(MODELS)}")
         training, own = in_their_types(about["model"], given)
         name = about.pop("data") or "digits"
-        run = Run(arguments.out or free_folder(f"{about['model']}-{Path(name).stem}"))
+        run = Run(arguments.out or free_folder(f"{about['model']}-{Path(name).stem[:50]}"))
         run.check_new()
         images = data.load(name, "train", about["data_dir"], about["size"], about["color"])
         settings = make_settings(images=images, model_settings=own, **about, **training)
@@ -180,7 +181,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         else:
             run.check_new()
         run.write_settings(settings)
-        run.note(shlex.join(["nanogen", *arguments.given]))
+        run.note(as_command(map(to_utf8, ["nanogen", *arguments.given])))
         begin_metrics(trainer, run)
         size = sum(parameter.data.size for parameter in trainer.model.parameters())
         say = (lambda _: None) if arguments.quiet else print
@@ -201,7 +202,7 @@ def run_train(arguments: argparse.Namespace) -> None:
             for path in draw_pictures(run, images, test):
                 say(f"wrote {path}")
         except BaseException as error:
-            again = shlex.join(["nanogen", "train", settings.model, "--out", str(run.folder), "--resume"])
+            again = as_command(["nanogen", "train", settings.model, "--out", str(run.folder), "--resume"])
             if not isinstance(error, FloatingPointError):  # which would come again
                 error.add_note(f"at step {trainer.step} of {settings.steps}; go on with: {again}")
             raise
@@ -293,8 +294,11 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             arguments.processes,
             **ddim_settings(arguments, settings),
         )
-    print(table(found))
-    for path in write(found, pictures, settings.levels, run, arguments.json or run.folder / "evaluation.json"):
+    try:
+        paths = write(found, pictures, settings.levels, run, arguments.json or run.folder / "evaluation.json")
+    finally:  # each is of use without the other
+        print(table(found))
+    for path in paths:
         print(f"wrote {path}")
 
 
@@ -316,6 +320,9 @@ def run_list(_: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status: 0, 1 for a run that failed, 2 for input that can't be used, 130 or 143 for
     one that was stopped by Ctrl-C or SIGTERM."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a console can't show ends no run
     given = sys.argv[1:] if arguments is None else list(arguments)
     parsed = parser().parse_args(given)
     parsed.given = given
@@ -335,10 +342,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def as_command(words: Iterable[str]) -> str:
+    """What to type in a shell, in one line of text; bytes that are none stand there as `ls` has them: 'caf'$'\\351'."""
+    odd = lambda c: "'$'" + "".join(f"\\{byte:03o}" for byte in c.encode("utf-8", "surrogateescape")) + "''"
+    return "".join(c if c.isprintable() else odd(c) for c in shlex.join(words))
+
+
 def in_a_line(error: BaseException, what: str = "") -> str:
     """What is wrong, and the notes on it."""
     notes = getattr(error, "__notes__", [])
-    return " ".join("; ".join([what or str(error) or "out of memory", *notes]).split())
+    return one_line("; ".join([what or str(error) or "out of memory", *notes]))
+
+
+def one_line(text: str) -> str:
+    """Spaces are left as they are: a path may have several."""
+    return " ".join(line.strip() for line in text.splitlines())
 
 
 if __name__ == "__main__":

@@ -49,13 +49,14 @@ def library(real: str) -> ctypes.CDLL | None:
     command += [*FLAGS, f"-DReal={REAL[real]}", f"-I{PACKAGE}"]
     try:
         made = cache() / f"{name_of(command, sources)}.so"
+        os.fsencode(made).decode("utf-8")  # as threadpoolctl reads the path of every library that is loaded
         if not made.exists():
             with tempfile.TemporaryDirectory(dir=made.parent) as folder:  # others find all of it or nothing
                 new = Path(folder) / made.name
                 subprocess.run([*command, *map(str, sources), "-o", str(new), "-lm"], check=True, capture_output=True)
                 new.replace(made)
         return ctypes.CDLL(str(made))
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, UnicodeDecodeError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", b"").decode(errors="replace").strip()
         warnings.warn(f"no C functions, NumPy's take their place: {error}\n{said}".strip(), stacklevel=2)
         return None
@@ -74,12 +75,12 @@ def cache() -> Path:
 
 def name_of(command: list[str], sources: list[Path]) -> str:
     """Differs with whatever the library depends on: sources, compiler, processor."""
-    version = subprocess.run([command[0], "--version"], check=True, capture_output=True, text=True).stdout
+    version = subprocess.run([command[0], "--version"], check=True, capture_output=True).stdout
     told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else list(os.uname())
-    processor = sorted({line for line in lines if not told.exists() or line.startswith(("flags", "model name"))})
-    texts = [path.read_text() for path in [*sources, *sorted(PACKAGE.rglob("*.h"))]]
-    return hashlib.sha256("\0".join([*command, version, *processor, *texts]).encode()).hexdigest()
+    lines = told.read_bytes().splitlines() if told.exists() else [*map(os.fsencode, os.uname())]
+    processor = sorted({line for line in lines if not told.exists() or line.startswith((b"flags", b"model name"))})
+    texts = [path.read_bytes() for path in [*sources, *sorted(PACKAGE.rglob("*.h"))]]
+    return hashlib.sha256(b"\0".join([*map(os.fsencode, command), version, *processor, *texts])).hexdigest()
 
 
 KINDS = {int: ctypes.c_longlong, float: ctypes.c_double}

@@ -333,7 +333,8 @@ class RMSprop(Optimizer):
 class ExponentialMovingAverage:
     """A slow copy of the parameters: a ← d·a + (1 − d)·x after each step.  Polyak & Juditsky 1992.
 
-    The decay warms up, d = min(decay, (1 + steps) / (10 + steps)), so that a short run's average is not its start.
+    The k-th step takes (1 − d)/(1 − dᵏ) for 1 − d, and a_k = (1 − d)/(1 − dᵏ) Σ dᵏ⁻ⁱ x_i over the steps i ≤ k: Adam's
+    correction, Kingma & Ba 2015, section 3.  Without `warmup` the parameters before the first step count too, dᵏ.
 
     Raises:
         ValueError: a decay outside [0, 1).
@@ -360,10 +361,10 @@ class ExponentialMovingAverage:
             move(slow.whole, now.whole, *numbers)
 
     def advance(self) -> list[float]:
-        """Begin the next step: d and 1 − d."""
+        """Begin the next step: the shares of the average so far and of the parameters, which sum to 1."""
         self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps)) if self.warmup else self.decay
-        return [decay, 1 - decay]
+        share = (1 - self.decay) / (1 - self.decay**self.steps if self.warmup else 1)
+        return [1 - share, share]
 
     def swap(self) -> None:
         """Exchange the numbers of parameters and averages, which stay where they are; a second call exchanges them

@@ -522,6 +522,13 @@ def test_a_compiler_that_fails(afresh: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert list(afresh.iterdir()) == []
 
 
+def test_a_cache_whose_path_is_no_text(afresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no library then: threadpoolctl, which reads the paths of all that are loaded as UTF-8, would fail."""
+    monkeypatch.setenv("NANOGEN_CACHE", str(afresh.parent / "caf\udce9"))
+    with pytest.warns(UserWarning, match=r"no C functions.*utf-8"):
+        assert compiled.library("f") is None
+
+
 def test_the_library_is_made_once(afresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And again for another type, other sources or another compiler; nothing else is left in the cache."""
     first = compiled.library("f")

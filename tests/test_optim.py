@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import leaf
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import nanogen as ng
@@ -413,16 +413,20 @@ def test_average_of_a_constant_is_the_constant(decay: float, value: float, steps
     np.testing.assert_allclose(average.averages[0], value, rtol=1e-12, atol=1e-14)
 
 
-@given(decay=positive(0, 0.999), steps=st.integers(1, 12), seed=st.integers(0, 99))
-def test_average_in_closed_form(decay: float, steps: int, seed: int) -> None:
-    """Without warm-up, a_k = d^k x_0 + (1 − d) Σ d^(k−i) x_i.  Polyak & Juditsky 1992."""
+@given(decay=positive(0, 0.999), steps=st.integers(1, 12), seed=st.integers(0, 99), warmup=st.booleans())
+@example(decay=1 - 2**-53, steps=12, seed=0, warmup=True)
+def test_average_in_closed_form(decay: float, steps: int, seed: int, warmup: bool) -> None:
+    """a_k = (1 − d)/(1 − d^k) Σ d^(k−i) x_i, over the steps alone, as Adam's mean of gradients: Kingma & Ba 2015,
+    section 3.  Without warm-up, a_k = d^k x_0 + (1 − d) Σ d^(k−i) x_i: Polyak & Juditsky 1992."""
     values = np.random.default_rng(seed).standard_normal(steps + 1)
     x = leaf(np.array(values[0]))
-    average = optim.ExponentialMovingAverage([x], decay, warmup=False)
+    average = optim.ExponentialMovingAverage([x], decay, warmup)
     for value in values[1:]:
         x.data = np.array(value)
         average.update()
-    weights = np.array([decay**steps, *((1 - decay) * decay ** (steps - i) for i in range(1, steps + 1))])
+    powers = [decay ** (steps - i) for i in range(1, steps + 1)]
+    weights = np.array([0, *powers]) / sum(powers) if warmup else np.array([decay**steps, *powers])
+    weights[1:] *= 1 if warmup else 1 - decay
     assert weights.sum() == pytest.approx(1)
     assert float(average.averages[0]) == pytest.approx(float(weights @ values), abs=1e-12)
 
@@ -456,16 +460,16 @@ def test_averages_move_as_if_alone(shapes: list[list[int]], seed: int, data: st.
 
 
 def test_average_warms_up() -> None:
-    """With warm-up the k-th decay is min(decay, (1 + k) / (10 + k)): 2/11, 3/12, …, then `decay`."""
-    x = leaf(np.array(0.0))
+    """The k-th share of the parameters is (1 − d)/(1 − d^k), with d = 1/2: 1, 2/3, 4/7, 8/15, and 1/2 in the end."""
+    x = leaf(np.array(100.0))
     assert optim.ExponentialMovingAverage([x]).decay == 0.999
-    average = optim.ExponentialMovingAverage([x], 0.3)
-    expected = 0.0
-    for decay in (2 / 11, 3 / 12, 0.3, 0.3):
-        x.data = x.data + 1.0
+    average = optim.ExponentialMovingAverage([x], 0.5)
+    for value, expected in ((0.0, 0), (3.0, 2), (9.0, 6), (21.0, 14)):
+        x.data = np.array(value)
         average.update()
-        expected = decay * expected + (1 - decay) * x.item()
         assert float(average.averages[0]) == pytest.approx(expected)
+    average.steps = 60
+    assert average.advance() == [0.5, 0.5]
 
 
 def test_average_by_given_numbers() -> None:
@@ -473,7 +477,7 @@ def test_average_by_given_numbers() -> None:
     x = leaf(np.array([4.0]))
     average = optim.ExponentialMovingAverage([x], 0.9)
     x.data = np.array([8.0])
-    assert average.advance() == pytest.approx([2 / 11, 9 / 11])
+    assert average.advance() == [0, 1]
     average.update([0.25, 0.75])
     assert average.averages[0].tolist() == [7.0]
     assert average.steps == 1

@@ -104,6 +104,37 @@ def test_step_by_hand() -> None:
         np.testing.assert_allclose(p, q, rtol=1e-6, atol=1e-9)
 
 
+def test_the_decay_of_the_averages_acts() -> None:
+    """`ema` from the first steps on: after twelve, the averages are Σ dᵏ⁻ⁱ x_i / Σ dᵏ⁻ⁱ of the weights x_i that there
+    were, the last ones for 0; those of 0.9 and of 0.999 are a good part of the way apart."""
+    found, weights = {}, []
+    for ema in (0.0, 0.9, 0.999):
+        trainer, weights = Trainer(settings_of("vae", ema=ema), some_images()), []
+        for _ in range(STEPS):
+            trainer.advance()
+            weights.append(np.concatenate([p.data.ravel() for p in trainer.model.parameters()]))
+        powers = ema ** np.arange(STEPS - 1.0, -1, -1)
+        found[ema] = np.concatenate([average.ravel() for average in trainer.average.averages])
+        np.testing.assert_allclose(found[ema], powers @ np.array(weights) / powers.sum(), rtol=1e-5, atol=1e-6)
+    way = np.linalg.norm(weights[-1] - weights[0])
+    assert np.linalg.norm(found[0.9] - found[0.999]) > 0.05 * way
+    assert np.linalg.norm(found[0.0] - found[0.9]) > 0.05 * way
+
+
+def test_averages_of_an_earlier_version_go_on(tmp_path: Path) -> None:
+    """A run whose averages came about by another rule goes on from where they are, by (1 − d)/(1 − dᵏ) of the step."""
+    trainer, run = begun(settings_of("vae", ema=0.9, steps=6), tmp_path)
+    train(trainer, run, lambda step, loss: None)
+    kept = trainer.checkpoint()
+    old = {name: np.full_like(a, 2) if name.startswith("average.") else a for name, a in kept.arrays.items()}
+    again = Trainer(dataclasses.replace(trainer.settings, steps=7), some_images())
+    again.restore(kept._replace(arrays=old))
+    again.advance()
+    share = 0.1 / (1 - 0.9**7)
+    for p, average in zip(again.model.parameters(), again.average.averages, strict=True):
+        np.testing.assert_allclose(average, (1 - share) * 2 + share * p.data, rtol=1e-5)
+
+
 def test_each_part_is_moved_by_its_own_loss() -> None:
     """A GAN's step moves both parts, the discriminator k times; each has an optimiser of its own."""
     trainer = Trainer(settings_of("gan"), some_images())

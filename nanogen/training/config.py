@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from nanogen.models import MODELS
+from nanogen.training.files import from_utf8
 from nanogen.training.recipes import LARGE, SMALL
-from nanogen.training.run import Settings, check_model, convert, model_parameters, nearest
+from nanogen.training.run import PATHS, Settings, check_model, convert, model_parameters, nearest
 
 LONGEST = 1 << 15  # bytes of a file of settings: what is nested deeply takes a parser time and memory
 
@@ -25,7 +26,7 @@ TRAINING = {  # what can be set for all models
     "betas": "Adam's decay rates a step",
     "weight_decay": "AdamW's, a step, in units of the learning rate",
     "clip": "longest gradient, of all parameters of a part together; longer ones are scaled down; 0: any length",
-    "ema": "decay a step of the averaged weights, which sampling and evaluation use",
+    "ema": "decay a step of the averaged weights, which sampling and evaluation use; 0: the last weights",
     "log_every": "steps between the rows of metrics.csv",
     "samples_every": "steps between the pictures of samples while training; 0: none until the end",
     "checkpoint_every": "steps between checkpoints",
@@ -94,7 +95,7 @@ def read_config(path: Path) -> dict[str, Any]:
     for name, value in found.items():
         if isinstance(value, dict):
             raise ValueError(f"{path}: {name} must be a setting, not a table")
-    return found
+    return found | {name: from_utf8(found[name]) for name in PATHS if isinstance(found.get(name), str)}
 
 
 def split_assignment(text: str) -> tuple[str, str]:

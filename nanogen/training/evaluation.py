@@ -223,7 +223,8 @@ def shown(
 
 def write(evaluation: Evaluation, pictures: dict[str, np.ndarray], levels: int, run: Run, file: Path) -> list[Path]:
     """The numbers as JSON into a file and the pictures into the run's folder; the paths."""
-    write_atomically(file, (json.dumps(as_json(evaluation), indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(as_json(evaluation), indent=2, ensure_ascii=False) + "\n"
+    write_atomically(file, text.encode(errors="backslashreplace"))  # as JSON has it: a path need not be text
     paths = [file]
     for name, images in pictures.items():
         path = run.folder / f"evaluation-{name}.png"

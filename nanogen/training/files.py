@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whenever the machine stops; and a folder for one process alone."""
+"""Files that are whole or not there, whenever the machine stops; a folder for one process alone; paths as text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_atomically(path: Path, contents: bytes) -> None:
     Raises:
         OSError: with the file's name, say of a full disk; what was there before is still there.
     """
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name[:50]}.part")  # a name has at most 255 bytes
     try:
         with temporary.open("wb") as file:
             file.write(contents)
@@ -33,6 +33,19 @@ def write_atomically(path: Path, contents: bytes) -> None:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)
         raise
+
+
+def to_utf8(path: str) -> str:
+    """A path for a file of text: the same bytes in every locale; those that are no UTF-8 are surrogates (PEP 383)."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def from_utf8(text: str) -> str:
+    """The path in this process's locale.
+
+    Raises:
+        ValueError: text that no path gave."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 def sync_folder(folder: Path) -> None:

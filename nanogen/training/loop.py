@@ -199,10 +199,10 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
         OSError: a file that can't be written; the last checkpoint stays as it is.
     """
     settings, stopping = trainer.settings, False
-    with run.metrics_file.open("a") as file, np.errstate(all="ignore"):  # what overflows is found below
+    with run.metrics_file.open("a", encoding="utf-8") as file, np.errstate(all="ignore"):
         while trainer.step < settings.steps and not stopping:
             try:
-                losses = trainer.advance()
+                losses = trainer.advance()  # what overflows is found below
             except (ValueError, FloatingPointError) as error:  # numbers gone wrong are no density's parameters
                 raise failure(trainer, run, str(error)) from error
             for name, loss in losses.items():
@@ -280,7 +280,7 @@ def begin_metrics(trainer: Trainer, run: Run) -> None:
     last line may be cut off."""
     header = ",".join(["step", *trainer.parameters])
     known = trainer.step and run.metrics_file.is_file()
-    rows = run.metrics_file.read_text(errors="replace").splitlines() if known else []
+    rows = run.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines() if known else []
     kept = [row for row in rows[1:] if row.count(",") == header.count(",") and before(row, trainer.step)]
     write_atomically(run.metrics_file, ("\n".join([header, *kept]) + "\n").encode())
 

@@ -71,9 +71,9 @@ def write_page(run: Run, step: int) -> Path:
         curves=figure(curves, "mean since the row before") if curves.exists() else "",
         pictures=f'<h2>More pictures</h2>\n<div class="row">\n{pictures}</div>\n' if pictures else "",
         settings="".join(rows),
-        commands=html.escape(commands.read_text() if commands.exists() else ""),
+        commands=html.escape(commands.read_text(encoding="utf-8", errors="replace") if commands.exists() else ""),
     )
-    write_atomically(run.folder / "index.html", page.encode())
+    write_atomically(run.folder / "index.html", page.encode(errors="replace"))  # a path need not be text
     return run.folder / "index.html"
 
 

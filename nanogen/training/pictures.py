@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -45,18 +46,21 @@ def plot_losses(run: Run) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    with run.metrics_file.open() as file:
+    with run.metrics_file.open(encoding="utf-8") as file:
         names, *rows = csv.reader(file)
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     columns = [[float(row[i]) for row in rows] for i in range(len(names))]
     for name, values in zip(names[1:], columns[1:], strict=True):
         axes.plot(columns[0], values, label=name, linewidth=1)
     settings = run.settings()
-    axes.set(xlabel="step", ylabel="loss", title=f"{settings.model} on {settings.data}")
+    axes.set(xlabel="step", ylabel="loss")
+    title = f"{settings.model} on {Path(settings.data).stem}"  # a file's name: neither always text, nor with formulas
+    axes.set_title(title.encode(errors="replace").decode(), parse_math=False)
     axes.grid(alpha=0.3)
     axes.legend()
     contents = io.BytesIO()
-    figure.savefig(contents, dpi=120)
+    with warnings.catch_warnings(action="ignore"):  # a letter that the font hasn't
+        figure.savefig(contents, dpi=120)
     pyplot.close(figure)
     write_atomically(run.folder / "loss.png", contents.getvalue())
 

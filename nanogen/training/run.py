@@ -26,12 +26,13 @@ from nanogen.models import MODELS, GenerativeModel
 from nanogen.processes import check_processes
 from nanogen.random import Generator
 from nanogen.training.checkpoint import Checkpoint, load_checkpoint, without_prefix
-from nanogen.training.files import remove_parts, write_atomically
+from nanogen.training.files import from_utf8, remove_parts, to_utf8, write_atomically
 from nanogen.training.recipes import recipe
 from nanogen.training.sampling import as_graphs
 
 log = logging.getLogger("nanogen")
 MOST = 2**31 - 1  # of anything that is counted
+PATHS = ("data", "data_dir")  # settings that may be paths
 
 # Independent streams of random numbers of one seed.
 INITIAL_WEIGHTS, STEPS, SHUFFLES, PICTURES, SAMPLES, EVALUATION = range(6)
@@ -304,7 +305,7 @@ class Run:
     def note(self, command: str) -> None:
         """Add a line to `commands.log`: when, with which versions, and what was asked for."""
         versions = f"nanogen {__version__}, NumPy {np.__version__}, Python {platform.python_version()}"
-        with (self.folder / "commands.log").open("a") as file:
+        with (self.folder / "commands.log").open("a", encoding="utf-8") as file:
             when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
             file.write(f"{when}  {versions}, {platform.machine()}: {command}\n")
 
@@ -320,13 +321,15 @@ class Run:
     def write_settings(self, settings: Settings) -> None:
         for path in (self.checkpoint_file(0), self.samples_file(0)):
             path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.settings_file, (json.dumps(dataclasses.asdict(settings), indent=2) + "\n").encode())
+        found = dataclasses.asdict(settings)
+        found |= {name: to_utf8(found[name]) for name in PATHS if found[name]}
+        write_atomically(self.settings_file, (json.dumps(found, indent=2) + "\n").encode())
 
     def settings(self) -> Settings:
         if not self.settings_file.is_file():
             raise FileNotFoundError(f"{self.folder} holds no run: there is no {self.settings_file.name}")
         try:
-            found = json.loads(self.settings_file.read_text())
+            found = json.loads(self.settings_file.read_text(encoding="utf-8"))
             given, kinds = found.pop("model_settings"), typing.get_type_hints(Settings)
             check_model(found["model"])
             own = model_parameters(found["model"])
@@ -335,7 +338,8 @@ class Run:
                 model_settings={name: convert(name, value, own[name].annotation) for name, value in given.items()},
             )
             check_ranges(settings)
-            return settings
+            paths: dict[str, Any] = {name: from_utf8(value) for name in PATHS if (value := getattr(settings, name))}
+            return dataclasses.replace(settings, **paths)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{self.settings_file} is not a run's settings: {error}") from error
 
