@@ -156,6 +156,11 @@ where.vjp(
 )
 
 
+def times_log(p: Tensor, log: Tensor) -> Tensor:
+    """p · log, the logarithm of some probability; 0 where p is 0, also of log 0 = −∞."""
+    return p * where(p == 0, 0.0, log)
+
+
 @primitive
 def maximum(input, other):
     """The larger of the two; a tie shares the gradient."""
