@@ -17,7 +17,6 @@ from nanogen.functional.elementwise import times_log
 from nanogen.functional.loss import label_cross_entropy
 from nanogen.random import Generator
 
-LARGEST_LOG_SCALE = 300.0  # and the smallest is −300: e³⁰⁰ squared is still a number
 _QUADRATURE = [nodes.tolist() for nodes in np.polynomial.legendre.leggauss(8)]
 
 
@@ -158,12 +157,13 @@ class Discretized:
         self.mean, self.log_scale = reals(mean, log_scale)
         self.levels = levels
 
-    def log_mass(self, low: Tensor, high: Tensor, width: Tensor) -> Tensor:
-        """log(F(high) − F(low)) for F the standard cumulative distribution; width = high − low without rounding."""
+    def log_mass(self, low: Tensor, high: Tensor, width: Tensor, below: Tensor, above: Tensor) -> Tensor:
+        """log(F(high) − F(low)) for F the standard cumulative distribution; width = high − low without rounding, below
+        = log F(high), above = log(1 − F(low))."""
         raise NotImplementedError
 
     def log_below(self, z: Tensor) -> Tensor:
-        """log F(z)."""
+        """log F(z) = log(1 − F(−z))."""
         raise NotImplementedError
 
     def log_prob(self, x: Any) -> Tensor:
@@ -178,12 +178,13 @@ class Discretized:
         levels = to_device(levels, self.mean.device)
         centres = Tensor(scale_levels(levels, self.levels, np.float64))
         half, mean = 1.0 / (self.levels - 1), self.mean.to(np.float64)
-        inverse_scale = F.exp(-F.clip(self.log_scale.to(np.float64), -LARGEST_LOG_SCALE, LARGEST_LOG_SCALE))
+        inverse_scale = F.exp(-self.log_scale.to(np.float64))
         low = (centres - half - mean) * inverse_scale
         high = (centres + half - mean) * inverse_scale
         first, last = Tensor(levels == 0), Tensor(levels == self.levels - 1)
-        inside = self.log_mass(low, high, 2 * half * inverse_scale)
-        log_p = F.where(first, self.log_below(high), F.where(last, self.log_below(-low), inside))
+        below, above = self.log_below(high), self.log_below(-low)
+        inside = self.log_mass(low, high, 2 * half * inverse_scale, below, above)
+        log_p = F.where(first, below, F.where(last, above, inside))
         return log_p.to(np.result_type(self.mean.dtype, self.log_scale.dtype))
 
     def _round(self, x: Array) -> Tensor:
@@ -203,17 +204,16 @@ class DiscretizedNormal(Discretized):
     def log_below(self, z: Tensor) -> Tensor:
         return F.log_ndtr(z)
 
-    def log_mass(self, low: Tensor, high: Tensor, width: Tensor) -> Tensor:
+    def log_mass(self, low: Tensor, high: Tensor, width: Tensor, below: Tensor, above: Tensor) -> Tensor:
         """On the side of the mean where both tails are small, little cancels: Φ(h) − Φ(l) = Φ(−l) − Φ(−h).  Where the
         bin is so narrow that the difference would, Gauss–Legendre quadrature of the density is exact instead.
 
-        Far out log Φ has no digits left that its difference, which is at least width · |middle|, would show in."""
+        Far out log Φ has no digits left for its difference, which is not less than width · |middle|."""
         middle = 0.5 * (low + high)
-        a, b = F.minimum(low, -high), F.minimum(high, -low)
         narrow = (width < 0.5) & (F.abs(middle) * width < 1.0)
-        b = F.where(narrow, 1.0, b)  # so that neither branch meets what it can't compute
-        log_b = F.log_ndtr(b)
-        difference = log_b + log1mexp(F.maximum(log_b - F.log_ndtr(a), F.abs(middle) * width))
+        larger, smaller = F.minimum(below, above), F.log_ndtr(F.minimum(low, -high))
+        apart = F.maximum(larger - smaller, F.abs(middle) * width)
+        difference = larger + log1mexp(F.where(narrow, 1.0, apart))  # neither branch meets what it can't compute
         m, w = F.where(narrow, middle, 0.0), F.where(narrow, width, 0.5)
         mean_density = sum(
             0.5 * c * F.exp(-0.5 * m * w * node - 0.125 * (w * node) ** 2) for node, c in zip(*_QUADRATURE)
@@ -234,9 +234,9 @@ class DiscretizedLogistic(Discretized):
     def log_below(self, z: Tensor) -> Tensor:
         return F.logsigmoid(z)
 
-    def log_mass(self, low: Tensor, high: Tensor, width: Tensor) -> Tensor:
+    def log_mass(self, low: Tensor, high: Tensor, width: Tensor, below: Tensor, above: Tensor) -> Tensor:
         """log(σ(h) − σ(l)) = log σ(h) + log σ(−l) + log(1 − e^−(h−l))."""
-        return F.logsigmoid(high) + F.logsigmoid(-low) + log1mexp(width)
+        return below + above + log1mexp(width)
 
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
         """A logistic draw by the inverse of its cumulative distribution, rounded to the nearest level."""

@@ -66,12 +66,13 @@ def count(x: Tensor, dim: Dim) -> int:
 def mean(input, *, dim=None, keepdim=False):
     """The mean over `dim`; of nothing, NaN.
 
-    The sum is made in float64; what the numbers still differ from its nth part by on average is added to that.  So the
-    mean of equal numbers is that number."""
+    The sum is made in float64; what float64 numbers still differ from its nth part by on average is added to that.  So
+    the mean of equal numbers is that number."""
     xp, over, n = array_module(input), axes(dim, input.ndim), count(input, dim) or math.nan
-    near = input.sum(axis=over, dtype=np.float64, keepdims=True) / n
-    near = xp.where(xp.isfinite(near), near, 0.0)
-    out = near + (input - near).sum(axis=over, keepdims=True) / n
+    out = input.sum(axis=over, dtype=np.float64, keepdims=True) / n
+    if input.dtype == np.float64:
+        near = xp.where(xp.isfinite(out), out, 0.0)
+        out = near + (input - near).sum(axis=over, keepdims=True) / n
     out = out.astype(input.dtype if input.dtype.kind == "f" else np.float64)
     return out if keepdim else out.reshape([n for i, n in enumerate(input.shape) if i not in over])
 
@@ -79,17 +80,12 @@ def mean(input, *, dim=None, keepdim=False):
 mean.vjp(lambda g, out, x, dim, keepdim: expand(g / (count(x, dim) or math.nan), x, dim), reads="")
 
 
-def centred(input: Tensor, dim: Dim) -> Tensor:
-    """input − its mean over `dim`.  Far from 0 the mean is rounded to a number that is off by more than the others may
-    differ by: what is left then has a mean, which is taken away too.  Exactly it would be 0, and has no gradient."""
-    apart = input - mean(input, dim, keepdim=True)
-    return apart - mean(apart.detach(), dim, keepdim=True)
-
-
 def var(input: Tensor, dim: Dim = None, *, correction: float | None = 1, keepdim: bool = False) -> Tensor:
     """The variance over `dim`: Σ(x − mean)² / (n − correction)."""
     n = count(input, dim) - (1 if correction is None else correction)
-    squares = sum(centred(input, dim) ** 2, dim=dim, keepdim=keepdim)
+    apart = input - mean(input, dim, keepdim=True)
+    apart = apart - mean(apart.detach(), dim, keepdim=True)  # 0, but that far from 0 the mean was rounded
+    squares = sum(apart**2, dim=dim, keepdim=keepdim)
     return squares / n if n > 0 else squares * math.inf
 
 
@@ -149,5 +145,5 @@ def _finite(out: Tensor) -> Tensor:
 
 def normalize(input: Tensor, dim: Any, eps: float) -> Tensor:
     """(x − mean) / √(variance + eps) over `dim`, the variance without correction."""
-    apart = centred(input, dim)
-    return apart * (mean(apart**2, dim, keepdim=True) + eps) ** -0.5
+    centred = input - mean(input, dim, keepdim=True)
+    return centred * (mean(centred**2, dim, keepdim=True) + eps) ** -0.5
