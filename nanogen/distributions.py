@@ -177,8 +177,8 @@ class Discretized:
         check_range("levels", levels, self.levels)
         levels = to_device(levels, self.mean.device)
         centres = Tensor(scale_levels(levels, self.levels, np.float64))
-        half, mean = 1.0 / (self.levels - 1), self.mean.to(np.float64)
-        inverse_scale = F.exp(-self.log_scale.to(np.float64))
+        half = 1.0 / (self.levels - 1)
+        mean, inverse_scale = self.mean.to(np.float64), F.exp(-self.log_scale.to(np.float64))
         low = (centres - half - mean) * inverse_scale
         high = (centres + half - mean) * inverse_scale
         first, last = Tensor(levels == 0), Tensor(levels == self.levels - 1)

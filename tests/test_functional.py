@@ -821,8 +821,8 @@ def test_impossible_classes_add_nothing(form):
 
 
 NOT_A_NUMBER = {  # of either library
-    "maximum": lambda f, x: f.maximum(x, 0.7 - x),
-    "minimum": lambda f, x: f.minimum(0.7 - x, x),
+    "maximum": lambda f, x: f.maximum(x, 0.7 - 3 * x),
+    "minimum": lambda f, x: f.minimum(0.7 - 3 * x, x),
     "relu": lambda f, x: f.relu(x),
     "leaky_relu": lambda f, x: getattr(f, "nn", f).functional.leaky_relu(x) if hasattr(f, "nn") else f.leaky_relu(x),
     "where": lambda f, x: f.where(x == x, x, 3 * x),
@@ -846,19 +846,19 @@ NOT_A_NUMBER = {  # of either library
 def test_nan_travels(monkeypatch, name, form, dtype):
     """Where a NaN goes in, a NaN comes out and takes the gradient with it: values and gradients of whole rows beside it
     are torch's, by C and by NumPy, in both orders."""
-    torch = pytest.importorskip("torch")
+    torch, rtol = pytest.importorskip("torch"), 16 * np.finfo(dtype).eps
     if form == "plain":
         monkeypatch.setattr(compiled, "has", lambda *_: False)
     rows = np.array([[1.0, math.nan, -2.0, 0.5], [0.1, -0.3, 2.0, 0.5], [math.nan] * 4], dtype)
     x, t = leaf(rows), torch.tensor(rows, requires_grad=True)
     ours, theirs = NOT_A_NUMBER[name](F, x), NOT_A_NUMBER[name](torch, t)
-    np.testing.assert_allclose(ours.data, theirs.detach().numpy(), rtol=1e-6)
+    np.testing.assert_allclose(ours.data, theirs.detach().numpy(), rtol=rtol)
     assert np.isnan(ours.data[0]).any()
     cotangent = 1 + np.arange(ours.data.size, dtype=dtype).reshape(ours.shape)
     (expected,) = torch.autograd.grad(theirs, t, torch.tensor(cotangent))
     for create_graph in (False, True):
         (slope,) = ng.grad(ours, x, cotangent, create_graph)
-        np.testing.assert_allclose(slope.data, expected.numpy(), rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(slope.data, expected.numpy(), rtol=rtol, atol=rtol)
         assert slope.data[0, 1] != 0
 
 
