@@ -106,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("sample", help="draw images from a trained model")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
-    command.add_argument("-n", type=int, default=64, help="how many (default: 64)")
+    command.add_argument("-n", type=int, default=64, help="how many (default: 64); another number draws others")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png: a grid; .npz: the levels")
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")

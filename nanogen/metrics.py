@@ -70,8 +70,14 @@ def likelihood(model: GenerativeModel, images: np.ndarray, rng: Generator, batch
     """Bits per dimension of images (N, C, H, W); None for a family without a density (GAN).
 
     PixelCNN: exact.  VAE: the elbo, and the importance-weighted bound of 64 samples beside it.  DDPM: the bound and
-    its terms L_0, Σ L_{t−1}, L_T, the expectation over each x_t by one draw an image.
+    its terms L_0, Σ L_{t−1}, L_T, the expectation over each x_t by one draw an image.  Of one image there is no
+    standard error: NaN.
+
+    Raises:
+        ValueError: no images.
     """
+    if not len(images):
+        raise ValueError("likelihood: images must be at least one")
     model.eval()
     dimensions, terms = model.dimensions, {}
     if isinstance(model, PixelCNN):
@@ -88,13 +94,19 @@ def likelihood(model: GenerativeModel, images: np.ndarray, rng: Generator, batch
     else:
         return None
     bits = bits_per_dim(nats.astype(np.float64), dimensions)
-    return Likelihood(kind, float(bits.mean()), float(bits.std(ddof=1) / math.sqrt(len(bits))), terms)
+    error = float(bits.std(ddof=1) / math.sqrt(len(bits))) if len(bits) > 1 else math.nan
+    return Likelihood(kind, float(bits.mean()), error, terms)
 
 
 def share_estimate(flags: np.ndarray) -> Estimate:
     """The share of what is true among flags (N,), with Wilson's interval, which has a width at 0 and 1 too.
 
-    Wilson 1927, eq. 4."""
+    Wilson 1927, eq. 4.
+
+    Raises:
+        ValueError: no flags."""
+    if not len(flags):
+        raise ValueError("share_estimate: flags must be at least one")
     n, p, z2 = len(flags), float(flags.mean()), NORMAL_95**2
     centre, margin = (p + z2 / (2 * n)) / (1 + z2 / n), math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     return Estimate(p, max(0.0, centre - NORMAL_95 * margin), min(1.0, centre + NORMAL_95 * margin))
@@ -130,10 +142,30 @@ def jackknife(
 # Distances between sets of features
 
 
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Between the normal distributions of the means and covariances of features (N, D) and (M, D).
+def pair_of_sets(name: str, a: np.ndarray, b: np.ndarray, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, D) and (M, D) in float64.
 
-    Heusel et al. 2017, eq. 6, there of Inception features; of others it is not an FID."""
+    Raises:
+        ValueError: other shapes, fewer than `least` rows, a number that is not finite."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if not (a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1] > 0 and min(len(a), len(b)) >= least):
+        raise ValueError(
+            f"{name}: a and b must be features (N, D) and (M, D) of at least {least} images, got {a.shape} and {b.shape}"
+        )
+    for which, x in zip("ab", (a, b), strict=True):
+        if not np.isfinite(x).all():
+            raise ValueError(f"{name}: features must be finite numbers, got NaN or infinity in {which}")
+    return a, b
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Between the normal distributions of the means and covariances of features (N, D) and (M, D), in float64.
+
+    Heusel et al. 2017, eq. 6, there of Inception features; of others it is not an FID.
+
+    Raises:
+        ValueError: fewer than two images on a side, another D or a number that is not finite."""
+    a, b = pair_of_sets("frechet_distance", a, b, least=2)
     return gaussian_frechet_distance(
         a.mean(0), np.atleast_2d(np.cov(a, rowvar=False)), b.mean(0), np.atleast_2d(np.cov(b, rowvar=False))
     )
@@ -145,7 +177,16 @@ def gaussian_frechet_distance(
     """‖m_1 − m_2‖² + tr(C_1 + C_2 − 2 (C_1 C_2)^½).  Dowson & Landau 1982, eq. 4.
 
     The trace of the root is the sum of the singular values of C_1^½ C_2^½, which needs no root of a matrix that is not
-    symmetric."""
+    symmetric.
+
+    Raises:
+        ValueError: shapes other than (D,), (D, D), (D,), (D, D), or a number that is not finite."""
+    d = np.shape(mean1)
+    given = [np.asarray(x, np.float64) for x in (mean1, covariance1, mean2, covariance2)]
+    if len(d) != 1 or [x.shape for x in given] != [d, d * 2] * 2 or not all(np.isfinite(x).all() for x in given):
+        shapes = [x.shape for x in given]
+        raise ValueError(f"gaussian_frechet_distance: means (D,) and covariances (D, D) must be finite, got {shapes}")
+    mean1, covariance1, mean2, covariance2 = given
 
     def root(covariance: np.ndarray) -> np.ndarray:
         values, vectors = np.linalg.eigh(covariance)
@@ -156,12 +197,21 @@ def gaussian_frechet_distance(
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Euclidean, between features (N, D) and (M, D): (N, M).  Exactly 0 between equal ones, and symmetric."""
+    """Euclidean, between features (N, D) and (M, D): (N, M).  Exactly 0 between equal ones, and symmetric.
+
+    Raises:
+        ValueError: no images on a side, another D or a number that is not finite."""
+    a, b = pair_of_sets("distances", a, b)
     return np.sqrt(np.stack([((row - b) ** 2).sum(1) for row in a]))
 
 
 def radii(within: np.ndarray, k: int) -> np.ndarray:
-    """The distance of each to the k-th nearest of the others, from the distances (N, N) within a set."""
+    """The distance of each to the k-th nearest of the others, from the distances (N, N) within a set.
+
+    Raises:
+        ValueError: fewer than k others."""
+    if not 1 <= k < len(within):
+        raise ValueError(f"k must be in 1 … {len(within) - 1}, the others of a set of {len(within)}, got {k}")
     return np.partition(within, k, axis=1)[:, k]  # the smallest is the distance to itself
 
 
@@ -180,7 +230,13 @@ def neighbour_metrics(
     - density: how many real balls a generated image lies in, by k: at best about 1 on average, unbounded
     - coverage: the share of real images with a generated one in their ball.  Naeem et al. 2020, eq. 3, 4
 
-    The k are those that the papers recommend."""
+    The k are those that the papers recommend.
+
+    Raises:
+        ValueError: distances of other shapes, fewer than k others in a set."""
+    if [real.shape, fake.shape, across.shape] != [(len(real),) * 2, (len(fake),) * 2, (len(real), len(fake))]:
+        shapes = f"{real.shape}, {fake.shape} and {across.shape}"
+        raise ValueError(f"real, fake and across must be distances (N, N), (M, M) and (N, M), got {shapes}")
     of_real, of_fake = radii(real, k_manifold), radii(fake, k_manifold)
     balls = inside(across, radii(real, k_coverage))
     return {
@@ -197,7 +253,12 @@ def neighbour_metrics(
 def nearest(images: Array, among: Array) -> np.ndarray:
     """For each image, the index of the image `among` others at the smallest Euclidean distance in pixel levels.
 
-    Shapes: (N, C, H, W), (M, C, H, W) to (N,)."""
+    Shapes: (N, C, H, W), (M, C, H, W) to (N,).
+
+    Raises:
+        ValueError: no images on a side, or of different shapes."""
+    if not len(images) or not len(among) or images.shape[1:] != among.shape[1:]:
+        raise ValueError(f"images and among must be some of one shape, got {images.shape} and {among.shape}")
     a = to_numpy(images).reshape(len(images), -1).astype(np.float64)
     b = to_numpy(among).reshape(len(among), -1).astype(np.float64)
     rest = (b**2).sum(1)  # whole numbers below 2⁵³: the products are exact, so equal images are at distance 0
@@ -215,7 +276,12 @@ def closer_share(a: np.ndarray, b: np.ndarray) -> float:
     """P(a < b) + ½ P(a = b) for independent draws among numbers (N,) and (M,): Mann & Whitney's U / NM.
 
     With a and b the distances of generated and of held-out images to their nearest training images it is ½ where
-    nothing is copied, and 1 where all is.  Meehan, Chaudhuri & Dasgupta 2020, section 3."""
+    nothing is copied, and 1 where all is.  Meehan, Chaudhuri & Dasgupta 2020, section 3.
+
+    Raises:
+        ValueError: no numbers on a side."""
+    if not len(a) or not len(b):
+        raise ValueError(f"closer_share: a and b must be at least one number each, got {len(a)} and {len(b)}")
     ordered = np.sort(b)
     below, upto = np.searchsorted(ordered, a, "left"), np.searchsorted(ordered, a, "right")
     return float((len(b) - (below + upto) / 2).mean() / len(b))

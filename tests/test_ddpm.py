@@ -103,15 +103,16 @@ def test_last_term_is_the_divergence_from_the_prior(kind: str) -> None:
 @pytest.mark.parametrize("variance", ["posterior", "beta"])
 def test_first_term_is_the_discrete_decoder(variance: str) -> None:
     """L_0 = −log p(x_0 | x_1), N(μ_θ(x_1, 1), σ_1²) in bins about the levels, the edge bins open: Ho et al. 2020,
-    eq. 13, by SciPy.  σ_1² = β_1 by either choice, as β̃_1 = 0 is no decoder's."""
+    eq. 13, by SciPy.  σ_1² is β_1 or β̃_2, as β̃_1 = 0 is no decoder's."""
     model, images, error = small(variance=variance), some_images(middle=False), 0.3
     x0 = model.scaled(images).data
     loss = knows(model, x0, error).bound_term(images, 0, ng.Generator(0)).data
-    beta = model.schedule.betas[1]
+    beta, later, bars = *model.schedule.betas[1:3], model.schedule.alpha_bars
+    std = math.sqrt(beta if variance == "beta" else (1 - bars[1]) / (1 - bars[2]) * later)
     mean = np.clip(x0 - error * math.sqrt(beta / (1 - beta)), -1, 1)  # μ̃_1 is x̂_0
     low = np.where(x0 == -1, -np.inf, x0 - 1 / (LEVELS - 1))
     high = np.where(x0 == 1, np.inf, x0 + 1 / (LEVELS - 1))
-    p = stats.norm.cdf(high, mean, math.sqrt(beta)) - stats.norm.cdf(low, mean, math.sqrt(beta))
+    p = stats.norm.cdf(high, mean, std) - stats.norm.cdf(low, mean, std)
     np.testing.assert_allclose(loss, -np.log(p).sum((1, 2, 3)), rtol=1e-7)
     assert (images == 0).any()
     assert (images == LEVELS - 1).any()
@@ -230,13 +231,18 @@ def test_mean_is_equation_11() -> None:
 
 @pytest.mark.parametrize("kind", sorted(SCHEDULES))
 def test_reverse_variances(kind: str) -> None:
-    """σ_t² = β_t or β̃_t for t ≥ 2, and β_1 at t = 1.  Ho et al. 2020, section 3.2."""
-    for variance in ("beta", "posterior"):
-        model = small(schedule=kind, variance=variance)
-        table = model.schedule.betas if variance == "beta" else model.schedule.posterior_variances
-        assert np.array_equal(model.reverse_variances[2:], table[2:])
-        assert model.reverse_variances[1] == model.schedule.betas[1]
-        assert model.schedule.posterior_variances[1] == 0, "the table is not changed"
+    """σ_t² = β_t, or β̃_t for t ≥ 2 and at t = 1 β̃_2, by hand from the β.  Ho et al. 2020, section 3.2, and the line
+    `append(posterior_variance[1], posterior_variance[1:])` of their code and OpenAI's two, whose index 0 is t = 1."""
+    for T in (2, 3, 8):
+        model = small(schedule=kind, T=T)
+        beta, bars = model.schedule.betas[1:], np.cumprod(1 - model.schedule.betas[1:])
+        posterior = beta * (1 - np.append(1.0, bars[:-1])) / (1 - bars)
+        expected = np.append(posterior[1], posterior[1:])
+        np.testing.assert_allclose(model.reverse_variances[1:], expected, rtol=1e-9)
+        assert np.array_equal(small(schedule=kind, T=T, variance="beta").reverse_variances, model.schedule.betas)
+        for variance in ("beta", "posterior"):  # the tables are not changed
+            small(schedule=model.schedule, variance=variance).reverse_variances[:] = 9
+        assert model.schedule.posterior_variances[1] == 0 == model.schedule.betas[0]
 
 
 # Samplers
@@ -319,11 +325,14 @@ def test_ddim_with_eta_1_in_all_steps_is_ancestral_sampling(kind: str) -> None:
 @pytest.mark.parametrize("eta", [0.3, 0.7])
 def test_ddims_noise(eta: float) -> None:
     """Between the times t and s, σ² = η² (1 − ᾱ_s)/(1 − ᾱ_t) (1 − ᾱ_t/ᾱ_s) is new noise and 1 − ᾱ_s − σ² that of x_t:
-    for a known image c, the regression of x_s on the ε that x_t began with.  Song et al. 2021, eq. 12 and 16."""
-    model, c = small((1, 2, 2), T=6), 0.4
+    for a known image c, the regression of x_s on the ε that x_t began with.  Song et al. 2021, eq. 12 and 16.
+
+    Half of the signal is left from t to s, and some at t: so that no factor of σ² is nearly 1."""
+    model, c = small((1, 2, 2), schedule=NoiseSchedule([0.1, 0.2, 0.1, 0.3, 0.2, 0.1])), 0.4
     (t, start), (s, x), _ = list(knows(model, c).ddim(4000, ng.Generator(0), 2, eta))
     before, now = model.schedule.alpha_bars[s], model.schedule.alpha_bars[t]
     sigma2 = eta**2 * (1 - before) / (1 - now) * (1 - now / before)
+    assert max(1 - before, 1 - now, 1 - now / before) < 0.7
     epsilon = (start.data - math.sqrt(now) * c) / math.sqrt(1 - now)
     rest = x.data - math.sqrt(before) * c
     slope = (rest * epsilon).mean() / (epsilon**2).mean()

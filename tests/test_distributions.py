@@ -66,6 +66,20 @@ def test_normal_refuses_a_spread_that_is_none() -> None:
             D.Normal(0.0, std)
 
 
+@given(mean=numbers(-3, 3), log_std=numbers(-20, 20), x=numbers(-9, 9))
+def test_normal_by_the_logarithm_of_its_spread(mean: float, log_std: float, x: float) -> None:
+    """N(mean, e^(2 log_std)) is the same density, with the same draws, however its spread is said; one way alone."""
+    one, other = D.Normal(mean, log_std=log_std), D.Normal(mean, math.exp(log_std))
+    assert one.log_std.item() == log_std
+    assert one.std.item() == pytest.approx(other.std.item(), rel=1e-15)
+    assert one.log_prob(x).item() == pytest.approx(other.log_prob(x).item(), rel=1e-12, abs=1e-12)
+    assert one.entropy().item() == pytest.approx(other.entropy().item(), abs=1e-12)
+    assert one.sample(ng.Generator(0)).item() == pytest.approx(other.sample(ng.Generator(0)).item(), rel=1e-12)
+    for both in ({}, {"std": 1.0, "log_std": 0.0}):
+        with pytest.raises(ValueError, match="^Normal: give either std or log_std"):
+            D.Normal(0.0, **both)
+
+
 # Discrete densities sum to one
 
 
@@ -123,8 +137,58 @@ def test_discretized_density_keeps_its_type_and_stays_finite(kind: str, dtype: A
     assert log_p.dtype == dtype
     for g in (log_p, *ng.grad(log_p.sum(), inputs)):
         assert np.isfinite(g.data).all()
-    rtol = 1e-9 if dtype == np.float64 else 5e-3
+    rtol = 1e-9 if dtype == np.float64 else 1e-5
     np.testing.assert_allclose(np.exp(log_p.data.astype(np.float64)).sum(-1), 1, rtol=rtol)
+
+
+EDGE = 1 / 255  # of level 128: a mean there is a bin's edge
+SCALES = st.sampled_from([-100.0, -89.0, -12.0, 0.0, 89.0, 100.0]) | numbers(-14, 14) | numbers(-100, 100)
+
+
+@pytest.mark.parametrize("kind", DISCRETIZED)
+@given(
+    mean=st.sampled_from([EDGE, 0.0, -1.0, 1.0]) | numbers(-1.2, 1.2) | numbers(-1e15, 1e15),
+    log_scale=SCALES,
+    level=st.sampled_from([0, 1, 127, 128, 129, 255]) | st.integers(0, 255),
+)
+def test_discretized_density_in_float32_is_that_in_float64(
+    kind: str, mean: float, log_scale: float, level: int
+) -> None:
+    """Value and both gradients at float32 parameters are those at the same numbers in float64, to float32's last
+    digits, at scales of e⁻¹⁰⁰ to e¹⁰⁰ and however far the mean is; beyond the largest number, infinite; never NaN."""
+    make, found = DISCRETIZED[kind][0], []
+    for dtype in (np.float32, np.float64):
+        inputs = [leaf(np.array(np.float32(x), dtype)) for x in (mean, log_scale)]
+        with np.errstate(over="ignore"):
+            log_p = make(*inputs, 256).log_prob(level)
+            assert log_p.dtype == dtype
+            found.append([x.item() for x in (log_p, *ng.grad(log_p, inputs))])
+    assert np.isfinite(found[1]).all()
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(np.float32(found[0]), np.float32(found[1]), rtol=2e-7)
+
+
+@pytest.mark.parametrize("kind", DISCRETIZED)
+@given(log_scale=numbers(-14, -10), off=numbers(-4, 4), level=st.integers(1, 254))
+def test_discretized_density_at_an_edge_in_float32(kind: str, log_scale: float, off: float, level: int) -> None:
+    """A mean within a few scales of the upper edge e of a narrow bin: p = F((e − μ)/s) by SciPy, to float32's digits.
+    The edge must not be rounded to them: it would be off by a hundredth of the scale."""
+    ours, theirs = DISCRETIZED[kind]
+    log_scale, edge = np.float32(log_scale), (2 * level + 1) / 255 - 1
+    scale = math.exp(log_scale)
+    mean = np.float32(edge + off * scale)
+    log_p = ours(mean, log_scale, 256).log_prob(level)
+    assert log_p.dtype == np.float32
+    assert log_p.item() == pytest.approx(theirs.logcdf((edge - float(mean)) / scale), rel=1e-6, abs=1e-9)
+
+
+@given(mean=numbers(1e8, 1e18), level=st.integers(1, 254))
+def test_discretized_normal_at_means_beyond_all_digits(mean: float, level: int) -> None:
+    """Where a bin's two edges are one number in floating point, log p is −½ μ² and its slope −(μ − c), to 1e-6."""
+    m = leaf(np.array(mean))
+    log_p = D.DiscretizedNormal(m, 0.0, 256).log_prob(level)
+    assert log_p.item() == pytest.approx(-0.5 * mean**2, rel=1e-6)
+    assert ng.grad(log_p, m)[0].item() == pytest.approx(-mean, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", DISCRETIZED)
@@ -202,6 +266,70 @@ def test_discrete_entropies(logits: np.ndarray) -> None:
     np.testing.assert_allclose(D.Bernoulli(logits).entropy().data, stats.entropy([p, 1 - p]), atol=1e-12)
 
 
+INFINITE = st.lists(st.sampled_from([0.0, 0.5, -1.0, 3.0, -math.inf]), min_size=2, max_size=6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(q=INFINITE, p=INFINITE)
+def test_classes_of_probability_0(dtype: Any, q: list[float], p: list[float]) -> None:
+    """A logit of −∞ is a class that is not there: 0 log 0 = 0.  Entropy, log-probabilities and divergence are SciPy's,
+    ∞ where q has mass and p none; the gradient in q and p is, where these are finite, that of the classes that are
+    there, and 0 in those that are not."""
+    q, p = np.array(q[: len(p)], dtype), np.array(p[: len(q)], dtype)
+    q[0], p[-1] = 0.0, 0.0  # one at least is there
+    there = np.isfinite(q)
+    a, b = leaf(q), leaf(p)
+    probabilities = special.softmax(q)
+    entropy = D.Categorical(a).entropy()
+    assert entropy.item() == pytest.approx(stats.entropy(probabilities), rel=1e-5, abs=1e-6)
+    assert entropy.dtype == dtype
+    only = leaf(q[there])
+    expected = ng.grad(D.Categorical(only).entropy(), only)[0].data
+    np.testing.assert_allclose(ng.grad(entropy, a)[0].data[there], expected, rtol=1e-4, atol=1e-6)
+    assert not ng.grad(entropy, a)[0].data[~there].any()
+    log_p = D.Categorical(a).log_prob(np.arange(len(q)))
+    np.testing.assert_allclose(log_p.data, special.log_softmax(q.astype(float)), rtol=1e-5, atol=1e-6)
+    assert np.isfinite(ng.grad(log_p[np.flatnonzero(there)].sum(), a)[0].data).all()
+
+    kl = D.kl_divergence(D.Categorical(a), D.Categorical(b))
+    with np.errstate(divide="ignore"):
+        expected = stats.entropy(special.softmax(q.astype(float)), special.softmax(p.astype(float)))
+    assert kl.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert kl.dtype == dtype
+    np.testing.assert_allclose(ng.grad(kl, b)[0].data, special.softmax(p) - probabilities, rtol=1e-5, atol=1e-6)
+    if np.isfinite(expected):
+        log_q, log_p = (special.log_softmax(logits.astype(float)) for logits in (q, p))
+        slope = np.zeros(len(q))
+        slope[there] = probabilities[there] * (log_q[there] - log_p[there] - expected)
+        np.testing.assert_allclose(ng.grad(kl, a)[0].data, slope, rtol=1e-4, atol=1e-5)
+    u = np.linspace(0, 1, 50, endpoint=False)
+    assert there[D.Categorical(a).icdf(u).data].all()
+    assert there[D.Categorical(a).sample(ng.Generator(0), (50,)).data].all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_certain_bernoulli(dtype: Any) -> None:
+    """Logits of ±∞: of what is sure the entropy is 0, log p of what can't be −∞ and of what must be 0; KL(sure ‖ fair)
+    is log 2 and KL(fair ‖ sure) ∞; every gradient of a finite value is finite: d log p(x)/d logit = x − p."""
+    sure = np.array([math.inf, -math.inf], dtype)
+    logits, fair = leaf(sure), leaf(np.zeros(2, dtype))
+    p = D.Bernoulli(logits)
+    assert p.entropy().data.tolist() == [0, 0]
+    assert ng.grad(p.entropy().sum(), logits)[0].data.tolist() == [0, 0]
+    for x, expected in ((1, [0, -math.inf]), (0, [-math.inf, 0])):
+        log_p = p.log_prob(x)
+        assert log_p.data.tolist() == expected
+        assert ng.grad(log_p.sum(), logits)[0].data.tolist() == [x - 1, x]
+    kl = D.kl_divergence(p, D.Bernoulli(fair))
+    np.testing.assert_allclose(kl.data, math.log(2), rtol=1e-6)
+    of_sure, of_fair = ng.grad(kl.sum(), [logits, fair])
+    assert (of_sure.data.tolist(), of_fair.data.tolist()) == ([0, 0], [-0.5, 0.5])
+    assert D.kl_divergence(D.Bernoulli(fair), p).data.tolist() == [math.inf] * 2
+    assert D.kl_divergence(p, D.Bernoulli(sure[::-1])).data.tolist() == [math.inf] * 2
+    assert D.kl_divergence(p, p).data.tolist() == [0, 0]
+    assert np.array_equal(p.sample(ng.Generator(0), (9,)).data, np.tile([1, 0], (9, 1)))
+
+
 # The normal's cumulative distribution, and 1 − e⁻ˣ
 
 
@@ -253,6 +381,45 @@ def test_normal_kl_by_hand() -> None:
     narrow, wide = D.Normal(0.0, 1.0), D.Normal(0.0, 2.0)
     assert D.kl_divergence(narrow, wide).item() == pytest.approx((0.25 - 1 + math.log(4)) / 2, abs=1e-15)
     assert D.kl_divergence(wide, narrow).item() == pytest.approx((4 - 1 - math.log(4)) / 2, abs=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(log_q=numbers(-87, 80), log_p=numbers(-40, 40), far=numbers(-2, 2))
+def test_normal_kl_of_any_spread(dtype: Any, log_q: float, log_p: float, far: float) -> None:
+    """½ (e^(2r) + d² − 1) − r with r = log σ_q − log σ_p and d the distance of the means by σ_p, in Python's floats: of
+    spreads whose squares and quotients are no numbers in the type; the gradients in log σ_q and in σ_q too."""
+    log_q, log_p = np.array([min(log_q, log_p + 40), log_p], dtype).tolist()
+    r = log_q - log_p
+    digits = 4 * float(np.finfo(dtype).eps) * (1 + abs(log_q) + abs(log_p))  # of two logarithms
+    p, at = D.Normal(np.zeros((), dtype), log_std=np.array(log_p, dtype)), far * math.exp(log_p)
+    expected = 0.5 * (math.expm1(2 * r) + far**2) - r
+    log_std, std = leaf(np.array(log_q, dtype)), leaf(np.array(math.exp(log_q), dtype))
+    for q, spread, slope in (
+        (D.Normal(np.array(at, dtype), log_std=log_std), log_std, math.expm1(2 * r)),
+        (D.Normal(np.array(at, dtype), std), std, math.expm1(2 * r) / math.exp(log_q)),
+    ):
+        kl = D.kl_divergence(q, p)
+        assert kl.dtype == dtype
+        assert kl.item() == pytest.approx(expected, rel=digits, abs=digits)
+        rounding = digits if spread is log_std else digits / math.exp(log_q)
+        assert ng.grad(kl, spread)[0].item() == pytest.approx(slope, rel=digits, abs=rounding)
+
+
+def test_normal_kl_of_the_smallest_spreads() -> None:
+    """By hand: σ = 1.762e−23 against 1 is −½ − log σ = 51.893; a log-variance l, kept, ½ (eˡ − 1 − l), with the slope
+    −½ in l; two that are equal 0, and the slope 0."""
+    one = D.Normal(np.zeros(1, np.float32), 1.0)
+    small = D.Normal(np.zeros(1, np.float32), np.array([1.762e-23], np.float32))
+    assert D.kl_divergence(small, one).item() == pytest.approx(51.893, abs=5e-4)
+    for log_variance in (-90.0, -200.0, -1000.0):
+        given_ = leaf(np.array([log_variance], np.float32))
+        kl = D.kl_divergence(D.Normal(np.zeros(1, np.float32), log_std=0.5 * given_), one)
+        assert kl.item() == pytest.approx(-0.5 * (1 + log_variance))
+        assert ng.grad(kl, given_)[0].item() == -0.5
+    same = leaf(np.array([1e-30, 1.0, 1e30], np.float32))
+    kl = D.kl_divergence(D.Normal(np.ones(3, np.float32), same), D.Normal(np.ones(3, np.float32), same.detach()))
+    assert not kl.data.any()
+    assert not ng.grad(kl.sum(), same)[0].data.any()
 
 
 @given(a=logits, b=logits)
@@ -461,6 +628,37 @@ def test_a_number_beside_an_array_takes_its_type() -> None:
         assert p.sample(ng.Generator(0)).dtype == p.entropy().dtype == np.float32
     for x in (1, 0.5, True, np.ones(3), np.ones(3, int)):
         assert D.Bernoulli(array).log_prob(x).dtype == np.float32
+
+
+def test_whole_parameters_are_real_numbers() -> None:
+    """Integers and bools are numbers like others: float64, or the type of what is real beside them; every density of
+    them is that of the same floats, with the same draws."""
+    rng, whole = lambda: ng.Generator(0), np.array([0, 1, 2])
+    pairs: list[tuple[Any, Any, Any]] = [
+        (D.Normal(0, 1), D.Normal(0.0, 1.0), 2),
+        (D.Normal(True, whole + 1), D.Normal(1.0, whole + 1.0), whole),
+        (D.Normal(0, log_std=0), D.Normal(0.0, 1.0), 1),
+        (D.Bernoulli(0), D.Bernoulli(0.0), 1),
+        (D.Bernoulli(whole), D.Bernoulli(whole * 1.0), 0),
+        (D.Bernoulli(True), D.Bernoulli(1.0), True),
+        (D.Categorical(whole), D.Categorical(whole * 1.0), 2),
+        (D.Categorical([0, 1]), D.Categorical([0.0, 1.0]), np.array([True, False])),
+        (D.DiscretizedNormal(0, -1, 5), D.DiscretizedNormal(0.0, -1.0, 5), whole),
+        (D.DiscretizedLogistic(whole, 0, 5), D.DiscretizedLogistic(whole * 1.0, 0.0, 5), whole),
+    ]
+    for p, same, x in pairs:
+        assert p.log_prob(x).dtype == np.float64
+        assert np.array_equal(p.log_prob(x).data, same.log_prob(x).data)
+        assert np.array_equal(p.sample(rng(), (7,)).data, same.sample(rng(), (7,)).data)
+        if hasattr(p, "entropy"):
+            assert np.array_equal(p.entropy().data, same.entropy().data)
+            assert D.kl_divergence(p, same).data.max() == 0
+    single = np.ones(3, np.float32)
+    for p in (D.Normal(0, single), D.Normal(single, 1), D.Normal(whole, single), D.DiscretizedNormal(whole, single, 5)):
+        assert p.log_prob(whole).dtype == np.float32
+    for none in (0.5, np.zeros((2, 0))):
+        with pytest.raises(ValueError, match=r"^Categorical: logits must have an axis of classes, got shape"):
+            D.Categorical(none)
 
 
 class Zeros:

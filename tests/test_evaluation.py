@@ -27,7 +27,7 @@ from nanogen.training.evaluation import (
     write,
 )
 from nanogen.training.features import Features
-from nanogen.training.run import make_settings
+from nanogen.training.run import SAMPLES, make_settings
 from nanogen.training.sampling import sampler
 
 
@@ -242,11 +242,19 @@ def test_too_few_images(digits: tuple[Images, Images], tmp_path: Path) -> None:
             evaluate(run, n=n, test_images=images)
 
 
-def test_samples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """All batches together are as many images as asked for, and no batch repeats another's."""
+def test_samples_are_drawn_in_batches_that_stay_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All batches together are as many images as asked for, no batch repeats another's, and each is the model's draw of
+    as many images from the stream of where it begins: whoever asks for more finds the full batches again.  Images do
+    depend on how many are in their batch."""
     monkeypatch.setattr(evaluation, "BATCH", 16)
-    model = VAE((1, 4, 4), 17, channels=2)
-    found, seconds = evaluation.timed(sampler(model, Generator(0), 1, 16), 40)
+    model, rng = VAE((1, 4, 4), 17, channels=2), Generator(0)
+    draw = sampler(model, rng, 1, 16)
+    found, seconds = evaluation.timed(draw, 40)
     assert found.shape == (40, 1, 4, 4)
     assert len({image.tobytes() for image in found}) == 40
     assert seconds > 0
+    for first, count in ((0, 16), (16, 16), (32, 8)):
+        assert np.array_equal(found[first:][:count], model.sample(count, rng.stream(SAMPLES, first)))
+    more, _ = evaluation.timed(draw, 48)
+    assert np.array_equal(more[:32], found[:32])
+    assert not np.array_equal(more[32:40], found[32:])

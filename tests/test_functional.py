@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nanogen as ng
-from nanogen import autograd
+from nanogen import autograd, compiled
 from nanogen import functional as F
 from nanogen.autograd import Fused, Primitive, Tensor
 from nanogen.functional import special
@@ -656,6 +656,83 @@ def test_linear_operations_and_their_adjoints(name, data):
         assert np.array_equal(ng.grad(back, y, x.data)[0].data, there.data)
 
 
+NUMBERS = st.builds(lambda x, exponent: x * 10.0**exponent, st.floats(-9, 9), st.integers(-15, 15))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(number=NUMBERS, shape=st.tuples(st.integers(1, 70), st.integers(1, 9)), dim=st.sampled_from([0, 1, None]))
+def test_the_mean_of_equal_numbers_is_that_number(dtype, number, shape, dim):
+    """To the last digit, along any axes, of the smallest and the largest; the variance is 0, and what is normalised is
+    0 or the bias, also where √eps is small beside the number's last digit."""
+    x = np.full(shape, number, dtype)
+    assert (F.mean(Tensor(x), dim).data == x.flat[0]).all()
+    assert not F.var(Tensor(x), dim, correction=0).data.any()
+    assert not F.layer_norm(Tensor(x), shape[1:]).data.any()
+    assert F.mse_loss(Tensor(x), 0.0 * x, reduction="mean").item() == np.square(x.flat[0])
+
+
+def test_the_mean_of_a_hundred_and_relatives():
+    """mean = Σ x / n, not Σ x · (1/n), which is off for 7 and 15; its gradient is 1/n to the last digit.  A number
+    beside others that are far away counts, a million in a column are one by one, and what is not finite stays."""
+    x = leaf(np.full(7, 100, np.float32))
+    assert F.mean(x).item() == 100
+    assert (ng.grad(F.mean(x), x)[0].data == np.float32(1) / np.float32(7)).all()
+    assert (ng.grad(F.mse_loss(x, x.data - 1), x)[0].data == np.float32(2) / np.float32(7)).all()
+    assert not F.layer_norm(Tensor(np.full((2, 15), 1e4, np.float32)), (15,)).data.any()
+    assert F.mean(Tensor(np.array([1e8, 1.0, -1e8, 1.0], np.float32))).item() == 0.5
+    column = Tensor(np.full((10**6, 1), 0.1, np.float32))
+    assert F.mean(column, 0).item() == np.float32(0.1)
+    with np.errstate(invalid="ignore"):  # ∞ − ∞
+        for numbers in ([math.inf, 1.0], [-math.inf, 1.0], [math.nan, 1.0], [math.inf, -math.inf]):
+            for dtype in (np.float32, np.float64):
+                np.testing.assert_equal(F.mean(Tensor(np.array(numbers, dtype))).item(), sum(numbers) / 2)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4, 1e6])
+def test_moments_far_from_zero(offset):
+    """Mean, variance and normalised numbers in float32 are those of the same numbers in float64: the variance to 1e-6,
+    what is normalised to the last digit of the mean, by the standard deviation."""
+    x = (offset + np.random.default_rng(0).standard_normal((6, 4, 50))).astype(np.float32)
+    exact, digit = x.astype(np.float64), np.spacing(np.float32(offset))
+    np.testing.assert_allclose(F.mean(Tensor(x), -1).data, exact.mean(-1), rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(F.var(Tensor(x), -1).data, exact.var(-1, ddof=1), rtol=1e-6)
+    for over, normalised in (
+        ((2,), F.layer_norm(Tensor(x), (50,))),
+        ((2,), F.group_norm(Tensor(x), 4)),
+        ((0, 2), F.batch_norm(Tensor(x), None, None, training=True)),
+    ):
+        apart = exact - exact.mean(over, keepdims=True)
+        expected = apart / np.sqrt((apart**2).mean(over, keepdims=True) + 1e-5)
+        np.testing.assert_allclose(normalised.data, expected, rtol=2e-6, atol=digit + 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("form", ["chosen", "plain"])
+@given(number=NUMBERS, sizes=st.tuples(*[st.integers(1, 5)] * 4), seed=st.integers(0, 99))
+def test_what_does_not_vary_is_normalised_to_the_bias(form, dtype, number, sizes, seed):
+    """A group or channel of one number gives (x − mean) · weight / √eps + bias = bias, exactly: by C and by NumPy; the
+    running moments are the number and 0.  So does its gradient have a finite value."""
+    n, c, h, w = sizes[0] + 1, 2 * sizes[1], *sizes[2:]
+    rng = np.random.default_rng(seed)
+    numbers = (number * rng.standard_normal(c)).astype(dtype)
+    channels = np.broadcast_to(numbers[:, None, None], (n, c, h, w)).copy()
+    weight, bias = rng.standard_normal((2, c)).astype(dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        if form == "plain":
+            patch.setattr(compiled, "has", lambda *_: False)
+        mean, variance = Tensor(np.ones(c, dtype)), Tensor(np.ones(c, dtype))
+        x = leaf(channels)
+        for y in (
+            F.group_norm(Tensor(np.full((n, c, h, w), number, dtype)), 2, Tensor(weight), Tensor(bias)),
+            F.group_norm(x, c, Tensor(weight), Tensor(bias)),
+            F.batch_norm(x, mean, variance, Tensor(weight), Tensor(bias), training=True, momentum=1.0),
+        ):
+            assert (y.data == bias[:, None, None]).all()
+        assert np.isfinite(ng.grad(y.sum(), x)[0].data).all()
+    assert np.array_equal(mean.data, numbers)
+    assert not variance.data.any()
+
+
 @given(data=st.data())
 def test_softmax(data):
     """Rows sum to 1, adding a number to a row changes nothing, however far that moves the rows apart; log_softmax is
@@ -693,6 +770,11 @@ def test_extreme_numbers():
         assert np.isfinite(ng.grad(g.sum(), x)[0].data).all()
     loss = F.binary_cross_entropy_with_logits(x, np.array([1.0, 0.0, 1.0, 0.0, 0.0]), reduction="none")
     np.testing.assert_allclose(loss.data, [1000.0, 0.0, math.log(2), 40.0, 1000.0], atol=1e-12)
+    for t in (0.0, 1.0):
+        certain = leaf(np.array([math.inf, -math.inf]))
+        loss = F.binary_cross_entropy_with_logits(certain, np.full(2, t), reduction="none")
+        assert loss.data.tolist() == ([0.0, math.inf] if t else [math.inf, 0.0])
+        assert ng.grad(loss.sum(), certain)[0].data.tolist() == [1.0 - t, -t]
     nothing = leaf(np.full(3, -np.inf))
     assert F.logsumexp(nothing, 0).item() == -math.inf
     assert ng.grad(F.logsumexp(nothing, 0), nothing)[0].data.tolist() == [0.0, 0.0, 0.0]
@@ -710,6 +792,91 @@ def test_extreme_numbers():
     for correction in (2, 5):  # as many as there are, and more: the limit from above
         assert F.var(Tensor(np.array([1.0, 3.0])), correction=correction).item() == math.inf
     assert F.pad(Tensor(np.ones(1)), (1, 0), value=-math.inf).data.tolist() == [-math.inf, 1.0]
+
+
+@pytest.mark.parametrize("form", ["labels", "probabilities", "definition"])
+def test_impossible_classes_add_nothing(form):
+    """A class of logit −∞, which is not the target, leaves loss and gradient as if it were not there (0 · log 0 = 0);
+    as the target its loss is ∞, and the gradient softmax − one_hot all the same; to second order."""
+    logits, labels = np.array([[0.5, -1.0, 0.0], [2.0, 0.0, 1.0]]), np.array([1, 0])
+    loss_of = {
+        "labels": lambda x, t: F.cross_entropy(x, t, reduction="sum"),
+        "probabilities": lambda x, t: F.cross_entropy(x, np.eye(x.shape[1])[t], reduction="sum"),
+        "definition": lambda x, t: F.loss.label_cross_entropy_definition(x, labels=t).sum(),
+    }[form]
+    x, y = leaf(logits), leaf(np.insert(logits, 2, -np.inf, axis=1))
+    for a in (x, y):
+        loss = loss_of(a, labels)
+        assert loss.item() == pytest.approx(loss_of(Tensor(logits), labels).item(), rel=1e-14)
+        (slope,) = ng.grad(loss, a, create_graph=True)
+        (curve,) = ng.grad((slope**3).sum(), a)
+        if a is x:
+            expected = slope.data, curve.data
+    for found, without in zip((slope, curve), expected, strict=True):
+        np.testing.assert_allclose(found.data, np.insert(without, 2, 0.0, axis=1), rtol=1e-12, atol=1e-15)
+    loss = loss_of(y, np.array([2, 0]))
+    assert loss.item() == math.inf
+    expected = scipy.special.softmax(y.data, axis=1) - np.eye(4)[[2, 0]]
+    np.testing.assert_allclose(ng.grad(loss, y)[0].data, expected, rtol=1e-12, atol=1e-15)
+
+
+NOT_A_NUMBER = {  # of either library
+    "maximum": lambda f, x: f.maximum(x, 0.7 - 3 * x),
+    "minimum": lambda f, x: f.minimum(0.7 - 3 * x, x),
+    "relu": lambda f, x: f.relu(x),
+    "leaky_relu": lambda f, x: getattr(f, "nn", f).functional.leaky_relu(x) if hasattr(f, "nn") else f.leaky_relu(x),
+    "where": lambda f, x: f.where(x == x, x, 3 * x),
+    "sigmoid": lambda f, x: f.sigmoid(x),
+    "tanh": lambda f, x: f.tanh(x),
+    "mean": lambda f, x: f.mean(x, 1),
+    "var": lambda f, x: f.var(x, 1),
+    "sum": lambda f, x: f.sum(x, 1),
+    "amax": lambda f, x: f.amax(x, 1),
+    "amin": lambda f, x: f.amin(x, 1),
+    "logsumexp": lambda f, x: f.logsumexp(x, 1),
+    "softmax": lambda f, x: f.softmax(x, 1),
+    "log_softmax": lambda f, x: f.log_softmax(x, 1),
+}
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("form", ["chosen", "plain"])
+@pytest.mark.parametrize("name", NOT_A_NUMBER)
+def test_nan_travels(monkeypatch, name, form, dtype):
+    """Where a NaN goes in, a NaN comes out and takes the gradient with it: values and gradients of whole rows beside it
+    are torch's, by C and by NumPy, in both orders."""
+    torch, rtol = pytest.importorskip("torch"), 16 * np.finfo(dtype).eps
+    if form == "plain":
+        monkeypatch.setattr(compiled, "has", lambda *_: False)
+    rows = np.array([[1.0, math.nan, -2.0, 0.5], [0.1, -0.3, 2.0, 0.5], [math.nan] * 4], dtype)
+    x, t = leaf(rows), torch.tensor(rows, requires_grad=True)
+    ours, theirs = NOT_A_NUMBER[name](F, x), NOT_A_NUMBER[name](torch, t)
+    np.testing.assert_allclose(ours.data, theirs.detach().numpy(), rtol=rtol)
+    assert np.isnan(ours.data[0]).any()
+    cotangent = 1 + np.arange(ours.data.size, dtype=dtype).reshape(ours.shape)
+    (expected,) = torch.autograd.grad(theirs, t, torch.tensor(cotangent))
+    for create_graph in (False, True):
+        (slope,) = ng.grad(ours, x, cotangent, create_graph)
+        np.testing.assert_allclose(slope.data, expected.numpy(), rtol=rtol, atol=rtol)
+        assert slope.data[0, 1] != 0
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_nan_beside_a_number_and_among_bounds():
+    """max(NaN, 1), max(1, NaN) and both, min too, are NaN and pass the gradient to both, as torch's; abs and sign of
+    NaN are NaN, and so is a number clipped by one, whichever of the three it is."""
+    for f in (F.maximum, F.minimum):
+        a, b = leaf(np.array([math.nan, 1.0, math.nan])), leaf(np.array([1.0, math.nan, math.nan]))
+        assert np.isnan(f(a, b).data).all()
+        assert [g.data.tolist() for g in ng.grad(f(a, b).sum(), [a, b])] == [[1.0] * 3] * 2
+    nan = leaf(np.array(math.nan))
+    for y in (F.abs(nan), F.clip(nan, 0.0, 1.0), F.clip(nan, max=1.0), F.clip(nan, min=0.0)):
+        assert math.isnan(y.item())
+        assert ng.grad(y, nan)[0].item() != 0
+    for bounds in ((math.nan, None), (None, math.nan), (math.nan, 2.0), (0.0, math.nan), (np.array(math.nan), 2.0)):
+        assert math.isnan(F.clip(Tensor(np.array(1.0)), *bounds).item())
+    assert math.isnan(F.sign(nan).item())
 
 
 def test_a_tie_of_two_shares_the_gradient():
@@ -929,6 +1096,29 @@ def test_nothing_to_do():
     assert F.one_hot(np.zeros(0, int), 1).shape == (0, 1)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_axes_of_no_elements(dtype):
+    """As in torch: log Σ eˣ of nothing is −∞, softmax and log_softmax have nothing to say, a normalised nothing is
+    nothing, moves no running moment and has the gradient 0 in weight and bias."""
+    none = leaf(np.zeros((2, 0), dtype))
+    assert F.logsumexp(none, 1).data.tolist() == [-math.inf] * 2
+    assert F.logsumexp(none, (0, 1), keepdim=True).data.tolist() == [[-math.inf]]
+    assert F.logsumexp(none, 1).dtype == dtype
+    assert ng.grad(F.logsumexp(none, 1).sum(), none)[0].shape == (2, 0)
+    assert F.logsumexp(none, 0).shape == F.amax(none, 0).shape == F.amin(none, 0).shape == (0,)
+    for f in (F.softmax, F.log_softmax):
+        assert f(none, dim=1).shape == f(none, dim=0).shape == (2, 0)
+    assert F.layer_norm(none, (0,)).shape == (2, 0)
+    for shape in ((0, 3), (4, 0), (0, 3, 2, 2), (4, 3, 0)):
+        c = shape[1]
+        mean, variance = Tensor(np.full(c, 5, dtype)), Tensor(np.full(c, 7, dtype))
+        weight, bias = leaf(np.ones(c, dtype)), leaf(np.ones(c, dtype))
+        y = F.batch_norm(Tensor(np.zeros(shape, dtype)), mean, variance, weight, bias, training=True)
+        assert y.shape == shape
+        assert (y.dtype, mean.data.tolist(), variance.data.tolist()) == (dtype, [5] * c, [7] * c)
+        assert [g.data.tolist() for g in ng.grad(y.sum(), [weight, bias])] == [[0] * c] * 2
+
+
 def test_what_is_left_out():
     """Settings left out are torch's: cat along the first axis, losses as means; a number beside float32 is float32."""
     a, b = np.arange(6.0).reshape(2, 3), np.ones((2, 3))
@@ -1080,6 +1270,9 @@ ERRORS: dict[str, Callable[[], Any]] = {
     "clip: give min": lambda: F.clip(ones(2)),
     "dim 2 is out of range": lambda: F.sum(ones(2, 3), 2),
     "dim -3 is out of range": lambda: F.softmax(ones(2, 3), dim=-3),
+    r"amax: dim must name axes with elements, got 1 for shape \(2, 0\)": lambda: F.amax(ones(2, 0), 1),
+    r"amin: dim must name axes with elements, got None for shape \(0,\)": lambda: F.amin(ones(0)),
+    r"amax: dim must name axes with elements, got \(0, 1\) for": lambda: F.amax(ones(2, 0), (0, 1)),
     "dim names an axis twice": lambda: F.mean(ones(2, 3), (0, -2)),
     "dim must be axes": lambda: F.var(ones(2, 3), True),
     "matmul: needs at least one axis": lambda: F.matmul(ones(), ones(2)),

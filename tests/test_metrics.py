@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,11 +18,13 @@ from nanogen.metrics import (
     frechet_distance,
     gaussian_frechet_distance,
     jackknife,
+    likelihood,
     nearest,
     neighbour_metrics,
     radii,
     share_estimate,
 )
+from nanogen.models import VAE
 from nanogen.random import Generator
 
 seeds = st.integers(0, 2**32 - 1)
@@ -74,6 +78,72 @@ def test_a_set_is_at_no_distance_from_itself(seed: int, n: int, d: int) -> None:
     assert abs(frechet_distance(a, a)) < 1e-9 * scale
     assert abs(frechet_distance(a, rng.permutation(a))) < 1e-9 * scale
     assert abs(frechet_distance(a, a + c) - (c**2).sum()) < 1e-9 * scale
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e2, 1e4])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_frechet_distance_of_single_precision(mean: float, dtype: type) -> None:
+    """Of float32 (float16) features it is that of the same numbers in float64, far from 0 too."""
+    rng = np.random.default_rng(0)
+    a, b = ((mean + rng.standard_normal((60, 3)) @ rng.standard_normal((3, 3))).astype(dtype) for _ in range(2))
+    assert frechet_distance(a, b) == frechet_distance(a.astype(np.float64), b.astype(np.float64))
+    assert np.array_equal(distances(a, b), distances(a.astype(np.float64), b.astype(np.float64)))
+
+
+def test_distances_of_bytes() -> None:
+    """Levels of 8 bits do not wrap round: 3 and 250 are 247 apart, whichever comes first."""
+    a, b = np.array([[3], [250]], np.uint8), np.array([[250], [3]], np.uint8)
+    assert distances(a, b).tolist() == [[247, 0], [0, 247]]
+    assert frechet_distance(a, b) == pytest.approx(0, abs=1e-6)
+
+
+SOME = np.random.default_rng(0).standard_normal((5, 3))
+NAN, ENDLESS = np.where(SOME == SOME[1, 1], np.nan, SOME), np.where(SOME == SOME[1, 1], np.inf, SOME)
+REFUSED: dict[str, Callable[[], object]] = {
+    "frechet_distance: a and b must be .* at least 2": lambda: frechet_distance(SOME[:1], SOME),
+    r"frechet_distance: .* got \(5, 3\) and \(1, 3\)": lambda: frechet_distance(SOME, SOME[:1]),
+    r"frechet_distance: .* got \(5, 3\) and \(5, 2\)": lambda: frechet_distance(SOME, SOME[:, :2]),
+    r"frechet_distance: .* got \(5, 3\) and \(5, 1\)": lambda: frechet_distance(SOME, SOME[:, :1]),
+    r"frechet_distance: .* got \(3,\) and \(3,\)": lambda: frechet_distance(SOME[0], SOME[1]),
+    r"frechet_distance: .* got \(5, 0\) and \(5, 0\)": lambda: frechet_distance(SOME[:, :0], SOME[:, :0]),
+    "frechet_distance: features must be finite numbers, got NaN or infinity in a": lambda: frechet_distance(NAN, SOME),
+    "frechet_distance: features must be .* in b": lambda: frechet_distance(SOME, ENDLESS),
+    "gaussian_frechet_distance: means .D,.": lambda: gaussian_frechet_distance(SOME[0], np.eye(3), SOME[1], np.eye(2)),
+    "gaussian_frechet_distance: .*finite": lambda: gaussian_frechet_distance(NAN[1], np.eye(3), SOME[1], np.eye(3)),
+    "distances: a and b must be .* at least 1": lambda: distances(SOME[:0], SOME),
+    r"distances: .* got \(5, 3\) and \(5, 1\)": lambda: distances(SOME, SOME[:, :1]),
+    "distances: features must be finite": lambda: distances(SOME, NAN),
+    "k must be in 1 … 4, the others of a set of 5, got 5": lambda: radii(distances(SOME, SOME), 5),
+    "k must be in 1 … 4, the others of a set of 5, got 0": lambda: radii(distances(SOME, SOME), 0),
+    "k must be in 1 … 1, the others of a set of 2, got 3": lambda: compared(SOME[:2], SOME),
+    "real, fake and across must be distances": lambda: neighbour_metrics(
+        distances(SOME, SOME), distances(SOME[:4], SOME[:4]), distances(SOME[:4], SOME), 1, 1
+    ),
+    "share_estimate: flags must be": lambda: share_estimate(np.zeros(0, bool)),
+    "closer_share: a and b must be": lambda: closer_share(np.zeros(0), np.zeros(3)),
+    "images and among must be some of one shape": lambda: nearest(np.zeros((2, 1, 4, 4)), np.zeros((3, 1, 2, 8))),
+    "images and among must be some": lambda: distance_to_nearest(np.zeros((2, 1, 4, 4)), np.zeros((0, 1, 4, 4))),
+    "likelihood: images must be at least one": lambda: likelihood(
+        VAE((1, 4, 4), 3, channels=2), np.zeros((0, 1, 4, 4), np.uint8), Generator(0)
+    ),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_cannot_be_compared_is_refused_by_name(message: str) -> None:
+    """One image has no covariance, NaN no place, and features of another number no distance."""
+    with pytest.raises(ValueError, match=f"^{message}"):
+        REFUSED[message]()
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_likelihood_of_one_image_has_no_standard_error() -> None:
+    """Its value is that image's bits, and the error that it would take a second to tell is NaN."""
+    model, image = VAE((1, 4, 4), 3, channels=2), np.ones((1, 1, 4, 4), np.uint8)
+    found = likelihood(model, image, Generator(0))
+    assert found is not None
+    assert found.bits_per_dim == pytest.approx(-model.elbo(image, Generator(0)).item() / (16 * np.log(2)), rel=1e-6)
+    assert np.isnan(found.standard_error)
 
 
 # Nearest neighbours

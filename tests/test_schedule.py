@@ -165,6 +165,26 @@ def test_respacing_keeps_the_signal(kind: str, T: int, data: st.DataObject) -> N
     np.testing.assert_allclose(s.respaced(range(1, T + 1)).betas, s.betas, rtol=1e-9, atol=1e-12)
 
 
+FOREIGN = [(0, 5), (5, 11), (5, 5), (7, 3), (-1, 5), (), (5,), 5, (2.0, 5.0), (2.5, 5.0), [[1, 2]], (True, True), "12"]
+
+
+@pytest.mark.parametrize("times", [*FOREIGN, np.array([9, 2], np.uint8), np.array([3, 3], np.uint64)])
+def test_foreign_times_are_refused(times: Any) -> None:
+    """Times outside 1 … T, that do not rise, that are no integers or fewer than two have no schedule: β′ would be 0,
+    negative, or that of another time."""
+    with pytest.raises(ValueError, match=r"^times must be at least 2 rising integers in 1 … 10, got"):
+        NoiseSchedule.linear(10).respaced(times)
+    for kept in (range(2, 11, 4), (2, 6, 10), np.array([2, 6, 10], np.uint8), np.array([2, 6, 10], np.uint64)):
+        assert NoiseSchedule.linear(10).respaced(kept).T == 3
+
+
+@pytest.mark.parametrize(("s", "t"), [(5, 4), (-1, 4), (4, 11), (np.array([1, 5]), np.array([2, 4]))])
+def test_the_variance_between_foreign_times_is_refused(s: Any, t: Any) -> None:
+    """1 − ᾱ_t / ᾱ_s is a variance for 0 ≤ s ≤ t ≤ T alone; an index below 0 would wrap round."""
+    with pytest.raises(ValueError, match="s and t must be 0 ≤ s ≤ t ≤ 10, got"):
+        NoiseSchedule.linear(10).beta_between(s, t)
+
+
 MAPS = {
     "q_sample": lambda s, a, b, t: s.q_sample(a, t, b),
     "q_posterior": lambda s, a, b, t: s.q_posterior(a, b, t)[0],

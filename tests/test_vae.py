@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import leaf
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
@@ -96,6 +97,20 @@ def test_elbo_falls_short_by_the_divergence_from_the_true_posterior(shift: float
     elbo = Nodes.weight @ model.elbo(nine(image[0]), Nodes()).data  # type: ignore[arg-type]
     assert gap > 0
     assert model.true_log_prob(image)[0] - elbo == pytest.approx(gap, rel=1e-9)
+
+
+@pytest.mark.parametrize("log_variance", [-90.0, -250.0])
+def test_the_divergence_keeps_the_encoders_logarithm(log_variance: float) -> None:
+    """In float32 a log-variance l whose variance is 0 has the divergence ½ (eˡ + μ² − 1 − l) all the same, and the
+    elbo the slope ½ (1 − eˡ) in l: nothing pulls it back otherwise.  Kingma & Welling 2014, appendix B."""
+    model, images = VAE((1, 4, 4), 17, latent=3, channels=2), np.full((2, 1, 4, 4), 5, np.uint8)
+    logs = leaf(np.full((2, 3), log_variance, np.float32))
+    mean = ng.tensor(np.array([[0.5, -1.0, 2.0]] * 2, np.float32))
+    model.encoder.forward = lambda x: (mean, logs)  # type: ignore[method-assign]
+    elbo = model.elbo(images, ng.Generator(0))
+    known = model.decode(mean).log_prob(images).sum((1, 2, 3)).data
+    np.testing.assert_allclose(known - elbo.data, 0.5 * (5.25 - 3 - 3 * log_variance), rtol=1e-5)
+    np.testing.assert_allclose(ng.grad(elbo.sum(), logs)[0].data, 0.5, rtol=1e-6)
 
 
 def test_importance_weights_are_constant_at_the_true_posterior() -> None:

@@ -25,7 +25,7 @@ def relu(input):
 
 @primitive
 def relu_slope(g, y):
-    """g where relu gave a y above 0, and 0 elsewhere."""
+    """g where relu gave a y above 0, or NaN, and 0 elsewhere."""
     return by_element(activation.relu_slope, g, y)
 
 

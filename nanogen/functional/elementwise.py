@@ -156,15 +156,20 @@ where.vjp(
 )
 
 
+def times_log(p: Tensor, log: Tensor) -> Tensor:
+    """p · log, the logarithm of some probability; 0 where p is 0, also of log 0 = −∞."""
+    return p * where(p == 0, 0.0, log)
+
+
 @primitive
 def maximum(input, other):
     """The larger of the two; a tie shares the gradient."""
     return array_module(input).maximum(input, other)
 
 
-maximum.vjp(
-    lambda g, out, a, b: where(a > b, g, where(a == b, 0.5 * g, 0.0)),
-    lambda g, out, a, b: where(b > a, g, where(a == b, 0.5 * g, 0.0)),
+maximum.vjp(  # a NaN is neither larger nor smaller, and takes the gradient with it
+    lambda g, out, a, b: where(a < b, 0.0, where(a == b, 0.5 * g, g)),
+    lambda g, out, a, b: where(b < a, 0.0, where(a == b, 0.5 * g, g)),
     reads="input other",
 )
 
@@ -176,20 +181,24 @@ def minimum(input, other):
 
 
 minimum.vjp(
-    lambda g, out, a, b: where(a < b, g, where(a == b, 0.5 * g, 0.0)),
-    lambda g, out, a, b: where(b < a, g, where(a == b, 0.5 * g, 0.0)),
+    lambda g, out, a, b: where(a > b, 0.0, where(a == b, 0.5 * g, g)),
+    lambda g, out, a, b: where(b > a, 0.0, where(a == b, 0.5 * g, g)),
     reads="input other",
 )
 
 
 def clip(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    """input, but no less than `min` and no more than `max` (numbers or tensors); gradients pass at the bounds."""
+    """input, but no less than `min` and no more than `max` (numbers or tensors); gradients pass at the bounds.
+
+    Where one of them is NaN, so is what comes out."""
     if min is None and max is None:
         raise ValueError("clip: give min, max or both")
     if min is not None:
-        input = where(constant(input) < min, min, input)
+        input = constant(input)
+        input = where((input >= min) | (input != input), input, min)
     if max is not None:
-        input = where(constant(input) > max, max, input)
+        input = constant(input)
+        input = where((input <= max) | (input != input), input, max)
     return input
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from nanogen.autograd import Tensor, constant, fused
 from nanogen.backend import check_range, to_device
 from nanogen.functional.activation import log_softmax, logsigmoid
+from nanogen.functional.elementwise import times_log
 from nanogen.functional.reduction import mean, sum
 from nanogen.functional.shape import one_hot
 from nanogen.kernels import softmax as kernels
@@ -30,12 +31,12 @@ def binary_cross_entropy_with_logits(input: Tensor, target: Any, reduction: str 
     target = constant(target, [input])
     if target.shape != input.shape:
         raise ValueError(f"target must have the shape of the logits {input.shape}, got {target.shape}")
-    return reduce((1.0 - target) * input - logsigmoid(input), reduction)
+    return reduce(-times_log(target, logsigmoid(input)) - times_log(1.0 - target, logsigmoid(-input)), reduction)
 
 
 def label_cross_entropy_definition(logits: Tensor, *, labels: Any) -> Tensor:
     """−log softmax(logits)[label] over the last axis, in nats: logits (…, K), labels (…) to (…)."""
-    return -(log_softmax(logits, dim=-1) * one_hot(labels, logits.shape[-1]).to(logits.dtype)).sum(-1)
+    return -times_log(one_hot(labels, logits.shape[-1]).to(logits.dtype), log_softmax(logits, dim=-1)).sum(-1)
 
 
 @fused(label_cross_entropy_definition)
@@ -64,7 +65,7 @@ def cross_entropy(input: Tensor, target: Any, reduction: str = "mean") -> Tensor
     if target.dtype.kind == "f":
         if target.shape != input.shape:
             raise ValueError(f"cross_entropy: probabilities must have shape {input.shape}, got {target.shape}")
-        return reduce(-sum(log_softmax(input, dim=over) * target, dim=over), reduction)
+        return reduce(-sum(times_log(target, log_softmax(input, dim=over)), dim=over), reduction)
     if target.shape != input.shape[:over] + input.shape[over + 1 :]:
         raise ValueError(f"cross_entropy: target of shape {target.shape} does not fit logits of shape {input.shape}")
     check_range("cross_entropy: labels", target.data, input.shape[over])

@@ -117,8 +117,10 @@ def batch_norm(
         mean, variance, weight, bias = (_at_channels(x, input) for x in (running_mean, running_var, weight, bias))
         return (input - mean) * (variance + eps) ** -0.5 * weight + bias
     count = input.data.size // max(channels, 1) * process_count()
-    if count < 2:
+    if count == 1:
         raise ValueError(f"batch_norm: training needs more than one value a channel, got input of shape {input.shape}")
+    if not input.data.size:  # as in torch: no values, and no moments that could move
+        return input * _at_channels(weight, input) + _at_channels(bias, input)
     known = kernels.moments(kernels.rows_of(input.data), channels, over_batch=True)
     if running_mean is not None and running_var is not None:
         shares = momentum, momentum * count / (count - 1)  # the running variance is without bias

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from nanogen.autograd import Tensor, broadcast_to, constant, primitive
 from nanogen.backend import array_module
 from nanogen.functional.elementwise import exp, where
@@ -60,23 +62,48 @@ def count(x: Tensor, dim: Dim) -> int:
     return math.prod(x.shape[axis] for axis in axes(dim, x.ndim))
 
 
-def mean(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
-    """The mean over `dim`; of nothing, NaN."""
-    n = count(input, dim)
-    return sum(input, dim=dim, keepdim=keepdim) * (1.0 / n if n else math.nan)
+@primitive
+def mean(input, *, dim=None, keepdim=False):
+    """The mean over `dim`; of nothing, NaN.
+
+    The sum is made in float64; what float64 numbers still differ from its nth part by on average is added to that.  So
+    the mean of equal numbers is that number."""
+    xp, over, n = array_module(input), axes(dim, input.ndim), count(input, dim) or math.nan
+    out = input.sum(axis=over, dtype=np.float64, keepdims=True) / n
+    if input.dtype == np.float64:
+        near = xp.where(xp.isfinite(out), out, 0.0)
+        out = near + (input - near).sum(axis=over, keepdims=True) / n
+    out = out.astype(input.dtype if input.dtype.kind == "f" else np.float64)
+    return out if keepdim else out.reshape([n for i, n in enumerate(input.shape) if i not in over])
+
+
+mean.vjp(lambda g, out, x, dim, keepdim: expand(g / (count(x, dim) or math.nan), x, dim), reads="")
 
 
 def var(input: Tensor, dim: Dim = None, *, correction: float | None = 1, keepdim: bool = False) -> Tensor:
     """The variance over `dim`: Σ(x − mean)² / (n − correction)."""
     n = count(input, dim) - (1 if correction is None else correction)
-    squares = sum((input - mean(input, dim, keepdim=True)) ** 2, dim=dim, keepdim=keepdim)
-    return squares * (1.0 / n if n > 0 else math.inf)
+    apart = input - mean(input, dim, keepdim=True)
+    apart = apart - mean(apart.detach(), dim, keepdim=True)  # 0, but that far from 0 the mean was rounded
+    squares = sum(apart**2, dim=dim, keepdim=keepdim)
+    return squares / n if n > 0 else squares * math.inf
+
+
+def axes_with_some(name: str, input: Any, dim: Dim) -> tuple[int, ...]:
+    """The axes that `dim` names.
+
+    Raises:
+        ValueError: there is no element along them.
+    """
+    if not count(input, dim):
+        raise ValueError(f"{name}: dim must name axes with elements, got {dim} for shape {input.shape}")
+    return axes(dim, input.ndim)
 
 
 @primitive
 def amax(input, *, dim=None, keepdim=False):
     """The largest element over `dim`; ties share the gradient."""
-    return input.max(axis=axes(dim, input.ndim), keepdims=keepdim)
+    return input.max(axis=axes_with_some("amax", input, dim), keepdims=keepdim)
 
 
 def _share_among_ties(g: Tensor, out: Tensor, x: Tensor, dim: Dim, keepdim: bool) -> Tensor:
@@ -90,7 +117,7 @@ amax.vjp(_share_among_ties)
 @primitive
 def amin(input, *, dim=None, keepdim=False):
     """The smallest element over `dim`; ties share the gradient."""
-    return input.min(axis=axes(dim, input.ndim), keepdims=keepdim)
+    return input.min(axis=axes_with_some("amin", input, dim), keepdims=keepdim)
 
 
 amin.vjp(_share_among_ties)
@@ -98,11 +125,14 @@ amin.vjp(_share_among_ties)
 
 @primitive
 def logsumexp(input, *, dim, keepdim=False):
-    """log Σ eˣ over `dim`, without overflow."""
+    """log Σ eˣ over `dim`, without overflow; of nothing, −∞."""
     xp, over = array_module(input), axes(dim, input.ndim)
-    highest = input.max(axis=over, keepdims=True)
-    highest = xp.where(xp.isfinite(highest), highest, 0.0).astype(input.dtype)
-    out = xp.log(xp.exp(input - highest).sum(axis=over, keepdims=True)) + highest
+    if count(input, dim):
+        highest = input.max(axis=over, keepdims=True)
+        highest = xp.where(xp.isfinite(highest), highest, 0.0).astype(input.dtype)
+        out = xp.log(xp.exp(input - highest).sum(axis=over, keepdims=True)) + highest
+    else:
+        out = xp.zeros(kept_shape(input.shape, dim), input.dtype) - math.inf
     return out if keepdim else out.reshape([n for i, n in enumerate(input.shape) if i not in over])
 
 

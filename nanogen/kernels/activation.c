@@ -11,7 +11,7 @@ void relu(const Real* x, Real* y, Int n)
 
 void relu_slope(const Real* g, const Real* y, Real* d, Int n)
 {
-    EACH d[i] = y[i] > 0 ? g[i] : 0;
+    EACH d[i] = y[i] <= 0 ? 0 : g[i];  // of a NaN too it is g
 }
 
 void leaky_relu(const Real* x, double negative_slope, Real* y, Int n)

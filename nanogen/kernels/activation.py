@@ -15,8 +15,9 @@ def relu(x: Array, y: Array) -> None:
 
 @fuse
 def relu_slope(g: Array, y: Array, d: Array) -> None:
-    """A product with the mask: `where` takes seven times as long."""
-    array_module(g).multiply(g, y > 0, out=d)
+    """A product with the mask: `where` takes seven times as long.  It lets a NaN's gradient through."""
+    xp = array_module(g)
+    xp.multiply(g, xp.logical_not(y <= 0), out=d)
 
 
 def leaky_relu(x: Array, negative_slope: float, y: Array) -> None:

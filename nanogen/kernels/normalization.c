@@ -12,13 +12,17 @@ static void sums_of(const Real* x, Int p, Int c, double* restrict sums)
         for (Int q = 0; q < c; q++) sums[q] += x[q];
 }
 
-static void square_sums_of(const Real* x, Int p, Int c, const Real* mean, double* restrict sums)
+// Of each column, Σ (x − near) and Σ (x − near)², where near is the mean but for rounding.
+static void apart_sums_of(
+    const Real* x, Int p, Int c, const Real* near, double* restrict sums, double* restrict squares)
 {
     memset(sums, 0, c * sizeof(double));
+    memset(squares, 0, c * sizeof(double));
     for (Int i = 0; i < p; i++, x += c)
         for (Int q = 0; q < c; q++) {
-            Real apart = x[q] - mean[q];
-            sums[q] += apart * apart;
+            Real apart = x[q] - near[q];
+            sums[q] += apart;
+            squares[q] += apart * apart;
         }
 }
 
@@ -70,13 +74,13 @@ static void combine_of(
 
 #define IMAGES SHARED(n * p * c > 1 << 13) for (Int m = 0; m < n; m++)
 
-void square_sums(const Real* x, Int n, Int p, Int c, const Real* mean, double* scratch, Real* sums)
+void apart_sums(const Real* x, Int n, Int p, Int c, const Real* near, double* scratch, Real* sums)
 {
     IMAGES
     {
         double* own = scratch + m * SCRATCH * c;
-        square_sums_of(x + m * p * c, p, c, mean + m * c, own);
-        for (Int q = 0; q < c; q++) sums[m * c + q] = own[q];
+        apart_sums_of(x + m * p * c, p, c, near + m * c, own, own + c);
+        for (Int q = 0; q < 2 * c; q++) sums[2 * m * c + q] = own[q];
     }
 }
 
@@ -126,14 +130,17 @@ static void group_means(const double* sums, Int count, Int c, Int each, Real* me
 
 static void normalize_of(
     const Real* x, Int p, Int c, Int each, const Real* weight, const Real* bias, double eps, Int gated, double* sums,
-    Real* variance, Real* factor, Real* mean, Real* rstd, Real* out)
+    double* squares, Real* off, Real* variance, Real* factor, Real* mean, Real* rstd, Real* out)
 {
     sums_of(x, p, c, sums);
     group_means(sums, p * each, c, each, mean);
-    square_sums_of(x, p, c, mean, sums);
-    group_means(sums, p * each, c, each, variance);
+    apart_sums_of(x, p, c, mean, sums, squares);
+    group_means(sums, p * each, c, each, off);
+    group_means(squares, p * each, c, each, variance);
     for (Int q = 0; q < c; q++) {
-        rstd[q] = 1 / sqrt(variance[q] + eps);
+        Real squared = variance[q] - off[q] * off[q];
+        mean[q] += off[q];
+        rstd[q] = 1 / sqrt((squared < 0 ? 0 : squared) + eps);
         factor[q] = rstd[q] * weight[q];
     }
     scale_of(x, p, c, mean, factor, bias, gated, out);
@@ -147,8 +154,9 @@ void normalize(
     {
         double* own = scratch + m * SCRATCH * c;
         normalize_of(
-            x + m * p * c, p, c, each, weight + m * apart, bias + m * apart, eps, gated, own, (Real*)(own + c),
-            (Real*)(own + 2 * c), mean + m * c, rstd + m * c, out + m * p * c);
+            x + m * p * c, p, c, each, weight + m * apart, bias + m * apart, eps, gated, own, own + c,
+            (Real*)(own + 2 * c), (Real*)(own + 3 * c), (Real*)(own + 4 * c), mean + m * c, rstd + m * c,
+            out + m * p * c);
     }
 }
 

@@ -18,36 +18,37 @@ __device__ Columns columns_of_block(long long pixels, long long channels, long l
 #include "total.cuh"
 
 // The mean of each column's numbers; or, of squares, of their squared distances from their group's mean.  So a variance
-// takes two passes: a mean of squares less the square of a mean has no digits left where the mean is large.
+// takes two passes: a mean of squares less the square of a mean has no digits left where the mean is large.  A mean is
+// the first number and what the others differ from it by on average: of equal numbers it is that number.
 __device__ void column_means(const Real* x, Columns of, bool squares, const Real* mean, Real* means)
 {
     for (long long left = of.first; left < of.end; left += blockDim.x) {
         long long column = left + threadIdx.x;
         bool mine = column < of.end;  // else there is nothing to add, but all take part
         long long pixels = mine ? of.pixels : 0;
-        Real centre = mine && squares ? mean[column / of.each] : 0, sum = 0;
+        Real centre = pixels ? squares ? mean[column / of.each] : x[column] : 0, sum = 0;
         for (long long p = threadIdx.y; p < pixels; p += blockDim.y) {
             Real number = x[p * of.channels + column] - centre;
             sum += squares ? number * number : number;
         }
         sum = total(sum);
-        if (mine && threadIdx.y == 0) means[column] = sum / of.pixels;
+        if (mine && threadIdx.y == 0) means[column] = (squares ? 0 : centre) + sum / of.pixels;
     }
     __syncthreads();  // now the block's other threads see them
 }
 
 // The mean of the columns of each group, in one image or in all.
-__device__ void group_means(const Real* columns, long long images, Columns of, Real* means)
+__device__ void group_means(const Real* columns, long long images, Columns of, bool squares, Real* means)
 {
     for (long long left = of.first / of.each; left < of.end / of.each; left += blockDim.x) {
         long long group = left + threadIdx.x;
         bool mine = group < of.end / of.each;
         long long count = images * of.each, own = mine ? count : 0;
-        Real sum = 0;
+        Real first = mine && !squares ? columns[group * of.each] : 0, sum = 0;
         for (long long k = threadIdx.y; k < own; k += blockDim.y)
-            sum += columns[k / of.each * of.channels + group * of.each + k % of.each];
+            sum += columns[k / of.each * of.channels + group * of.each + k % of.each] - first;
         sum = total(sum);
-        if (mine && threadIdx.y == 0) means[group] = sum / count;
+        if (mine && threadIdx.y == 0) means[group] = first + sum / count;
     }
     __syncthreads();
 }
@@ -85,9 +86,9 @@ extern "C" __global__ void normalize(
         variance += image * (channels / each);
     }
     if (from <= 1) column_means(x, of, false, mean, means);
-    if (from <= 2 && 2 <= to) group_means(means, together, of, mean);
+    if (from <= 2 && 2 <= to) group_means(means, together, of, false, mean);
     if (from <= 3 && 3 <= to) column_means(x, of, true, mean, means);
-    if (from <= 4 && 4 <= to) group_means(means, together, of, variance);
+    if (from <= 4 && 4 <= to) group_means(means, together, of, true, variance);
     if (5 <= to) scale(x, weight, bias, of, mean, variance, eps, gated, out);
 }
 

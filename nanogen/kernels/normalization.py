@@ -50,9 +50,10 @@ def item_bytes(rows: Array, arrays: int) -> int:
 @ByDevice
 def moments(rows: Array, groups: int, over_batch: bool) -> tuple[Array, Array]:
     """The mean and the variance of the group of each column of rows (B, P, C): (B, C) each."""
-    over = rows.shape[1], groups, over_batch
-    mean = group_means(column_sums(rows), *over)
-    return mean, group_means(array_module(rows).concatenate(by_parts(square_sums, rows, mean)), *over)
+    xp, over = array_module(rows), (rows.shape[1], groups, over_batch)
+    near = group_means(column_sums(rows), *over)
+    apart = group_means(xp.concatenate(by_parts(apart_sums, rows, near)), *over)
+    return near + apart[:, 0], xp.maximum(apart[:, 1] - apart[:, 0] ** 2, 0)
 
 
 @ByDevice
@@ -110,26 +111,30 @@ def normalize_gradients(
     return [dx, dweight, dbias]
 
 
-# Of some images: rows (B, P, C), and numbers of each column (B, C).  NumPy's forms fold the latter: x·factor + (bias −
-# mean·factor) is a pass less than (x − mean)·factor + bias, which far from 0 is at most twice as exact.
+# Of some images: rows (B, P, C), and numbers of each column (B, C).
 
 
 @ByDevice
-def square_sums(x: Array, mean: Array) -> Array:
-    """Σ (x − mean)² over the pixels."""
-    square = array_module(x).subtract(x, mean[:, None])
-    square *= square
-    return column_sums(square)
+def apart_sums(x: Array, near: Array) -> Array:
+    """Σ (x − near) and Σ (x − near)² over the pixels: (B, 2, C).
+
+    `near` is the mean but for rounding.  Of what differs from it by that much alone the sums are exact enough to say by
+    how much, so that the mean of equal numbers is that number."""
+    xp, ones = array_module(x), array_module(x).ones((1, x.shape[1]), x.dtype)
+    apart = x - near[:, None]
+    sums = product(ones, apart)
+    apart *= apart
+    return xp.concatenate([sums, product(ones, apart)], axis=1)
 
 
 @ByDevice
 def scale(x: Array, mean: Array, factor: Array, bias: Array, gated: bool, y: Array) -> None:
     """y = (x − mean)·factor + bias; silu(y) if gated."""
-    offset = bias - mean * factor
     if gated:
-        factor, offset = 0.5 * factor, 0.5 * offset
-    array_module(x).multiply(x, factor[:, None], out=y)
-    y += offset[:, None]
+        factor, bias = 0.5 * factor, 0.5 * bias
+    array_module(x).subtract(x, mean[:, None], out=y)
+    y *= factor[:, None]
+    y += bias[:, None]
     if gated:
         silu_of_twice(y)
 
@@ -143,8 +148,8 @@ def slope_sums(
     xp, ones = array_module(x), array_module(x).ones((1, x.shape[1]), x.dtype)
     times = x - mean[:, None]
     if gated:
-        half_y = x * (0.5 * factor)[:, None]
-        half_y += (0.5 * (bias - mean * factor))[:, None]
+        half_y = times * (0.5 * factor)[:, None]
+        half_y += (0.5 * bias)[:, None]
         g = silu_slope_of_half(g, half_y, slope)
     times *= g
     return xp.concatenate([product(ones, g), product(ones, times)], axis=1)
@@ -167,9 +172,11 @@ def silu_slope_of_half(g: Array, half_y: Array, d: Array) -> Array:
 @ByDevice
 def combine(g: Array, x: Array, mean: Array, factor: Array, slope: Array, offset: Array, d: Array) -> None:
     """d = g·factor + (x − mean)·slope + offset; g may be d."""
+    apart = x - mean[:, None]
+    apart *= slope[:, None]
     array_module(g).multiply(g, factor[:, None], out=d)
-    d += (offset - mean * slope)[:, None]
-    d += x * slope[:, None]
+    d += apart
+    d += offset[:, None]
 
 
 # The same in C.  A group that lies in an image is normalised, and its gradient made, in one call.
@@ -180,11 +187,11 @@ def scratch(rows: Array) -> Array:
     return np.empty((len(rows), 5, rows.shape[2]))
 
 
-@square_sums.in_c
-def _(x: Array, mean: Array) -> Array:
-    x, mean = contiguous(x, x, mean)
-    sums = np.empty_like(mean)
-    compiled.call("square_sums", x, *x.shape, mean, scratch(x), sums)
+@apart_sums.in_c
+def _(x: Array, near: Array) -> Array:
+    x, near = contiguous(x, x, near)
+    sums = np.empty((len(x), 2, x.shape[2]), x.dtype)
+    compiled.call("apart_sums", x, *x.shape, near, scratch(x), sums)
     return sums
 
 

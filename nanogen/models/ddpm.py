@@ -35,7 +35,8 @@ class DDPM(GenerativeModel):
         levels: the number of integer levels.
         T: the number of diffusion steps, at least 2.
         schedule: `linear`, `quadratic`, `sigmoid`, `cosine`, or a NoiseSchedule.
-        variance: σ_t² of the reverse process: `beta`, β_t, or `posterior`, β̃_t.  Ho et al. 2020, section 3.2.
+        variance: σ_t² of the reverse process: `beta`, β_t, or `posterior`, β̃_t, and β̃_2 at t = 1.  Ho et al. 2020,
+            section 3.2, and their code.
         channels, multipliers, blocks, heads, dropout: of the U-Net.
         rng: draws the initial weights; `Generator(0)` unless given.
     """
@@ -75,10 +76,11 @@ class DDPM(GenerativeModel):
 
     @property
     def reverse_variances(self) -> np.ndarray:
-        """σ_t² for t = 0 … T.  β̃_1 = 0 is no decoder's variance, so at t = 1 it is β_1 by either choice."""
-        variances = self.schedule.betas.copy()
-        if self.variance == "posterior":
-            variances[2:] = self.schedule.posterior_variances[2:]
+        """σ_t² for t = 0 … T.  β̃_1 = 0 is no decoder's variance: at t = 1 it is β̃_2, as in the authors' code."""
+        if self.variance == "beta":
+            return self.schedule.betas.copy()
+        variances = self.schedule.posterior_variances.copy()
+        variances[1] = variances[2]
         return variances
 
     def predict_noise(self, x_t: Tensor, t: Any, rng: Generator | None = None) -> Tensor:

@@ -85,12 +85,23 @@ class NoiseSchedule:
     def respaced(self, times: Sequence[int]) -> NoiseSchedule:
         """The schedule that visits only `times` (rising, from 1 … T): β′ = 1 − ᾱ_t / ᾱ_{previous t} keeps each ᾱ_t.
 
-        Nichol & Dhariwal 2021, eq. 19."""
+        Nichol & Dhariwal 2021, eq. 19.
+
+        Raises:
+            ValueError: times that are not so, or fewer than two."""
         kept = np.asarray(times)
-        return NoiseSchedule(self.beta_between(np.append(0, kept[:-1]), kept))
+        whole = kept.ndim == 1 and len(kept) >= 2 and kept.dtype.kind in "iu"
+        if not whole or not (np.diff(kept.astype(int), prepend=0, append=self.T + 1) > 0).all():
+            raise ValueError(f"times must be at least 2 rising integers in 1 … {self.T}, got {times!r}")
+        return NoiseSchedule(self.beta_between(np.append(0, kept[:-1].astype(int)), kept))
 
     def beta_between(self, s: Any, t: Any) -> Any:
-        """1 − ᾱ_t / ᾱ_s, the variance of q(x_t | x_s), for times s ≤ t.  Kingma et al. 2021, eq. 2."""
+        """1 − ᾱ_t / ᾱ_s, the variance of q(x_t | x_s), for times s ≤ t.  Kingma et al. 2021, eq. 2.
+
+        Raises:
+            ValueError: times that fall, or lie outside 0 … T."""
+        if not (np.less_equal(0, s) & np.less_equal(s, t) & np.less_equal(t, self.T)).all():
+            raise ValueError(f"s and t must be 0 ≤ s ≤ t ≤ {self.T}, got {s} and {t}")
         return 0.0 - np.expm1(self._log_alpha_bars[t] - self._log_alpha_bars[s])
 
     def at(self, table: np.ndarray, t: Any, like: Any) -> Any:

@@ -116,7 +116,7 @@ class VAE(GenerativeModel):
     def encode(self, images: Any) -> Normal:
         """q(z|x) = N(μ(x), diag σ²(x)): images (N, C, H, W) to a density over z (N, latent).  Eq. 9."""
         mean, log_variance = self.encoder(self.scaled(self.pixels(images)))
-        return Normal(mean, F.exp(0.5 * log_variance))
+        return Normal(mean, log_std=0.5 * log_variance)
 
     def decode(self, z: Tensor) -> Categorical | DiscretizedLogistic:
         """p(x|z): latents (N, latent) to a density over levels (N, C, H, W)."""

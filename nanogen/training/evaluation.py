@@ -90,7 +90,7 @@ def evaluate(
     """Evaluate a run's model on its data set's test split.
 
     Args:
-        n: how many images to sample.
+        n: how many images to sample, in batches of 250: what is drawn depends on how many a batch has.
         test_images: how many test images, the first ones; all unless given.
         processes: how many draw the samples together; another number draws other ones.
         sampling: `steps` and `eta` of DDIM.
@@ -130,7 +130,7 @@ def evaluate(
 
 
 def timed(draw: Callable[..., np.ndarray], n: int) -> tuple[np.ndarray, float]:
-    """n samples, some at a time, and the seconds that one took."""
+    """n samples, BATCH at a time, and the seconds that one took."""
     parts, start = [], time.perf_counter()
     with tqdm(total=n, desc="sampling", unit="image", disable=None) as bar:
         for i in range(0, n, BATCH):
