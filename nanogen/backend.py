@@ -109,6 +109,17 @@ def check_range(name: str, values: Array, count: int) -> None:
         raise ValueError(f"{name} must be in 0 … {count - 1}, got {values.min()} … {values.max()}")
 
 
+def unsupported(name: str, **given: Any) -> None:
+    """Refuse what torch takes here and nanogen does not, unless it is left at None or False.
+
+    Raises:
+        ValueError: a setting of another value, by its name.
+    """
+    for setting, value in given.items():
+        if value is not None and value is not False:
+            raise ValueError(f"{name}: {setting}={value!r} is not supported")
+
+
 def block_bytes(cache: str = "/sys/devices/system/cpu/cpu0/cache/index2/size") -> int:
     """Four times a core's own cache, as far as Linux tells of it and measurements go, from 2 to 8 MiB: with half as
     much a training step takes up to a tenth longer.  `cache` is a file that says 2048K."""
