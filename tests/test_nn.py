@@ -144,7 +144,7 @@ def test_names_of_parts() -> None:
     """Parameters are found in attributes, lists and parts, once each, buffers after them and not among them."""
     names = ["scale", "blocks.0.weight", "blocks.0.bias", "blocks.1.0.weight", "blocks.1.0.bias",
              "blocks.1.1.weight", "blocks.1.1.bias"]  # fmt: skip
-    buffers = [f"blocks.1.1.{k}" for k in ("num_batches_tracked", "running_mean", "running_var")]
+    buffers = [f"blocks.1.1.{k}" for k in ("running_mean", "running_var", "num_batches_tracked")]
     module = Family()
     assert [name for name, _ in module.named_parameters()] == names
     assert list(module.state_dict()) == names + buffers

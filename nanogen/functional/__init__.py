@@ -6,16 +6,33 @@ listed at the end of this file.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
 
-from nanogen.autograd import Tensor, constant
+import numpy as np
+
+from nanogen.autograd import Tensor, cast, constant
 from nanogen.backend import array_module
-from nanogen.functional import activation, conv, elementwise, loss, matrix, normalization, reduction, shape, special
+from nanogen.backend import only as _only
+from nanogen.functional import (
+    activation,
+    composed,
+    conv,
+    elementwise,
+    loss,
+    matrix,
+    normalization,
+    reduction,
+    shape,
+    special,
+)
 from nanogen.functional.activation import *
+from nanogen.functional.composed import *
 from nanogen.functional.conv import *
 from nanogen.functional.elementwise import *
+from nanogen.functional.elementwise import overwrite
 from nanogen.functional.loss import *
 from nanogen.functional.matrix import *
 from nanogen.functional.normalization import *
@@ -24,7 +41,7 @@ from nanogen.functional.shape import *
 from nanogen.functional.shape import get_item
 from nanogen.functional.special import *
 
-_FILES = (activation, conv, elementwise, loss, matrix, normalization, reduction, shape, special)
+_FILES = (activation, composed, conv, elementwise, loss, matrix, normalization, reduction, shape, special)
 __all__ = [name for file in _FILES for name in file.__all__]
 
 
@@ -35,6 +52,9 @@ def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Tensor, Any], T
 
 for _name in ("lt", "le", "gt", "ge", "eq", "ne", "and_", "or_"):
     setattr(Tensor, f"__{_name.rstrip('_')}__", _comparison(getattr(operator, _name)))
+    setattr(
+        Tensor, {"and_": "logical_and", "or_": "logical_or"}.get(_name, _name), _comparison(getattr(operator, _name))
+    )
 setattr(Tensor, "__invert__", lambda self: Tensor(array_module(self.data).asarray(~self.data)))
 setattr(Tensor, "__hash__", object.__hash__)  # a tensor is itself: == compares numbers
 
@@ -45,15 +65,47 @@ for _name, _operation in _OPERATORS.items():
     setattr(Tensor, f"__{_name}__", lambda self, other, f=_operation: f(self, other))
     setattr(Tensor, f"__r{_name}__", lambda self, other, f=_operation: f(other, self))
 
+
+def _requires_grad(self: Tensor, requires_grad: bool = True) -> Tensor:
+    self.requires_grad = requires_grad
+    return self
+
+
 _METHODS: tuple[Callable[..., Any], ...] = (
     exp, expm1, log, log1p, sqrt, abs, clip, maximum, minimum, sign, tanh, sigmoid, relu, softmax, log_softmax, sum,
     mean, var, amax, amin, logsumexp, matmul, reshape, flatten, squeeze, unsqueeze, expand, permute, transpose, flip,
-    split, gather,
+    split, gather, sin, cos, square, erf, max, min, argmax, argmin, prod, std, norm, chunk, repeat, unflatten,
 )  # fmt: skip
 _ALIASES: dict[str, Callable[..., Any]] = {
     "add": add, "sub": subtract, "mul": multiply, "div": divide, "pow": power, "neg": negative, "clamp": clip,
     "__neg__": negative, "__abs__": abs, "__getitem__": get_item,
     "view": reshape, "where": lambda input, condition, other: where(condition, input, other),
+    "size": lambda input, dim=None: input.shape if dim is None else input.shape[dim],
+    "dim": lambda input: input.ndim, "numel": lambda input: math.prod(input.shape),
+    "clone": lambda input: cast(input, dtype=input.dtype), "contiguous": lambda input: input,
+    "tolist": lambda input: input.data.tolist(), "t": lambda input: input.permute(*reversed(range(input.ndim))),
+    "cpu": lambda input: input.to("cpu"), "cuda": lambda input: input.to("cuda"),
+    "float": lambda input: input.to(np.float32), "double": lambda input: input.to(np.float64),
+    "long": lambda input: input.to(np.int64), "int": lambda input: input.to(np.int32),
+    "bool": lambda input: input.to(np.bool_),
+    "fill_": lambda input, value: overwrite(input, Tensor(array_module(input.data).full_like(input.data, value))),
+    "zero_": lambda input: input.fill_(0), "requires_grad_": _requires_grad,
+    "view_as": lambda input, other: input.reshape(other.shape),
+    "expand_as": lambda input, other: input.expand(other.shape),
+    "masked_fill": lambda input, mask, value: where(mask, value, input),
 }  # fmt: skip
 for _name, _method in ({f.__name__: f for f in _METHODS} | _ALIASES).items():
     setattr(Tensor, _name, lambda self, *args, f=_method, **kwargs: f(self, *args, **kwargs))
+setattr(Tensor, "T", property(lambda self: self.t()))
+setattr(Tensor, "is_cuda", property(lambda self: self.device == "cuda"))
+_no_method = _only("a tensor", vars(Tensor))
+
+
+def _in_place(self: Tensor, name: str) -> Callable[..., Tensor]:
+    """`x.add_(y)`: x is x.add(y) from now on; so for every method without the `_`."""
+    method = getattr(Tensor, name[:-1], None) if name.endswith("_") and not name.startswith("_") else None
+    return (lambda *args, **named: overwrite(self, method(self, *args, **named))) if method else _no_method(name)
+
+
+setattr(Tensor, "__getattr__", _in_place)
+__getattr__ = _only(__name__, globals())

@@ -260,12 +260,12 @@ def max_pool2d(
     """
     unsupported("max_pool2d", return_indices=return_indices)
     input, alone = _batched(input, "max_pool2d")
-    kernel, stride, widths, how = _windows("max_pool2d", input, kernel_size, stride, padding, ceil_mode, dilation)
-    padded, (dh, dw) = pad(input, widths, value=-math.inf), how["dilation"]
-    oh, ow = output_size(padded.shape[2:], kernel, **how)
-    down, right = (oh - 1) * stride[0] + 1, (ow - 1) * stride[1] + 1
+    kernel, (sh, sw), widths, (oh, ow) = _windows(
+        "max_pool2d", input, kernel_size, stride, padding, ceil_mode, dilation
+    )
+    padded, (dh, dw) = pad(input, widths, value=-math.inf), pair(dilation, "dilation", 1)
     corners = [(i * dh, j * dw) for i in range(kernel[0]) for j in range(kernel[1])]
-    taps = [padded[:, :, i : i + down : stride[0], j : j + right : stride[1]] for i, j in corners]
+    taps = [padded[:, :, i : i + (oh - 1) * sh + 1 : sh, j : j + (ow - 1) * sw + 1 : sw] for i, j in corners]
     largest = Tensor(array_module(input.data).stack([tap.data for tap in taps]).argmax(0))
     return _finished(functools.reduce(add, [where(largest == i, tap, 0.0) for i, tap in enumerate(taps)]), None, alone)
 
@@ -273,18 +273,20 @@ def max_pool2d(
 def _windows(
     name: str, input: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool, dilation: Any = 1
 ) -> Any:
-    """The kernel and the stride of windows, how wide to pad (as in `pad`) for them, and the settings of the places."""
+    """The kernel and the stride of windows, how wide to pad (as in `pad`) for them, and how many there are each way."""
     kernel = pair(kernel_size, "kernel_size", 1)
     how = settings(kernel if stride in (None, ()) else stride, padding, dilation)
-    reach = [d * (k - 1) + 1 for k, d in zip(kernel, how["dilation"], strict=True)]
-    if any(2 * p > r for p, r in zip(how["padding"], reach, strict=True)):
+    if any(2 * p > k for p, k in zip(how["padding"], kernel, strict=True)):
         raise ValueError(f"{name}: padding {how['padding']} is more than half the window {kernel}")
-    beyond = [0, 0]
-    for i, (n, r, s, p) in enumerate(zip(input.shape[2:], reach, how["stride"], how["padding"], strict=True)):
-        over = (n + 2 * p - r) % s  # what the last whole window leaves over
-        beyond[i] = s - over if ceil_mode and over and n + p > (n + 2 * p - r) // s * s + s else 0
+    size, beyond = list(output_size(input.shape[2:], kernel, **how)), [0, 0]
+    for i, (n, k, s, p, d) in enumerate(zip(input.shape[2:], kernel, *how.values(), strict=True)):
+        over = (n + 2 * p - d * (k - 1) - 1) % s  # what the last whole window leaves over
+        if ceil_mode and over and size[i] * s < n + p:
+            size[i], beyond[i] = size[i] + 1, s - over
+    if min(size) < 1:
+        raise ValueError(f"{name}: window {kernel} is larger than the image {input.shape[2:]} with padding {padding}")
     (p, q), (a, b) = how["padding"], beyond
-    return kernel, how["stride"], (q, q + b, p, p + a), how | {"padding": (0, 0)}
+    return kernel, how["stride"], (q, q + b, p, p + a), size
 
 
 def settings(stride: int | Pair, padding: int | Pair, dilation: int | Pair) -> dict[str, Pair]:

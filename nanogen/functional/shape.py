@@ -17,7 +17,7 @@ from nanogen.functional.reduction import axes
 
 __all__ = [
     "cat", "chunk", "embedding", "expand", "flatten", "flip", "gather", "index", "interpolate", "one_hot", "pad",
-    "permute", "reshape", "split", "squeeze", "stack", "transpose", "unsqueeze",
+    "permute", "reshape", "split", "squeeze", "stack", "transpose", "unflatten", "unsqueeze",
 ]  # fmt: skip
 
 
@@ -53,6 +53,14 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     first, last = axis_of(start_dim, input), axis_of(end_dim, input)
     merged = math.prod(input.shape[first : last + 1])
     return reshape_to(input, shape=(*input.shape[:first], merged, *input.shape[last + 1 :]))
+
+
+def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    """The axis `dim` as several, of these sizes, of which one may be −1."""
+    dim = axis_of(dim, input)
+    apart = input.shape[dim] // max(-math.prod(sizes), 1) if -1 in sizes else 1
+    sizes = [apart if n == -1 else n for n in sizes]
+    return input.reshape((*input.shape[:dim], *sizes, *input.shape[dim + 1 :]))
 
 
 def squeeze(input: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
@@ -325,6 +333,8 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     for axis, (n, ends) in enumerate(zip(input.shape, widths, strict=True)):
         if max(ends) > {"reflect": n - 1, "circular": n}.get(mode, max(ends) if n else 0):
             raise ValueError(f"pad: {ends} is more than {mode} can take from {n} elements")
+        if mode == "circular" and min(ends) < 0:
+            raise ValueError(f"pad: circular takes no negative widths, got {ends}")
         if ends != (0, 0):
             source = _SOURCES[mode](np.arange(-ends[0], n + ends[1]), n)
             input = get_item(input, (slice(None),) * axis + (resident(source, int, device_of(input.data)),))
@@ -392,7 +402,11 @@ def interpolate(
     else:
         factors = [scale_factor] * len(spatial) if isinstance(scale_factor, int | float) else list(scale_factor or ())
         sizes = [math.floor(n * f) for n, f in zip(spatial, factors, strict=True)]
-        scales = list(zip(spatial, sizes, strict=True)) if recompute_scale_factor else [(1, f) for f in factors]
+        scales = [
+            # as torch: the factor does not count where the length stays the same, or doubles (nearest)
+            (n, m) if recompute_scale_factor or n == m or (not linear and 2 * n == m) else (1, f)
+            for n, m, f in zip(spatial, sizes, factors, strict=True)
+        ]
     whole = {b / a if a and b % a == 0 else 0 for a, b in scales}
     if not linear and len(spatial) == 2 and len(whole) == 1 and min(whole) >= 1:
         return repeat_blocks(input, factor=int(whole.pop()))
