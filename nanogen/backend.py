@@ -110,14 +110,6 @@ def check_range(name: str, values: Array, count: int) -> None:
         raise ValueError(f"{name} must be in 0 … {count - 1}, got {values.min()} … {values.max()}")
 
 
-def cuda_is_available() -> bool:
-    """Whether there is a GPU, and CuPy for it."""
-    try:
-        return device_module("cuda") is not np
-    except RuntimeError:
-        return False
-
-
 def only(owner: str, there: Any) -> Callable[[str], Any]:
     """What answers for a name that is not `there`, a mapping by name: an error that says what is."""
 

@@ -66,15 +66,15 @@ for _name, _operation in _OPERATORS.items():
     setattr(Tensor, f"__r{_name}__", lambda self, other, f=_operation: f(other, self))
 
 
-def _requires_grad(self: Tensor, requires_grad: bool = True) -> Tensor:
-    self.requires_grad = requires_grad
-    return self
+def _requires_grad(input: Tensor, requires_grad: bool) -> Tensor:
+    input.requires_grad = requires_grad
+    return input
 
 
 _METHODS: tuple[Callable[..., Any], ...] = (
     exp, expm1, log, log1p, sqrt, abs, clip, maximum, minimum, sign, tanh, sigmoid, relu, softmax, log_softmax, sum,
     mean, var, amax, amin, logsumexp, matmul, reshape, flatten, squeeze, unsqueeze, expand, permute, transpose, flip,
-    split, gather, sin, cos, square, erf, max, min, argmax, argmin, prod, std, norm, chunk, repeat, unflatten,
+    split, gather, sin, cos, square, erf, max, min, argmax, prod, std, norm, chunk, repeat, unflatten,
 )  # fmt: skip
 _ALIASES: dict[str, Callable[..., Any]] = {
     "add": add, "sub": subtract, "mul": multiply, "div": divide, "pow": power, "neg": negative, "clamp": clip,
@@ -84,16 +84,16 @@ _ALIASES: dict[str, Callable[..., Any]] = {
     "dim": lambda input: input.ndim, "numel": lambda input: math.prod(input.shape),
     "clone": lambda input: cast(input, dtype=input.dtype), "contiguous": lambda input: input,
     "tolist": lambda input: input.data.tolist(), "t": lambda input: input.permute(*reversed(range(input.ndim))),
-    "cpu": lambda input: input.to("cpu"), "cuda": lambda input: input.to("cuda"),
-    "float": lambda input: input.to(np.float32), "double": lambda input: input.to(np.float64),
-    "long": lambda input: input.to(np.int64), "int": lambda input: input.to(np.int32),
-    "bool": lambda input: input.to(np.bool_),
     "fill_": lambda input, value: overwrite(input, Tensor(array_module(input.data).full_like(input.data, value))),
-    "zero_": lambda input: input.fill_(0), "requires_grad_": _requires_grad,
+    "zero_": lambda input: input.fill_(0),
+    "requires_grad_": lambda input, requires_grad=True: _requires_grad(input, requires_grad),
     "view_as": lambda input, other: input.reshape(other.shape),
     "expand_as": lambda input, other: input.expand(other.shape),
     "masked_fill": lambda input, mask, value: where(mask, value, input),
 }  # fmt: skip
+_TARGETS = {"cpu": "cpu", "cuda": "cuda", "float": np.float32, "double": np.float64, "int": np.int32, "long": np.int64}
+for _name, _target in _TARGETS.items():
+    setattr(Tensor, _name, lambda self, target=_target: self.to(target))
 for _name, _method in ({f.__name__: f for f in _METHODS} | _ALIASES).items():
     setattr(Tensor, _name, lambda self, *args, f=_method, **kwargs: f(self, *args, **kwargs))
 setattr(Tensor, "T", property(lambda self: self.t()))

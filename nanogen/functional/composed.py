@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from nanogen.autograd import Tensor
 from nanogen.backend import array_module
@@ -12,7 +13,7 @@ from nanogen.functional.elementwise import abs, maximum, minimum, multiply, over
 from nanogen.functional.reduction import Dim, amax, amin, axes, kept_shape, sum, var
 from nanogen.functional.shape import one_by_one, permute
 
-__all__ = ["argmax", "argmin", "leaky_relu", "max", "min", "norm", "prod", "relu", "repeat", "silu", "square", "std"]
+__all__ = ["argmax", "leaky_relu", "max", "min", "norm", "prod", "relu", "repeat", "silu", "square", "std"]
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -45,54 +46,40 @@ def repeat(input: Tensor, repeats: Any) -> Tensor:
     return wide.reshape([times * length for times, length in zip(repeats, shape, strict=True)])
 
 
-class Extremes(NamedTuple):
-    """What `max` and `min` over an axis give."""
-
-    values: Tensor
-    indices: Tensor
+Extremes = collections.namedtuple("Extremes", "values indices")
 
 
 def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """The largest element; ties share the gradient.  Along an axis `dim` (values, indices), the first of equal ones; of
     two tensors their `maximum`."""
-    return _extreme(input, dim, keepdim, amax, argmax, maximum)
-
-
-def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
-    """The smallest element, as `max` has the largest."""
-    return _extreme(input, dim, keepdim, amin, argmin, minimum)
-
-
-def _extreme(input: Tensor, dim: Any, keepdim: bool, of_all: Any, places: Any, of_two: Any) -> Any:
     if dim is None or hasattr(dim, "ndim"):
-        return of_all(input) if dim is None else of_two(input, dim)
-    found, kept = places(input, dim, keepdim), kept_shape(input.shape, dim)
-    along = [n if kept[i] == 1 else 1 for i, n in enumerate(input.shape)]
+        return amax(input) if dim is None else maximum(input, dim)
+    found, kept = argmax(input, dim, keepdim), kept_shape(input.shape, dim)
+    along = [n if m == 1 else 1 for n, m in zip(input.shape, kept, strict=True)]
     chosen = array_module(input.data).arange(math.prod(along)).reshape(along) == found.data.reshape(kept)
     return Extremes(sum(where(chosen, input, 0), dim, keepdim), found)
 
 
+def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+    """The smallest element, as `max` has the largest."""
+    if dim is None or hasattr(dim, "ndim"):
+        return amin(input) if dim is None else minimum(input, dim)
+    values, indices = max(-input, dim, keepdim)
+    return Extremes(-values, indices)
+
+
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Where the first largest element along `dim` is; without one, among all elements in a row."""
-    return _place("argmax", input, dim, keepdim)
-
-
-def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """Where the first smallest element is; see `argmax`."""
-    return _place("argmin", input, dim, keepdim)
-
-
-def _place(name: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
     xp, axis = array_module(input.data), next(iter(axes(dim, input.ndim)), None) if dim is not None else None
-    found = xp.asarray(getattr(xp, name)(input.data, axis=axis))
-    return Tensor(found.reshape(kept_shape(input.shape, dim)) if keepdim else found)
+    found = Tensor(xp.asarray(input.data.argmax(axis)))
+    return found.reshape(kept_shape(input.shape, dim)) if keepdim else found
 
 
 def prod(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """The product over `dim`: one half times the other, so that gradients are right where elements are 0."""
+    """The product over `dim`, half times half, so that gradients are right where elements are 0."""
     over = axes(dim, input.ndim)
     x = permute(input, [*over, *(i for i in range(input.ndim) if i not in over)])
-    x = x.reshape(math.prod(input.shape[i] for i in over), *x.shape[len(over) :])
+    x = x.flatten(0, len(over) - 1) if over else x.reshape(1)
     out, n = Tensor(array_module(x.data).ones(x.shape[1:], x.dtype)), len(x)
     while n:
         out, n = out * x[n - 1] if n % 2 else out, n // 2

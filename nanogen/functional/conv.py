@@ -105,14 +105,9 @@ def _(g, saved, x, w, bias, *, wanted, size, **how):
 
 
 def conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Pair = 1,
-    padding: int | Pair | str = 0,
-    dilation: int | Pair = 1,
-    groups: int = 1,
-) -> Tensor:
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int | Pair = 1, padding: int | Pair | str = 0,
+    dilation: int | Pair = 1, groups: int = 1,
+) -> Tensor:  # fmt: skip
     """The convolution (without turning the kernel) of images with kernels.
 
     Shapes: input (N, C, H, W) or (C, H, W), weight (O, C / groups, KH, KW), bias (O,); out (N, O, OH, OW) or
@@ -156,15 +151,9 @@ def sides(padding: int | Pair | str, kernel: Pair, how: dict[str, Pair]) -> list
 
 
 def conv_transpose2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Pair = 1,
-    padding: int | Pair = 0,
-    output_padding: int | Pair = 0,
-    groups: int = 1,
-    dilation: int | Pair = 1,
-) -> Tensor:
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int | Pair = 1, padding: int | Pair = 0,
+    output_padding: int | Pair = 0, groups: int = 1, dilation: int | Pair = 1,
+) -> Tensor:  # fmt: skip
     """The adjoint of `conv2d` in its input, as a layer: from small images to large ones.
 
     Shapes: input (N, C, H, W) or (C, H, W), weight (C, O / groups, KH, KW), bias (O,); out (N, O, OH, OW) or
@@ -213,14 +202,9 @@ def conv2d_weight(
 
 
 def avg_pool2d(
-    input: Tensor,
-    kernel_size: int | Pair,
-    stride: int | Pair | None = None,
-    padding: int | Pair = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Tensor:
+    input: Tensor, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0,
+    ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None,
+) -> Tensor:  # fmt: skip
     """The means under a window: (N, C, H, W) to (N, C, OH, OW); a convolution of each channel with 1 / (KH · KW).
 
     With ceil_mode a last window may reach beyond the padding, but not begin there.  Where count_include_pad is
@@ -244,15 +228,7 @@ def avg_pool2d(
     return _finished(out.reshape(*input.shape[:2], *out.shape[2:]), None, alone)
 
 
-def max_pool2d(
-    input: Tensor,
-    kernel_size: int | Pair,
-    stride: int | Pair | None = None,
-    padding: int | Pair = 0,
-    dilation: int | Pair = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Tensor:
+def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
     """The largest under a window: (N, C, H, W) to (N, C, OH, OW); the gradient goes to the first of equal ones.
 
     Raises:
@@ -270,9 +246,7 @@ def max_pool2d(
     return _finished(functools.reduce(add, [where(largest == i, tap, 0.0) for i, tap in enumerate(taps)]), None, alone)
 
 
-def _windows(
-    name: str, input: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool, dilation: Any = 1
-) -> Any:
+def _windows(name, input, kernel_size, stride, padding, ceil_mode, dilation=1):
     """The kernel and the stride of windows, how wide to pad (as in `pad`) for them, and how many there are each way."""
     kernel = pair(kernel_size, "kernel_size", 1)
     how = settings(kernel if stride in (None, ()) else stride, padding, dilation)

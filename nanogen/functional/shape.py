@@ -57,10 +57,8 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
     """The axis `dim` as several, of these sizes, of which one may be −1."""
-    dim = axis_of(dim, input)
-    apart = input.shape[dim] // max(-math.prod(sizes), 1) if -1 in sizes else 1
-    sizes = [apart if n == -1 else n for n in sizes]
-    return input.reshape((*input.shape[:dim], *sizes, *input.shape[dim + 1 :]))
+    at = axis_of(dim, input)
+    return input.reshape((*input.shape[:at], *sizes, *input.shape[at + 1 :]))
 
 
 def squeeze(input: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
@@ -184,10 +182,7 @@ def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int 
 
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """At most `chunks` parts along `dim`, of one size but for the last."""
-    if chunks < 1:
-        raise ValueError(f"chunk: chunks must be at least 1, got {chunks}")
-    length = input.shape[axis_of(dim, input)]
-    return split(input, -(-length // chunks), dim) if length else split(input, [0] * chunks, dim)
+    return split(input, -(-input.shape[axis_of(dim, input)] // chunks) or [0] * chunks, dim)
 
 
 @primitive
@@ -239,36 +234,30 @@ def gather(input: Tensor, dim: int, index: Any) -> Tensor:
         ValueError: an index of other axes, longer than the input beside `dim`, or of places that are not there.
         TypeError: an index that is not of integers.
     """
-    places, dim = constant(index).data, axis_of(dim, input)
-    if places.dtype.kind not in "iu" and places.size:
-        raise TypeError(f"gather: index must be integers, got dtype {places.dtype}")
+    places, dim, sizes = constant(index).data, axis_of(dim, input), input.shape or (1,)
     if not places.size:
-        return reshape_to(input, shape=(input.data.size,))[:0].reshape(places.shape)
-    xp, sizes = array_module(places), input.shape or (1,)
-    wide = places.reshape(places.shape or (1,))
-    others = [(m, n) for i, (m, n) in enumerate(zip(wide.shape, sizes)) if i != dim]
-    if wide.ndim != len(sizes) or any(m > n for m, n in others):
+        return input.reshape(-1)[:0].reshape(places.shape)
+    wide, xp = places.reshape(places.shape or (1,)), array_module(places)
+    if wide.ndim != len(sizes) or any(m > n for i, (m, n) in enumerate(zip(wide.shape, sizes)) if i != dim):
         raise ValueError(
             f"gather: index of shape {places.shape} does not fit input of shape {input.shape} beside {dim}"
         )
+    if places.dtype.kind not in "iu":
+        raise TypeError(f"gather: index must be integers, got dtype {places.dtype}")
     check_range("gather: index", places, sizes[dim])
     key = list(xp.ix_(*[xp.arange(n) for n in wide.shape]))
     key[dim] = wide
     return get_item(input.reshape(sizes), tuple(key)).reshape(places.shape)
 
 
-def embedding(
-    input: Any, weight: Tensor, padding_idx: int | None = None, max_norm: float | None = None, norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False, sparse: bool = False,
-) -> Tensor:  # fmt: skip
+def embedding(input: Any, weight: Tensor, padding_idx: None = None, max_norm: None = None) -> Tensor:
     """The rows of weight (rows, width) that the integers in `input` name: input.shape + (width,).
 
     Raises:
-        ValueError: a row that is not there, a weight of another shape, a setting beside the two.
+        ValueError: a row that is not there, a weight of another shape, a padding_idx or max_norm.
         TypeError: an input that is not of integers.
     """
-    settings = {"padding_idx": padding_idx, "max_norm": max_norm, "scale_grad_by_freq": scale_grad_by_freq}
-    unsupported("embedding", **settings, sparse=sparse)
+    unsupported("embedding", padding_idx=padding_idx, max_norm=max_norm)
     rows = constant(input)
     if weight.ndim != 2:
         raise ValueError(f"embedding: weight must be (rows, width), got shape {weight.shape}")
@@ -331,11 +320,10 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     if mode == "constant":
         return pad_by(input, widths=widths, value=value or 0.0) if any(pad) else constant(input)
     for axis, (n, ends) in enumerate(zip(input.shape, widths, strict=True)):
-        if max(ends) > {"reflect": n - 1, "circular": n}.get(mode, max(ends) if n else 0):
-            raise ValueError(f"pad: {ends} is more than {mode} can take from {n} elements")
-        if mode == "circular" and min(ends) < 0:
-            raise ValueError(f"pad: circular takes no negative widths, got {ends}")
+        most = {"reflect": n - 1, "circular": n}.get(mode, max(ends) if n else 0)
         if ends != (0, 0):
+            if max(ends) > most or (mode == "circular" and min(ends) < 0):
+                raise ValueError(f"pad: {mode} takes widths up to {most} (circular from 0) for {n} elements, got {ends}")
             source = _SOURCES[mode](np.arange(-ends[0], n + ends[1]), n)
             input = get_item(input, (slice(None),) * axis + (resident(source, int, device_of(input.data)),))
     return input
@@ -371,14 +359,10 @@ sum_blocks.vjp(lambda g, out, x, factor: repeat_blocks(g, factor=factor), reads=
 
 
 def interpolate(
-    input: Tensor,
-    size: int | Sequence[int] | None = None,
-    scale_factor: float | Sequence[float] | None = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,
-    recompute_scale_factor: bool | None = None,
+    input: Tensor, size: int | Sequence[int] | None = None, scale_factor: float | Sequence[float] | None = None,
+    mode: str = "nearest", align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
     antialias: bool = False,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """The image (N, C, H, W) at another size: pixel i of m is that of the source at ⌊i · H / m⌋ (`nearest`), or between
     two of them at (i + ½) · H / m − ½ (`bilinear`; for one axis or three `linear`, `trilinear`).
 
@@ -402,11 +386,9 @@ def interpolate(
     else:
         factors = [scale_factor] * len(spatial) if isinstance(scale_factor, int | float) else list(scale_factor or ())
         sizes = [math.floor(n * f) for n, f in zip(spatial, factors, strict=True)]
-        scales = [
-            # as torch: the factor does not count where the length stays the same, or doubles (nearest)
-            (n, m) if recompute_scale_factor or n == m or (not linear and 2 * n == m) else (1, f)
-            for n, m, f in zip(spatial, sizes, factors, strict=True)
-        ]
+        # As in torch the factor does not count where the length stays the same or, to the nearest pixel, doubles.
+        by_size = [recompute_scale_factor or m in ((n,) if linear else (n, 2 * n)) for n, m in zip(spatial, sizes)]
+        scales = [(n, m) if b else (1, f) for b, n, m, f in zip(by_size, spatial, sizes, factors)]
     whole = {b / a if a and b % a == 0 else 0 for a, b in scales}
     if not linear and len(spatial) == 2 and len(whole) == 1 and min(whole) >= 1:
         return repeat_blocks(input, factor=int(whole.pop()))

@@ -81,10 +81,6 @@ class Conv2d(Convolution):
         dtype: Any = None, *, rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__()
-        if padding_mode not in ("zeros", "reflect", "replicate", "circular"):
-            raise ValueError(
-                f"Conv2d: padding_mode must be zeros, reflect, replicate or circular, got {padding_mode!r}"
-            )
         self.stride, self.padding, self.dilation, self.padding_mode = stride, padding, dilation, padding_mode
         self.set_kernels(in_channels, out_channels, kernel_size, groups, bias, rng)
         self.to(device, dtype)
@@ -111,16 +107,9 @@ class MaskedConv2d(Conv2d):
     """
 
     def __init__(
-        self,
-        mask: str,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Pair,
-        colors: int = 1,
-        bias: bool = True,
-        *,
-        rng: Generator | None = None,
-    ):
+        self, mask: str, in_channels: int, out_channels: int, kernel_size: Pair, colors: int = 1, bias: bool = True,
+        *, rng: Generator | None = None,
+    ):  # fmt: skip
         kernel = pair(kernel_size, "kernel_size", 1)
         if mask not in ("A", "B"):
             raise ValueError(f"MaskedConv2d: mask must be 'A' or 'B', got {mask!r}")
@@ -163,8 +152,7 @@ class ConvTranspose2d(Convolution):
         device: Any = None, dtype: Any = None, *, rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__()
-        if padding_mode != "zeros":
-            raise ValueError(f"ConvTranspose2d: padding_mode must be 'zeros', got {padding_mode!r}")
+        unsupported("ConvTranspose2d", padding_mode=None if padding_mode == "zeros" else padding_mode)
         self.stride, self.padding, self.output_padding, self.dilation = stride, padding, output_padding, dilation
         self.set_kernels(in_channels, out_channels, kernel_size, groups, bias, rng, transposed=True)
         self.to(device, dtype)
@@ -202,16 +190,13 @@ class GroupNorm(Module):
 class InstanceNorm2d(GroupNorm):
     """(N, num_features, H, W), each channel of each image normalised by itself; see `functional.instance_norm`."""
 
-    def __init__(
-        self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = False,
-        track_running_stats: bool = False, device: Any = None, dtype: Any = None, *, bias: bool = True,
-    ):  # fmt: skip
+    def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=False, track_running_stats=False, **more):
         unsupported("InstanceNorm2d", track_running_stats=track_running_stats)
-        super().__init__(num_features, num_features, eps, affine, device, dtype, bias=bias)
+        super().__init__(num_features, num_features, eps, affine, **more)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.num_channels:
-            raise ValueError(f"InstanceNorm2d: input must be (N, {self.num_channels}, H, W), got shape {x.shape}")
+        if x.ndim != 4:
+            raise ValueError(f"InstanceNorm2d: input must be (N, C, H, W), got shape {x.shape}")
         return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
 
 
@@ -265,9 +250,8 @@ class BatchNorm2d(Module):
         if self.training and tracked:
             self.num_batches_tracked.data += 1
         if momentum is None:
-            momentum = 1 / self.num_batches_tracked.item() if self.training and tracked else 0.0
-        moments = self.running_mean, self.running_var
-        by_batch = self.training or not tracked
+            momentum = 1 / max(self.num_batches_tracked.item(), 1) if tracked else 0.0
+        moments, by_batch = (self.running_mean, self.running_var), self.training or not tracked
         return F.batch_norm(x, *moments, self.weight, self.bias, by_batch, momentum, self.eps)
 
 
@@ -298,13 +282,11 @@ class Embedding(Module):
     """Integers below num_embeddings to rows of a table: any shape to (…, embedding_dim)."""
 
     def __init__(
-        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, max_norm: float | None = None,
-        norm_type: float = 2.0, scale_grad_by_freq: bool = False, sparse: bool = False,
+        self, num_embeddings: int, embedding_dim: int, padding_idx: None = None, max_norm: None = None,
         *, device: Any = None, dtype: Any = None, rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__()
         unsupported("Embedding", padding_idx=padding_idx, max_norm=max_norm)
-        unsupported("Embedding", scale_grad_by_freq=scale_grad_by_freq, sparse=sparse)
         _sizes("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.weight = Parameter((rng or default_generator).normal((num_embeddings, embedding_dim)))
@@ -338,13 +320,14 @@ class Identity(Module):
         return x
 
 
-def of_function(name: str, function: Any, tensors: int = 1, settings: str = "", **defaults: Any) -> Any:
-    """The module `name`: a function of so many tensors with the settings that follow them, or with those named here, in
-    the order in which torch's constructor takes them; `defaults` are those that differ."""
-    known, kind = inspect.signature(function).parameters, inspect.Parameter.POSITIONAL_OR_KEYWORD
-    taken = [known[key] for key in settings.split() or list(known)[tensors:]]
-    taken = [p.replace(kind=kind, default=defaults.get(p.name, p.default)) for p in taken]
-    signature = inspect.Signature(taken)
+def of_functions(tensors: int = 1, **functions: Any) -> Any:
+    """Modules by their names, each a function of so many tensors, whose other arguments are the module's settings."""
+    return [_of_function(name, function, tensors) for name, function in functions.items()]
+
+
+def _of_function(name: str, function: Any, tensors: int) -> Any:
+    settings = list(inspect.signature(function).parameters.values())[tensors:]
+    signature = inspect.Signature([p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in settings])
 
     def __init__(self: Any, *args: Any, **named: Any) -> None:
         Module.__init__(self)
@@ -359,23 +342,22 @@ def of_function(name: str, function: Any, tensors: int = 1, settings: str = "", 
     return type(name, (Module,), contents)
 
 
-AvgPool2d = of_function("AvgPool2d", F.avg_pool2d)
-BCELoss = of_function("BCELoss", F.binary_cross_entropy, 2)
-BCEWithLogitsLoss = of_function("BCEWithLogitsLoss", F.binary_cross_entropy_with_logits, 2)
-CrossEntropyLoss = of_function("CrossEntropyLoss", F.cross_entropy, 2)
-Flatten = of_function("Flatten", F.flatten, start_dim=1)
-GELU = of_function("GELU", F.gelu)
-L1Loss = of_function("L1Loss", F.l1_loss, 2, "size_average reduce reduction")
-LeakyReLU = of_function("LeakyReLU", F.leaky_relu)
-LogSoftmax = of_function("LogSoftmax", F.log_softmax)
-MSELoss = of_function("MSELoss", F.mse_loss, 2, "size_average reduce reduction")
-MaxPool2d = of_function("MaxPool2d", F.max_pool2d, 1, "kernel_size stride padding dilation return_indices ceil_mode")
-NLLLoss = of_function("NLLLoss", F.nll_loss, 2)
-ReLU = of_function("ReLU", F.relu)
-SiLU = of_function("SiLU", F.silu)
-Sigmoid = of_function("Sigmoid", F.sigmoid)
-Softmax = of_function("Softmax", F.softmax)
-Softplus = of_function("Softplus", F.softplus)
-Tanh = of_function("Tanh", F.tanh)
-Unflatten = of_function("Unflatten", lambda input, dim, unflattened_size: F.unflatten(input, dim, unflattened_size))
-Upsample = of_function("Upsample", F.interpolate, 1, "size scale_factor mode align_corners recompute_scale_factor")
+AvgPool2d, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh = of_functions(
+    AvgPool2d=F.avg_pool2d, GELU=F.gelu, LeakyReLU=F.leaky_relu, LogSoftmax=F.log_softmax, ReLU=F.relu,
+    Sigmoid=F.sigmoid, SiLU=F.silu, Softmax=F.softmax, Softplus=F.softplus, Tanh=F.tanh,
+)  # fmt: skip
+BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss = of_functions(
+    2, BCELoss=F.binary_cross_entropy, BCEWithLogitsLoss=F.binary_cross_entropy_with_logits,
+    CrossEntropyLoss=F.cross_entropy, L1Loss=F.l1_loss, MSELoss=F.mse_loss,
+)  # fmt: skip
+Flatten, MaxPool2d, ReflectionPad2d, Unflatten, Upsample = of_functions(
+    Flatten=lambda input, start_dim=1, end_dim=-1: F.flatten(input, start_dim, end_dim),
+    MaxPool2d=lambda input, kernel_size, stride=None, padding=0, dilation=1, return_indices=False, ceil_mode=False: (
+        F.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    ),
+    ReflectionPad2d=lambda input, padding: F.pad(
+        input, [padding] * 4 if isinstance(padding, int) else padding, "reflect"
+    ),
+    Unflatten=lambda input, dim, unflattened_size: F.unflatten(input, dim, unflattened_size),
+    Upsample=F.interpolate,
+)

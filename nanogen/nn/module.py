@@ -55,16 +55,13 @@ class Module:
             else:
                 yield name, value
 
-    def named_modules(
-        self, memo: set[Module] | None = None, prefix: str = "", remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, Module]]:
+    def named_modules(self, memo: Any = None, prefix: str = "", remove_duplicate: bool = True) -> Iterator[Any]:
         """This module and all below it, with their dotted names; each once, or with remove_duplicate=False wherever it
         stands.  `memo` are those to leave out."""
         memo = set() if memo is None else memo
         if self in memo:
             return
-        if remove_duplicate:
-            memo.add(self)
+        memo |= {self} if remove_duplicate else set()
         yield prefix, self
         for name, part in self.parts():
             if isinstance(part, Module):
@@ -80,37 +77,33 @@ class Module:
     def children(self) -> Iterator[Module]:
         return (child for _, child in self.named_children())
 
-    def _named(
-        self, kind: Callable[[Module, str, Any], Any], prefix: str, recurse: bool, remove_duplicate: bool
-    ) -> Iterator[tuple[str, Any]]:
+    def _named(self, kind: Callable[[Module, str, Any], Any], remove_duplicate: bool = True) -> Iterator[Any]:
         """The parts of a kind, which (module, name, part) tell, with their dotted names."""
-        modules = self.named_modules(None, prefix, remove_duplicate) if recurse else [(prefix, self)]
-        parts = ((module, path, *named) for path, module in modules for named in module.parts())
-        found = ((f"{path}.{name}".lstrip("."), part) for module, path, name, part in parts if kind(module, name, part))
+        found = (
+            (f"{path}.{name}".lstrip("."), part)
+            for path, module in self.named_modules(remove_duplicate=remove_duplicate)
+            for name, part in module.parts()
+            if kind(module, name, part)
+        )
         return _once(found) if remove_duplicate else found
 
-    def named_parameters(
-        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, Parameter]]:
-        """The parameters with their dotted names; tied ones once, under the first, unless remove_duplicate is False."""
-        return self._named(lambda m, name, part: isinstance(part, Parameter), prefix, recurse, remove_duplicate)
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """The parameters with their dotted names, each once; a tied one has the first of its names."""
+        return self._named(lambda module, name, part: isinstance(part, Parameter))
 
-    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
-        return (parameter for _, parameter in self.named_parameters("", recurse))
+    def parameters(self) -> Iterator[Parameter]:
+        return (parameter for _, parameter in self.named_parameters())
 
-    def named_buffers(
-        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, Tensor]]:
-        """The registered buffers, as `named_parameters` has the parameters."""
-        kind = lambda m, name, part: name in m._buffers and part is not None
-        return self._named(kind, prefix, recurse, remove_duplicate)
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """The registered buffers with their dotted names, each once."""
+        return self._named(lambda module, name, part: name in module._buffers and part is not None)
 
-    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
-        return (buffer for _, buffer in self.named_buffers("", recurse))
+    def buffers(self) -> Iterator[Tensor]:
+        return (buffer for _, buffer in self.named_buffers())
 
     def _named_state(self) -> Iterator[tuple[str, Tensor]]:
-        yield from self.named_parameters(remove_duplicate=False)
-        yield from self._named(lambda m, name, part: m._buffers.get(name) and part is not None, "", True, False)
+        yield from self._named(lambda module, name, part: isinstance(part, Parameter), remove_duplicate=False)
+        yield from self._named(lambda module, name, part: part is not None and module._buffers.get(name), False)
 
     def state_dict(self) -> dict[str, Array]:
         """A copy of every parameter's and persistent buffer's array, under the names and in the shapes of torch's."""
