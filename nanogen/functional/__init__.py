@@ -6,6 +6,7 @@ listed at the end of this file.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -72,14 +73,15 @@ def _requires_grad(input: Tensor, requires_grad: bool) -> Tensor:
 
 
 _METHODS: tuple[Callable[..., Any], ...] = (
-    exp, expm1, log, log1p, sqrt, abs, clip, maximum, minimum, sign, tanh, sigmoid, relu, softmax, log_softmax, sum,
+    exp, expm1, log, log1p, sqrt, abs, clip, maximum, minimum, sign, tanh, sigmoid, softmax, log_softmax, sum,
     mean, var, amax, amin, logsumexp, matmul, reshape, flatten, squeeze, unsqueeze, expand, permute, transpose, flip,
-    split, gather, sin, cos, square, erf, max, min, argmax, prod, std, norm, chunk, repeat, unflatten,
+    gather, sin, cos, square, erf, max, min, argmax, prod, std, norm, chunk, repeat, unflatten,
 )  # fmt: skip
 _ALIASES: dict[str, Callable[..., Any]] = {
     "add": add, "sub": subtract, "mul": multiply, "div": divide, "pow": power, "neg": negative, "clamp": clip,
     "__neg__": negative, "__abs__": abs, "__getitem__": get_item,
-    "view": reshape, "where": lambda input, condition, other: where(condition, input, other),
+    "view": reshape, "relu": activation.relu, "split": lambda input, split_size, dim=0: split(input, split_size, dim),
+    "where": lambda input, condition, other: where(condition, input, other),
     "size": lambda input, dim=None: input.shape if dim is None else input.shape[dim],
     "dim": lambda input: input.ndim, "numel": lambda input: math.prod(input.shape),
     "clone": lambda input: cast(input, dtype=input.dtype), "contiguous": lambda input: input,
@@ -93,9 +95,10 @@ _ALIASES: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 _TARGETS = {"cpu": "cpu", "cuda": "cuda", "float": np.float32, "double": np.float64, "int": np.int32, "long": np.int64}
 for _name, _target in _TARGETS.items():
-    setattr(Tensor, _name, lambda self, target=_target: self.to(target))
+    setattr(Tensor, _name, functools.partialmethod(Tensor.to, _target))
 for _name, _method in ({f.__name__: f for f in _METHODS} | _ALIASES).items():
-    setattr(Tensor, _name, lambda self, *args, f=_method, **kwargs: f(self, *args, **kwargs))
+    _called = lambda self, *args, f=_method, **kwargs: f(self, *args, **kwargs)
+    setattr(Tensor, _name, _method if isinstance(_method, type(_comparison)) else _called)
 setattr(Tensor, "T", property(lambda self: self.t()))
 setattr(Tensor, "is_cuda", property(lambda self: self.device == "cuda"))
 _no_method = _only("a tensor", vars(Tensor))

@@ -267,15 +267,15 @@ def embedding(input: Any, weight: Tensor, padding_idx: None = None, max_norm: No
     return get_item(weight, rows)
 
 
-def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
+def one_hot(input: Any, num_classes: int = -1) -> Tensor:
     """1 at the class that each integer names, 0 at the others, along a new last axis; int64.
 
     Raises:
         ValueError: a label below 0 or not below num_classes.
     """
-    labels = constant(tensor).data
+    labels = constant(input).data
     if labels.dtype.kind not in "iu" or (num_classes == -1 and not labels.size):
-        raise ValueError(f"one_hot: tensor must be integers, got {labels.size} of dtype {labels.dtype}")
+        raise ValueError(f"one_hot: input must be integers, got {labels.size} of dtype {labels.dtype}")
     xp = array_module(labels)
     classes = int(labels.max()) + 1 if num_classes == -1 else num_classes
     check_range("one_hot: labels", labels, classes)
@@ -323,7 +323,9 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         most = {"reflect": n - 1, "circular": n}.get(mode, max(ends) if n else 0)
         if ends != (0, 0):
             if max(ends) > most or (mode == "circular" and min(ends) < 0):
-                raise ValueError(f"pad: {mode} takes widths up to {most} (circular from 0) for {n} elements, got {ends}")
+                raise ValueError(
+                    f"pad: {mode} takes widths up to {most} (circular from 0) for {n} elements, got {ends}"
+                )
             source = _SOURCES[mode](np.arange(-ends[0], n + ends[1]), n)
             input = get_item(input, (slice(None),) * axis + (resident(source, int, device_of(input.data)),))
     return input

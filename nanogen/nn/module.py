@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -180,7 +181,7 @@ class Module:
 
 
 for _name, _target in {"float": np.float32, "double": np.float64, "cpu": "cpu", "cuda": "cuda"}.items():
-    setattr(Module, _name, lambda self, target=_target: self.to(target))
+    setattr(Module, _name, functools.partialmethod(Module.to, _target))
 
 
 def _once(named: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
