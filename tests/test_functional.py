@@ -504,8 +504,9 @@ def geometry(draw: Draw) -> tuple[dict[str, Any], tuple[int, ...], tuple[int, ..
 @example("convolve", "conv2d")
 def _(f, draw):
     how, size, kernel, _ = geometry(draw)
-    arrays = [draw.array((draw.number(0, 2), 2, *size)), draw.array((3, 2, *kernel))]
-    bias = [draw.array((3,))] if f is F.conv2d else []
+    how["groups"] = groups = draw.pick([1, 2, 3])
+    arrays = [draw.array((draw.number(0, 2), 2 * groups, *size)), draw.array((2 * groups, 2, *kernel))]
+    bias = [draw.array((2 * groups,))] if f is F.conv2d else []
     return lambda x, w, *bias: f(x, w, *bias, **how), arrays + bias
 
 
@@ -519,21 +520,26 @@ def _(f, draw):
 @example("convolve_adjoint")
 def _(f, draw):
     how, size, kernel, places = geometry(draw)
-    return lambda y, w: f(y, w, size=size, **how), [draw.array((2, 3, *places)), draw.array((3, 2, *kernel))]
+    groups = draw.pick([1, 2])
+    arrays = [draw.array((2, 3 * groups, *places)), draw.array((3 * groups, 2, *kernel))]
+    return lambda y, w: f(y, w, size=size, groups=groups, **how), arrays
 
 
 @example("convolve_weight", "conv2d_weight")
 def _(f, draw):
     how, size, kernel, places = geometry(draw)
-    name = "kernel" if f is PRIMITIVES["convolve_weight"] else "kernel_size"
-    return lambda x, y: f(x, y, **{name: kernel}, **how), [draw.array((2, 2, *size)), draw.array((2, 3, *places))]
+    if f is F.conv2d_weight:
+        return lambda x, y: f(x, y, kernel, **how), [draw.array((2, 2, *size)), draw.array((2, 3, *places))]
+    groups = draw.pick([1, 2])
+    arrays = [draw.array((2, 2 * groups, *size)), draw.array((2, 3 * groups, *places))]
+    return lambda x, y: f(x, y, kernel=kernel, groups=groups, **how), arrays
 
 
 @example("conv_transpose2d")
 def _(f, draw):
     how = {"stride": (2, 1), "padding": (draw.number(0, 1), 0), "dilation": (1, draw.number(1, 2))}
-    how["output_padding"] = (draw.number(0, 1), 0)
-    arrays = [draw.array((2, 2, 2, 3)), draw.array((2, 3, 2, 3)), draw.array((3,))]
+    how["output_padding"], how["groups"] = (draw.number(0, 1), 0), draw.pick([1, 2])
+    arrays = [draw.array((2, 2, 2, 3)), draw.array((2, 3, 2, 3)), draw.array((3 * how["groups"],))]
     return lambda y, w, b: f(y, w, b, **how), arrays
 
 
@@ -996,6 +1002,80 @@ def test_interpolate_by_a_factor():
     one_axis = F.interpolate(leaf(np.arange(3.0).reshape(1, 1, 3)), 6)
     assert one_axis.data.ravel().tolist() == [0, 0, 1, 1, 2, 2]
     assert F.interpolate(ones(1, 2, 0, 3), (0, 6)).shape == (1, 2, 0, 6)
+
+
+def test_interpolate_by_a_factor_that_only_the_length_is_a_multiple_of():
+    """scale_factor 3.3 makes 6 pixels of 2, the i-th that at ⌊i / 3.3⌋, and not three of each; torch counts by the
+    length where it doubles or stays."""
+    for n, factor in [(2, 3.3), (2, 4.49), (3, 3.1), (1, 2.9), (2, 2.3), (3, 1.2), (5, 3.0), (3, 2.0)]:
+        m = int(n * factor)
+        step = n / m if m in (n, 2 * n) else 1 / factor
+        row = F.interpolate(ng.tensor(np.arange(float(n)).reshape(1, 1, 1, n)), scale_factor=(1, factor)).data.ravel()
+        both = F.interpolate(ng.tensor(np.arange(1.0, n * n + 1).reshape(1, 1, n, n)), scale_factor=factor).data[0, 0]
+        assert row.tolist() == [int(i * step + 1e-12) for i in range(m)]
+        assert both.tolist() == [[1.0 + n * a + b for b in row] for a in row]
+
+
+@given(st.data())
+def test_interpolate_between_pixels(data):
+    """`bilinear` leaves what is linear in the pixels' places linear, those being (i + ½)·n/m − ½, no further out than
+    the first and the last, or with align_corners i·(n − 1)/(m − 1); along one axis and three alike."""
+    draw = Draw(data)
+    axes = draw.number(1, 3)
+    sizes, targets = [draw.number(1, 4) for _ in range(axes)], [draw.number(1, 6) for _ in range(axes)]
+    slopes, align = draw.array((axes,)), draw.pick([True, False])
+    places = []
+    for n, m in zip(sizes, targets, strict=True):
+        i = np.arange(m)
+        places.append(i * (n - 1) / max(m - 1, 1) if align else np.clip((i + 0.5) * n / m - 0.5, 0, n - 1))
+
+    def plane(grids):
+        return sum(s * g for s, g in zip(slopes, np.meshgrid(*grids, indexing="ij"), strict=True))[None, None]
+
+    mode = ("linear", "bilinear", "trilinear")[axes - 1]
+    found = F.interpolate(ng.tensor(plane([np.arange(float(n)) for n in sizes])), targets, None, mode, align).data
+    np.testing.assert_allclose(found, plane(places), rtol=1e-10, atol=1e-10)
+
+
+@given(st.data())
+def test_padding_from_inside(data):
+    """reflect, replicate and circular are NumPy's `reflect`, `edge` and `wrap`, and a width below 0 cuts off."""
+    draw = Draw(data)
+    x = draw.array(draw.shape((1, 3), least=2))
+    mode, theirs = draw.pick([("reflect", "reflect"), ("replicate", "edge"), ("circular", "wrap")])
+    most = {"reflect": x.shape[-1] - 1, "circular": x.shape[-1]}.get(mode, 4)
+    ends = (draw.number(0 if mode == "circular" else -1, most), draw.number(0, most))
+    expected = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(max(ends[0], 0), ends[1])], theirs)[..., max(-ends[0], 0) :]
+    assert np.array_equal(F.pad(ng.tensor(x), ends, mode).data, expected)
+    with pytest.raises(ValueError, match=f"pad: {mode} takes widths up to"):
+        F.pad(ng.tensor(x), (0, x.shape[-1] + 1) if mode != "replicate" else (0, 1), mode) if mode != "replicate" else (
+            F.pad(ones(2, 0), (0, 1), mode)
+        )
+
+
+def test_places_that_gather_takes():
+    """Without axes an input counts as one element, an empty index gives an empty result, an index may be shorter beside
+    `dim` and not longer, and a place that is not there is a ValueError: torch's rules."""
+    x = leaf(np.arange(6.0).reshape(2, 3))
+    assert F.gather(ng.tensor(5.0), 0, np.array(0)).data.shape == ()
+    assert F.gather(ng.tensor(5.0), -1, np.array([0, 0])).data.tolist() == [5.0, 5.0]
+    assert F.gather(ng.tensor([5.0, 7.0]), 0, np.array(1)).data == 7.0
+    for shape in ((0,), (0, 3), (2, 0), (0, 9, 9)):
+        assert F.gather(x, 0, np.zeros(shape, int)).shape == shape
+    assert F.gather(x, -1, np.array([[2, 2, 0, 1]])).data.tolist() == [[2.0, 2.0, 0.0, 1.0]]
+    (slope,) = ng.grad(F.gather(x, 0, np.array([[1], [1], [1]])).sum(), x)
+    assert slope.data.tolist() == [[0.0, 0.0, 0.0], [3.0, 0.0, 0.0]]
+    (slope,) = ng.grad(F.gather(one := leaf(np.float64(2.0)), 0, np.array([0, 0])).sum(), one)
+    assert slope.data == 2.0
+    for dim, index, says in [(0, [[0] * 4], "beside 0"), (1, [[0]] * 3, "beside 1"), (0, [0], "does not fit"),
+                             (0, [[2]], "index must be in 0 … 1"), (1, [[-1]], "index must be in 0 … 2"),
+                             (2, [[0]], "dim 2 is out of range")]:  # fmt: skip
+        with pytest.raises(ValueError, match=says):
+            F.gather(x, dim, np.array(index))
+    with pytest.raises(TypeError, match="index must be integers"):
+        F.gather(x, 0, np.array([[True, False]]))
+    with pytest.raises(ValueError, match="embedding: input must be in 0 … 1"):
+        F.embedding(np.array([-1]), x)
 
 
 def test_nothing_to_do():

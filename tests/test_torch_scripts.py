@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import nanogen.nn.functional
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,6 @@ import torch
 import nanogen
 import nanogen.autograd
 import nanogen.nn
-import nanogen.nn.functional
 import nanogen.optim
 
 THEIRS = SimpleNamespace(torch=torch, nn=torch.nn, F=torch.nn.functional, optim=torch.optim, autograd=torch.autograd)

@@ -27,14 +27,17 @@ __all__ = ["avg_pool2d", "conv2d", "conv2d_weight", "conv_transpose2d", "max_poo
 Pair = tuple[int, ...]  # for height and width
 
 
-def by_groups(face, groups, a, b, axes, *settings):
-    """A face of the map for each group of channels by itself, the results side by side; `axes` are those of the groups
-    in a, in b and in the result."""
+def by_groups(work, groups, arrays, axes, results):
+    """What `work` makes of arrays, or of each group of channels by itself: `axes` are those of the channels in the
+    arrays, `results` that in what comes out, or those in each of several."""
     if groups == 1:
-        return face(a, b, *settings)
-    xp = array_module(a)
-    parts = zip(xp.split(a, groups, axes[0]), xp.split(b, groups, axes[1]))
-    return xp.concatenate([face(*part, *settings) for part in parts], axes[2])
+        return work(*arrays)
+    xp = array_module(arrays[0])
+    parts = zip(*(xp.split(array, groups, axis) for array, axis in zip(arrays, axes)))
+    found = [work(*part) for part in parts]
+    if isinstance(results, int):
+        return xp.concatenate(found, results)
+    return [None if some[0] is None else xp.concatenate(some, axis) for some, axis in zip(zip(*found), results)]
 
 
 @primitive
@@ -43,8 +46,8 @@ def convolve(x, w, *, stride, padding, dilation, size=None, groups=1):
 
     Shapes: x (N, C, H, W), w (O, C / groups, KH, KW), out (N, O, *size), as large as with equal padding on both sides
     if size is None."""
-    face = lambda x, w, *how: convolution.convolve(x, w, None, *how)
-    return by_groups(face, groups, x, w, (1, 0, 1), stride, padding, dilation, size)
+    face = lambda x, w: convolution.convolve(x, w, None, stride, padding, dilation, size)
+    return by_groups(face, groups, (x, w), (1, 0), 1)
 
 
 @primitive
@@ -52,7 +55,8 @@ def convolve_adjoint(y, w, *, size, stride, padding, dilation, groups=1):
     """The adjoint of `convolve` in x: each y[n, o, i, j] spreads its multiple of the kernel w[o] over x.
 
     Shapes: y (N, O, OH, OW), w (O, C / groups, KH, KW), out (N, C, *size)."""
-    return by_groups(convolution.convolve_adjoint, groups, y, w, (1, 0, 1), size, stride, padding, dilation)
+    face = lambda y, w: convolution.convolve_adjoint(y, w, size, stride, padding, dilation)
+    return by_groups(face, groups, (y, w), (1, 0), 1)
 
 
 @primitive
@@ -60,7 +64,8 @@ def convolve_weight(x, y, *, kernel, stride, padding, dilation, groups=1):
     """The adjoint of `convolve` in w: out[o, c, k, l] = Σ_{n,i,j} y[n, o, i, j] · x[n, c, i·stride + k·dilation − …].
 
     Shapes: x (N, C, H, W), y (N, O, OH, OW), out (O, C / groups, *kernel)."""
-    return by_groups(convolution.convolve_weight, groups, x, y, (1, 1, 0), kernel, stride, padding, dilation)
+    face = lambda x, y: convolution.convolve_weight(x, y, kernel, stride, padding, dilation)
+    return by_groups(face, groups, (x, y), (1, 1), 0)
 
 
 convolve.vjp(
@@ -79,12 +84,20 @@ convolve_weight.vjp(
     reads="x y",
 )
 
-# The same two for one group, whose gradients of first order are made together.
+# The same two, whose gradients of first order are made together.
 
 convolve_fast = fused(convolve)(convolve.forward)
-convolve_fast.gradient(lambda g, saved, x, w, size, groups, **how: convolution.gradients(x, w, g, **how))
 adjoint_fast = fused(convolve_adjoint)(convolve_adjoint.forward)
-adjoint_fast.gradient(lambda g, saved, y, w, size, groups, **how: convolution.gradients_of_adjoint(y, w, g, **how))
+
+
+@convolve_fast.gradient
+def _(g, saved, x, w, *, size, groups, **how):
+    return by_groups(lambda *part: convolution.gradients(*part, **how), groups, (x, w, g), (1, 0, 1), (1, 0))
+
+
+@adjoint_fast.gradient
+def _(g, saved, y, w, *, size, groups, **how):
+    return by_groups(lambda *part: convolution.gradients_of_adjoint(*part, **how), groups, (y, w, g), (1, 0, 1), (1, 0))
 
 
 def convolve_with_bias_definition(x: Tensor, w: Tensor, bias: Tensor, **how: Pair) -> Tensor:
@@ -129,10 +142,9 @@ def conv2d(
             f"conv2d: kernel {weight.shape[2:]} with dilation {how['dilation']} is larger than "
             f"the image {input.shape[2:]} with padding {padding}"
         )
-    if groups > 1:
-        return _finished(convolve(input, weight, **how, groups=groups), bias, alone)
-    out = convolve_fast(input, weight, **how) if bias is None else convolve_with_bias(input, weight, bias, **how)
-    return _finished(out, None, alone)
+    if bias is None or groups > 1:
+        return _finished(convolve_fast(input, weight, **how, groups=groups), bias, alone)
+    return _finished(convolve_with_bias(input, weight, bias, **how), None, alone)
 
 
 def sides(padding: int | Pair | str, kernel: Pair, how: dict[str, Pair]) -> list[Pair]:
@@ -176,8 +188,7 @@ def conv_transpose2d(
     )
     if min(size) < 1:
         raise ValueError(f"conv_transpose2d: the output would have the size {size}")
-    face = adjoint_fast if groups == 1 else convolve_adjoint
-    return _finished(face(input, weight, size=size, **how, groups=groups), bias, alone)
+    return _finished(adjoint_fast(input, weight, size=size, **how, groups=groups), bias, alone)
 
 
 def conv2d_weight(
