@@ -48,7 +48,7 @@ class Module:
 
     register_parameter = add_module
 
-    def parts(self) -> Iterator[tuple[str, Any]]:
+    def _parts(self) -> Iterator[tuple[str, Any]]:
         """What stands in the attributes, with its name; a list's parts are numbered."""
         for name, value in vars(self).items():
             if isinstance(value, list | tuple):
@@ -64,7 +64,7 @@ class Module:
             return
         memo |= {self} if remove_duplicate else set()
         yield prefix, self
-        for name, part in self.parts():
+        for name, part in self._parts():
             if isinstance(part, Module):
                 yield from part.named_modules(memo, f"{prefix}.{name}".lstrip("."), remove_duplicate)
 
@@ -73,7 +73,7 @@ class Module:
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """The modules directly below, each once, with their names."""
-        return ((name, part) for name, part in _once(self.parts()) if isinstance(part, Module))
+        return ((name, part) for name, part in _once(self._parts()) if isinstance(part, Module))
 
     def children(self) -> Iterator[Module]:
         return (child for _, child in self.named_children())
@@ -83,7 +83,7 @@ class Module:
         found = (
             (f"{path}.{name}".lstrip("."), part)
             for path, module in self.named_modules(remove_duplicate=remove_duplicate)
-            for name, part in module.parts()
+            for name, part in module._parts()
             if kind(module, name, part)
         )
         return _once(found) if remove_duplicate else found
@@ -143,7 +143,7 @@ class Module:
         targets = [one for one in (*target, device, dtype) if one is not None and not isinstance(one, bool)]
         places = [one for one in targets if isinstance(one, str) and one in DEVICES]
         for module in self.modules():
-            for _, part in module.parts():
+            for _, part in module._parts():
                 if isinstance(part, Tensor):
                     part.data = part.detach().to(*(targets if part.dtype.kind == "f" else places)).data
         return self
