@@ -284,14 +284,14 @@ class Primitive:
         if _recording.get() and output.dtype.kind == "f":
             for x in tensors:
                 if x.node is not None:
-                    held = tensors if self.reads == self.names else self.held(tensors)
-                    return Tensor(output, Node(self, held, output if "out" in self.reads else None, parameters, saved))
+                    held = output if "out" in self.reads else None
+                    return Tensor(output, Node(self, self.held(tensors), held, parameters, saved))
         return Tensor(output)
 
     def held(self, tensors: list[Tensor]) -> list[Tensor]:
-        """The inputs as a node holds them: of an array that no rule reads, the outline."""
+        """The inputs as a node holds them: as they are now; of an array that no rule reads, the outline."""
         names = itertools.cycle(self.names)
-        return [x if name in self.reads else Tensor(Outline(x.data), x.node) for name, x in zip(names, tensors)]
+        return [Tensor(x.data if name in self.reads else Outline(x.data), x.node) for name, x in zip(names, tensors)]
 
     def gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
         """The gradients of the inputs from that of the output; None where not wanted or where there is none."""

@@ -219,7 +219,7 @@ def overwrite(input: Tensor, out: Tensor) -> Tensor:
         ValueError: a result of another shape or of a kind that input's type does not hold; input is a leaf that
             requires gradients, and they are recorded.
     """
-    if out.shape != input.shape or out.dtype.kind > input.dtype.kind != "f":
+    if out.shape != input.shape or out.dtype.kind == "f" != input.dtype.kind:
         raise ValueError(f"in place: {out.dtype} {out.shape} does not fit into a tensor of {input.dtype} {input.shape}")
     out = out.to(input.dtype)
     if is_grad_enabled():
