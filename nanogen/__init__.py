@@ -1,8 +1,14 @@
 """nanogen: deep generative models from scratch, on NumPy and CuPy."""
 
-from nanogen import data, distributions, functional, models, nn, optim
-from nanogen.autograd import Tensor, grad, no_grad, tensor
+from numpy import bool_ as bool, float32, float32 as float, float64, float64 as double  # torch's names of types
+from numpy import int32, int32 as int, int64, int64 as long, uint8
+
+from nanogen import autograd, data, distributions, functional, models, nn, optim
+from nanogen.autograd import Tensor, grad, is_grad_enabled, no_grad, set_grad_enabled, tensor
+from nanogen.backend import only as _only
+from nanogen.factories import *
 from nanogen.functional import *
-from nanogen.random import Generator
+from nanogen.random import Generator, default_generator, manual_seed
 
 __version__ = "0.1.0"
+__getattr__ = _only(__name__, globals())

@@ -50,6 +50,11 @@ def no_grad() -> contextlib._GeneratorContextManager[None]:
     return set_grad_enabled(False)
 
 
+def is_grad_enabled() -> bool:
+    """Whether operations build a graph here."""
+    return _recording.get()
+
+
 class Node:
     """A place in the graph: a leaf, or what `primitive` made of `inputs`.
 
@@ -171,9 +176,10 @@ class Tensor:
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
-        if self.node is None:
+        if self.node is not None:
+            self.node.grad = value
+        elif value is not None:
             raise ValueError("a tensor that does not require gradients has no grad to assign")
-        self.node.grad = value
 
     def backward(
         self,
@@ -220,11 +226,17 @@ class Tensor:
         """The single number that this tensor holds."""
         return self.data.item()
 
-    def to(self, target: str | Any) -> Tensor:
-        """On another device (`"cpu"`, `"cuda"`) or of another dtype; differentiable."""
-        if target in ("cpu", "cuda"):
-            return self if target == self.device else move(self, device=target)
-        return self if np.dtype(target) == self.dtype else cast(self, dtype=np.dtype(target))
+    def to(self, *target: Any, device: str | None = None, dtype: Any = None, non_blocking: bool = False) -> Tensor:
+        """On another device (`"cpu"`, `"cuda"`), of another dtype, or as another tensor is; differentiable."""
+        out = self
+        for one in (*target, device, dtype):
+            if isinstance(one, Tensor):
+                out = out.to(one.device, one.dtype)
+            elif isinstance(one, str) and one in ("cpu", "cuda"):
+                out = out if one == out.device else move(out, device=one)
+            elif one is not None and not isinstance(one, bool) and np.dtype(one) != out.dtype:
+                out = cast(out, dtype=np.dtype(one))
+        return out
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if self.device != "cpu":
@@ -250,7 +262,7 @@ class Tensor:
         return f"tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
 
 
-def tensor(data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None) -> Tensor:
+def tensor(data: Any, *, requires_grad: bool = False, dtype: Any = None, device: str | None = None) -> Tensor:
     """A tensor of a copy of `data`: an array of NumPy's or CuPy's, a tensor, a list or a number; its dtype is kept.
 
     A Python float is a double, so a list of them becomes float64.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextvars
 import ctypes
+import difflib
 import functools
 import os
 import re
@@ -107,6 +108,28 @@ def check_range(name: str, values: Array, count: int) -> None:
     """
     if isinstance(values, np.ndarray) and values.size and not 0 <= values.min() <= values.max() < count:
         raise ValueError(f"{name} must be in 0 … {count - 1}, got {values.min()} … {values.max()}")
+
+
+def only(owner: str, there: Any) -> Callable[[str], Any]:
+    """What answers for a name that is not `there`, a mapping by name: an error that says what is."""
+
+    def refuse(name: str) -> Any:
+        public = [key for key in there if not key.startswith("_")]
+        close = [] if name.startswith("_") else difflib.get_close_matches(name, public) or sorted(public)
+        raise AttributeError(f"{owner} has no {name!r}" + (f"; there is {', '.join(close)}" if close else ""))
+
+    return refuse
+
+
+def unsupported(name: str, **given: Any) -> None:
+    """Refuse what torch takes here and nanogen does not, unless it is left at None or False.
+
+    Raises:
+        ValueError: a setting of another value, by its name.
+    """
+    for setting, value in given.items():
+        if value is not None and value is not False:
+            raise ValueError(f"{name}: {setting}={value!r} is not supported")
 
 
 def block_bytes(cache: str = "/sys/devices/system/cpu/cpu0/cache/index2/size") -> int:

@@ -295,3 +295,12 @@ def _made(by_dtype: dict[Any, tuple[Any, int]], dtype: np.dtype) -> tuple[Any, i
     if dtype not in by_dtype:
         raise TypeError(f"dtype must be float32 or float64, got {dtype}")
     return by_dtype[dtype]
+
+
+default_generator = Generator(0)  # for what draws without an rng of its own
+
+
+def manual_seed(seed: int) -> Generator:
+    """The default generator, which from now on draws the numbers of this seed."""
+    vars(default_generator).update(vars(Generator(seed)))
+    return default_generator

@@ -300,6 +300,94 @@ def test_average_pooling(data):
 
 @settings(max_examples=5 * settings().max_examples)
 @given(st.data())
+def test_groups_are_convolutions_side_by_side(data):
+    """With groups each part of the channels has its own kernels: conv2d and conv_transpose2d are those of the parts
+    side by side (Krizhevsky et al. 2012, section 3.5), depthwise as well, exactly, in small integers; and
+    ⟨conv(x, w), y⟩ = ⟨x, convᵀ(y, w)⟩ still."""
+    draw = Draw(data)
+    g, groups, bias = Geometry(draw), draw.number(1, 4), draw.array((12,), "integer")
+    x, w, y = (
+        np.concatenate([np.roll(a, i, -1) for i in range(groups)], axis) for a, axis in ((g.x, 1), (g.w, 0), (g.y, 1))
+    )
+    bias = bias[: len(w)]
+    parts = zip(*(np.split(a, groups, axis) for a, axis in ((x, 1), (w, 0), (bias, 0))), strict=True)
+    expected = [F.conv2d(*part, **g.how).data for part in parts]
+    found = F.conv2d(x, w, bias, groups=groups, **g.how).data
+    assert np.array_equal(found, np.concatenate(expected, 1))
+    assert np.array_equal(F.conv2d(x[:1], w, bias, groups=groups, **g.how).data, found[:1])
+    parts = zip(*(np.split(a, groups, axis) for a, axis in ((y, 1), (w, 0))), strict=True)
+    if min(F.conv2d(g.x, g.w, **g.how).shape[2:]) and not any(g.how["padding"]):
+        back = F.conv_transpose2d(y, w, groups=groups, stride=g.how["stride"], dilation=g.how["dilation"]).data
+        expected = [
+            F.conv_transpose2d(*part, stride=g.how["stride"], dilation=g.how["dilation"]).data for part in parts
+        ]
+        assert np.array_equal(back, np.concatenate(expected, 1))
+    value = inner(F.conv2d(x, w, groups=groups, **g.how).data, y)
+    assert value == inner(convolve_adjoint(y, w, size=g.size, groups=groups, **g.how).data, x)
+
+
+def test_groups_may_change_the_number_of_channels():
+    """A group takes its share of the inputs to its share of the outputs, by place: 4 channels in 2 groups to 6."""
+    x, w = np.arange(4.0).reshape(1, 4, 1, 1), np.arange(12.0).reshape(6, 2, 1, 1)
+    expected = [w[o, :, 0, 0] @ x[0, 2 * (o // 3) : 2 * (o // 3) + 2, 0, 0] for o in range(6)]
+    assert F.conv2d(x, w, groups=2).data.ravel().tolist() == expected
+    back = F.conv_transpose2d(x, w[:4], groups=2).data.ravel()
+    assert back.tolist() == [
+        sum(x[0, c, 0, 0] * w[c, i, 0, 0] for c in (2 * g, 2 * g + 1)) for g in (0, 1) for i in (0, 1)
+    ]
+
+
+@given(st.data())
+def test_largest_under_a_window(data):
+    """max_pool2d is the largest of the pixels under each window, as they are listed one by one; the gradient goes to
+    the first of equal ones, and padding is never the largest."""
+    draw = Draw(data)
+    kernel, stride, dilation = ((draw.number(1, 3), draw.number(1, 3)) for _ in range(3))
+    padding = tuple(draw.number(0, k // 2) for k in kernel)
+    size = [draw.number(max(d * (k - 1) + 1 - 2 * p, 1), 9) for k, d, p in zip(kernel, dilation, padding, strict=True)]
+    x = draw.array((2, 2, *size), "integer") - 9.0
+    found, image = F.max_pool2d(image := leaf(x), kernel, stride, padding, dilation), image
+    g, expected = np.arange(1.0, found.data.size + 1).reshape(found.shape), np.zeros_like(x)
+    for n, c, i, j in np.ndindex(found.shape):
+        rows = [i * stride[0] - padding[0] + k * dilation[0] for k in range(kernel[0])]
+        columns = [j * stride[1] - padding[1] + k * dilation[1] for k in range(kernel[1])]
+        seen = [(a, b) for a in rows for b in columns if 0 <= a < size[0] and 0 <= b < size[1]]
+        where = max(seen, key=lambda at: x[n, c, *at])
+        assert found.data[n, c, i, j] == x[n, c, *where]
+        expected[n, c, *where] += g[n, c, i, j]
+    assert np.array_equal(ng.grad(found, image, g)[0].data, expected)
+
+
+@given(st.data())
+def test_an_empty_batch_and_nothing_else_may_be_empty(data):
+    """No images give no images, with gradients of zeros for the weights, whichever algorithm would be chosen; without
+    channels, pixels or a kernel there is a ValueError that says so."""
+    draw = Draw(data)
+    c, o, k = draw.pick([1, 3, 32]), draw.pick([2, 32]), draw.pick([1, 3, 4])
+    stride, padding, groups = draw.number(1, 2), draw.number(0, 2), draw.pick([1, 2]) if c == 32 else 1
+    x, w, bias = leaf(np.zeros((0, c, 6, 7))), leaf(np.ones((o, c // groups, k, k))), leaf(np.ones(o))
+    out = F.conv2d(x, w, bias, stride, padding, 1, groups)
+    back = F.conv_transpose2d(out, w, None, stride, padding, 0, groups)
+    assert out.shape[:2] == (0, o)
+    assert back.shape[:2] == (0, c)
+    for y, leaves in ((out, [x, w, bias]), (back, [x, w])):
+        for t, slope in zip(leaves, ng.grad(y.sum(), leaves), strict=True):
+            assert np.array_equal(slope.data, np.zeros(t.shape))
+    x, w = [2, 3, 5, 6], [4, 3, 2, 2]
+    at = draw.number(1, 3)
+    x[at] = 0
+    w[1] = 0 if at == 1 else 3
+    with pytest.raises(ValueError, match="nothing but N may be 0"):
+        F.conv2d(ones(*x), ones(*w), padding=2)
+    with pytest.raises(ValueError, match="nothing but N may be 0"):
+        F.conv_transpose2d(ones(*x), ones(w[1], w[0], *w[2:]), padding=0)
+    at = draw.number(0, 3)
+    shape = [3 if at > 1 else 0, 0 if at == 1 else 3, *([2, 2] if at < 2 else [0, 2][:: 1 if at == 2 else -1])]
+    with pytest.raises(ValueError, match=r"nothing but N may be 0|does not fit"):
+        F.conv2d(ones(1, 3, 5, 6), ones(*shape))
+
+
+@given(st.data())
 def test_gradients_with_a_bias(data):
     """A bias is a number per channel; its gradient is the sum over images and pixels, and the other two are those
     without a bias.  Whichever are asked for, by the hand-tuned rule and by its definition; integers, so exactly."""
@@ -406,6 +494,24 @@ ERRORS: dict[str, Any] = {
     "conv_transpose2d: weight of shape (4, 3, 3, 2) does not fit an input of 3 channels": lambda: F.conv_transpose2d(
         image, kernel
     ),
+    "conv2d: weight of shape (4, 3, 3, 2) does not fit an input of 3 channels in 2 groups": lambda: F.conv2d(
+        image, kernel, groups=2
+    ),
+    "conv2d: weight of shape (4, 1, 3, 2) does not fit an input of 3 channels in 3 groups": lambda: F.conv2d(
+        image, ones(4, 1, 3, 2), groups=3
+    ),
+    "conv_transpose2d: weight of shape (4, 3, 3, 2) does not fit an input of 4 channels in 3 groups": lambda: (
+        F.conv_transpose2d(small, kernel, groups=3)
+    ),
+    "conv_transpose2d: bias must have shape (6,), got (3,)": lambda: F.conv_transpose2d(
+        small, kernel, ones(3), groups=2
+    ),
+    "conv2d: groups must be a positive integer, got 0": lambda: F.conv2d(image, kernel, groups=0),
+    "conv2d: groups must be a positive integer, got True": lambda: F.conv2d(image, kernel, groups=True),
+    f"stride {setting} 1, got True": lambda: F.conv2d(image, kernel, stride=True),
+    "max_pool2d: padding (2, 2) is more than half the window (3, 3)": lambda: F.max_pool2d(image, 3, padding=2),
+    "max_pool2d: window (7, 2) is larger than the image (6, 7) with padding 0": lambda: F.max_pool2d(image, (7, 2)),
+    "max_pool2d: return_indices=True is not supported": lambda: F.max_pool2d(image, 2, return_indices=True),
     "conv2d: bias must have shape (4,), got (3,)": lambda: F.conv2d(image, kernel, ones(3)),
     "conv2d: bias must have shape (4,), got (1, 4)": lambda: F.conv2d(image, kernel, ones(1, 4)),
     "conv_transpose2d: bias must have shape (3,), got (4,)": lambda: F.conv_transpose2d(small, kernel, ones(4)),

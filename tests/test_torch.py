@@ -20,42 +20,51 @@ import nanogen as ng
 from nanogen import functional as F
 
 IN_TORCH_NN = [
-    "conv2d", "conv_transpose2d", "linear", "pad", "interpolate", "avg_pool2d", "embedding", "one_hot",
-    "group_norm", "batch_norm", "layer_norm", "scaled_dot_product_attention", "relu", "leaky_relu", "silu",
-    "logsigmoid", "softplus", "dropout", "mse_loss", "cross_entropy", "binary_cross_entropy_with_logits",
+    "conv2d", "conv_transpose2d", "linear", "pad", "interpolate", "avg_pool2d", "max_pool2d", "embedding", "one_hot",
+    "group_norm", "batch_norm", "layer_norm", "instance_norm", "scaled_dot_product_attention", "relu", "leaky_relu",
+    "silu", "gelu", "logsigmoid", "softplus", "dropout", "mse_loss", "l1_loss", "cross_entropy", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
 ]  # fmt: skip
 IN_TORCH = [
     "sigmoid", "tanh", "softmax", "log_softmax", "add", "sub", "mul", "div", "pow", "neg", "exp", "expm1", "log",
     "log1p", "sqrt", "sign", "abs", "clamp", "maximum", "minimum", "where", "sum", "mean", "var", "amax", "amin",
     "logsumexp", "matmul", "reshape", "permute", "transpose", "flip", "cat", "stack", "split", "gather", "flatten",
-    "squeeze", "unsqueeze",
+    "squeeze", "unsqueeze", "sin", "cos", "square", "erf", "max", "min", "argmax", "std", "prod", "norm", "chunk",
+    "unflatten",
 ]  # fmt: skip
 METHODS = [
     "__radd__", "__rsub__", "__rmul__", "__rdiv__", "__rpow__", "__rmatmul__", "__getitem__", "expand", "view",
     "exp", "log", "sqrt", "abs", "clamp", "maximum", "minimum", "where", "sum", "mean", "var", "amax", "amin",
     "logsumexp", "matmul", "reshape", "permute", "transpose", "flip", "split", "squeeze", "unsqueeze", "flatten",
-    "add", "sub", "mul", "div", "pow", "neg", "sigmoid", "tanh", "softmax", "log_softmax",
+    "add", "sub", "mul", "div", "pow", "neg", "sigmoid", "tanh", "softmax", "log_softmax", "sin", "cos", "square",
+    "erf", "max", "min", "argmax", "std", "prod", "norm", "chunk", "repeat", "unflatten", "t", "clone", "contiguous",
+    "masked_fill", "view_as", "expand_as", "eq", "ne", "lt", "le", "gt", "ge", "float", "double", "long",
 ]  # fmt: skip
 
 # What torch's signatures have and ours do not, with torch's defaults.  A sample that sets one of these to anything
 # else is not a call that our interface has; one that repeats the default is made without it.
 FOREIGN: dict[str, Any] = {
-    "groups": 1, "max_norm": None, "norm_type": 2.0, "padding_idx": None, "scale_grad_by_freq": False, "sparse": False,
-    "weight": None, "pos_weight": None, "ignore_index": -100, "label_smoothing": 0.0, "dropout_p": 0.0, "dtype": None,
-    "alpha": 1, "rounding_mode": None, "unbiased": None, "enable_gqa": False,
+    "max_norm": None, "norm_type": 2.0, "padding_idx": None, "scale_grad_by_freq": False, "sparse": False,
+    "dropout_p": 0.0, "dtype": None, "alpha": 1, "rounding_mode": None, "unbiased": None, "enable_gqa": False,
+    "memory_format": None,
 }  # fmt: skip
-WITH_A_WEIGHT = {"batch_norm", "group_norm", "layer_norm"}
 
 # Samples that no keyword marks.
 OUTSIDE: dict[str, Callable[[Any], bool]] = {
-    "pad: another mode than constant": lambda c: c.name == "pad" and c.variant != "constant",
-    "interpolate: another mode than nearest": lambda c: c.name == "interpolate" and c.variant != "nearest",
+    "interpolate: a mode that is refused": lambda c: (
+        c.name == "interpolate" and c.variant in ("area", "bicubic", "nearest-exact")
+    ),
+    "pad: circular, and something cut off": lambda c: c.name == "pad" and c.variant == "circular" and c.cuts_off(),
+    "max_pool2d: the indices": lambda c: c.name == "max_pool2d" and c.sample.kwargs["return_indices"],
+    "instance_norm: running moments": lambda c: (
+        c.name == "instance_norm" and c.sample.kwargs.get("running_mean") is not None
+    ),
+    "norm: a p that is refused": lambda c: (
+        c.name == "norm" and any(p == "nuc" or (not isinstance(p, str) and p <= 0) for p in c.p())
+    ),
     "batch_norm: an input without an axis for channels": lambda c: c.name == "batch_norm" and c.sample.input.ndim < 2,
     "dropout: draws from torch's generator": lambda c: c.name == "dropout" and c.draws(),
-    "gather: an index of other axes, or no axes": lambda c: (
-        c.name == "gather" and (not c.sample.input.ndim or c.sample.args[1].ndim != c.sample.input.ndim)
-    ),
-    "var: the old unbiased flag by position": lambda c: c.name == "var" and c.variant == "unbiased",
+    "var and std: the old unbiased flag by position": lambda c: c.variant == "unbiased",
 }
 
 
@@ -70,10 +79,17 @@ class Case:
         p = self.sample.kwargs.get("p", 0.5)
         return p > 0 and self.sample.kwargs.get("training", True)
 
+    def cuts_off(self) -> bool:
+        """Whether a width of padding is negative."""
+        return min((*self.sample.args, *self.sample.kwargs.values())[0]) < 0
+
+    def p(self) -> list[Any]:
+        """The order of a norm, if it is given."""
+        return [*self.sample.args[:1], *(self.sample.kwargs[name] for name in ("p",) if name in self.sample.kwargs)]
+
     def foreign(self) -> dict[str, Any]:
         """The keywords of this sample that our signature does not have."""
-        ours = {"weight"} if self.name in WITH_A_WEIGHT else set()
-        return {k: v for k, v in self.sample.kwargs.items() if k in FOREIGN and k not in ours}
+        return {k: v for k, v in self.sample.kwargs.items() if k in FOREIGN}
 
     def skipped(self) -> str | None:
         """Why this sample is no call of ours, if it is none."""

@@ -6,15 +6,14 @@ from typing import Any
 
 from nanogen.autograd import Tensor, fused, primitive
 from nanogen.backend import array_module, by_element
-from nanogen.functional.elementwise import exp, where
+from nanogen.functional.elementwise import exp, overwrite, where
 from nanogen.functional.reduction import axes, sum
 from nanogen.kernels import activation
 from nanogen.kernels import softmax as kernels
-from nanogen.random import Generator
+from nanogen.random import Generator, default_generator
 
-__all__ = [
-    "dropout", "leaky_relu", "log_softmax", "logsigmoid", "relu", "sigmoid", "silu", "softmax", "softplus", "tanh",
-]  # fmt: skip
+# relu, leaky_relu and silu as torch calls them are in `composed`.
+__all__ = ["dropout", "log_softmax", "logsigmoid", "sigmoid", "softmax", "softplus", "tanh"]
 
 
 @primitive
@@ -102,10 +101,17 @@ def _(g, out, input, *, wanted):
     return [by_element(activation.silu_slope, g, input, out)]
 
 
+def given(dim: Any, ndim: int) -> tuple[int, ...]:
+    """The axes `dim`; torch chooses one where there is none, which is never wanted."""
+    if dim is None:
+        raise TypeError("softmax and log_softmax: dim must be given")
+    return axes(dim, ndim)
+
+
 @primitive
 def softmax(input, *, dim):
     """eˣ / Σ eˣ over `dim`."""
-    return kernels.over_axes(kernels.softmax, axes(dim, input.ndim), input)
+    return kernels.over_axes(kernels.softmax, given(dim, input.ndim), input)
 
 
 @primitive
@@ -125,23 +131,27 @@ softmax_slope.vjp(
 @primitive
 def log_softmax(input, *, dim):
     """x − log Σ eˣ over `dim`."""
-    return kernels.over_axes(kernels.log_softmax, axes(dim, input.ndim), input)
+    return kernels.over_axes(kernels.log_softmax, given(dim, input.ndim), input)
 
 
 log_softmax.vjp(lambda g, out, x, dim: g - exp(out) * sum(g, dim, keepdim=True), reads="out")
 
 
-def dropout(input: Tensor, p: float = 0.5, training: bool = True, rng: Generator | None = None) -> Tensor:
+def dropout(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, rng: Generator | None = None
+) -> Tensor:
     """Each element 0 with probability p, divided by 1 − p otherwise.  Srivastava et al. 2014.
 
+    Draws from rng, or from the default generator.
+
     Raises:
-        ValueError: p outside [0, 1], or no rng where one is needed.
+        ValueError: p outside [0, 1].
     """
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: p must be in [0, 1], got {p}")
     if not training or p == 0:
         return input
-    if rng is None:
-        raise ValueError("dropout: draws random numbers in training, give rng")
+    rng = rng or default_generator
     kept: Any = rng.uniform(input.shape) >= p
-    return where(kept, input * (1 / (1 - p) if p < 1 else 0.0), 0.0)
+    out = where(kept, input * (1 / (1 - p) if p < 1 else 0.0), 0.0)
+    return overwrite(input, out) if inplace else out

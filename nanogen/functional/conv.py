@@ -3,50 +3,69 @@
     ⟨conv2d(x, w), y⟩  =  ⟨x, conv_transpose2d(y, w)⟩  =  ⟨w, conv2d_weight(x, y)⟩
 
 `convolve` is linear in x and in w; `convolve_adjoint` is its adjoint in x, `convolve_weight` its adjoint in w.  The
-gradients of each are the other two, so the three are closed under differentiation at every order.
+gradients of each are the other two, so the three are closed under differentiation at every order.  With `groups` the
+channels stand in as many groups, each of which has its own kernels and sees no other (Krizhevsky et al. 2012).
 
 How the sums are computed, and how the memory is laid out, is the business of `kernels.convolution`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
-from nanogen.autograd import Tensor, fused, primitive
-from nanogen.backend import array_module
+from nanogen.autograd import Tensor, add, fused, primitive
+from nanogen.backend import array_module, unsupported
+from nanogen.functional.elementwise import where
 from nanogen.functional.shape import pad
 from nanogen.kernels import convolution
 from nanogen.kernels.convolution import output_size
 
-__all__ = ["avg_pool2d", "conv2d", "conv2d_weight", "conv_transpose2d"]
+__all__ = ["avg_pool2d", "conv2d", "conv2d_weight", "conv_transpose2d", "max_pool2d"]
 
 Pair = tuple[int, ...]  # for height and width
 
 
+def by_groups(work, groups, arrays, axes, results):
+    """What `work` makes of arrays, or of each group of channels by itself: `axes` are those of the channels in the
+    arrays, `results` that in what comes out, or those in each of several."""
+    if groups == 1:
+        return work(*arrays)
+    xp = array_module(arrays[0])
+    parts = zip(*(xp.split(array, groups, axis) for array, axis in zip(arrays, axes)))
+    found = [work(*part) for part in parts]
+    if isinstance(results, int):
+        return xp.concatenate(found, results)
+    return [None if some[0] is None else xp.concatenate(some, axis) for some, axis in zip(zip(*found), results)]
+
+
 @primitive
-def convolve(x, w, *, stride, padding, dilation, size=None):
+def convolve(x, w, *, stride, padding, dilation, size=None, groups=1):
     """out[n, o, i, j] = Σ_{c,k,l} w[o, c, k, l] · x[n, c, i·stride + k·dilation − padding, …], x zero outside.
 
-    Shapes: x (N, C, H, W), w (O, C, KH, KW), out (N, O, *size), as large as with equal padding on both sides if size is
-    None."""
-    return convolution.convolve(x, w, None, stride, padding, dilation, size)
+    Shapes: x (N, C, H, W), w (O, C / groups, KH, KW), out (N, O, *size), as large as with equal padding on both sides
+    if size is None."""
+    face = lambda x, w: convolution.convolve(x, w, None, stride, padding, dilation, size)
+    return by_groups(face, groups, (x, w), (1, 0), 1)
 
 
 @primitive
-def convolve_adjoint(y, w, *, size, stride, padding, dilation):
+def convolve_adjoint(y, w, *, size, stride, padding, dilation, groups=1):
     """The adjoint of `convolve` in x: each y[n, o, i, j] spreads its multiple of the kernel w[o] over x.
 
-    Shapes: y (N, O, OH, OW), w (O, C, KH, KW), out (N, C, *size)."""
-    return convolution.convolve_adjoint(y, w, size, stride, padding, dilation)
+    Shapes: y (N, O, OH, OW), w (O, C / groups, KH, KW), out (N, C, *size)."""
+    face = lambda y, w: convolution.convolve_adjoint(y, w, size, stride, padding, dilation)
+    return by_groups(face, groups, (y, w), (1, 0), 1)
 
 
 @primitive
-def convolve_weight(x, y, *, kernel, stride, padding, dilation):
+def convolve_weight(x, y, *, kernel, stride, padding, dilation, groups=1):
     """The adjoint of `convolve` in w: out[o, c, k, l] = Σ_{n,i,j} y[n, o, i, j] · x[n, c, i·stride + k·dilation − …].
 
-    Shapes: x (N, C, H, W), y (N, O, OH, OW), out (O, C, *kernel)."""
-    return convolution.convolve_weight(x, y, kernel, stride, padding, dilation)
+    Shapes: x (N, C, H, W), y (N, O, OH, OW), out (O, C / groups, *kernel)."""
+    face = lambda x, y: convolution.convolve_weight(x, y, kernel, stride, padding, dilation)
+    return by_groups(face, groups, (x, y), (1, 1), 0)
 
 
 convolve.vjp(
@@ -68,9 +87,29 @@ convolve_weight.vjp(
 # The same two, whose gradients of first order are made together.
 
 convolve_fast = fused(convolve)(convolve.forward)
-convolve_fast.gradient(lambda g, saved, x, w, size, **how: convolution.gradients(x, w, g, **how))
 adjoint_fast = fused(convolve_adjoint)(convolve_adjoint.forward)
-adjoint_fast.gradient(lambda g, saved, y, w, size, **how: convolution.gradients_of_adjoint(y, w, g, **how))
+
+
+@convolve_fast.gradient
+def _(g, saved, x, w, *, size, groups, **how):
+    return by_groups(lambda *part: convolution.gradients(*part, **how), groups, (x, w, g), (1, 0, 1), (1, 0))
+
+
+@adjoint_fast.gradient
+def _(g, saved, y, w, *, size, groups, **how):
+    return by_groups(lambda *part: convolution.gradients_of_adjoint(*part, **how), groups, (y, w, g), (1, 0, 1), (1, 0))
+
+
+def together(weight: Tensor, groups: int) -> tuple[Tensor, int]:
+    """The kernels of the same convolution in fewer groups, of up to 32 channels: zeros where a channel sees no other
+    cost less than many small products.  (A number that is not finite reaches all channels of such a group.)"""
+    (a, b), kernel = (weight.shape[0] // groups, weight.shape[1]), weight.shape[2:]
+    m = next(m for m in range(groups, 0, -1) if m == 1 or (groups % m == 0 and m * max(a, b) <= 32))
+    if m == 1:
+        return weight, groups
+    own = array_module(weight.data).eye(m, dtype=weight.dtype).reshape(m, 1, m, 1, 1, 1)
+    blocks = weight.reshape(groups // m, m, a, 1, b, *kernel) * Tensor(own)
+    return blocks.reshape(groups * a, m * b, *kernel), groups // m
 
 
 def convolve_with_bias_definition(x: Tensor, w: Tensor, bias: Tensor, **how: Pair) -> Tensor:
@@ -91,24 +130,21 @@ def _(g, saved, x, w, bias, *, wanted, size, **how):
 
 
 def conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Pair = 1,
-    padding: int | Pair | str = 0,
-    dilation: int | Pair = 1,
-) -> Tensor:
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int | Pair = 1, padding: int | Pair | str = 0,
+    dilation: int | Pair = 1, groups: int = 1,
+) -> Tensor:  # fmt: skip
     """The convolution (without turning the kernel) of images with kernels.
 
-    Shapes: input (N, C, H, W) or (C, H, W), weight (O, C, KH, KW), bias (O,); out (N, O, OH, OW) or (O, OH, OW).
-    padding is a number of zeros, or two, for height and width, or four as `pad` has them, (left, right, above, below),
-    or `valid` (none), or `same` (the output as large as the input, stride 1 only).
+    Shapes: input (N, C, H, W) or (C, H, W), weight (O, C / groups, KH, KW), bias (O,); out (N, O, OH, OW) or
+    (O, OH, OW).  padding is a number of zeros, or two, for height and width, or four as `pad` has them, (left, right,
+    above, below), or `valid` (none), or `same` (the output as large as the input, stride 1 only).
 
     Raises:
-        ValueError: shapes that do not fit, a kernel larger than the padded image, a setting out of range.
+        ValueError: shapes that do not fit or are empty but for N, a kernel larger than the padded image, a setting out
+            of range.
     """
     input, alone = _batched(input, "conv2d")
-    _check_kernel(input, weight, bias, weight.shape[:1], channels_axis=1, name="conv2d")
+    _check_kernel(input, weight, bias, groups, "conv2d")
     how = settings(stride, 0, dilation)
     (left, right), (above, below) = sides(padding, weight.shape[2:], how)
     whole = (input.shape[2] + above + below, input.shape[3] + left + right)
@@ -118,8 +154,10 @@ def conv2d(
             f"conv2d: kernel {weight.shape[2:]} with dilation {how['dilation']} is larger than "
             f"the image {input.shape[2:]} with padding {padding}"
         )
-    out = convolve_fast(input, weight, **how) if bias is None else convolve_with_bias(input, weight, bias, **how)
-    return _finished(out, None, alone)
+    weight, groups = together(weight, groups) if groups > 1 else (weight, 1)
+    if bias is None or groups > 1:
+        return _finished(convolve_fast(input, weight, **how, groups=groups), bias, alone)
+    return _finished(convolve_with_bias(input, weight, bias, **how), None, alone)
 
 
 def sides(padding: int | Pair | str, kernel: Pair, how: dict[str, Pair]) -> list[Pair]:
@@ -138,27 +176,23 @@ def sides(padding: int | Pair | str, kernel: Pair, how: dict[str, Pair]) -> list
 
 
 def conv_transpose2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Pair = 1,
-    padding: int | Pair = 0,
-    output_padding: int | Pair = 0,
-    dilation: int | Pair = 1,
-) -> Tensor:
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int | Pair = 1, padding: int | Pair = 0,
+    output_padding: int | Pair = 0, groups: int = 1, dilation: int | Pair = 1,
+) -> Tensor:  # fmt: skip
     """The adjoint of `conv2d` in its input, as a layer: from small images to large ones.
 
-    Shapes: input (N, C, H, W) or (C, H, W), weight (C, O, KH, KW), bias (O,); out (N, O, OH, OW) or (O, OH, OW) with
-    OH = (H − 1)·stride − 2·padding + dilation·(KH − 1) + output_padding + 1.  output_padding chooses among the sizes
-    that conv2d would make one of.  Dumoulin & Visin 2016, section 4.
+    Shapes: input (N, C, H, W) or (C, H, W), weight (C, O / groups, KH, KW), bias (O,); out (N, O, OH, OW) or
+    (O, OH, OW) with OH = (H − 1)·stride − 2·padding + dilation·(KH − 1) + output_padding + 1.  output_padding chooses
+    among the sizes that conv2d would make one of.  Dumoulin & Visin 2016, section 4.
 
     Raises:
-        ValueError: shapes that do not fit, an output of no size, output_padding not below stride or dilation.
+        ValueError: shapes that do not fit or are empty but for N, an output of no size, output_padding not below stride
+            or dilation.
     """
     input, alone = _batched(input, "conv_transpose2d")
     how = settings(stride, padding, dilation)
     extra = pair(output_padding, "output_padding", 0)
-    _check_kernel(input, weight, bias, weight.shape[1:2], channels_axis=0, name="conv_transpose2d")
+    _check_kernel(input, weight, bias, groups, "conv_transpose2d", transposed=True)
     if any(e >= max(s, d) for e, s, d in zip(extra, how["stride"], how["dilation"], strict=True)):
         raise ValueError(f"conv_transpose2d: output_padding {extra} must be smaller than stride or dilation")
     size = tuple(
@@ -167,7 +201,8 @@ def conv_transpose2d(
     )
     if min(size) < 1:
         raise ValueError(f"conv_transpose2d: the output would have the size {size}")
-    return _finished(adjoint_fast(input, weight, size=size, **how), bias, alone)
+    weight, groups = together(weight, groups) if groups > 1 else (weight, 1)
+    return _finished(adjoint_fast(input, weight, size=size, **how, groups=groups), bias, alone)
 
 
 def conv2d_weight(
@@ -192,14 +227,9 @@ def conv2d_weight(
 
 
 def avg_pool2d(
-    input: Tensor,
-    kernel_size: int | Pair,
-    stride: int | Pair | None = None,
-    padding: int | Pair = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Tensor:
+    input: Tensor, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0,
+    ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None,
+) -> Tensor:  # fmt: skip
     """The means under a window: (N, C, H, W) to (N, C, OH, OW); a convolution of each channel with 1 / (KH · KW).
 
     With ceil_mode a last window may reach beyond the padding, but not begin there.  Where count_include_pad is
@@ -209,26 +239,53 @@ def avg_pool2d(
         ValueError: padding of more than half the window, a setting out of range.
     """
     input, alone = _batched(input, "avg_pool2d")
-    xp, kernel, padding = array_module(input.data), pair(kernel_size, "kernel_size", 1), pair(padding, "padding", 0)
-    stride = pair(stride, "stride", 1) if stride else kernel
-    if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
-        raise ValueError(f"avg_pool2d: padding {padding} is more than half the window {kernel}")
-    window = Tensor(xp.ones((1, 1, *kernel), input.dtype))
-    each = input.reshape(input.shape[0] * input.shape[1], 1, *input.shape[2:])
-    beyond = [0, 0]
-    if ceil_mode:
-        for i, (n, k, s, p) in enumerate(zip(input.shape[2:], kernel, stride, padding, strict=True)):
-            over = (n + 2 * p - k) % s  # what the last whole window leaves over
-            beyond[i] = s - over if over and n + p > (n + 2 * p - k) // s * s + s else 0
-    (p, q), (a, b) = padding, beyond
+    kernel, stride, (q, b, p, a), _ = _windows("avg_pool2d", input, kernel_size, stride, padding, ceil_mode)
     if divisor_override == 0:
         raise ValueError("avg_pool2d: divisor_override must not be 0")
+    xp = array_module(input.data)
+    window = Tensor(xp.ones((1, 1, *kernel), input.dtype))
+    each = input.reshape(input.shape[0] * input.shape[1], 1, *input.shape[2:])
     counts: Any = divisor_override or math.prod(kernel)
     if divisor_override is None and (ceil_mode or not count_include_pad):
         ones = pad(Tensor(xp.ones((1, 1, *input.shape[2:]), input.dtype)), (q, q, p, p), value=float(count_include_pad))
-        counts = conv2d(pad(ones, (0, b, 0, a)), window, stride=stride)
-    out = conv2d(pad(each, (q, q + b, p, p + a)), window, stride=stride) / counts
+        counts = conv2d(pad(ones, (0, b - q, 0, a - p)), window, stride=stride)
+    out = conv2d(pad(each, (q, b, p, a)), window, stride=stride) / counts
     return _finished(out.reshape(*input.shape[:2], *out.shape[2:]), None, alone)
+
+
+def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+    """The largest under a window: (N, C, H, W) to (N, C, OH, OW); the gradient goes to the first of equal ones.
+
+    Raises:
+        ValueError: padding of more than half the window, a setting out of range, return_indices.
+    """
+    unsupported("max_pool2d", return_indices=return_indices)
+    input, alone = _batched(input, "max_pool2d")
+    kernel, (sh, sw), widths, (oh, ow) = _windows(
+        "max_pool2d", input, kernel_size, stride, padding, ceil_mode, dilation
+    )
+    padded, (dh, dw) = pad(input, widths, value=-math.inf), pair(dilation, "dilation", 1)
+    corners = [(i * dh, j * dw) for i in range(kernel[0]) for j in range(kernel[1])]
+    taps = [padded[:, :, i : i + (oh - 1) * sh + 1 : sh, j : j + (ow - 1) * sw + 1 : sw] for i, j in corners]
+    largest = Tensor(array_module(input.data).stack([tap.data for tap in taps]).argmax(0))
+    return _finished(functools.reduce(add, [where(largest == i, tap, 0.0) for i, tap in enumerate(taps)]), None, alone)
+
+
+def _windows(name, input, kernel_size, stride, padding, ceil_mode, dilation=1):
+    """The kernel and the stride of windows, how wide to pad (as in `pad`) for them, and how many there are each way."""
+    kernel = pair(kernel_size, "kernel_size", 1)
+    how = settings(kernel if stride in (None, ()) else stride, padding, dilation)
+    if any(2 * p > k for p, k in zip(how["padding"], kernel, strict=True)):
+        raise ValueError(f"{name}: padding {how['padding']} is more than half the window {kernel}")
+    size, beyond = list(output_size(input.shape[2:], kernel, **how)), [0, 0]
+    for i, (n, k, s, p, d) in enumerate(zip(input.shape[2:], kernel, *how.values(), strict=True)):
+        over = (n + 2 * p - d * (k - 1) - 1) % s  # what the last whole window leaves over
+        if ceil_mode and over and size[i] * s < n + p:
+            size[i], beyond[i] = size[i] + 1, s - over
+    if min(size) < 1:
+        raise ValueError(f"{name}: window {kernel} is larger than the image {input.shape[2:]} with padding {padding}")
+    (p, q), (a, b) = how["padding"], beyond
+    return kernel, how["stride"], (q, q + b, p, p + a), size
 
 
 def settings(stride: int | Pair, padding: int | Pair, dilation: int | Pair) -> dict[str, Pair]:
@@ -240,7 +297,7 @@ def settings(stride: int | Pair, padding: int | Pair, dilation: int | Pair) -> d
 def pair(value: int | Pair, name: str, least: int) -> Pair:
     """A setting for height and width, checked."""
     both: Any = tuple(value) * (2 // len(value)) if isinstance(value, tuple | list) and value else (value, value)
-    if len(both) != 2 or any(not isinstance(n, int) or n < least for n in both):
+    if len(both) != 2 or any(not isinstance(n, int) or isinstance(n, bool) or n < least for n in both):
         raise ValueError(f"{name} must be one or two integers of at least {least}, got {value!r}")
     return both
 
@@ -251,11 +308,20 @@ def _batched(input: Tensor, name: str) -> tuple[Tensor, bool]:
     return (input, False) if input.ndim == 4 else (input.reshape(1, *input.shape), True)
 
 
-def _check_kernel(input: Any, weight: Any, bias: Any, outputs: Any, channels_axis: int, name: str) -> None:
-    if weight.ndim != 4 or weight.shape[channels_axis] != input.shape[1]:
-        raise ValueError(f"{name}: weight of shape {weight.shape} does not fit an input of {input.shape[1]} channels")
-    if bias is not None and bias.shape != outputs:
-        raise ValueError(f"{name}: bias must have shape {outputs}, got {bias.shape}")
+def _check_kernel(input: Any, weight: Any, bias: Any, groups: Any, name: str, transposed: bool = False) -> None:
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"{name}: groups must be a positive integer, got {groups!r}")
+    ends = (weight.shape[1] * groups, weight.shape[0]) if weight.ndim == 4 else (0, 0)  # from and to so many channels
+    inputs, outputs = reversed(ends) if transposed else ends
+    if inputs != input.shape[1] or ends[1] % groups:
+        among = f" in {groups} groups" if groups > 1 else ""
+        raise ValueError(
+            f"{name}: weight of shape {weight.shape} does not fit an input of {input.shape[1]} channels{among}"
+        )
+    if 0 in weight.shape or 0 in input.shape[1:]:
+        raise ValueError(f"{name}: nothing but N may be 0, got input {input.shape} and weight {weight.shape}")
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(f"{name}: bias must have shape {(outputs,)}, got {bias.shape}")
 
 
 def _finished(out: Tensor, bias: Tensor | None, alone: bool) -> Tensor:

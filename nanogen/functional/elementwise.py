@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanogen.autograd import Tensor, add, constant, primitive
+from nanogen.autograd import Tensor, add, constant, is_grad_enabled, primitive
 from nanogen.backend import array_module
 
 __all__ = [
-    "abs", "add", "clamp", "clip", "div", "divide", "exp", "expm1", "log", "log1p", "maximum", "minimum", "mul",
-    "multiply", "neg", "negative", "pow", "power", "sign", "sqrt", "sub", "subtract", "where",
+    "abs", "add", "clamp", "clip", "cos", "div", "divide", "exp", "expm1", "log", "log1p", "maximum", "minimum", "mul",
+    "multiply", "neg", "negative", "pow", "power", "sign", "sin", "sqrt", "sub", "subtract", "where",
 ]  # fmt: skip
 
 
@@ -125,6 +125,24 @@ sqrt.vjp(lambda g, out, x: g / (2.0 * out), reads="out")
 
 
 @primitive
+def sin(input):
+    """The sine."""
+    return array_module(input).sin(input)
+
+
+sin.vjp(lambda g, out, x: g * cos(x), reads="input")
+
+
+@primitive
+def cos(input):
+    """The cosine."""
+    return array_module(input).cos(input)
+
+
+cos.vjp(lambda g, out, x: -g * sin(x), reads="input")
+
+
+@primitive
 def sign(input):
     """−1, 0 or 1; its gradient is 0."""
     return array_module(input).sign(input)
@@ -199,6 +217,25 @@ def clip(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     if max is not None:
         input = constant(input)
         input = where((input <= max) | (input != input), input, max)
+    return input
+
+
+def overwrite(input: Tensor, out: Tensor) -> Tensor:
+    """`input`, which from now on is `out`, in its own type: what torch's in-place operations come to.  Other tensors
+    that share input's memory keep the old numbers.
+
+    Raises:
+        ValueError: a result of another shape or of a kind that input's type does not hold; input is a leaf that
+            requires gradients, and they are recorded.
+    """
+    if out.shape != input.shape or out.dtype.kind == "f" != input.dtype.kind:
+        raise ValueError(f"in place: {out.dtype} {out.shape} does not fit into a tensor of {input.dtype} {input.shape}")
+    out = out.to(input.dtype)
+    if is_grad_enabled():
+        if input.node is not None and input.node.primitive is None:
+            raise ValueError("in place: a leaf that requires gradients is changed within no_grad() alone")
+        input.node = out.node
+    input.data = out.data
     return input
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from nanogen.autograd import Tensor, broadcast_to, constant, primitive
-from nanogen.backend import array_module, check_range, device_of, resident
+from nanogen.backend import array_module, check_range, device_of, resident, unsupported
 from nanogen.functional.reduction import axes
 
 __all__ = [
-    "cat", "embedding", "expand", "flatten", "flip", "gather", "index", "interpolate", "one_hot", "pad", "permute",
-    "reshape", "split", "squeeze", "stack", "transpose", "unsqueeze", "upsample",
+    "cat", "chunk", "embedding", "expand", "flatten", "flip", "gather", "index", "interpolate", "one_hot", "pad",
+    "permute", "reshape", "split", "squeeze", "stack", "transpose", "unflatten", "unsqueeze",
 ]  # fmt: skip
 
 
@@ -53,6 +53,12 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     first, last = axis_of(start_dim, input), axis_of(end_dim, input)
     merged = math.prod(input.shape[first : last + 1])
     return reshape_to(input, shape=(*input.shape[:first], merged, *input.shape[last + 1 :]))
+
+
+def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    """The axis `dim` as several, of these sizes, of which one may be −1."""
+    at = axis_of(dim, input)
+    return input.reshape((*input.shape[:at], *sizes, *input.shape[at + 1 :]))
 
 
 def squeeze(input: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
@@ -174,6 +180,11 @@ def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int 
     return tuple(tensor[(*before, slice(end - n, end))] for n, end in zip(sizes, ends, strict=True))
 
 
+def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """At most `chunks` parts along `dim`, of one size but for the last."""
+    return split(input, -(-input.shape[axis_of(dim, input)] // chunks) or [0] * chunks, dim)
+
+
 @primitive
 def index(input, *, key):
     """input[key], for any key that NumPy takes; the adjoint of `unindex`."""
@@ -220,23 +231,45 @@ def get_item(input: Tensor, key: Any) -> Tensor:
 
 
 def gather(input: Tensor, dim: int, index: Any) -> Tensor:
-    """The elements of input that `index` names along `dim`: out[i, j, …] = input[i, index[i, j, …], …] for dim 1."""
-    places = constant(index).data
-    if places.ndim != input.ndim:
-        raise ValueError(f"gather: index must have the {input.ndim} axes of the input, got shape {places.shape}")
-    xp = array_module(places)
-    key = list(xp.ix_(*[xp.arange(n) for n in places.shape]))
-    key[dim] = places
-    return get_item(input, tuple(key))
+    """The elements of input that `index` names along `dim`: out[i, j, …] = input[i, index[i, j, …], …] for dim 1.
+
+    The index may be shorter than the input along the other axes.  Without axes both count as having one; an empty index
+    gives an empty result.
+
+    Raises:
+        ValueError: an index of other axes, longer than the input beside `dim`, or of places that are not there.
+        TypeError: an index that is not of integers.
+    """
+    places, dim, sizes = constant(index).data, axis_of(dim, input), input.shape or (1,)
+    if not places.size:
+        return input.reshape(-1)[:0].reshape(places.shape)
+    wide, xp = places.reshape(places.shape or (1,)), array_module(places)
+    if wide.ndim != len(sizes) or any(m > n for i, (m, n) in enumerate(zip(wide.shape, sizes)) if i != dim):
+        raise ValueError(
+            f"gather: index of shape {places.shape} does not fit input of shape {input.shape} beside {dim}"
+        )
+    if places.dtype.kind not in "iu":
+        raise TypeError(f"gather: index must be integers, got dtype {places.dtype}")
+    check_range("gather: index", places, sizes[dim])
+    key = list(xp.ix_(*[xp.arange(n) for n in wide.shape]))
+    key[dim] = wide
+    return get_item(input.reshape(sizes), tuple(key)).reshape(places.shape)
 
 
-def embedding(input: Any, weight: Tensor) -> Tensor:
-    """The rows of weight (rows, width) that the integers in `input` name: input.shape + (width,)."""
+def embedding(input: Any, weight: Tensor, padding_idx: None = None, max_norm: None = None) -> Tensor:
+    """The rows of weight (rows, width) that the integers in `input` name: input.shape + (width,).
+
+    Raises:
+        ValueError: a row that is not there, a weight of another shape, a padding_idx or max_norm.
+        TypeError: an input that is not of integers.
+    """
+    unsupported("embedding", padding_idx=padding_idx, max_norm=max_norm)
     rows = constant(input)
     if weight.ndim != 2:
         raise ValueError(f"embedding: weight must be (rows, width), got shape {weight.shape}")
     if rows.dtype.kind not in "iu":
         raise TypeError(f"embedding: input must be integers, got dtype {rows.dtype}")
+    check_range("embedding: input", rows.data, weight.shape[0])
     return get_item(weight, rows)
 
 
@@ -274,22 +307,45 @@ pad_by.vjp(lambda g, out, x, widths, value: pad_by(g, widths=tuple((-a, -b) for 
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """`value` (0 if not given) around the last axes: pad = (last before, last after, second last before, …).
 
+    In place of a value the mode `reflect` takes the elements inside mirrored at the first and at the last, `replicate`
+    these two themselves, `circular` those from the other end.
+
     Raises:
-        ValueError: an odd number of widths or more than there are axes, another mode than `constant`.
+        ValueError: an odd number of widths or more than there are axes, another mode, a value beside one of these
+            three, or wider than they can reach.
     """
-    if mode != "constant":
-        raise ValueError(f"pad: mode must be 'constant', got {mode!r}")
+    if mode not in ("constant", *_SOURCES) or (value and mode != "constant"):
+        modes = ", ".join(("constant", *_SOURCES))
+        raise ValueError(f"pad: mode must be one of {modes}, value for the first alone; got {mode!r}, value {value}")
     if len(pad) % 2 or len(pad) > 2 * input.ndim:
         raise ValueError(f"pad: needs pairs for at most {input.ndim} axes, got {tuple(pad)}")
     pairs = list(zip(pad[::2], pad[1::2], strict=True))
     widths = tuple([(0, 0)] * (input.ndim - len(pairs)) + pairs[::-1])
     if any(n + a + b < 0 for n, (a, b) in zip(input.shape, widths, strict=True)):
         raise ValueError(f"pad: {tuple(pad)} cuts off more than a tensor of shape {input.shape} has")
-    return pad_by(input, widths=widths, value=value or 0.0) if any(pad) else constant(input)
+    if mode == "constant":
+        return pad_by(input, widths=widths, value=value or 0.0) if any(pad) else constant(input)
+    for axis, (n, ends) in enumerate(zip(input.shape, widths, strict=True)):
+        most = {"reflect": n - 1, "circular": n}.get(mode, max(ends) if n else 0)
+        if ends != (0, 0):
+            if max(ends) > most or (mode == "circular" and min(ends) < 0):
+                raise ValueError(
+                    f"pad: {mode} takes widths up to {most} (circular from 0) for {n} elements, got {ends}"
+                )
+            source = _SOURCES[mode](np.arange(-ends[0], n + ends[1]), n)
+            input = get_item(input, (slice(None),) * axis + (resident(source, int, device_of(input.data)),))
+    return input
+
+
+_SOURCES: dict[str, Callable[[Any, int], Any]] = {  # from where position i of n is taken
+    "reflect": lambda i, n: n - 1 - abs(n - 1 - abs(i)),
+    "replicate": lambda i, n: np.clip(i, 0, n - 1),
+    "circular": lambda i, n: i % n,
+}
 
 
 @primitive
-def upsample(input, *, factor):
+def repeat_blocks(input, *, factor):
     """Each pixel of (N, C, H, W) repeated `factor` times in both directions; the adjoint of `sum_blocks`."""
     xp = array_module(input)
     n, c, h, w = input.shape
@@ -297,7 +353,7 @@ def upsample(input, *, factor):
     return wide.reshape(n, h * factor, w * factor, c).transpose(0, 3, 1, 2)
 
 
-upsample.vjp(lambda g, out, x, factor: sum_blocks(g, factor=factor), reads="")
+repeat_blocks.vjp(lambda g, out, x, factor: sum_blocks(g, factor=factor), reads="")
 
 
 @primitive
@@ -307,40 +363,51 @@ def sum_blocks(input, *, factor):
     return functools.reduce(operator.add, [rows[:, :, :, j::factor] for j in range(factor)])
 
 
-sum_blocks.vjp(lambda g, out, x, factor: upsample(g, factor=factor), reads="")
+sum_blocks.vjp(lambda g, out, x, factor: repeat_blocks(g, factor=factor), reads="")
 
 
 def interpolate(
-    input: Tensor,
-    size: int | Sequence[int] | None = None,
-    scale_factor: float | Sequence[float] | None = None,
-    mode: str = "nearest",
-    align_corners: None = None,
-    recompute_scale_factor: bool | None = None,
-) -> Tensor:
-    """The image (N, C, H, W) at another size, each pixel that of the nearest source: ⌊i · H / size⌋.
+    input: Tensor, size: int | Sequence[int] | None = None, scale_factor: float | Sequence[float] | None = None,
+    mode: str = "nearest", align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Tensor:  # fmt: skip
+    """The image (N, C, H, W) at another size: pixel i of m is that of the source at ⌊i · H / m⌋ (`nearest`), or between
+    two of them at (i + ½) · H / m − ½ (`bilinear`; for one axis or three `linear`, `trilinear`).
 
-    With a scale_factor that is ⌊i / scale_factor⌋, unless recompute_scale_factor asks for the former.
+    With a scale_factor H / m is its inverse, unless recompute_scale_factor asks for the former.  Between corners that
+    are aligned lie (H − 1) / (m − 1).
 
     Raises:
-        ValueError: another mode than `nearest`, which has no align_corners; not exactly one of size and scale_factor.
+        ValueError: another mode, align_corners for `nearest`, antialias; not exactly one of size and scale_factor.
     """
-    if mode != "nearest" or align_corners is not None:
-        raise ValueError(f"interpolate: mode must be 'nearest' without align_corners, got {mode!r}, {align_corners}")
+    unsupported("interpolate", antialias=antialias)
+    spatial = input.shape[2:]
+    linear = mode == {1: "linear", 2: "bilinear", 3: "trilinear"}.get(len(spatial))
+    if (mode != "nearest" and not linear) or (mode == "nearest" and align_corners is not None):
+        allowed = "'nearest' without align_corners, or 'linear', 'bilinear', 'trilinear' for 1, 2 or 3 axes"
+        raise ValueError(f"interpolate: mode must be {allowed}; got {mode!r}, {align_corners}, {len(spatial)} axes")
     if (size is None) == (scale_factor is None):
         raise ValueError("interpolate: give either size or scale_factor")
-    spatial = input.shape[2:]
     if size is not None:
         sizes = [size] * len(spatial) if isinstance(size, int) else list(size)
         scales: list[tuple[float, float]] = list(zip(spatial, sizes, strict=True))
     else:
         factors = [scale_factor] * len(spatial) if isinstance(scale_factor, int | float) else list(scale_factor or ())
         sizes = [math.floor(n * f) for n, f in zip(spatial, factors, strict=True)]
-        scales = list(zip(spatial, sizes, strict=True)) if recompute_scale_factor else [(1, f) for f in factors]
-    whole = {m // n for n, m in zip(spatial, sizes, strict=True) if n and m % n == 0}
-    if len(spatial) == 2 and len(whole) == 1 and all(n and m % n == 0 for n, m in zip(spatial, sizes, strict=True)):
-        return upsample(input, factor=whole.pop())
-    for axis, (m, (a, b)) in enumerate(zip(sizes, scales, strict=True), start=2):
-        source = resident(np.array([int(i * a / b) for i in range(m)]), int, device_of(input.data))
-        input = get_item(input, (slice(None),) * axis + (source,))
+        # As in torch the factor does not count where the length stays the same or, to the nearest pixel, doubles.
+        by_size = [recompute_scale_factor or m in ((n,) if linear else (n, 2 * n)) for n, m in zip(spatial, sizes)]
+        scales = [(n, m) if b else (1, f) for b, n, m, f in zip(by_size, spatial, sizes, factors)]
+    whole = {b / a if a and b % a == 0 else 0 for a, b in scales}
+    if not linear and len(spatial) == 2 and len(whole) == 1 and min(whole) >= 1:
+        return repeat_blocks(input, factor=int(whole.pop()))
+    for axis, (n, m, (a, b)) in enumerate(zip(spatial, sizes, scales, strict=True), start=2):
+        if linear:
+            a, b, shift = (n - 1, m - 1, 0.0) if align_corners else (a, b, 0.5)
+            position = np.clip((np.arange(m) + shift) * (a / b if b else 0) - shift, 0, n - 1)
+            weights = np.maximum(0, 1 - abs(position - np.arange(n)[:, None]))  # of each source pixel (n, m)
+            weights = resident(weights, input.dtype, device_of(input.data))
+            input = (input.transpose(axis, -1) @ weights).transpose(axis, -1)
+        else:
+            source = resident(np.array([int(i * a / b) for i in range(m)]), int, device_of(input.data))
+            input = get_item(input, (slice(None),) * axis + (source,))
     return input

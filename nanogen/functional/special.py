@@ -1,4 +1,4 @@
-"""The normal distribution's cumulative function, which NumPy lacks."""
+"""The error function and the normal distribution's cumulative one, which NumPy lacks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 
 from nanogen.autograd import Tensor, primitive
 from nanogen.backend import array_module
+from nanogen.functional.activation import sigmoid
 from nanogen.functional.elementwise import abs, exp, where
 
-__all__ = ["log_ndtr"]
+__all__ = ["erf", "gelu", "log_ndtr"]
 
 
 def _weideman_coefficients(terms: int) -> tuple[float, list[float]]:
@@ -38,6 +39,23 @@ def erfcx(x):
     return (2 * p / (_L + x) + 1 / math.sqrt(math.pi)) / (_L + x)
 
 
+_SERIES = [2 / math.sqrt(math.pi) * (-1) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(20, -1, -1)]
+
+
+@primitive
+def erf(input):
+    """2/√π ∫₀ˣ exp(−t²) dt: up to 1 by its series (Abramowitz & Stegun 1964, 7.1.5), beyond 1 − exp(−x²) erfcx(x)."""
+    xp = array_module(input)
+    x, near = xp.minimum(xp.abs(input), 10.0), 0.0
+    square = xp.minimum(x, 1.0) ** 2
+    for coefficient in _SERIES:
+        near = near * square + coefficient
+    return xp.sign(input) * xp.where(x < 1, near * x, 1 - erfcx(x) * xp.exp(-x * x))
+
+
+erf.vjp(lambda g, out, x: g * (exp(-x * x) * (2 / math.sqrt(math.pi))), reads="input")
+
+
 @primitive
 def log_ndtr(input):
     """log Φ(z), Φ the standard normal cumulative distribution; exact far out in both tails."""
@@ -56,3 +74,12 @@ def inverse_mills_ratio(z: Tensor) -> Tensor:
     below = math.sqrt(2 / math.pi) / erfcx(abs(z) * math.sqrt(0.5))  # φ(z) / Φ(−|z|)
     density = exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
     return where(z < 0, below, density / (1.0 - density / below))
+
+
+def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
+    """x · Φ(x), or, approximate = `tanh`, x · ½(1 + tanh(√(2/π) (x + 0.044715 x³))).  Hendrycks & Gimpel 2016."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
+    if approximate == "none":
+        return input * (0.5 + 0.5 * erf(input * math.sqrt(0.5)))
+    return input * sigmoid((input + 0.044715 * input**3) * math.sqrt(8 / math.pi))  # ½(1 + tanh z) = sigmoid(2z)

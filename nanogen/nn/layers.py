@@ -1,10 +1,11 @@
 """The layers: a function of `functional` with its parameters.  Names, arguments and shapes are torch's.
 
-A layer draws its initial weights from `rng`; without one from `Generator(0)`, so a layer is never left to chance.
+A layer draws its initial weights from `rng`; without one from the default generator, which `nanogen.manual_seed` seeds.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +14,10 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor
-from nanogen.functional.conv import pair
+from nanogen.backend import unsupported
+from nanogen.functional.conv import pair, settings, sides
 from nanogen.nn.module import Module, Parameter
-from nanogen.random import Generator
+from nanogen.random import Generator, default_generator
 
 Pair = int | tuple[int, ...]
 
@@ -23,7 +25,7 @@ Pair = int | tuple[int, ...]
 def uniform_init(shape: tuple[int, ...], fan_in: int, rng: Generator | None) -> Parameter:
     """U(−1/√fan_in, 1/√fan_in): LeCun et al. 1998, section 4.6, with the bounds that torch takes."""
     bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
-    return Parameter(((rng or Generator(0)).uniform(shape) * 2 - 1) * np.float32(bound))
+    return Parameter(((rng or default_generator).uniform(shape) * 2 - 1) * np.float32(bound))
 
 
 def _sizes(name: str, **sizes: int) -> None:
@@ -35,42 +37,60 @@ def _sizes(name: str, **sizes: int) -> None:
 class Linear(Module):
     """(…, in_features) to (…, out_features): x · weightᵀ + bias."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, rng: Generator | None = None):
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None,
+        *, rng: Generator | None = None,
+    ):  # fmt: skip
         super().__init__()
         _sizes("Linear", in_features=in_features, out_features=out_features)
-        rng = rng or Generator(0)
+        self.in_features, self.out_features = in_features, out_features
         self.weight = uniform_init((out_features, in_features), in_features, rng)
         self.bias = uniform_init((out_features,), in_features, rng) if bias else None
+        self.to(device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
 
 
-class Conv2d(Module):
-    """(N, in_channels, H, W) to (N, out_channels, OH, OW); see `functional.conv2d`."""
+class Convolution(Module):
+    """What the two convolutions share: channels in groups, kernels, a bias."""
+
+    def set_kernels(
+        self, inputs: int, outputs: int, kernel_size: Pair, groups: int, bias: bool, rng: Any, transposed: bool = False
+    ) -> None:
+        """The first weights; a transposed convolution has the kernels of the one that it is the adjoint of."""
+        name = type(self).__name__
+        _sizes(name, in_channels=inputs, out_channels=outputs, groups=groups)
+        if inputs % groups or outputs % groups:
+            raise ValueError(f"{name}: {inputs} and {outputs} channels do not divide into {groups} groups")
+        self.in_channels, self.out_channels, self.groups = inputs, outputs, groups
+        self.kernel_size = pair(kernel_size, "kernel_size", 1)
+        first, second = (inputs, outputs) if transposed else (outputs, inputs)
+        fan_in = second // groups * math.prod(self.kernel_size)
+        self.weight = uniform_init((first, second // groups, *self.kernel_size), fan_in, rng)
+        self.bias = uniform_init((outputs,), fan_in, rng) if bias else None
+
+
+class Conv2d(Convolution):
+    """(N, in_channels, H, W) to (N, out_channels, OH, OW); see `functional.conv2d`.  padding_mode is `zeros`, or one of
+    `functional.pad`'s."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
-        padding: Pair | str = 0,
-        dilation: Pair = 1,
-        bias: bool = True,
-        *,
-        rng: Generator | None = None,
-    ):
+        self, in_channels: int, out_channels: int, kernel_size: Pair, stride: Pair = 1, padding: Pair | str = 0,
+        dilation: Pair = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros", device: Any = None,
+        dtype: Any = None, *, rng: Generator | None = None,
+    ):  # fmt: skip
         super().__init__()
-        _sizes("Conv2d", in_channels=in_channels, out_channels=out_channels)
-        kernel, rng = pair(kernel_size, "kernel_size", 1), rng or Generator(0)
-        fan_in = in_channels * math.prod(kernel)
-        self.weight = uniform_init((out_channels, in_channels, *kernel), fan_in, rng)
-        self.bias = uniform_init((out_channels,), fan_in, rng) if bias else None
-        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.stride, self.padding, self.dilation, self.padding_mode = stride, padding, dilation, padding_mode
+        self.set_kernels(in_channels, out_channels, kernel_size, groups, bias, rng)
+        self.to(device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            (left, right), (above, below) = sides(padding, self.kernel_size, settings(self.stride, 0, self.dilation))
+            x, padding = F.pad(x, (left, right, above, below), self.padding_mode), 0
+        return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 class MaskedConv2d(Conv2d):
@@ -87,16 +107,9 @@ class MaskedConv2d(Conv2d):
     """
 
     def __init__(
-        self,
-        mask: str,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Pair,
-        colors: int = 1,
-        bias: bool = True,
-        *,
-        rng: Generator | None = None,
-    ):
+        self, mask: str, in_channels: int, out_channels: int, kernel_size: Pair, colors: int = 1, bias: bool = True,
+        *, rng: Generator | None = None,
+    ):  # fmt: skip
         kernel = pair(kernel_size, "kernel_size", 1)
         if mask not in ("A", "B"):
             raise ValueError(f"MaskedConv2d: mask must be 'A' or 'B', got {mask!r}")
@@ -130,50 +143,61 @@ def causal_mask(mask: str, shape: tuple[int, ...], colors: int) -> np.ndarray:
     return allowed
 
 
-class ConvTranspose2d(Module):
+class ConvTranspose2d(Convolution):
     """(N, in_channels, H, W) to a larger (N, out_channels, OH, OW); see `functional.conv_transpose2d`."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
-        padding: Pair = 0,
-        output_padding: Pair = 0,
-        bias: bool = True,
-        dilation: Pair = 1,
-        *,
-        rng: Generator | None = None,
-    ):
+        self, in_channels: int, out_channels: int, kernel_size: Pair, stride: Pair = 1, padding: Pair = 0,
+        output_padding: Pair = 0, groups: int = 1, bias: bool = True, dilation: Pair = 1, padding_mode: str = "zeros",
+        device: Any = None, dtype: Any = None, *, rng: Generator | None = None,
+    ):  # fmt: skip
         super().__init__()
-        _sizes("ConvTranspose2d", in_channels=in_channels, out_channels=out_channels)
-        kernel, rng = pair(kernel_size, "kernel_size", 1), rng or Generator(0)
-        fan_in = out_channels * math.prod(kernel)
-        self.weight = uniform_init((in_channels, out_channels, *kernel), fan_in, rng)
-        self.bias = uniform_init((out_channels,), fan_in, rng) if bias else None
+        unsupported("ConvTranspose2d", padding_mode=None if padding_mode == "zeros" else padding_mode)
         self.stride, self.padding, self.output_padding, self.dilation = stride, padding, output_padding, dilation
+        self.set_kernels(in_channels, out_channels, kernel_size, groups, bias, rng, transposed=True)
+        self.to(device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv_transpose2d(
-            x, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.dilation
-        )
+        how = self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        return F.conv_transpose2d(x, self.weight, self.bias, *how)
+
+
+def scale_and_shift(shape: int | tuple[int, ...], affine: bool, bias: bool) -> tuple[Any, Any]:
+    """The weight and the bias of a normalisation."""
+    weight = Parameter(np.ones(shape, np.float32)) if affine else None
+    return weight, Parameter(np.zeros(shape, np.float32)) if affine and bias else None
 
 
 class GroupNorm(Module):
     """(N, num_channels, *), normalised within each image over groups of channels; see `functional.group_norm`."""
 
-    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True):
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, device: Any = None,
+        dtype: Any = None, *, bias: bool = True,
+    ):  # fmt: skip
         super().__init__()
         _sizes("GroupNorm", num_groups=num_groups, num_channels=num_channels)
         if num_channels % num_groups:
             raise ValueError(f"GroupNorm: {num_channels} channels do not divide into {num_groups} groups")
-        self.num_groups, self.eps = num_groups, eps
-        self.weight = Parameter(np.ones(num_channels, np.float32)) if affine else None
-        self.bias = Parameter(np.zeros(num_channels, np.float32)) if affine else None
+        self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
+        self.weight, self.bias = scale_and_shift(num_channels, affine, bias)
+        self.to(device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class InstanceNorm2d(GroupNorm):
+    """(N, num_features, H, W), each channel of each image normalised by itself; see `functional.instance_norm`."""
+
+    def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=False, track_running_stats=False, **more):
+        unsupported("InstanceNorm2d", track_running_stats=track_running_stats)
+        super().__init__(num_features, num_features, eps, affine, **more)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 4:
+            raise ValueError(f"InstanceNorm2d: input must be (N, C, H, W), got shape {x.shape}")
+        return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
 
 
 class GroupNormSiLU(GroupNorm):
@@ -196,39 +220,59 @@ class AdaptiveGroupNormSiLU(GroupNorm):
 
 
 class BatchNorm2d(Module):
-    """(N, num_features, H, W), each channel normalised over the batch; see `functional.batch_norm`."""
+    """(N, num_features, H, W), each channel normalised over the batch; see `functional.batch_norm`.
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
+    momentum None gives every batch of the training the same weight in the running moments; without these
+    (track_running_stats=False) evaluation normalises by its batch too."""
+
+    shapes: tuple[str, ...] = ("(N, C, H, W)",)
+
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
+        track_running_stats: bool = True, device: Any = None, dtype: Any = None, *, bias: bool = True,
+    ):  # fmt: skip
         super().__init__()
-        _sizes("BatchNorm2d", num_features=num_features)
-        self.eps, self.momentum = eps, momentum
-        self.weight = Parameter(np.ones(num_features, np.float32)) if affine else None
-        self.bias = Parameter(np.zeros(num_features, np.float32)) if affine else None
+        _sizes(type(self).__name__, num_features=num_features)
+        self.num_features, self.eps, self.momentum, self.affine = num_features, eps, momentum, affine
+        self.weight, self.bias = scale_and_shift(num_features, affine, bias)
         self.running_mean: Tensor
         self.running_var: Tensor
         self.num_batches_tracked: Tensor
-        self.register_buffer("running_mean", Tensor(np.zeros(num_features, np.float32)))
-        self.register_buffer("running_var", Tensor(np.ones(num_features, np.float32)))
-        self.register_buffer("num_batches_tracked", Tensor(np.zeros((), np.int64)))
+        moments = np.zeros(num_features, np.float32), np.ones(num_features, np.float32), np.zeros((), np.int64)
+        for name, array in zip(("running_mean", "running_var", "num_batches_tracked"), moments, strict=True):
+            self.register_buffer(name, Tensor(array) if track_running_stats else None)
+        self.to(device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4:
-            raise ValueError(f"BatchNorm2d: input must be (N, C, H, W), got shape {x.shape}")
-        if self.training:
+        if x.ndim not in [shape.count(",") + 1 for shape in self.shapes]:
+            raise ValueError(f"{type(self).__name__}: input must be {' or '.join(self.shapes)}, got shape {x.shape}")
+        tracked, momentum = self.num_batches_tracked is not None, self.momentum
+        if self.training and tracked:
             self.num_batches_tracked.data += 1
-        moments = self.running_mean, self.running_var
-        return F.batch_norm(x, *moments, self.weight, self.bias, self.training, self.momentum, self.eps)
+        if momentum is None:
+            momentum = 1 / max(self.num_batches_tracked.item(), 1) if tracked else 0.0
+        moments, by_batch = (self.running_mean, self.running_var), self.training or not tracked
+        return F.batch_norm(x, *moments, self.weight, self.bias, by_batch, momentum, self.eps)
+
+
+class BatchNorm1d(BatchNorm2d):
+    """(N, num_features) or (N, num_features, L), each channel normalised over the batch."""
+
+    shapes = ("(N, C)", "(N, C, L)")
 
 
 class LayerNorm(Module):
     """(…, *normalized_shape), normalised over the last axes; see `functional.layer_norm`."""
 
-    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True):
+    def __init__(
+        self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True,
+        bias: bool = True, device: Any = None, dtype: Any = None,
+    ):  # fmt: skip
         super().__init__()
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.normalized_shape, self.eps = shape, eps
-        self.weight = Parameter(np.ones(shape, np.float32)) if elementwise_affine else None
-        self.bias = Parameter(np.zeros(shape, np.float32)) if elementwise_affine else None
+        self.weight, self.bias = scale_and_shift(shape, elementwise_affine, bias)
+        self.to(device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
@@ -237,10 +281,16 @@ class LayerNorm(Module):
 class Embedding(Module):
     """Integers below num_embeddings to rows of a table: any shape to (…, embedding_dim)."""
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, *, rng: Generator | None = None):
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, padding_idx: None = None, max_norm: None = None,
+        *, device: Any = None, dtype: Any = None, rng: Generator | None = None,
+    ):  # fmt: skip
         super().__init__()
+        unsupported("Embedding", padding_idx=padding_idx, max_norm=max_norm)
         _sizes("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
-        self.weight = Parameter((rng or Generator(0)).normal((num_embeddings, embedding_dim)))
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.weight = Parameter((rng or default_generator).normal((num_embeddings, embedding_dim)))
+        self.to(device, dtype)
 
     def forward(self, indices: Any) -> Tensor:
         return F.embedding(indices, self.weight)
@@ -248,13 +298,66 @@ class Embedding(Module):
 
 class Dropout(Module):
     """Each element 0 with probability p in training; nothing in evaluation.  Draws from the rng of the call, or from
-    its own, `Generator(0)` unless given."""
+    its own, or from the default generator."""
 
-    def __init__(self, p: float = 0.5, *, rng: Generator | None = None):
+    def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Generator | None = None):
         super().__init__()
         if not 0 <= p <= 1:
             raise ValueError(f"Dropout: p must be in [0, 1], got {p}")
-        self.p, self.rng = p, rng or Generator(0)
+        self.p, self.inplace, self.rng = p, inplace, rng
 
     def forward(self, x: Tensor, rng: Generator | None = None) -> Tensor:
-        return F.dropout(x, self.p, self.training, rng or self.rng)
+        return F.dropout(x, self.p, self.training, self.inplace, rng=rng or self.rng)
+
+
+class Identity(Module):
+    """What comes in, whatever the settings."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def of_functions(tensors: int = 1, **functions: Any) -> Any:
+    """Modules by their names, each a function of so many tensors, whose other arguments are the module's settings."""
+    return [_of_function(name, function, tensors) for name, function in functions.items()]
+
+
+def _of_function(name: str, function: Any, tensors: int) -> Any:
+    settings = list(inspect.signature(function).parameters.values())[tensors:]
+    signature = inspect.Signature([p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in settings])
+
+    def __init__(self: Any, *args: Any, **named: Any) -> None:
+        Module.__init__(self)
+        given = signature.bind(*args, **named)
+        given.apply_defaults()
+        vars(self).update(given.arguments)
+
+    def forward(self: Any, *inputs: Any) -> Any:
+        return function(*inputs, **{key: getattr(self, key) for key in signature.parameters})
+
+    contents = {"__init__": __init__, "forward": forward, "__signature__": signature, "__doc__": function.__doc__}
+    return type(name, (Module,), contents)
+
+
+AvgPool2d, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh = of_functions(
+    AvgPool2d=F.avg_pool2d, GELU=F.gelu, LeakyReLU=F.leaky_relu, LogSoftmax=F.log_softmax, ReLU=F.relu,
+    Sigmoid=F.sigmoid, SiLU=F.silu, Softmax=F.softmax, Softplus=F.softplus, Tanh=F.tanh,
+)  # fmt: skip
+BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss = of_functions(
+    2, BCELoss=F.binary_cross_entropy, BCEWithLogitsLoss=F.binary_cross_entropy_with_logits,
+    CrossEntropyLoss=F.cross_entropy, L1Loss=F.l1_loss, MSELoss=F.mse_loss,
+)  # fmt: skip
+Flatten, MaxPool2d, ReflectionPad2d, Unflatten, Upsample = of_functions(
+    Flatten=lambda input, start_dim=1, end_dim=-1: F.flatten(input, start_dim, end_dim),
+    MaxPool2d=lambda input, kernel_size, stride=None, padding=0, dilation=1, return_indices=False, ceil_mode=False: (
+        F.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    ),
+    ReflectionPad2d=lambda input, padding: F.pad(
+        input, [padding] * 4 if isinstance(padding, int) else padding, "reflect"
+    ),
+    Unflatten=lambda input, dim, unflattened_size: F.unflatten(input, dim, unflattened_size),
+    Upsample=F.interpolate,
+)

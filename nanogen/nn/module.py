@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from nanogen.autograd import Tensor
-from nanogen.backend import Array, to_device
+from nanogen.autograd import Tensor, constant
+from nanogen.backend import DEVICES, Array, array_module, to_device, unsupported
 
 
 class Parameter(Tensor):
-    """A tensor that is learned: an attribute of this kind is one of its module's parameters."""
+    """A tensor that is learned: an attribute of this kind is one of its module's parameters.  `data` is an array or a
+    tensor, whose memory it shares."""
 
     __slots__ = ()
 
-    def __init__(self, data: Array):
-        super().__init__(data)
-        self.requires_grad = True
+    def __init__(self, data: Any, requires_grad: bool = True):
+        super().__init__(constant(data).data)
+        self.requires_grad = requires_grad
 
 
 class Module:
@@ -27,7 +29,7 @@ class Module:
 
     def __init__(self) -> None:
         self.training = True
-        self._buffers: set[str] = set()
+        self._buffers: dict[str, bool] = {}  # and whether each is saved
 
     def __call__(self, *inputs: Any, **settings: Any) -> Any:
         return self.forward(*inputs, **settings)
@@ -35,13 +37,18 @@ class Module:
     def forward(self, *inputs: Any, **settings: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-    def register_buffer(self, name: str, tensor: Tensor, persistent: bool = True) -> None:
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """A tensor that moves with the module and is not learned; in its state_dict if persistent."""
         setattr(self, name, tensor)
-        if persistent:
-            self._buffers.add(name)
+        self._buffers[name] = persistent
 
-    def parts(self) -> Iterator[tuple[str, Any]]:
+    def add_module(self, name: str, module: Any) -> None:
+        """`module` as the attribute of this name."""
+        setattr(self, name, module)
+
+    register_parameter = add_module
+
+    def _parts(self) -> Iterator[tuple[str, Any]]:
         """What stands in the attributes, with its name; a list's parts are numbered."""
         for name, value in vars(self).items():
             if isinstance(value, list | tuple):
@@ -49,47 +56,73 @@ class Module:
             else:
                 yield name, value
 
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """This module and all below it, with their dotted names."""
-        yield prefix.rstrip("."), self
-        for name, part in self.parts():
+    def named_modules(self, memo: Any = None, prefix: str = "", remove_duplicate: bool = True) -> Iterator[Any]:
+        """This module and all below it, with their dotted names; each once, or with remove_duplicate=False wherever it
+        stands.  `memo` are those to leave out."""
+        memo = set() if memo is None else memo
+        if self in memo:
+            return
+        memo |= {self} if remove_duplicate else set()
+        yield prefix, self
+        for name, part in self._parts():
             if isinstance(part, Module):
-                yield from part.named_modules(f"{prefix}{name}.")
+                yield from part.named_modules(memo, f"{prefix}.{name}".lstrip("."), remove_duplicate)
 
     def modules(self) -> Iterator[Module]:
         return (module for _, module in self.named_modules())
 
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules directly below, each once, with their names."""
+        return ((name, part) for name, part in _once(self._parts()) if isinstance(part, Module))
+
+    def children(self) -> Iterator[Module]:
+        return (child for _, child in self.named_children())
+
+    def _named(self, kind: Callable[[Module, str, Any], Any], remove_duplicate: bool = True) -> Iterator[Any]:
+        """The parts of a kind, which (module, name, part) tell, with their dotted names."""
+        found = (
+            (f"{path}.{name}".lstrip("."), part)
+            for path, module in self.named_modules(remove_duplicate=remove_duplicate)
+            for name, part in module._parts()
+            if kind(module, name, part)
+        )
+        return _once(found) if remove_duplicate else found
+
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        for prefix, module in self.named_modules():
-            for name, part in module.parts():
-                if isinstance(part, Parameter):
-                    yield f"{prefix}.{name}".lstrip("."), part
+        """The parameters with their dotted names, each once; a tied one has the first of its names."""
+        return self._named(lambda module, name, part: isinstance(part, Parameter))
 
     def parameters(self) -> Iterator[Parameter]:
         return (parameter for _, parameter in self.named_parameters())
 
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """The registered buffers with their dotted names, each once."""
+        return self._named(lambda module, name, part: name in module._buffers and part is not None)
+
+    def buffers(self) -> Iterator[Tensor]:
+        return (buffer for _, buffer in self.named_buffers())
+
     def _named_state(self) -> Iterator[tuple[str, Tensor]]:
-        yield from self.named_parameters()
-        for prefix, module in self.named_modules():
-            for name in sorted(module._buffers):
-                yield f"{prefix}.{name}".lstrip("."), getattr(module, name)
+        yield from self._named(lambda module, name, part: isinstance(part, Parameter), remove_duplicate=False)
+        yield from self._named(lambda module, name, part: part is not None and module._buffers.get(name), False)
 
     def state_dict(self) -> dict[str, Array]:
         """A copy of every parameter's and persistent buffer's array, under the names and in the shapes of torch's."""
         return {name: tensor.data.copy() for name, tensor in self._named_state()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> None:
         """Take over arrays (NumPy's, CuPy's or torch's on the CPU) saved under the same names; types stay as they are.
 
         Raises:
-            ValueError: a name that is missing or unknown, a shape that differs; nothing is changed then.
+            ValueError: a name that is missing or unknown, if strict; a shape that differs; nothing is changed then.
         """
+        unsupported("load_state_dict", assign=assign)
         own = dict(self._named_state())
-        if missing := sorted(set(own) - set(state)):
+        if strict and (missing := sorted(set(own) - set(state_dict))):
             raise ValueError(f"state_dict lacks {', '.join(missing)}")
-        if unknown := sorted(set(state) - set(own)):
+        if strict and (unknown := sorted(set(state_dict) - set(own))):
             raise ValueError(f"state_dict has the unknown {', '.join(unknown)}")
-        arrays = {name: _array(value) for name, value in state.items()}
+        arrays = {name: _array(value) for name, value in state_dict.items() if name in own}
         for name, array in arrays.items():
             if array.shape != own[name].shape:
                 raise ValueError(f"{name} must have shape {own[name].shape}, got {array.shape}")
@@ -105,13 +138,56 @@ class Module:
     def eval(self) -> Module:
         return self.train(False)
 
-    def to(self, target: Any) -> Module:
-        """Move all tensors to a device (`cpu`, `cuda`) or to a floating-point dtype, in place."""
+    def to(self, *target: Any, device: str | None = None, dtype: Any = None, non_blocking: bool = False) -> Module:
+        """Move all tensors to a device (`cpu`, `cuda`), or those of floating-point numbers to a dtype, in place."""
+        targets = [one for one in (*target, device, dtype) if one is not None and not isinstance(one, bool)]
+        places = [one for one in targets if isinstance(one, str) and one in DEVICES]
         for module in self.modules():
-            for _, part in module.parts():
-                if isinstance(part, Tensor) and (target in ("cpu", "cuda") or part.dtype.kind == "f"):
-                    part.data = part.detach().to(target).data
+            for _, part in module._parts():
+                if isinstance(part, Tensor):
+                    part.data = part.detach().to(*(targets if part.dtype.kind == "f" else places)).data
         return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """No parameter has a gradient any more; or, set_to_none=False, those that had one have zeros."""
+        for p in self.parameters():
+            if p.grad is not None:
+                p.grad = None if set_to_none else Tensor(array_module(p.data).zeros_like(p.data))
+
+    def requires_grad_(self, requires_grad: bool = True) -> Module:
+        """Whether the parameters are learned."""
+        for p in self.parameters():
+            p.requires_grad = requires_grad
+        return self
+
+    def apply(self, fn: Callable[[Module], Any]) -> Module:
+        """Call `fn` on each module below, then on this one."""
+        for child in self.children():
+            child.apply(fn)
+        fn(self)
+        return self
+
+    def extra_repr(self) -> str:
+        """The settings as `repr` shows them: attributes that are numbers, words, None, or tuples of these."""
+        plain = lambda value: value is None or isinstance(value, int | float | str)
+        shown = {k: v for k, v in vars(self).items() if all(map(plain, v if isinstance(v, tuple) else [v]))}
+        return ", ".join(f"{k}={v!r}" for k, v in shown.items() if k != "training" and not k.startswith("_"))
+
+    def __repr__(self) -> str:
+        below = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
+        if not below:
+            return f"{type(self).__name__}({self.extra_repr()})"
+        return "\n  ".join([f"{type(self).__name__}(", *filter(None, [self.extra_repr()]), *below]) + "\n)"
+
+
+for _name, _target in {"float": np.float32, "double": np.float64, "cpu": "cpu", "cuda": "cuda"}.items():
+    setattr(Module, _name, functools.partialmethod(Module.to, _target))
+
+
+def _once(named: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    """Names with what they name, each thing under its first name alone."""
+    first: dict[int, Any] = {}
+    return (x for x in named if first.setdefault(id(x[1]), x) is x)
 
 
 def _array(value: Any) -> Array:
@@ -123,24 +199,50 @@ def _array(value: Any) -> Array:
 
 
 class Sequential(Module):
-    """Modules (or plain functions) one after the other, numbered from 0."""
+    """Modules (or plain functions) one after the other, numbered from 0, or named as in a dictionary."""
 
     def __init__(self, *layers: Any):
         super().__init__()
-        for i, layer in enumerate(layers):
-            setattr(self, str(i), layer)
-        self._length = len(layers)
+        self._names: list[str] = []
+        named = layers[0].items() if len(layers) == 1 and isinstance(layers[0], Mapping) else enumerate(layers)
+        for name, layer in named:
+            self.add_module(str(name), layer)
+
+    def add_module(self, name: str, module: Any) -> None:
+        """One more at the end."""
+        if not callable(module):
+            raise TypeError(
+                f"{type(self).__name__}: {name} must be a module or a function, got {type(module).__name__}"
+            )
+        self._names += [name] if name not in self._names else []
+        setattr(self, name, module)
+
+    def append(self, module: Any) -> Sequential:
+        self.add_module(str(len(self)), module)
+        return self
 
     def __iter__(self) -> Iterator[Any]:
-        return (getattr(self, str(i)) for i in range(self._length))
+        return (getattr(self, name) for name in self._names)
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._names)
 
-    def __getitem__(self, index: int) -> Any:
-        return getattr(self, str(range(self._length)[index]))
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return type(self)({name: getattr(self, name) for name in self._names[index]})
+        return getattr(self, self._names[index])
 
     def forward(self, x: Any) -> Any:
         for layer in self:
             x = layer(x)
         return x
+
+
+class ModuleList(Sequential):
+    """Modules in a list, for a module's forward to call."""
+
+    def __init__(self, modules: Iterable[Module] | Mapping[str, Module] | None = None):
+        super().__init__(*([modules] if isinstance(modules, Mapping) else modules or ()))
+
+    def forward(self, *inputs: Any) -> Any:
+        raise NotImplementedError("ModuleList has no forward")

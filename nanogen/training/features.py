@@ -51,7 +51,7 @@ class Classifier(Module):
         return F.silu(self.embed(x.reshape(len(x), -1)))
 
     def forward(self, x: Tensor, rng: Generator) -> Tensor:
-        return self.last(F.dropout(self.features(x), DROPOUT, True, rng))
+        return self.last(F.dropout(self.features(x), DROPOUT, True, rng=rng))
 
 
 class Features:
