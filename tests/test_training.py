@@ -21,7 +21,9 @@ from nanogen import metrics
 from nanogen.autograd import Fused, Primitive
 from nanogen.functional.normalization import normalize_groups
 from nanogen.models import DDPM, GAN, MODELS, VAE, PixelCNN
-from nanogen.training import loop
+from nanogen.training import evaluation, loop
+from nanogen.training import run as runs
+from nanogen.training.checkpoint import save_checkpoint
 from nanogen.training.config import TRAINING, as_text, default, explained, in_their_types
 from nanogen.training.loop import Trainer, batch_indices, begin_metrics, learning_rate, train
 from nanogen.training.pictures import GREY, grid
@@ -80,28 +82,79 @@ def test_metrics_are_rewound(tail: str, tmp_path: Path) -> None:
     assert run.metrics_file.read_text() == "step,loss\n5,1.5\n10,1.25\n"
 
 
-def test_step_by_hand() -> None:
-    """A step is AdamW on the gradient of the loss at the step's images and random numbers, then the average: written
-    out with the same parts.  Two steps, of a model with one part."""
-    settings = settings_of("vae")
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+@pytest.mark.parametrize("model", TINY)
+def test_step_by_hand(model: str, clip: float) -> None:
+    """A step is, for each of the model's updates, AdamW on the gradient of its loss at the update's own images, which
+    is clipped if `clip` is set, all with the numbers of one generator; then the average.  Written out for four steps
+    with the same parts, and with settings that are nobody's defaults; what comes back is each part's last loss."""
+    own = {"lr": 0.02, "betas": (0.6, 0.7), "weight_decay": 0.3, "ema": 0.05, "seed": 5, "clip": clip}
+    settings, images = settings_of(model, **own), some_images().images
     trainer = Trainer(settings, some_images())
     ours = loop.build_model(settings)
-    optimizer = ng.optim.AdamW(ours.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay)
-    average = ng.optim.ExponentialMovingAverage(ours.parameters(), settings.ema)
-    for step in (1, 2):
-        found = trainer.advance()
-        images = some_images().images[batch_indices(step, 30, settings)]
-        optimizer.zero_grad()
-        loss = ours.loss(images, ng.Generator(settings.seed).stream(loop.STEPS, step))
-        loss.backward()
-        optimizer.lr = learning_rate(step, settings)
-        optimizer.step()
+    parts = {update.name: list(update.part.parameters()) for update in ours.updates()}
+    optimizers = {name: ng.optim.AdamW(part, 0.5, (0.6, 0.7), weight_decay=0.3) for name, part in parts.items()}
+    average, taken = ng.optim.ExponentialMovingAverage(ours.parameters(), 0.05), 0
+    for step in (1, 2, 3, 4):
+        rng, losses = ng.Generator(5).stream(loop.STEPS, step), {}
+        k = 2 if model == "gan" else 1  # the discriminator's images: 1, 2, then 3, 4; the generator's: 1, then 3
+        for i, update in enumerate(ours.updates()):
+            batch = images[batch_indices((step - 1) * k + 1 + (i == 1), 30, settings)]
+            loss = update.loss(batch, rng)
+            for p, g in zip(parts[update.name], ng.grad(loss, parts[update.name]), strict=True):
+                p.grad = g
+            if clip:
+                ng.optim.clip_grad_norm_(parts[update.name], 0.05)
+            optimizers[update.name].lr = 0.02 * min(1, step / 3) * (1 + math.cos(math.pi * (step - 1) / STEPS)) / 2
+            optimizers[update.name].step()
+            losses[update.name] = loss.item()
+            taken += 1
         average.update()
-        assert found["loss"].item() == loss.item()
+        assert {name: loss.item() for name, loss in trainer.advance().items()} == pytest.approx(losses, rel=1e-5)
+        assert trainer.step == step
+    assert taken == (12 if model == "gan" else 4)
     for p, q in zip(trainer.model.parameters(), ours.parameters(), strict=True):
-        np.testing.assert_allclose(p.data, q.data, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(p.data, q.data, rtol=1e-5, atol=1e-7)
     for p, q in zip(trainer.average.averages, average.averages, strict=True):
-        np.testing.assert_allclose(p, q, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(p, q, rtol=1e-5, atol=1e-7)
+    found = trainer.arrays()
+    for (name, p), q in zip(ours.named_parameters(), average.averages, strict=True):
+        np.testing.assert_array_equal(found[f"model.{name}"], trainer.model.state_dict()[name])
+        np.testing.assert_allclose(found[f"average.{name}"], q, rtol=1e-5, atol=1e-7)
+        assert abs(p.data - q).max() > 0, "an average is not the weights"
+
+
+def test_each_setting_acts() -> None:
+    """Two steps with another value of one setting give other weights; with a shorter average the weights are the same,
+    and the averages others; with none (a decay of 0) the averages are the weights."""
+    usual: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.1, "warmup": 4, "ema": 0.9}
+
+    def after(**changes: Any) -> tuple[np.ndarray, np.ndarray]:
+        trainer = Trainer(settings_of("ddpm", **{**usual, **changes}), some_images())
+        for _ in range(2):
+            trainer.advance()
+        weights = np.concatenate([p.data.ravel() for p in trainer.model.parameters()])
+        return weights, np.concatenate([a.ravel() for a in trainer.average.averages])
+
+    weights, averages = after()
+    for changes in ({"lr": 0.01}, {"betas": (0.5, 0.999)}, {"betas": (0.9, 0.5)}, {"weight_decay": 0.0}, {"warmup": 2},
+                    {"clip": 1e-3}, {"seed": 1}, {"batch": 7}, {"steps": 13}):  # fmt: skip
+        assert not np.array_equal(after(**changes)[0], weights), changes
+    for changes in ({"log_every": 1}, {"samples_every": 1}, {"checkpoint_every": 1}, {"keep": 1}):
+        assert np.array_equal(after(**changes)[0], weights), changes
+    same, shorter = after(ema=0.05)
+    assert np.array_equal(same, weights)
+    assert not np.array_equal(shorter, averages)
+    assert np.array_equal(*after(ema=0.0))
+
+
+def test_precision_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 is allowed where the settings say so, and is not where they say float32."""
+    said: list[bool] = []
+    monkeypatch.setattr(loop, "allow_tf32", said.append)
+    for precision in ("float32", "tf32"):
+        Trainer(dataclasses.replace(settings_of("vae"), precision=precision), some_images())
+    assert said == [False, True]
 
 
 def test_each_part_is_moved_by_its_own_loss() -> None:
@@ -119,17 +172,95 @@ def test_each_part_is_moved_by_its_own_loss() -> None:
     assert ids["discriminator"] == {id(p) for p in trainer.model.discriminator.parameters()}
 
 
-def test_metrics_are_the_means_since_the_last_row(tmp_path: Path) -> None:
-    """metrics.csv: a row every `log_every` steps and at the last, the mean loss of the steps since the row before."""
-    _, run = trained("vae", tmp_path, log_every=5)
-    trainer = Trainer(settings_of("vae"), some_images())
-    losses = [trainer.advance()["loss"].item() for _ in range(STEPS)]
+@pytest.mark.parametrize("model", ["vae", "gan"])
+def test_metrics_are_the_means_since_the_last_row(model: str, tmp_path: Path) -> None:
+    """metrics.csv: a row every `log_every` steps and at the last, each part's mean loss over the steps since the row
+    before, to six digits.  Who looks on is told every step, and of these the sum of the parts' means, else NaN."""
+    told: list[tuple[int, float]] = []
+    whole, run = begun(settings_of(model, log_every=5), tmp_path)
+    train(whole, run, lambda step, loss: told.append((step, loss)))
+    trainer = Trainer(settings_of(model), some_images())
+    losses = [{name: loss.item() for name, loss in trainer.advance().items()} for _ in range(STEPS)]
     header, *rows = run.metrics_file.read_text().splitlines()
-    assert header == "step,loss"
-    expected = [(5, losses[:5]), (10, losses[5:10]), (12, losses[10:])]
-    for row, (step, values) in zip(rows, expected, strict=True):
-        assert row.split(",")[0] == str(step)
-        assert float(row.split(",")[1]) == pytest.approx(np.mean(values), rel=1e-5)
+    names = ["discriminator", "generator"] if model == "gan" else ["loss"]
+    assert header == ",".join(["step", *names])
+    expected = {5: losses[:5], 10: losses[5:10], 12: losses[10:]}
+    means = {step: [np.mean([some[name] for some in part]) for name in names] for step, part in expected.items()}
+    assert rows == [",".join([str(step), *(f"{mean:.6g}" for mean in row)]) for step, row in means.items()]
+    assert [step for step, _ in told] == list(range(1, STEPS + 1))
+    assert {step for step, loss in told if not math.isnan(loss)} == means.keys()
+    for step, row in means.items():
+        assert dict(told)[step] == pytest.approx(sum(row), rel=1e-6)
+
+
+def test_what_is_done_at_which_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of twelve steps: a checkpoint at every fourth and at the last, once the rows up to its step are in the file; a
+    picture at every fifth, when rows and checkpoint of that step are there, but not at the last; the newest three
+    checkpoints are kept.  With `samples_every` 0 there is no picture."""
+    seen: list[tuple[str, int, list[int]]] = []
+
+    def rows(run: Any) -> list[int]:
+        return [int(line.split(",")[0]) for line in run.metrics_file.read_text().splitlines()[1:]]
+
+    def write(path: Path, checkpoint: Any) -> None:
+        seen.append(("checkpoint", checkpoint.step, rows(run)))
+        save_checkpoint(path, checkpoint)
+
+    monkeypatch.setattr(loop, "save_checkpoint", write)
+    monkeypatch.setattr(loop, "draw_progress", lambda run, model, step: seen.append(("picture", step, rows(run))))
+    every = {"checkpoint_every": 4, "log_every": 2, "samples_every": 5, "keep": 2}
+    trainer, run = begun(settings_of("vae", **every), tmp_path / "run")
+    train(trainer, run, lambda step, loss: None)
+    assert seen == [
+        ("checkpoint", 4, [2, 4]), ("picture", 5, [2, 4]), ("checkpoint", 8, [2, 4, 6, 8]),
+        ("picture", 10, [2, 4, 6, 8, 10]), ("checkpoint", 12, [2, 4, 6, 8, 10, 12]),
+    ]  # fmt: skip
+    assert run.checkpoint_files() == [run.checkpoint_file(12), run.checkpoint_file(8)]
+    for every, steps in ((0, []), (12, []), (6, [6])):
+        seen.clear()
+        trained("vae", tmp_path / str(every), samples_every=every)
+        assert [step for what, step, _ in seen if what == "picture"] == steps
+
+
+def test_no_picture_of_weights_gone_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are not finite are not drawn from: the run ends by itself, with its own error."""
+    drawn: list[int] = []
+    monkeypatch.setattr(loop, "draw_progress", lambda run, model, step: drawn.append(step))
+    trainer, run = begun(settings_of("vae", samples_every=3, log_every=12), tmp_path)
+
+    def poison(step: int, loss: float) -> None:
+        if step == 4:
+            next(trainer.model.parameters()).data[...] = np.nan
+
+    with pytest.raises(FloatingPointError):
+        train(trainer, run, poison)
+    assert drawn == [3]
+
+
+def test_a_run_that_is_asked_to_stop(tmp_path: Path) -> None:
+    """The step at hand is finished, its checkpoint written, the rows of metrics up to it flushed, and nothing more is
+    done, however often the run would have to do it; what came since the last row is in the checkpoint."""
+    steps: list[int] = []
+    trainer, run = begun(settings_of("vae", log_every=3), tmp_path)
+    train(trainer, run, lambda step, loss: steps.append(step), SimpleStop(steps, 4))
+    assert steps == [1, 2, 3, 4]
+    assert run.checkpoint_files() == [run.checkpoint_file(4)]
+    assert [line.split(",")[0] for line in run.metrics_file.read_text().splitlines()] == ["step", "3"]
+    found = run.checkpoint()
+    assert found is not None
+    again = Trainer(settings_of("vae"), some_images())
+    losses = [again.advance()["loss"].item() for _ in range(4)]
+    assert found.arrays["recent.loss"].tolist() == losses[3:]
+
+
+class SimpleStop:
+    """True when so many steps but one are done."""
+
+    def __init__(self, steps: list[int], at: int):
+        self.steps, self.at = steps, at
+
+    def __bool__(self) -> bool:
+        return len(self.steps) >= self.at - 1
 
 
 @pytest.mark.parametrize("model", TINY)
@@ -276,6 +407,32 @@ def test_every_pass_goes_through_all_images(count: int, batch: int, seed: int) -
     assert (np.sort(passes, axis=1) == np.arange(count)).all()
     assert count < 8 or len(passes) < 2 or not np.array_equal(passes[0], passes[1])
     assert np.array_equal(batch_indices(2, count, settings), flow[batch : 2 * batch])
+
+
+def test_every_seed_and_every_pass_has_an_order_of_its_own() -> None:
+    """Of six seeds and six passes no two go through the images in the same order, and none in the images' own; asked
+    for again, in whatever turn, each is the same; another number of images has another order."""
+    asked = [(seed, epoch) for seed in range(6) for epoch in range(6)]
+    orders = {key: loop.order(*key, 20).tolist() for key in asked}
+    assert all(sorted(found) == list(range(20)) != found for found in orders.values())
+    assert len({tuple(found) for found in orders.values()}) == 36
+    assert all(loop.order(*key, 20).tolist() == orders[key] for key in reversed(asked))
+    assert sorted(loop.order(0, 0, 21)) == list(range(21))
+    settings = dataclasses.replace(settings_of("vae"), batch=20)
+    for seed, epoch in asked:
+        found = batch_indices(epoch + 1, 20, dataclasses.replace(settings, seed=seed))
+        assert found.tolist() == orders[seed, epoch]
+
+
+def test_streams_are_independent() -> None:
+    """Weights, steps, orders, pictures, samples and evaluation draw from streams of their own."""
+    streams = [runs.INITIAL_WEIGHTS, runs.STEPS, runs.SHUFFLES, runs.PICTURES, runs.SAMPLES, runs.EVALUATION]
+    streams += [evaluation.LEFT_OUT, evaluation.REAL_AS_IF_DRAWN]
+    assert len(set(streams)) == 8
+    for model, own in TINY.items():
+        built = loop.build_model(settings_of(model, seed=3))
+        expected = MODELS[model]((1, 4, 4), 4, rng=ng.Generator(3).stream(runs.INITIAL_WEIGHTS), **own)
+        assert_same(built.state_dict(), expected.state_dict())
 
 
 # Checkpoints: more in test_checkpoint.py
