@@ -19,15 +19,16 @@ from tiny_runs import STEPS, TINY, assert_same, begun, resumed, settings_of, som
 import nanogen as ng
 from nanogen import metrics
 from nanogen.autograd import Fused, Primitive
+from nanogen.data import Images
 from nanogen.functional.normalization import normalize_groups
-from nanogen.models import DDPM, GAN, MODELS, VAE, PixelCNN
+from nanogen.models import GAN, MODELS
 from nanogen.training import evaluation, loop
 from nanogen.training import run as runs
 from nanogen.training.checkpoint import save_checkpoint
-from nanogen.training.config import TRAINING, as_text, default, explained, in_their_types
+from nanogen.training.config import TRAINING, as_text, default, explained, in_their_types, read_config, split_assignment
 from nanogen.training.loop import Trainer, batch_indices, begin_metrics, learning_rate, train
 from nanogen.training.pictures import GREY, grid
-from nanogen.training.run import Settings, make_settings, model_parameters
+from nanogen.training.run import Run, Settings, make_settings, model_parameters
 
 # The loop
 
@@ -523,38 +524,152 @@ def test_no_setting_has_two_meanings() -> None:
         assert as_text(getattr(usual, name)) in default(name), name
 
 
+USUAL = {
+    "clip": 0.0, "log_every": 10, "checkpoint_every": 500, "keep": 3, "seed": 0, "device": "cpu",
+    "precision": "float32", "execution": "eager", "processes": 1, "data_dir": None, "size": None, "color": None,
+    "weight_decay": 0.0, "batch": 64,
+}  # fmt: skip
+SMALL: dict[str, dict[str, Any]] = {
+    "pixelcnn": {"steps": 800, "lr": 3e-3, "ema": 0.998, "model_settings": {"channels": 64}},
+    "vae": {"steps": 900, "lr": 1e-3, "ema": 0.998, "model_settings": {}},
+    "gan": {"steps": 800, "lr": 5e-4, "ema": 0.995, "model_settings": {}},
+    "ddpm": {"steps": 600, "lr": 2e-3, "ema": 0.995, "model_settings": {"T": 200, "channels": 32}},
+}
+LARGE: dict[str, dict[str, Any]] = {
+    "pixelcnn": {
+        "steps": 3000, "lr": 1e-3, "ema": 0.998,
+        "model_settings": {"channels": 64, "kernel_size": 7, "dropout": 0.0},
+    },
+    "vae": {"steps": 4000, "lr": 1e-3, "ema": 0.998, "model_settings": {"latent": 32, "decoder": "logistic"}},
+    "gan": {"steps": 4000, "lr": 3e-4, "ema": 0.995, "model_settings": {"channels": 32}},
+    "ddpm": {"steps": 3000, "lr": 1e-3, "ema": 0.998, "model_settings": {"channels": 32, "multipliers": (1, 2, 2)}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_settings_unless_given(model: str) -> None:
+    """A default that moves changes everybody's runs: these are they, for images whose longer side has at most 16 pixels
+    and for larger ones.  The GAN's are DCGAN's β_1 = ½ and no warm-up.  Radford et al. 2016, section 4."""
+    betas, warmup = ((0.5, 0.999), 0) if model == "gan" else ((0.9, 0.999), 100)
+    for recipes, threads, samples_every, sizes in (
+        (SMALL, 1, 200, [(8, 8), (16, 16), (16, 4)]), (LARGE, 2, 1000, [(8, 20), (20, 8), (28, 28)]),
+    ):  # fmt: skip
+        expected = USUAL | recipes[model] | {"betas": betas, "warmup": warmup, "threads": threads, "model": model}
+        for size in sizes:
+            images = Images(np.zeros((64, 1, *size), np.uint8), None, 7, "of some kind")
+            found = dataclasses.asdict(make_settings(model, images))
+            about = {"samples_every": samples_every, "data": "of some kind", "image_shape": (1, *size), "levels": 7}
+            assert found == expected | about
+
+
+def test_what_is_given_wins() -> None:
+    """Over the recipe, and of the model's settings one by one; None is as if it was not given; a recipe's batch is no
+    larger than the number of images."""
+    images = Images(np.zeros((40, 1, 8, 8), np.uint8), None, 4, "x")
+    found = make_settings("ddpm", images, {"channels": 8}, lr=0.5, ema=None, keep=9, size=(8, 8))
+    assert found.model_settings == {"T": 200, "channels": 8}
+    assert (found.lr, found.ema, found.keep, found.size) == (0.5, SMALL["ddpm"]["ema"], 9, (8, 8))
+    assert found.batch == 40
+    assert make_settings("gan", images, batch=40).batch == 40
+    with pytest.raises(ValueError, match="at most the 40 images"):
+        make_settings("gan", images, batch=41)
+
+
+def test_ranges_of_settings() -> None:
+    """The least and the largest value of each setting are allowed; what lies just beyond is refused by its name."""
+    most, tiny = 2**31 - 1, 5e-324
+    counted = {"steps": 1, "threads": 1, "log_every": 1, "checkpoint_every": 1, "keep": 1, "warmup": 0, "seed": 0,
+               "samples_every": 0}  # fmt: skip
+    allowed = [(name, value) for name, low in counted.items() for value in (low, most)]
+    refused = [(name, value) for name, low in counted.items() for value in (low - 1, most + 1)]
+    below_one = math.nextafter(1, 0)
+    allowed += [
+        ("batch", 1),
+        ("batch", 30),
+        ("lr", tiny),
+        ("lr", 1e308),
+        ("weight_decay", 0.0),
+        ("weight_decay", 1e308),
+    ]
+    allowed += [("clip", 0.0), ("clip", 1e308), ("ema", 0.0), ("ema", below_one), ("betas", (0.0, below_one))]
+    allowed += [("betas", (below_one, 0.0))]
+    refused += [("batch", 0), ("batch", 31), ("lr", 0.0), ("lr", -tiny), ("lr", math.inf), ("lr", math.nan)]
+    refused += [(name, x) for name in ("weight_decay", "clip") for x in (-tiny, math.inf, math.nan)]
+    refused += [("ema", -tiny), ("ema", 1.0), ("ema", math.nan), ("betas", (-tiny, 0.9)), ("betas", (0.9, 1.0))]
+    refused += [("betas", (0.9,)), ("betas", (0.9, 0.9, 0.9)), ("betas", (math.nan, 0.9)), ("precision", "half")]
+    refused += [("precision", "tf32"), ("execution", "lazy"), ("execution", "graph"), ("device", "tpu")]
+    for name, value in allowed:
+        assert getattr(settings_of("gan", **{name: value}), name) == value
+    for name, value in refused:
+        with pytest.raises(ValueError, match=f"^{name}"):
+            settings_of("gan", **{name: value})
+
+
+def test_images_that_are_too_large() -> None:
+    """Up to 128·128 pixels, however many colours; beyond them, even by a row, another size is asked for."""
+    for shape in ((1, 128, 128), (3, 128, 128), (1, 16, 1024)):
+        images = Images(np.zeros((2, *shape), np.uint8), None, 4, "x")
+        assert make_settings("gan", images, {"channels": 1, "latent": 1}).image_shape == shape
+    with pytest.raises(ValueError, match=r"16384 pixels, got shape \(1, 129, 128\)"):
+        make_settings("gan", Images(np.zeros((2, 1, 129, 128), np.uint8), None, 4, "x"))
+
+
+def test_defaults_as_they_are_shown() -> None:
+    """One value where it is the same for all, one a model where they differ, and the larger images' beside them."""
+    assert default("batch") == "64"
+    assert default("keep") == "3"
+    assert default("samples_every") == "200; images beyond 16 pixels: 1000"
+    assert default("betas") == "0.9,0.999 pixelcnn, 0.9,0.999 vae, 0.5,0.999 gan, 0.9,0.999 ddpm"
+    assert default("lr") == (
+        "0.003 pixelcnn, 0.001 vae, 0.0005 gan, 0.002 ddpm; images beyond 16 pixels:"
+        " 0.001 pixelcnn, 0.001 vae, 0.0003 gan, 0.001 ddpm"
+    )
+    shown = dict(explained("ddpm"))
+    assert shown["T=1000"] == "the number of diffusion steps, at least 2. (200 for images of up to 16 pixels)"
+    assert shown["channels=64"] == ("of the U-Net. (32 for images of up to 16 pixels, 32 for images beyond 16 pixels)")
+    assert shown["multipliers=1,2"] == "of the U-Net. (1,2,2 for images beyond 16 pixels)"
+    assert shown["dropout=0.0"] == "of the U-Net."
+    assert dict(explained("gan"))["discriminator_steps=1"] == "k of algorithm 1, updates of D to one of G."
+
+
+def test_files_of_settings(tmp_path: Path) -> None:
+    """TOML as it stands; a run's settings.json without what its images say themselves and what is not set, the model's
+    own settings beside the others; of at most 32 KiB."""
+    (tmp_path / "x.toml").write_text('levels = 3\nmodel = "vae"\nbetas = [0.5, 0.9]\n')
+    assert read_config(tmp_path / "x.toml") == {"levels": 3, "model": "vae", "betas": [0.5, 0.9]}
+    settings = settings_of("vae", size=(8, 8))
+    Run(tmp_path).write_settings(settings)
+    expected = {k: v for k, v in dataclasses.asdict(settings).items() if v is not None} | settings.model_settings
+    for name in ("image_shape", "levels", "model_settings"):
+        del expected[name]
+    assert read_config(tmp_path / "settings.json") == expected | {"betas": list(settings.betas), "size": [8, 8]}
+    for length in (2**15, 2**15 + 1):
+        (tmp_path / "long.toml").write_text("keep = 2\n" + "#" * (length - 9))
+        if length == 2**15:
+            assert read_config(tmp_path / "long.toml") == {"keep": 2}
+        else:
+            with pytest.raises(ValueError, match=r"long.toml is longer"):
+                read_config(tmp_path / "long.toml")
+    (tmp_path / "x.json").write_text('{"model": "gan", "lr": null}')
+    assert read_config(tmp_path / "x.json") == {"model": "gan"}
+    for contents, word in (("[1]", "by name"), ('{"lr": {"a": 1}}', "lr must be a setting"), ("{", "x.json")):
+        (tmp_path / "x.json").write_text(contents)
+        with pytest.raises(ValueError, match=word):
+            read_config(tmp_path / "x.json")
+    with pytest.raises(FileNotFoundError, match=r"nothing.toml"):
+        read_config(tmp_path / "nothing.toml")
+    assert split_assignment("a=b=c") == ("a", "b=c")
+    assert split_assignment("a=") == ("a", "")
+    with pytest.raises(ValueError, match="name=value, got 'a'"):
+        split_assignment("a")
+
+
 # Figures and pictures
 
 
 def test_bits_per_dim() -> None:
     """nats / (D log 2): 8 bits for 256 equally likely levels."""
     assert metrics.bits_per_dim(12 * math.log(256), 12) == pytest.approx(8)
-
-
-@pytest.mark.parametrize(("model", "kind"), [("pixelcnn", "exact"), ("vae", "upper bound"), ("ddpm", "upper bound")])
-def test_likelihood(model: str, kind: str) -> None:
-    """The mean of −log₂ p / D over the images with its standard error, whatever the batches; exact or a bound.  The
-    importance-weighted bound is below the elbo's, a DDPM's parts add up."""
-    network = loop.build_model(settings_of(model))
-    images = np.concatenate([some_images().images] * 4)
-    found = metrics.likelihood(network, images, ng.Generator(0))
-    assert found is not None
-    assert found.kind == kind
-    assert not network.training
-    if isinstance(network, PixelCNN):
-        bits = -network.log_prob(images).data.astype(np.float64) / (16 * math.log(2))
-        assert found.bits_per_dim == pytest.approx(bits.mean(), rel=1e-6)
-        assert found.standard_error == pytest.approx(bits.std(ddof=1) / len(bits) ** 0.5, rel=1e-5)
-        again = metrics.likelihood(network, images, ng.Generator(1), batch=7)
-        assert again is not None
-        assert again.bits_per_dim == pytest.approx(found.bits_per_dim, rel=1e-6)
-    elif isinstance(network, VAE):
-        assert found.terms["importance-weighted, K = 64"] < found.bits_per_dim + 6 * found.standard_error
-        elbo = network.elbo(images, ng.Generator(0)).data
-        assert found.bits_per_dim == pytest.approx(-elbo.mean() / (16 * math.log(2)), rel=1e-5)
-    else:
-        assert isinstance(network, DDPM)
-        assert sum(found.terms.values()) == pytest.approx(found.bits_per_dim, rel=1e-5)
 
 
 def test_a_gan_has_no_likelihood() -> None:
