@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import itertools
 import json
 import math
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from tiny_runs import STEPS, TINY, assert_same, begun, resumed, settings_of, some_images, trained
 
 import nanogen as ng
-from nanogen import metrics
+from nanogen import data, metrics
 from nanogen.autograd import Fused, Primitive
 from nanogen.data import Images
 from nanogen.functional.normalization import normalize_groups
@@ -450,6 +451,70 @@ def test_a_run_samples_with_the_averaged_weights(tmp_path: Path) -> None:
         assert not np.array_equal(p.data, trainer.model.state_dict()[name])
     assert np.array_equal(model.state_dict()["generator.norms.0.running_mean"],
                           trainer.model.state_dict()["generator.norms.0.running_mean"])  # fmt: skip
+
+
+def test_a_runs_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each split is that of the data set, found where and cut as the settings say; images of another shape or of other
+    levels than the model's are refused."""
+    run = Run(tmp_path)
+    settings = make_settings("gan", data.load("digits"), {"channels": 1, "latent": 1})
+    run.write_settings(settings)
+    for split, count in (("train", 1500), ("test", 297)):
+        found, expected = run.images(split), data.load("digits", split)
+        assert np.array_equal(found.images, expected.images)
+        assert len(found) == count
+    for changes in ({"levels": 16}, {"image_shape": (1, 8, 4)}):
+        run.write_settings(dataclasses.replace(settings, **changes))
+        with pytest.raises(ValueError, match=r"digits has images \(1, 8, 8\) of 17 levels now"):
+            run.images("test")
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(data, "load", lambda *how: (asked.append(how), some_images())[1])
+    cut = dataclasses.replace(settings_of("gan"), data="x", data_dir="there", size=(4, 5), color="rgb")
+    assert np.array_equal(runs.load_images(cut, "test").images, some_images().images)
+    assert asked == [("x", "test", "there", (4, 5), "rgb")]
+
+
+def test_what_a_folder_holds_already(tmp_path: Path) -> None:
+    """A folder with settings, with metrics or with a checkpoint alone is no place for a new run; other files are no
+    matter, nor are files beside the checkpoints that have another form of name."""
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("x.txt", "checkpoints/step-00000003.safetensors.broken", "checkpoints/step-last.safetensors"):
+        (tmp_path / name).touch()
+    run = Run(tmp_path)
+    run.check_new()
+    assert run.checkpoint_files() == []
+    for name in ("settings.json", "metrics.csv", "checkpoints/step-00000003.safetensors"):
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=rf"already holds a run \({Path(name).name}\)"):
+            run.check_new()
+        (tmp_path / name).unlink()
+
+
+def test_a_line_for_each_command(tmp_path: Path) -> None:
+    """commands.log grows by a line a command: when, with which versions, what."""
+    run = Run(tmp_path)
+    run.note("nanogen train vae")
+    run.note("nanogen train --resume")
+    lines = (tmp_path / "commands.log").read_text().splitlines()
+    versions = rf"nanogen {re.escape(ng.__version__)}, NumPy {re.escape(np.__version__)}, Python \d+\.\d+\.\S+, \S+"
+    for line, command in zip(lines, ["nanogen train vae", "nanogen train --resume"], strict=True):
+        said = re.fullmatch(rf"(\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d) UTC  {versions}: {command}", line)
+        assert said is not None
+        then = datetime.datetime.strptime(said[1] + " +0000", "%Y-%m-%d %H:%M:%S %z")
+        assert abs((datetime.datetime.now(datetime.UTC) - then).total_seconds()) < 600
+
+
+def test_a_checkpoint_of_other_losses(tmp_path: Path) -> None:
+    """A checkpoint whose losses are not this model's, or whose averages are not, is refused."""
+    trainer, _ = trained("gan", tmp_path)
+    found = trainer.checkpoint()
+    for name, word in (("recent.generator", "losses are"), ("average.generator.first.weight", "averaged weights")):
+        arrays = {k: v for k, v in found.arrays.items() if k != name}
+        with pytest.raises(ValueError, match=word):
+            Trainer(trainer.settings, some_images()).restore(found._replace(arrays=arrays))
+    other = {**found.arrays, "average.generator.first.weight": np.zeros((1, 1, 1, 1), np.float32)}
+    with pytest.raises(ValueError, match="averaged weights"):
+        Trainer(trainer.settings, some_images()).restore(found._replace(arrays=other))
 
 
 @pytest.mark.parametrize("change", [
