@@ -433,7 +433,7 @@ def test_streams_are_independent() -> None:
     assert len(set(streams)) == 8
     for model, own in TINY.items():
         built = loop.build_model(settings_of(model, seed=3))
-        expected = MODELS[model]((1, 4, 4), 4, rng=ng.Generator(3).stream(runs.INITIAL_WEIGHTS), **own)
+        expected = MODELS[model]((1, 4, 4), 4, rng=ng.Generator(3, "cpu").stream(runs.INITIAL_WEIGHTS), **own)
         assert_same(built.state_dict(), expected.state_dict())
 
 
