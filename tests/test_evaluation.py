@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 
 from nanogen import data
+from nanogen import functional as F
+from nanogen.autograd import Tensor, grad
 from nanogen.data import Images
-from nanogen.metrics import distances, frechet_distance, neighbour_metrics
+from nanogen.metrics import distances, frechet_distance, jackknife, neighbour_metrics, share_estimate
 from nanogen.models import DDPM, GAN, VAE, PixelCNN
 from nanogen.models.pixelcnn import Columns
+from nanogen.optim import AdamW
 from nanogen.random import Generator
 from nanogen.training import evaluation, features
 from nanogen.training.evaluation import (
@@ -23,6 +27,7 @@ from nanogen.training.evaluation import (
     evaluate,
     network_evaluations,
     quality,
+    shown,
     table,
     write,
 )
@@ -92,6 +97,128 @@ def test_features_are_kept(digits: tuple[Images, Images], seen: Features, monkey
     assert np.array_equal(Features(few)(images), first)
 
 
+def labelled(n: int = 40, shape: tuple[int, int, int] = (1, 5, 7), levels: int = 6, classes: int = 3) -> Images:
+    rng = np.random.default_rng(n)
+    images, labels = rng.integers(0, levels, (n, *shape)).astype(np.uint8), np.arange(n) % classes
+    images[:, :, :3] = labels[:, None, None, None]  # which is not hard to learn
+    return Images(images, labels, levels, "some")
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A classifier of five steps, in a cache that was empty."""
+    monkeypatch.setattr(features, "STEPS", 5)
+    monkeypatch.setenv("NANOGEN_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+@pytest.mark.parametrize("shape", [(1, 5, 7), (3, 8, 2)])
+def test_features_are_those_of_torch(
+    shape: tuple[int, int, int], with_labels: bool, few_steps: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three 3×3 convolutions to 32, 64 and 64 channels, of strides 1, 2 and 2 with a border of 1, a linear map to 64
+    numbers, SiLU after each: as torch has them, with the network's weights, of levels in [−1, 1]; less their mean and
+    by their spread over the training images.  One more linear map gives the classes.  Without labels the weights are
+    the first ones, of seed 0."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(features, "STEPS", 30)
+    train = labelled(40, shape)
+    if not with_labels:
+        train = Images(train.images, None, train.levels, train.name)
+    found = Features(train)
+    start = features.Classifier(shape, 3 if with_labels else 1, Generator(0))
+    assert found.classes == len(start.last.weight.data)
+    for (name, ours), first in zip(found.network.named_parameters(), start.parameters(), strict=True):
+        assert np.array_equal(ours.data, first.data) != with_labels, name
+    w = {name: torch.from_numpy(np.array(a)) for name, a in found.network.state_dict().items()}
+    silu, linear = torch.nn.functional.silu, torch.nn.functional.linear
+
+    def raw(images: np.ndarray) -> Any:
+        x = torch.from_numpy(images.astype(np.float32)) * 2 / 5 - 1
+        for i, stride in enumerate((1, 2, 2)):
+            x = torch.nn.functional.conv2d(x, w[f"convs.{i}.weight"], w[f"convs.{i}.bias"], stride=stride, padding=1)
+            x = silu(x)
+        return silu(linear(x.flatten(1), w["embed.weight"], w["embed.bias"]))
+
+    assert [tuple(w[f"convs.{i}.weight"].shape[:2]) for i in range(3)] == [(32, shape[0]), (64, 32), (64, 64)]
+    other = labelled(300, shape).images  # more than are taken at once
+    base = raw(train.images).double().numpy()
+    expected = (raw(other).double().numpy() - base.mean(0)) / np.maximum(base.std(0), 1e-6)
+    assert (base.std(0) > 1e-4).all()
+    np.testing.assert_allclose(found(other), expected, rtol=1e-3, atol=1e-3)
+    assert found(other).dtype == np.float64
+    classes = linear(raw(other), w["last.weight"], w["last.bias"]).argmax(1).numpy()
+    assert (found.classify(other) == classes).mean() > 0.99
+    assert not with_labels or len(set(classes)) > 1
+
+
+def test_features_that_never_change() -> None:
+    """A feature that is the same for all training images is divided by 1e-6, not by 0."""
+    train = labelled(40)
+    found = Features(Images(train.images[:1].repeat(40, axis=0), None, 6, "one image"))
+    assert (found.std == 1e-6).all()
+    assert np.isfinite(found(train.images)).all()
+
+
+def test_training_of_the_classifier_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cross-entropy with dropout, of 64 images drawn anew for each of six steps, by AdamW with a decay of 0.01 and a
+    rate of 0.002 that falls as a half cosine."""
+    monkeypatch.setattr(features, "STEPS", 6)
+    train = labelled(90)
+    assert train.labels is not None
+    ours, theirs = (features.Classifier(train.shape, 3, Generator(0)) for _ in range(2))
+    scaled = lambda images: Tensor((images.astype(np.float32) * 2 / 5 - 1).astype(np.float32))
+    features.train_classifier(theirs, scaled, train.images, train.labels)
+    rng, parameters = Generator(0), list(ours.parameters())
+    optimizer = AdamW(parameters, 0.002, weight_decay=0.01)
+    for step in range(6):
+        chosen = rng.integers(0, 90, 64)
+        logits = ours.last(F.dropout(ours.features(scaled(train.images[chosen])), 0.3, True, rng))
+        log_p = F.log_softmax(logits, dim=1)
+        loss = -(log_p * np.eye(3, dtype=np.float32)[train.labels[chosen]]).sum() / 64
+        for parameter, g in zip(parameters, grad(loss, parameters), strict=True):
+            parameter.grad = g
+        optimizer.lr = 0.002 * (1 + np.cos(np.pi * step / 6)) / 2
+        optimizer.step()
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        np.testing.assert_allclose(b.data, a.data, rtol=1e-3, atol=2e-5, err_msg=name)
+    small = labelled(7)
+    features.train_classifier(features.Classifier(small.shape, 3, Generator(0)), scaled, small.images, small.labels)
+
+
+def test_each_data_set_has_its_own_features(few_steps: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept is found again by images, labels, shape and number of levels together: where one of them is another,
+    a classifier is trained anew, and no other file is taken.  So it is by another version of network and training."""
+    trained: list[Any] = []
+    real = features.train_classifier
+    monkeypatch.setattr(features, "train_classifier", lambda *how: (trained.append(how[3]), real(*how)))
+    base = labelled(40)
+    assert base.labels is not None
+    others = [
+        base,
+        dataclasses.replace(base, labels=(base.labels + 1) % 3),
+        dataclasses.replace(base, labels=base.labels % 2),
+        dataclasses.replace(base, levels=7),
+        dataclasses.replace(base, images=base.images.reshape(40, 1, 7, 5)),
+        dataclasses.replace(base, images=base.images[::-1].copy()),
+    ]
+    first = []
+    for i, images in enumerate(others, start=1):
+        found = Features(images)
+        assert len(trained) == i
+        assert np.array_equal(trained[-1], images.labels)
+        first.append((found(images.images), found.classify(images.images), found.classes))
+    for images, (numbers, classes, count) in zip(others, first, strict=True):
+        found = Features(dataclasses.replace(images, name="the same by another name"))
+        assert np.array_equal(found(images.images), numbers)
+        assert np.array_equal(found.classify(images.images), classes)
+        assert found.classes == count
+    assert len(trained) == len(others)
+    monkeypatch.setattr(features, "VERSION", features.VERSION + 1)
+    Features(base)
+    assert len(trained) == len(others) + 1
+
+
 def test_features_without_labels(digits: tuple[Images, Images]) -> None:
     """A network with random weights, the same each time, that tells digits from noise and says what it is."""
     train, test = (Images(part.images, None, 17, "unlabelled") for part in digits)
@@ -143,16 +270,140 @@ def test_copies_are_found(digits: tuple[Images, Images]) -> None:
         assert fair[name].high < half[name].value < copied[name].value
 
 
+def test_quality_by_its_definitions() -> None:
+    """Every number by the metrics of the whole sets, and its interval from the same of what is left without a twentieth
+    of each: by the features themselves, not by blocks of distances.  The sets have different sizes, and none of the
+    numbers is the same with the two of them exchanged."""
+    rng = np.random.default_rng(1)
+    real, fake = rng.standard_normal((60, 4)), 0.4 + 1.5 * rng.standard_normal((47, 4))
+
+    def by_hand(i: np.ndarray, j: np.ndarray) -> dict[str, float]:
+        a, b = real[i], fake[j]
+        return {"Fréchet distance": frechet_distance(a, b)} | neighbour_metrics(
+            distances(a, a), distances(b, b), distances(a, b)
+        )
+
+    found, expected = quality(real, fake, Generator(3)), jackknife(by_hand, 60, 47, Generator(3))
+    assert list(found) == ["Fréchet distance", "precision", "recall", "density", "coverage"]
+    for name, estimate in expected.items():
+        assert found[name] == pytest.approx(estimate, rel=1e-6), name
+        assert estimate.low < estimate.value < estimate.high
+    turned = quality(fake, real, Generator(3))
+    assert all(turned[name].value != found[name].value for name in list(found)[1:])
+
+
+def test_copies_by_hand() -> None:
+    """On few images, by loops over pairs: a sample that is a training image and a test image too is an exact copy, but
+    no nearer to either; test images that are training images are what is expected of exact copies.  The interval of the
+    third share leaves out test images and samples; with fewer than 40 test images there is none."""
+    draw = np.random.default_rng(0)
+    train, test, fake = (draw.integers(0, 6, (n, 1, 2, 2)).astype(np.uint8) for n in (70, 45, 52))
+    fake[:9], fake[9:12] = train[:9], test[:3]
+    test[40:43] = train[9:12]
+    fake[12] = test[41]
+    shortest = lambda x, among: min(float(np.sqrt(((x.astype(float) - y) ** 2).sum())) for y in among)
+    to_train, to_test, between = (
+        np.array([shortest(x, among) for x in of]) for of, among in ((fake, train), (fake, test), (test, train))
+    )
+    found, expected = copy_metrics(fake, train, test, Generator(4))
+    names = list(found)
+    assert names == ["exact copies of training images", "nearest is a training image",
+                     "closer to training images than the test is"]  # fmt: skip
+    assert found[names[0]].value == np.mean(to_train == 0)
+    assert found[names[1]].value == np.mean(to_train < to_test)
+    assert ((to_train == to_test).sum(), (to_train < to_test).sum()) > (0, 0)
+    for name, flags in zip(names, (to_train == 0, to_train < to_test)):
+        assert found[name] == share_estimate(flags)
+
+    def closer(i: np.ndarray, j: np.ndarray) -> dict[str, float]:
+        pairs = [(x < y) + 0.5 * (x == y) for x in to_train[j] for y in between[i]]
+        return {names[2]: float(np.mean(pairs))}
+
+    assert found[names[2]] == pytest.approx(jackknife(closer, 45, 52, Generator(4))[names[2]], rel=1e-9)
+    assert expected == pytest.approx({names[0]: np.mean(between == 0), names[1]: 70 / 115, names[2]: 0.5})
+    assert np.mean(between == 0) > 0
+    for n, names_of in ((40, names), (39, names[:2])):
+        assert list(copy_metrics(fake, train, test[:n], Generator(0))[0]) == names_of
+
+
+class Told(Features):
+    """Takes the first pixel for the class."""
+
+    def __init__(self, classes: int):
+        self.classes = classes
+
+    def classify(self, images: np.ndarray) -> np.ndarray:
+        return images[:, 0, 0, 0].astype(int)
+
+
+def of_classes(*counts: int) -> Images:
+    """So many images of each class."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    return Images(labels.astype(np.uint8)[:, None, None, None], labels, 17, "told")
+
+
+def test_classes_by_hand() -> None:
+    """Training images: 50 % of class 0, 40 % of class 1, none of class 2, 10 % of class 3.  A class is covered from a
+    tenth of that on: 4 % of class 1 are enough, 3.9 % are not; what is sampled of a class that is not in the training
+    images is not counted; the shares and the accuracy are of those that are."""
+    train, test = of_classes(500, 400, 0, 100), of_classes(2, 3, 0, 1)
+    test.images[2:4] = 0  # two of six test images are misjudged
+    found = class_metrics(Told(4), of_classes(920, 40, 0, 40).images, train, test)
+    assert found == pytest.approx({"covered": 3, "classes": 3, "smallest share": 0.04, "largest share": 0.92,
+                                   "classifier's accuracy": 4 / 6})  # fmt: skip
+    found = class_metrics(Told(4), of_classes(1, 39, 951, 9).images, train, test)
+    assert found == pytest.approx({"covered": 0, "classes": 3, "smallest share": 0.001, "largest share": 0.039,
+                                   "classifier's accuracy": 4 / 6})  # fmt: skip
+    unlabelled = Images(train.images, None, 17, "told")
+    assert class_metrics(Told(4), train.images, unlabelled, test) is None
+    assert class_metrics(Told(4), train.images, train, unlabelled) is None
+
+
 def test_classes_covered(digits: tuple[Images, Images], seen: Features) -> None:
-    """Of samples that are the test images of some classes, just those are covered, whatever few are misjudged."""
+    """Training images of some of the digits as samples: just those are covered, by the classifier's own judgement, of
+    which one in ten may be wrong; the largest share is that of the digit of which there are most."""
     train, test = digits
+    assert train.labels is not None
     for classes in (10, 6, 1):
-        fake = train.images[train.labels < classes]  # type: ignore[operator]
+        fake = train.images[train.labels < classes]
+        counts = np.bincount(train.labels)[:classes]
         found = class_metrics(seen, fake, train, test)
         assert found is not None
         assert (found["covered"], found["classes"]) == (classes, 10)
         assert (found["smallest share"] > 0.05) == (classes == 10)
-        assert found["largest share"] == pytest.approx(1 / classes, rel=0.1)
+        assert found["largest share"] == pytest.approx(counts.max() / counts.sum(), abs=0.01)
+        assert found["classifier's accuracy"] == (seen.classify(test.images) == test.labels).mean() > 0.9
+
+
+def test_pictures_of_an_evaluation_by_hand() -> None:
+    """Closest: of the samples the 16 nearest to a training image, in that order, above those images and above their
+    nearest test images.  Outside: samples in no test image's ball of three neighbours, the farthest from any first, 32
+    at most; missed: the same of test images and samples' balls."""
+    rng = np.random.default_rng(2)
+    fake, train, test = (rng.integers(0, 256, (n, 1, 2, 3)).astype(np.uint8) for n in (90, 50, 80))
+    fake[70], fake[20] = train[8], train[31]
+    real, drawn = rng.standard_normal((80, 3)), 2 + 1.3 * rng.standard_normal((90, 3))
+    found = shown(fake, train, test, real, drawn)
+
+    d = lambda a, b: np.sqrt(((a[:, None].astype(float) - b[None]) ** 2).reshape(len(a), len(b), -1).sum(2))
+    order = sorted(range(90), key=lambda i: d(fake, train)[i].min())[:16]
+    assert set(order[:2]) == {20, 70}
+    assert found["closest"].shape == (48, 1, 2, 3)
+    for k, i in enumerate(order):
+        assert np.array_equal(found["closest"][k], fake[i])
+        assert np.array_equal(found["closest"][16 + k], train[d(fake, train)[i].argmin()])
+        assert np.array_equal(found["closest"][32 + k], test[d(fake, test)[i].argmin()])
+
+    def in_no_ball(points: np.ndarray, centres: np.ndarray) -> list[int]:
+        balls = np.sort(d(centres, centres), axis=1)[:, 3]  # the first is the centre itself
+        alone = [i for i in range(len(points)) if (d(centres, points)[:, i] > balls).all()]
+        return sorted(alone, key=lambda i: -d(centres, points)[:, i].min())
+
+    outside, missed = in_no_ball(drawn, real), in_no_ball(real, drawn)
+    assert min(len(outside), len(missed)) > 32
+    assert np.array_equal(found["outside"], fake[outside[:32]])
+    assert np.array_equal(found["missed"], test[missed[:32]])
+    assert len(shown(fake[:9], train, test, real, drawn[:9])["closest"]) == 27
 
 
 @pytest.mark.parametrize(("model", "network", "sampling", "expected"), [
