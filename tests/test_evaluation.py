@@ -9,18 +9,31 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from tiny_runs import settings_of
 
 from nanogen import data
 from nanogen import functional as F
 from nanogen.autograd import Tensor, grad
 from nanogen.data import Images
-from nanogen.metrics import distances, frechet_distance, jackknife, neighbour_metrics, share_estimate
+from nanogen.metrics import (
+    Estimate,
+    Likelihood,
+    distances,
+    frechet_distance,
+    jackknife,
+    likelihood,
+    neighbour_metrics,
+    share_estimate,
+)
 from nanogen.models import DDPM, GAN, VAE, PixelCNN
 from nanogen.models.pixelcnn import Columns
 from nanogen.optim import AdamW
 from nanogen.random import Generator
 from nanogen.training import evaluation, features
 from nanogen.training.evaluation import (
+    LEFT_OUT,
+    REAL_AS_IF_DRAWN,
     as_json,
     class_metrics,
     copy_metrics,
@@ -32,7 +45,8 @@ from nanogen.training.evaluation import (
     write,
 )
 from nanogen.training.features import Features
-from nanogen.training.run import make_settings
+from nanogen.training.pictures import grid
+from nanogen.training.run import EVALUATION, SAMPLES, make_settings
 from nanogen.training.sampling import sampler
 
 
@@ -447,18 +461,185 @@ class Pretender:
         return model
 
 
+class OfSome(Pretender):
+    """A run of a tiny model on a few images with labels."""
+
+    def __init__(self, folder: Path, model: Any):
+        self.folder, self.given, self.network = folder, {}, model
+        self.stated = settings_of("gan")
+        both = labelled(140, model.image_shape, model.levels)
+        assert both.labels is not None
+        for split, part in (("train", slice(0, 80)), ("test", slice(80, 140))):
+            self.given[split] = Images(both.images[part], both.labels[part], model.levels, "some")
+
+    def settings(self) -> Any:
+        return self.stated
+
+    def model(self, device: str) -> Any:
+        return self.network.eval()
+
+
+TINY_MODELS: dict[str, Any] = {
+    "pixelcnn": lambda: PixelCNN((1, 4, 3), 5, channels=4, blocks=1, kernel_size=3),
+    "vae": lambda: VAE((1, 4, 3), 5, latent=2, channels=2, stages=1),
+    "gan": lambda: GAN((1, 4, 3), 5, latent=2, channels=2),
+    "ddpm": lambda: DDPM((1, 4, 3), 5, T=4, channels=4, multipliers=(1,), heads=1),
+}
+
+
+@pytest.mark.parametrize("name", TINY_MODELS)
+def test_an_evaluation_by_hand(name: str, few_steps: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each figure once more from its parts: the likelihood of the first test images, samples drawn with the seed that
+    is given, their features and the test images', the same of as many training images in the samples' place, copies,
+    classes, and the settings and counts that all of it goes by."""
+    monkeypatch.setattr(evaluation, "BATCH", 20)
+    monkeypatch.setattr(evaluation.time, "perf_counter", iter((10.0, 14.5)).__next__)
+    run, how = OfSome(tmp_path, TINY_MODELS[name]()), {"steps": 2, "eta": 0.5} if name == "ddpm" else {}
+    found, pictures = evaluate(run, 45, test_images=42, seed=9, **how)  # type: ignore[arg-type]
+    model, train, test = run.network, run.given["train"], run.given["test"]
+    assert (found.model, found.data, found.seed, found.sampling) == ("gan", "digits", 9, how)
+    assert (found.train_images, found.test_images, found.samples) == (80, 42, 45)
+    assert found.network_evaluations == {"pixelcnn": 12, "vae": 1, "gan": 1, "ddpm": 2}[name]
+    assert found.seconds == 4.5 / 45
+    real = test.images[:42]
+    assert found.likelihood == likelihood(model, real, Generator(9).stream(EVALUATION))
+
+    monkeypatch.setattr(evaluation.time, "perf_counter", lambda: 0.0)
+    fake, _ = evaluation.timed(sampler(model, Generator(9), 1, 20, **how), 45)
+    seen = Features(train)
+    assert found.features == seen.name
+    in_place = train.images[Generator(9).stream(REAL_AS_IF_DRAWN).permutation(80)[:45]]
+    left_out = lambda: Generator(9).stream(LEFT_OUT)
+    assert found.quality == quality(seen(real), seen(fake), left_out())
+    assert found.floor == quality(seen(real), seen(in_place), left_out())
+    assert found.quality != found.floor
+    assert (found.copies, found.copies_expected) == copy_metrics(fake, train.images, real, left_out())
+    labels = test.labels
+    assert labels is not None
+    expected = class_metrics(seen, fake, train, Images(real, labels[:42], 5, "some"))
+    assert found.classes == expected
+    for key, images in shown(fake, train.images, real, seen(real), seen(fake)).items():
+        assert np.array_equal(pictures[key], images), key
+
+
+def test_what_an_evaluation_goes_by_unless_given(few_steps: None, tmp_path: Path) -> None:
+    """500 samples, all test images, seed 0; without labels no classes; with fewer training images than samples the
+    floor is of all of them."""
+    run: Any = OfSome(tmp_path, TINY_MODELS["gan"]())
+    found, _ = evaluate(run)
+    assert (found.seed, found.samples, found.test_images, found.sampling) == (0, 500, 60, {})
+    assert found.quality == evaluate(run, 500, 60, 0)[0].quality
+    assert found.quality != evaluate(run, 500, 60, 1)[0].quality
+    run.given = {k: Images(v.images, None, v.levels, v.name) for k, v in run.given.items()}
+    without, _ = evaluate(run, n=90)
+    assert without.classes is None
+    seen = Features(run.given["train"])
+    order = Generator(0).stream(REAL_AS_IF_DRAWN).permutation(80)
+    parts = seen(run.given["test"].images), seen(run.given["train"].images[order])
+    assert without.floor == quality(*parts, Generator(0).stream(LEFT_OUT))
+
+
+def some_evaluation() -> evaluation.Evaluation:
+    return evaluation.Evaluation(
+        model="vae", data="digits", seed=3, sampling={"steps": 5}, train_images=1500, test_images=297, samples=48,
+        likelihood=Likelihood("upper bound", 2.5, 0.01, {"importance-weighted, K = 64": 2.25}), features="64 features",
+        quality={"Fréchet distance": Estimate(123.456, 120.0, 126.0), "precision": Estimate(0.87654, 0.8, 0.95)},
+        floor={"Fréchet distance": Estimate(0.012345, 0.01, 0.015), "precision": Estimate(1.0, 0.99, 1.01)},
+        copies={"exact copies of training images": Estimate(0.25, 0.125, 0.5)},
+        copies_expected={"exact copies of training images": 0.0625},
+        classes={"covered": 7, "classes": 10, "smallest share": 0.01234, "largest share": 0.34567,
+                 "classifier's accuracy": 0.97}, network_evaluations=5, seconds=0.00123,
+    )  # fmt: skip
+
+
+def test_the_table_of_an_evaluation() -> None:
+    """Every number in its place, with half the width of its interval or with both its ends."""
+    assert table(some_evaluation()).splitlines() == [
+        "vae on digits: 297 test images, 48 samples",
+        "bits/dim (upper bound)           2.5000 ± 0.0196",
+        "  importance-weighted, K = 64    2.2500",
+        "Fréchet distance *               123 ± 3               real images: 0.0123 ± 0.0025",
+        "precision *                      0.877 ± 0.075         real images: 1.00 ± 0.01",
+        "exact copies of training images  0.250 [0.125, 0.500]  nothing copied: 0.062",
+        "classes covered                  7 of 10               shares 0.012 … 0.346",
+        "network evaluations per sample   5",
+        "seconds per sample               0.0012",
+        "* 64 features: not an Inception FID, nor to be compared with one",
+    ]
+    bare = dataclasses.replace(some_evaluation(), likelihood=None, quality={}, floor={}, copies={}, classes=None)
+    assert table(bare).splitlines()[1:-1] == [
+        "bits/dim                        none    this model has no density",
+        "comparisons of sets *           none    they need 40 images on either side",
+        "network evaluations per sample  5",
+        "seconds per sample              0.0012",
+    ]
+
+
+@pytest.mark.parametrize(("estimate", "text"), [
+    (Estimate(0.0, 0.0, 0.0), "0.0000 ± 0.0000"), (Estimate(9.994, 9.0, 11.0), "9.99 ± 1.00"),
+    (Estimate(10.0, 9.0, 11.0), "10.0 ± 1.0"), (Estimate(100.0, 98.0, 102.0), "100 ± 2"),
+    (Estimate(12345.6, 12000.0, 12600.0), "12346 ± 300"), (Estimate(0.1, 0.0, 0.25), "0.100 ± 0.125"),
+    (Estimate(-0.05, -0.1, 0.0), "-0.0500 ± 0.0500"), (Estimate(1e-5, 0.0, 2e-5), "0.0000 ± 0.0000"),
+])  # fmt: skip
+def test_three_digits(estimate: Estimate, text: str) -> None:
+    """Of the value three digits that count, of 0 to 4 behind the point; of half the interval's width as many behind."""
+    assert evaluation.centred(estimate) == text
+
+
+def test_the_json_of_an_evaluation(tmp_path: Path) -> None:
+    """All that is known, by the attributes' names, the intervals with both ends and their confidence; in UTF-8 as it
+    is read by people."""
+    e = some_evaluation()
+    plain = {name: getattr(e, name) for name in (
+        "model", "data", "seed", "sampling", "train_images", "test_images", "samples", "features", "copies_expected",
+        "classes", "network_evaluations", "seconds",
+    )}  # fmt: skip
+    ends = lambda some: {k: {"value": v.value, "low": v.low, "high": v.high} for k, v in some.items()}
+    expected = plain | {
+        "quality": ends(e.quality), "floor": ends(e.floor), "copies": ends(e.copies), "confidence": 0.95,
+        "likelihood": {"kind": "upper bound", "bits_per_dim": 2.5, "standard_error": 0.01,
+                       "terms": {"importance-weighted, K = 64": 2.25}, "low": pytest.approx(2.5 - 0.0196),
+                       "high": pytest.approx(2.5 + 0.0196)},
+    }  # fmt: skip
+    assert as_json(e) == expected
+    run: Any = OfSome(tmp_path, TINY_MODELS["gan"]())
+    assert write(e, {}, 5, run, tmp_path / "x.json") == [tmp_path / "x.json"]
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert json.loads(text) == json.loads(json.dumps(as_json(e)))
+    assert "Fréchet distance" in text
+    assert text.endswith("}\n")
+    assert as_json(dataclasses.replace(e, likelihood=None))["likelihood"] is None
+
+
+def test_pictures_of_an_evaluation_are_written(tmp_path: Path) -> None:
+    """Each in rows of 16, or in one row where there are fewer; one that has no images is not there, even if it was."""
+    run: Any = OfSome(tmp_path, TINY_MODELS["gan"]())
+    images = labelled(48, (1, 4, 3), 5).images
+    for first in (images, images[:5]):
+        found = write(some_evaluation(), {"closest": first, "missed": images[:3]}, 5, run, tmp_path / "x.json")
+        assert found == [tmp_path / name for name in ("x.json", "evaluation-closest.png", "evaluation-missed.png")]
+        for path, some in zip(found[1:], (first, images[:3]), strict=True):
+            expected = np.asarray(grid(some, 5, 16 if len(some) == 48 else len(some)))
+            assert np.array_equal(np.asarray(Image.open(path)), expected)
+    found = write(some_evaluation(), {"closest": images[:0], "missed": images[:1]}, 5, run, tmp_path / "x.json")
+    assert {path.name for path in tmp_path.iterdir()} - {"cache"} == {"x.json", "evaluation-missed.png"}
+    assert found == [tmp_path / "x.json", tmp_path / "evaluation-missed.png"]
+
+
 def test_evaluation_of_a_perfect_and_of_a_copying_model(digits: tuple[Images, Images], tmp_path: Path) -> None:
-    """The test images as samples: nothing better can be.  The training images: as good as the floor, which is drawn
-    from them, but found out as copies.  The JSON is strict, the table has every number, the pictures are written."""
+    """The test images as samples: nothing better can be, nothing is copied but what training and test images share,
+    and none lies outside of another's ball.  The training images as samples: as good as the floor, which is drawn from
+    them, but found out as copies, each next to itself."""
     train, test = digits
-    perfect, pictures = evaluate(run := Pretender(tmp_path, test.images), n=297)  # type: ignore[arg-type]
+    perfect, pictures = evaluate(Pretender(tmp_path, test.images), n=297)  # type: ignore[arg-type]
     assert perfect.quality["Fréchet distance"].value == pytest.approx(0, abs=1e-9)
     assert perfect.quality["coverage"].value == 1 > perfect.floor["coverage"].value
     assert perfect.copies["exact copies of training images"].value == 0
     assert perfect.classes is not None
     assert perfect.classes["covered"] == 10
-    assert set(pictures) == {"closest", "outside", "missed"}
-    assert [len(pictures[name]) for name in ("closest", "outside", "missed")] == [48, 0, 0]
+    assert {name: len(images) for name, images in pictures.items()} == {"closest": 48, "outside": 0, "missed": 0}
+    assert np.array_equal(pictures["closest"][:16], pictures["closest"][32:]), "the nearest test image is itself"
+    assert not any(np.array_equal(a, b) for a, b in zip(pictures["closest"][:16], pictures["closest"][16:32]))
 
     copying, pictures = evaluate(Pretender(tmp_path, train.images), n=500)  # type: ignore[arg-type]
     for name, floor in copying.floor.items():
@@ -467,19 +648,7 @@ def test_evaluation_of_a_perfect_and_of_a_copying_model(digits: tuple[Images, Im
     assert copying.copies["exact copies of training images"].value == 1
     assert copying.copies["closer to training images than the test is"].value > 0.99
     assert np.array_equal(pictures["closest"][:16], pictures["closest"][16:32])
-
-    written = write(copying, pictures, 17, run, tmp_path / "numbers.json")  # type: ignore[arg-type]
-    assert {path.name for path in written} == {p.name for p in tmp_path.iterdir()}
-    assert {path.name for path in written} >= {"numbers.json", "evaluation-closest.png", "evaluation-missed.png"}
-    found = json.loads((tmp_path / "numbers.json").read_text(), parse_constant=pytest.fail)
-    assert found == as_json(copying)
-    assert found["quality"]["precision"].keys() == {"value", "low", "high"}
-    assert (found["likelihood"], found["samples"], found["confidence"]) == (None, 500, 0.95)
-    text = table(copying)
-    for word in [*found["quality"], *found["copies"], "not an Inception FID", "real images:", "10 of 10", "no density"]:
-        assert word in text
-    write(perfect, {"outside": test.images[:0]}, 17, run, tmp_path / "numbers.json")  # type: ignore[arg-type]
-    assert not (tmp_path / "evaluation-outside.png").exists(), "a picture of an earlier evaluation"
+    assert np.array_equal(pictures["closest"][:16], train.images[:16]), "all equally close, so in their own order"
 
 
 def test_too_few_images(digits: tuple[Images, Images], tmp_path: Path) -> None:
@@ -488,16 +657,33 @@ def test_too_few_images(digits: tuple[Images, Images], tmp_path: Path) -> None:
     found, pictures = evaluate(run, n=40, test_images=5)
     assert (found.quality, found.floor, pictures) == ({}, {}, {})
     assert "they need 40 images" in table(found)
+    assert evaluate(run, n=40, test_images=2)[0].test_images == 2
+    for count in (39, 40):
+        found, pictures = evaluate(run, n=41, test_images=count)
+        assert (len(found.quality), len(found.floor), len(pictures)) == ((5, 5, 3) if count == 40 else (0, 0, 0))
     for n, images in ((39, 297), (40, 1), (40, 298)):
         with pytest.raises(ValueError, match="at least"):
             evaluate(run, n=n, test_images=images)
 
 
 def test_samples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """All batches together are as many images as asked for, and no batch repeats another's."""
+    """All batches together are as many images as asked for, none is larger than a batch may be, each is drawn from a
+    stream of its own, and no image is another's; the seconds are all that passed, by the number of images."""
     monkeypatch.setattr(evaluation, "BATCH", 16)
-    model = VAE((1, 4, 4), 17, channels=2)
-    found, seconds = evaluation.timed(sampler(model, Generator(0), 1, 16), 40)
+    model, clock, asked = VAE((1, 4, 4), 17, channels=2), [100.0], []
+    draw = sampler(model, Generator(0), 1, 16)
+
+    def slowly(n: int, *indices: int) -> np.ndarray:
+        asked.append((n, *indices))
+        clock[0] += 3.0
+        return draw(n, *indices)
+
+    monkeypatch.setattr(evaluation.time, "perf_counter", lambda: clock[0])
+    found, seconds = evaluation.timed(slowly, 40)
     assert found.shape == (40, 1, 4, 4)
     assert len({image.tobytes() for image in found}) == 40
-    assert seconds > 0
+    assert sum(n for n, *_ in asked) == 40
+    assert max(n for n, *_ in asked) == 16
+    assert len({how[1:] for how in asked}) == len(asked)
+    assert {how[1] for how in asked} == {SAMPLES}
+    assert seconds == 3.0 * len(asked) / 40
