@@ -19,12 +19,15 @@ from tiny_runs import STEPS, TINY, assert_same, begun, resumed, settings_of, som
 
 import nanogen as ng
 from nanogen import data, metrics
+from nanogen import functional as F
 from nanogen.autograd import Fused, Primitive
 from nanogen.data import Images
 from nanogen.functional.normalization import normalize_groups
 from nanogen.models import GAN, MODELS
+from nanogen.nn import Module
 from nanogen.training import evaluation, loop
 from nanogen.training import run as runs
+from nanogen.training.anomaly import Anomaly, detect_anomaly, went_wrong
 from nanogen.training.checkpoint import save_checkpoint
 from nanogen.training.config import TRAINING, as_text, default, explained, in_their_types, read_config, split_assignment
 from nanogen.training.loop import Trainer, batch_indices, begin_metrics, learning_rate, train
@@ -324,6 +327,51 @@ def test_numbers_that_go_wrong_are_traced(
     assert found.step == 5
     assert run.metrics_file.read_text() == "step,loss\n"
     assert trainer.step == 7 if inspected else 7 <= trainer.step <= 10
+
+
+@pytest.mark.parametrize(("output", "inputs", "wrong"), [
+    ([1.0, -2.0], [[1.0]], False), ([1.0, np.nan], [[1.0]], True), ([1.0, np.inf], [[1.0]], True),
+    ([1.0, -np.inf], [[1.0], [0.0]], True), ([np.inf], [[np.inf]], False), ([np.nan], [[np.nan]], False),
+    ([np.nan], [[np.inf]], True), ([np.nan], [[1.0], [np.inf]], True), ([np.nan], [[1.0], [np.nan]], False),
+    ([np.inf], [[1.0], [np.nan]], False), ([np.inf, np.nan], [[-np.inf]], True), ([1.0], [[np.nan]], False),
+    ([np.nan], [], True), ([3], [[np.nan]], False),
+])  # fmt: skip
+def test_what_is_wrong_with_a_result(output: list[float], inputs: list[list[float]], wrong: bool) -> None:
+    """NaN where none went in, or an infinity of numbers that all were finite; not what only passes on what came."""
+    assert went_wrong(ng.Tensor(np.array(output)), [ng.Tensor(np.array(x)) for x in inputs]) == wrong
+
+
+class Stage(Module):
+    """An operation of its own, then perhaps another stage."""
+
+    def __init__(self, function: Any, inner: Any = None):
+        super().__init__()
+        self.function, self.inner = function, inner
+
+    def forward(self, x: ng.Tensor) -> ng.Tensor:
+        return self.function(x if self.inner is None else self.inner(x))
+
+
+@pytest.mark.parametrize(("function", "x", "said"), [
+    (lambda x: F.exp(x * 100.0), 50.0, "exp in inner gave infinity going forward"),
+    (lambda x: F.log(x - 2.0), 1.0, "log in inner gave NaN going forward"),
+    (lambda x: F.sqrt(x * 0.0), 1.0, "sqrt in inner gave infinity going backward"),
+])  # fmt: skip
+def test_a_number_that_goes_wrong_is_traced_to_its_place(function: Any, x: float, said: str) -> None:
+    """The primitive, the innermost module in which it was called, what it gave and on which way; outside of any module
+    that is said too.  The engine is as before when the block ends, though by an error."""
+    before = (Primitive.__call__, Primitive.gradients, Fused.gradients)
+    model, alone = Stage(lambda y: y + 1.0, Stage(function)), Stage(F.log)
+
+    def look(run: Any) -> str:
+        with pytest.raises(Anomaly) as caught, np.errstate(all="ignore"), detect_anomaly(model if run else alone):
+            (run or (lambda: alone(ng.tensor([-1.0]))))()
+        return str(caught.value)
+
+    assert look(lambda: model(ng.tensor([x], requires_grad=True)).sum().backward()) == said
+    assert look(lambda: F.log(ng.tensor([-1.0]))) == "log in no module gave NaN going forward"
+    assert look(None) == "log in Stage gave NaN going forward"
+    assert (Primitive.__call__, Primitive.gradients, Fused.gradients) == before
 
 
 def test_an_update_that_goes_wrong(tmp_path: Path) -> None:
