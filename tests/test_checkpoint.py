@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,20 @@ def test_the_newest_that_can_be_read(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert run.checkpoint_files() == [run.checkpoint_file(step) for step in (12, 10, 8, 6)]
 
 
+def test_what_is_left_unfinished_is_removed(tmp_path: Path) -> None:
+    """By `recover`, in the run's folder and in those of its checkpoints and samples; and no other file."""
+    _, run = trained("vae", tmp_path)
+    places = [run.folder, run.folder / "checkpoints", run.folder / "samples"]
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    kept = [place / name for place in places for name in (".x", "x.part")]
+    for path in (*kept, *(place / ".samples.png.part" for place in places)):
+        path.touch()
+    run.checkpoint()
+    assert len([*tmp_path.rglob(".*.part")]) == 3, "reading changes nothing"
+    run.recover()
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before | set(kept)
+
+
 def test_none_that_can_be_read(tmp_path: Path) -> None:
     """Where all are broken the run is not begun anew silently: ValueError, and the files stay."""
     _, run = trained("vae", tmp_path, checkpoint_every=6)
@@ -294,8 +309,10 @@ def test_a_folder_for_one_process(tmp_path: Path) -> None:
             os.write(wait, b"1")
             signal.pause()
     os.read(go, 1)
+    begin = time.perf_counter()
     with pytest.raises(ValueError, match="in use"), files.locked(tmp_path):
         pass
+    assert time.perf_counter() - begin < 5, "at once"
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     with files.locked(tmp_path):

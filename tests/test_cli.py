@@ -115,20 +115,33 @@ def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_run_is_of_the_training_images(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_of_the_training_images(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The trainer is given the training images of the data set, and the pictures these and the test images, each in
-    its place; the matrix products have as many threads as are set."""
+    its place; the matrix products have as many threads as are set; every number is looked at if that is asked for.
+    What is said first is how large all of it is."""
     seen: dict[str, Any] = {}
-    monkeypatch.setattr(
-        cli, "Trainer", lambda settings, images: seen.update(trained=images) or Trainer(settings, images)
-    )
-    monkeypatch.setattr(cli, "draw_pictures", lambda run, *images: seen.update(drawn=images) or [])
+
+    def begin(settings: Any, images: Any) -> Trainer:
+        seen.update(trained=images, trainer=(trainer := Trainer(settings, images)))
+        return trainer
+
+    monkeypatch.setattr(cli, "Trainer", begin)
+    monkeypatch.setattr(cli, "draw_pictures", lambda run, *images: seen.update(drawn=images) or [run.folder / "x.png"])
     monkeypatch.setattr(cli, "threadpool_limits", lambda n: seen.update(threads=n) or contextlib.nullcontext())
-    assert main([*train_command(model, tmp_path / "run"), "--steps", "1", "--threads", "2"]) == 0
+    command = [*train_command(model, out := tmp_path / "run"), "--steps", "1", "--threads", "2"]
+    more = ["--detect-anomaly"] if model == "vae" else []
+    assert main([*command, *more]) == 0
     train, test = data.load("digits"), data.load("digits", "test")
     for found, expected in ((seen["trained"], train), *zip(seen["drawn"], (train, test), strict=True)):
         assert np.array_equal(found.images, expected.images)
     assert seen["threads"] == 2
+    assert seen["trainer"].inspected == (model == "vae")
+    size = sum(p.data.size for p in seen["trainer"].model.parameters())
+    assert capsys.readouterr().out.splitlines() == [
+        f"{model} ({size:,} parameters) on digits (1,500 images), in {out}", f"wrote {out / 'x.png'}",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("n", [1, 7, 9, 64, 100, 150])
