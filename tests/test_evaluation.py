@@ -389,14 +389,15 @@ def test_classes_covered(digits: tuple[Images, Images], seen: Features) -> None:
         assert found["classifier's accuracy"] == (seen.classify(test.images) == test.labels).mean() > 0.9
 
 
-def test_pictures_of_an_evaluation_by_hand() -> None:
+@pytest.mark.parametrize("far", [False, True])
+def test_pictures_of_an_evaluation_by_hand(far: bool) -> None:
     """Closest: of the samples the 16 nearest to a training image, in that order, above those images and above their
     nearest test images.  Outside: samples in no test image's ball of three neighbours, the farthest from any first, 32
     at most; missed: the same of test images and samples' balls."""
     rng = np.random.default_rng(2)
     fake, train, test = (rng.integers(0, 256, (n, 1, 2, 3)).astype(np.uint8) for n in (90, 50, 80))
     fake[70], fake[20] = train[8], train[31]
-    real, drawn = rng.standard_normal((80, 3)), 2 + 1.3 * rng.standard_normal((90, 3))
+    real, drawn = rng.standard_normal((80, 3)), (2 if far else 1) + 1.3 * rng.standard_normal((90, 3))
     found = shown(fake, train, test, real, drawn)
 
     d = lambda a, b: np.sqrt(((a[:, None].astype(float) - b[None]) ** 2).reshape(len(a), len(b), -1).sum(2))
@@ -414,7 +415,8 @@ def test_pictures_of_an_evaluation_by_hand() -> None:
         return sorted(alone, key=lambda i: -d(centres, points)[:, i].min())
 
     outside, missed = in_no_ball(drawn, real), in_no_ball(real, drawn)
-    assert min(len(outside), len(missed)) > 32
+    assert (min(len(outside), len(missed)) > 32) == far
+    assert min(len(outside), len(missed)) > 2
     assert np.array_equal(found["outside"], fake[outside[:32]])
     assert np.array_equal(found["missed"], test[missed[:32]])
     assert len(shown(fake[:9], train, test, real, drawn[:9])["closest"]) == 27
@@ -537,6 +539,30 @@ def test_what_an_evaluation_goes_by_unless_given(few_steps: None, tmp_path: Path
     order = Generator(0).stream(REAL_AS_IF_DRAWN).permutation(80)
     parts = seen(run.given["test"].images), seen(run.given["train"].images[order])
     assert without.floor == quality(*parts, Generator(0).stream(LEFT_OUT))
+    train = run.given["train"]
+    for n in (40, 39):
+        run.given["train"] = Images(train.images[:n], None, train.levels, train.name)
+        assert len(evaluate(run, n=50)[0].quality) == (5 if n == 40 else 0)
+
+
+def test_who_draws_the_samples_of_an_evaluation(
+    few_steps: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many processes as are asked for, one unless told, at most a batch at a time; they end with the drawing."""
+    asked: list[Any] = []
+    real = evaluation.sampler
+
+    def begin(model: Any, rng: Generator, processes: int, most: int, **how: Any) -> Any:
+        asked.append([processes, most, how, "open"])
+        team = real(model, rng, 1, most, **how)
+        monkeypatch.setattr(team, "close", lambda: asked[-1].append("closed"))
+        return team
+
+    monkeypatch.setattr(evaluation, "sampler", begin)
+    run: Any = OfSome(tmp_path, TINY_MODELS["ddpm"]())
+    evaluate(run, 40)
+    evaluate(run, 40, processes=3, steps=2)
+    assert asked == [[1, 250, {}, "open", "closed"], [3, 250, {"steps": 2}, "open", "closed"]]
 
 
 def some_evaluation() -> evaluation.Evaluation:

@@ -141,7 +141,7 @@ def test_the_page_picture_by_picture(count: int, shown: list[int], tmp_path: Pat
     all other pictures by their names.  Each is the file's own bytes.  The table has every setting of the run, the
     model's own among them, with its value; the commands are those that were given."""
     run = Run(tmp_path)
-    settings = settings_of("gan", seed=77, betas=(0.25, 0.75))
+    settings = dataclasses.replace(settings_of("gan", seed=77, betas=(0.25, 0.75)), data="/there/<i>&.npz")
     run.write_settings(settings)
     run.note("nanogen train gan --seed 77")
     run.note("nanogen train --resume")
@@ -151,7 +151,7 @@ def test_the_page_picture_by_picture(count: int, shown: list[int], tmp_path: Pat
     assert "loss.png" not in (tmp_path / "index.html").read_text()
     assert list(embedded(empty)) == [f"step {step}" for step in shown]
     assert "More pictures" not in empty.words
-    for i, name in enumerate(["samples", "loss", "evaluation-missed", "prior_means"]):
+    for i, name in enumerate(["samples", "loss", "evaluation-missed", "prior_means", "x<y"]):
         Image.new("L", (40 + i, 3)).save(tmp_path / f"{name}.png")
     page = Reader(write_page(run, 5).read_text(encoding="utf-8"))
     expected = {f"step {step}": run.samples_file(step) for step in shown}
@@ -159,11 +159,11 @@ def test_the_page_picture_by_picture(count: int, shown: list[int], tmp_path: Pat
         "mean since the row before": tmp_path / "loss.png",
         "evaluation-missed": tmp_path / "evaluation-missed.png",
     }
-    expected |= {"prior means": tmp_path / "prior_means.png"}
+    expected |= {"prior means": tmp_path / "prior_means.png", "x<y": tmp_path / "x<y.png"}
     assert {name: path.read_bytes() for name, path in expected.items()} == embedded(page)
     assert list(embedded(page)) == list(expected)
     words = [word for word in page.words if word]
-    assert words.count("gan on digits") == 2
+    assert words.count("gan on <i>&") == 2
     assert ("progress", {"value": "5", "max": str(STEPS)}) in page.tags
     assert f"Step 5 of {STEPS}" in words
     table = words[words.index("Settings") + 1 : words.index("Commands")]

@@ -304,6 +304,7 @@ def wrong_from(step: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(normalize_groups, "fast_gradient", backward)
 
 
+@pytest.mark.filterwarnings("error")  # the exception is all that is said
 @pytest.mark.parametrize("inspected", [False, True])
 @pytest.mark.parametrize("kind", ["forward", "backward"])
 def test_numbers_that_go_wrong_are_traced(
@@ -313,10 +314,13 @@ def test_numbers_that_go_wrong_are_traced(
     the last good checkpoint, whether each step was inspected or bad numbers were about to be saved; the checkpoint of
     before stays, and the metrics have no row of bad numbers."""
     wrong_from(7, kind, monkeypatch)
+    taken, take = [], Trainer.take
+    monkeypatch.setattr(Trainer, "take", lambda self, step: (taken.append(step), take(self, step))[1])
     trainer, run = begun(settings_of("vae", checkpoint_every=5, log_every=12), tmp_path)
     trainer.inspected = inspected
     with pytest.raises(FloatingPointError) as caught:
         train(trainer, run, lambda step, loss: None)
+    assert taken == [*range(1, trainer.step + 1), *([] if inspected else [6, 7])], "from the checkpoint on, once more"
     place = "encoder" if kind == "forward" else "decoder"  # the first on the way, and the first on the way back
     assert re.search(rf"step 7: normalize_groups in {place}[.\w]* gave .* going {kind}", str(caught.value)), str(
         caught.value
