@@ -675,7 +675,7 @@ def test_settings_unless_given(model: str) -> None:
     ):  # fmt: skip
         expected = USUAL | recipes[model] | {"betas": betas, "warmup": warmup, "threads": threads, "model": model}
         for size in sizes:
-            images = Images(np.zeros((64, 1, *size), np.uint8), None, 7, "of some kind")
+            images = Images(np.zeros((70, 1, *size), np.uint8), None, 7, "of some kind")
             found = dataclasses.asdict(make_settings(model, images))
             about = {"samples_every": samples_every, "data": "of some kind", "image_shape": (1, *size), "levels": 7}
             assert found == expected | about
