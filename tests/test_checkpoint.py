@@ -25,7 +25,14 @@ from tiny_runs import STEPS, TINY, assert_same, begun, resumed, settings_of, som
 
 import nanogen as ng
 from nanogen.training import files
-from nanogen.training.checkpoint import LONGEST_HEADER, Checkpoint, load_checkpoint, save_checkpoint, without_prefix
+from nanogen.training.checkpoint import (
+    LONGEST_HEADER,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    with_prefix,
+    without_prefix,
+)
 from nanogen.training.loop import Trainer, build_model, train
 from nanogen.training.run import Run
 
@@ -317,6 +324,12 @@ def test_a_folder_for_one_process(tmp_path: Path) -> None:
     os.waitpid(child, 0)
     with files.locked(tmp_path):
         pass
+
+
+def test_prefixes() -> None:
+    """All names get one; of all names those that begin with it lose it, once, and others are left out."""
+    assert with_prefix("a.", {"b": 1, "a.b": 2}) == {"a.b": 1, "a.a.b": 2}
+    assert without_prefix("a.", {"a.b": 1, "a.a.c": 2, "x.a.b": 3, "a": 4, "ab": 5}) == {"b": 1, "a.c": 2}
 
 
 # PyTorch

@@ -691,6 +691,17 @@ def test_too_few_images(digits: tuple[Images, Images], tmp_path: Path) -> None:
             evaluate(run, n=n, test_images=images)
 
 
+def test_settings_of_sampling_reach_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a sampler is given beside the numbers is the model's at each call: here DDIM's steps and noise."""
+    model, asked = TINY_MODELS["ddpm"](), []
+    sample = model.sample
+    monkeypatch.setattr(model, "sample", lambda n, rng, **how: (asked.append((n, how)), sample(n, rng, **how))[1])
+    draw = sampler(model, Generator(0), 1, 5, steps=2, eta=0.5)
+    assert len(draw(5, 1)) == 5
+    assert len(draw(3, 2)) == 3
+    assert asked == [(n, {"steps": 2, "eta": 0.5}) for n in (5, 3)]
+
+
 def test_samples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """All batches together are as many images as asked for, none is larger than a batch may be, each is drawn from a
     stream of its own, and no image is another's; the seconds are all that passed, by the number of images."""
