@@ -211,6 +211,7 @@ def test_each_data_set_has_its_own_features(few_steps: None, monkeypatch: pytest
         base,
         dataclasses.replace(base, labels=(base.labels + 1) % 3),
         dataclasses.replace(base, labels=base.labels % 2),
+        dataclasses.replace(base, labels=base.labels * 2),
         dataclasses.replace(base, levels=7),
         dataclasses.replace(base, images=base.images.reshape(40, 1, 7, 5)),
         dataclasses.replace(base, images=base.images[::-1].copy()),
@@ -220,6 +221,7 @@ def test_each_data_set_has_its_own_features(few_steps: None, monkeypatch: pytest
         found = Features(images)
         assert len(trained) == i
         assert np.array_equal(trained[-1], images.labels)
+        assert found.classes == images.labels.max() + 1  # type: ignore[union-attr]
         first.append((found(images.images), found.classify(images.images), found.classes))
     for images, (numbers, classes, count) in zip(others, first, strict=True):
         found = Features(dataclasses.replace(images, name="the same by another name"))

@@ -172,9 +172,9 @@ def test_distances_are_exact_where_it_matters(seed: int) -> None:
 
 
 def some_models() -> dict[str, GenerativeModel]:
-    shape, rng = (1, 4, 3), Generator(3)
+    shape, rng = (3, 4, 2), Generator(3)
     return {
-        "pixelcnn": PixelCNN(shape, 5, channels=4, blocks=1, kernel_size=3, dropout=0.5, rng=rng),
+        "pixelcnn": PixelCNN(shape, 5, channels=6, blocks=1, kernel_size=3, dropout=0.5, rng=rng),
         "vae": VAE(shape, 5, latent=2, channels=2, stages=1, rng=rng),
         "ddpm": DDPM(shape, 5, T=4, channels=4, multipliers=(1,), heads=1, dropout=0.5, rng=rng),
     }
@@ -183,13 +183,13 @@ def some_models() -> dict[str, GenerativeModel]:
 @pytest.mark.parametrize("name", some_models())
 def test_likelihoods_by_their_definitions(name: str) -> None:
     """Bits per dimension by hand: −log p, −elbo or the sum of a DDPM's terms for each image, some at a time with the
-    numbers of one generator, over 12 log 2; their mean, their spread with n − 1 over √n; each term beside them, the
+    numbers of one generator, over 24 log 2; their mean, their spread with n − 1 over √n; each term beside them, the
     bound of 64 samples drawn after the elbo.  Training mode is left."""
-    model, images = some_models()[name], np.random.default_rng(0).integers(0, 5, (9, 1, 4, 3)).astype(np.uint8)
+    model, images = some_models()[name], np.random.default_rng(0).integers(0, 5, (9, 3, 4, 2)).astype(np.uint8)
     found = likelihood(model.train(), images, Generator(8), batch=5)
     assert found is not None
     assert not model.training
-    batches, rng, unit = [images[:5], images[5:]], Generator(8), 12 * np.log(2)
+    batches, rng, unit = [images[:5], images[5:]], Generator(8), 24 * np.log(2)
     each = lambda f: np.concatenate([np.asarray(f(x).data, np.float64) for x in batches]) / unit
     if isinstance(model, PixelCNN):
         kind, bits, terms = "exact", -each(model.log_prob), {}
@@ -217,9 +217,9 @@ def test_means_of_likelihoods_lose_nothing() -> None:
     nats = np.ones(300, np.float32)
     nats[0] = 2**24
     model.log_prob = lambda images: Tensor(-nats)  # type: ignore[method-assign]
-    found = likelihood(model, np.zeros((300, 1, 4, 3), np.uint8), Generator(0))
+    found = likelihood(model, np.zeros((300, 3, 4, 2), np.uint8), Generator(0))
     assert found is not None
-    assert found.bits_per_dim == pytest.approx((2**24 + 299) / 300 / (12 * np.log(2)), rel=1e-12)
+    assert found.bits_per_dim == pytest.approx((2**24 + 299) / 300 / (24 * np.log(2)), rel=1e-12)
 
 
 def test_a_likelihoods_interval() -> None:
