@@ -286,7 +286,16 @@ def test_a_checkpoint_of_another_run(tmp_path: Path) -> None:
     """One that was written with other settings is refused with what differs, for going on and for sampling; where the
     data lie may change."""
     _, run = trained("vae", tmp_path)
-    for changes, word in (({"lr": 0.5}, "lr"), ({"model_settings": {**TINY["vae"], "latent": 3}}, "latent")):
+    others: dict[str, Any] = {
+        "steps": 13, "batch": 7, "lr": 0.5, "betas": (0.5, 0.9), "weight_decay": 0.1, "warmup": 4, "ema": 0.5,
+        "threads": 2, "samples_every": 7, "clip": 1.0, "log_every": 3, "checkpoint_every": 5, "keep": 2, "seed": 1,
+        "levels": 5, "image_shape": (1, 4, 5), "processes": 2, "size": (4, 4), "color": "rgb", "data": "mnist",
+    }  # fmt: skip
+    assert others.keys() | {"model", "device", "precision", "execution", "data_dir", "model_settings"} == {
+        field.name for field in dataclasses.fields(settings_of("vae"))
+    }
+    cases = [({name: value}, name) for name, value in others.items()]
+    for changes, word in (*cases, ({"model_settings": {**TINY["vae"], "latent": 3}}, "latent")):
         run.write_settings(dataclasses.replace(settings_of("vae"), **changes))
         for read in (run.recover, run.model):
             with pytest.raises(ValueError, match=word):

@@ -153,6 +153,16 @@ def test_each_setting_acts() -> None:
     assert np.array_equal(*after(ema=0.0))
 
 
+@pytest.mark.parametrize("model", TINY)
+def test_a_model_lies_where_the_settings_say(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made on the host, then moved to the settings' device, for training and for what comes after."""
+    moved: list[str] = []
+    monkeypatch.setattr(Module, "to", lambda self, target: (moved.append(target), self)[1])
+    for device in ("cpu", "cuda"):
+        loop.build_model(dataclasses.replace(settings_of(model, device="cpu"), device=device))
+    assert moved[-2:] == ["cpu", "cuda"]
+
+
 def test_precision_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """TF32 is allowed where the settings say so, and is not where they say float32."""
     said: list[bool] = []
