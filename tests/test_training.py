@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -554,11 +555,15 @@ def test_what_a_folder_holds_already(tmp_path: Path) -> None:
         (tmp_path / name).unlink()
 
 
-def test_a_line_for_each_command(tmp_path: Path) -> None:
-    """commands.log grows by a line a command: when, with which versions, what."""
+def test_a_line_for_each_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """commands.log grows by a line a command: when, in UTC wherever it is, with which versions, what."""
     run = Run(tmp_path)
     run.note("nanogen train vae")
-    run.note("nanogen train --resume")
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        run.note("nanogen train --resume")
+    time.tzset()
     lines = (tmp_path / "commands.log").read_text().splitlines()
     versions = rf"nanogen {re.escape(ng.__version__)}, NumPy {re.escape(np.__version__)}, Python \d+\.\d+\.\S+, \S+"
     for line, command in zip(lines, ["nanogen train vae", "nanogen train --resume"], strict=True):
