@@ -693,7 +693,7 @@ def test_settings_unless_given(model: str) -> None:
             images = Images(np.zeros((70, 1, *size), np.uint8), None, 7, "of some kind")
             found = dataclasses.asdict(make_settings(model, images))
             about = {"samples_every": samples_every, "data": "of some kind", "image_shape": (1, *size), "levels": 7}
-            assert found == expected | about
+            assert found.items() >= (expected | about).items()
 
 
 def test_what_is_given_wins() -> None:
