@@ -148,7 +148,7 @@ def test_a_run_is_of_the_training_images(
 def test_a_grid_of_samples(n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As square as may be, but eight images in a row at least, where there are so many."""
     images = np.random.default_rng(0).integers(0, 17, (n, 1, 8, 8)).astype(np.uint8)
-    monkeypatch.setattr(cli, "Run", lambda folder: Asked(images))
+    monkeypatch.setattr(cli, "Run", lambda *_: Asked(images))
     assert main(["sample", "x", "-n", str(n), "--out", str(tmp_path / "x.png")]) == 0
     columns = {1: 1, 7: 7, 9: 8, 64: 8, 100: 10, 150: 12}[n]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "x.png")), np.asarray(grid(images, 17, columns)))
@@ -176,7 +176,7 @@ class Asked:
 def test_what_is_asked_for_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`sample` and `evaluate` hand on each of their options, and what they do by default."""
     run = Asked(np.zeros((9, 1, 8, 8), np.uint8))
-    monkeypatch.setattr(cli, "Run", lambda folder: run)
+    monkeypatch.setattr(cli, "Run", lambda *_: run)
     threads: list[int] = []
     monkeypatch.setattr(cli, "threadpool_limits", lambda n: threads.append(n) or contextlib.nullcontext())
     command = ["sample", "x", "--out", str(tmp_path / "x.npz"), "-n", "5"]
