@@ -498,13 +498,13 @@ def test_an_evaluation_by_hand(name: str, few_steps: None, tmp_path: Path, monke
     monkeypatch.setattr(evaluation, "BATCH", 20)
     monkeypatch.setattr(evaluation.time, "perf_counter", iter((10.0, 14.5)).__next__)
     run, how = OfSome(tmp_path, TINY_MODELS[name]()), {"steps": 2, "eta": 0.5} if name == "ddpm" else {}
-    found, pictures = evaluate(run, 45, test_images=42, seed=9, **how)  # type: ignore[arg-type]
+    found, pictures = evaluate(run, 45, test_images=43, seed=9, **how)  # type: ignore[arg-type]
     model, train, test = run.network, run.given["train"], run.given["test"]
     assert (found.model, found.data, found.seed, found.sampling) == ("gan", "digits", 9, how)
-    assert (found.train_images, found.test_images, found.samples) == (80, 42, 45)
+    assert (found.train_images, found.test_images, found.samples) == (80, 43, 45)
     assert found.network_evaluations == {"pixelcnn": 12, "vae": 1, "gan": 1, "ddpm": 2}[name]
     assert found.seconds == 4.5 / 45
-    real = test.images[:42]
+    real = test.images[:43]
     assert found.likelihood == likelihood(model, real, Generator(9).stream(EVALUATION))
 
     monkeypatch.setattr(evaluation.time, "perf_counter", lambda: 0.0)
@@ -519,7 +519,7 @@ def test_an_evaluation_by_hand(name: str, few_steps: None, tmp_path: Path, monke
     assert (found.copies, found.copies_expected) == copy_metrics(fake, train.images, real, left_out())
     labels = test.labels
     assert labels is not None
-    expected = class_metrics(seen, fake, train, Images(real, labels[:42], 5, "some"))
+    expected = class_metrics(seen, fake, train, Images(real, labels[:43], 5, "some"))
     assert found.classes == expected
     for key, images in shown(fake, train.images, real, seen(real), seen(fake)).items():
         assert np.array_equal(pictures[key], images), key
