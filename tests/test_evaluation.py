@@ -140,7 +140,7 @@ def test_features_are_those_of_torch(
     if not with_labels:
         train = Images(train.images, None, train.levels, train.name)
     found = Features(train)
-    start = features.Classifier(shape, 3 if with_labels else 1, Generator(0))
+    start = features.Classifier(shape, 3 if with_labels else 1, Generator(0, "cpu"))
     assert found.classes == len(start.last.weight.data)
     for (name, ours), first in zip(found.network.named_parameters(), start.parameters(), strict=True):
         assert np.array_equal(ours.data, first.data) != with_labels, name
