@@ -273,6 +273,26 @@ def test_jackknife_of_a_difference_of_means() -> None:
     assert found.value - found.low == pytest.approx(found.high - found.value)
 
 
+def test_jackknife_of_what_is_no_mean() -> None:
+    """The replicates are spread about their own mean, which is not the value of the whole where the statistic is not
+    linear: two largest numbers.  Efron & Stein 1981, eq. 1.4."""
+    a, b = np.arange(40.0) ** 3, np.arange(60.0) ** 2
+    replicates: list[dict[str, float]] = []
+
+    def largest(i: np.ndarray, j: np.ndarray) -> dict[str, float]:
+        replicates.append({"first": a[i].max(), "second": b[j].max() - a[i].min()})
+        return replicates[-1]
+
+    found = jackknife(largest, 40, 60, Generator(2))
+    whole, *left = replicates
+    for name, estimate in found.items():
+        values = np.array([one[name] for one in left])
+        margin = STUDENT_95 * np.sqrt(19 / 20 * ((values - values.mean()) ** 2).sum())
+        assert estimate == pytest.approx((whole[name], whole[name] - margin, whole[name] + margin))
+        assert margin > 0
+        assert values.mean() != whole[name]
+
+
 def test_intervals_hold_the_truth() -> None:
     """Of 300 intervals for a difference of means, each of samples drawn anew, some 95 % hold it: 265 to 299 (285 ± 3.8
     are expected)."""

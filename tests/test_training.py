@@ -88,19 +88,19 @@ def test_metrics_are_rewound(tail: str, tmp_path: Path) -> None:
     assert run.metrics_file.read_text() == "step,loss\n5,1.5\n10,1.25\n"
 
 
-@pytest.mark.parametrize("clip", [0.0, 0.05])
+@pytest.mark.parametrize(("clip", "ema"), [(0.0, 0.05), (0.05, 0.9)])
 @pytest.mark.parametrize("model", TINY)
-def test_step_by_hand(model: str, clip: float) -> None:
+def test_step_by_hand(model: str, clip: float, ema: float) -> None:
     """A step is, for each of the model's updates, AdamW on the gradient of its loss at the update's own images, which
     is clipped if `clip` is set, all with the numbers of one generator; then the average.  Written out for four steps
     with the same parts, and with settings that are nobody's defaults; what comes back is each part's last loss."""
-    own = {"lr": 0.02, "betas": (0.6, 0.7), "weight_decay": 0.3, "ema": 0.05, "seed": 5, "clip": clip}
+    own = {"lr": 0.02, "betas": (0.6, 0.7), "weight_decay": 0.3, "ema": ema, "seed": 5, "clip": clip}
     settings, images = settings_of(model, **own), some_images().images
     trainer = Trainer(settings, some_images())
     ours = loop.build_model(settings)
     parts = {update.name: list(update.part.parameters()) for update in ours.updates()}
     optimizers = {name: ng.optim.AdamW(part, 0.5, (0.6, 0.7), weight_decay=0.3) for name, part in parts.items()}
-    average, taken = ng.optim.ExponentialMovingAverage(ours.parameters(), 0.05), 0
+    average, taken = ng.optim.ExponentialMovingAverage(ours.parameters(), ema), 0
     for step in (1, 2, 3, 4):
         rng, losses = ng.Generator(5).stream(loop.STEPS, step), {}
         k = 2 if model == "gan" else 1  # the discriminator's images: 1, 2, then 3, 4; the generator's: 1, then 3
@@ -193,14 +193,14 @@ def test_metrics_are_the_means_since_the_last_row(model: str, tmp_path: Path) ->
     """metrics.csv: a row every `log_every` steps and at the last, each part's mean loss over the steps since the row
     before, to six digits.  Who looks on is told every step, and of these the sum of the parts' means, else NaN."""
     told: list[tuple[int, float]] = []
-    whole, run = begun(settings_of(model, log_every=5), tmp_path)
+    whole, run = begun(settings_of(model, log_every=7), tmp_path)
     train(whole, run, lambda step, loss: told.append((step, loss)))
     trainer = Trainer(settings_of(model), some_images())
     losses = [{name: loss.item() for name, loss in trainer.advance().items()} for _ in range(STEPS)]
     header, *rows = run.metrics_file.read_text().splitlines()
     names = ["discriminator", "generator"] if model == "gan" else ["loss"]
     assert header == ",".join(["step", *names])
-    expected = {5: losses[:5], 10: losses[5:10], 12: losses[10:]}
+    expected = {7: losses[:7], 12: losses[7:]}
     means = {step: [np.mean([some[name] for some in part]) for name in names] for step, part in expected.items()}
     assert rows == [",".join([str(step), *(f"{mean:.6g}" for mean in row)]) for step, row in means.items()]
     assert [step for step, _ in told] == list(range(1, STEPS + 1))
