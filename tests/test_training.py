@@ -397,14 +397,17 @@ def test_an_update_that_goes_wrong(tmp_path: Path) -> None:
         trained("ddpm", tmp_path, lr=1e300, log_every=3)
 
 
-def test_bad_weights_are_not_saved(tmp_path: Path) -> None:
-    """A weight that is not finite, though no loss was: the checkpoint is not written, the weight is named, and as the
-    steps themselves were sound, the machine is suspected."""
+@pytest.mark.parametrize("what", ["first weight", "last weight", "average"])
+def test_bad_weights_are_not_saved(what: str, tmp_path: Path) -> None:
+    """A weight or an average that is not finite, whichever, though no loss was: the checkpoint is not written, the
+    array is named, and as the steps themselves were sound, the machine is suspected."""
     trainer, run = begun(settings_of("ddpm", checkpoint_every=5, log_every=12), tmp_path)
 
     def poison(step: int, loss: float) -> None:
-        if step == 9:
-            trainer.optimizers["loss"].state["mean"][0][...] = np.nan
+        if step == 9 and what == "average":
+            trainer.average.averages[-1][...] = np.inf
+        elif step == 9:
+            trainer.optimizers["loss"].state["mean"][0 if what == "first weight" else -1][...] = np.nan
 
     with pytest.raises(FloatingPointError, match=r"not finite, but not so when .* the machine"):
         train(trainer, run, poison)
