@@ -85,7 +85,7 @@ PARTS = {
         ("models/ddpm.py",),
         ("test_ddpm.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
     ),
-    "metrics": Part(("metrics.py",), ("test_metrics.py",), ("test_evaluation.py", "test_training.py")),
+    "metrics": Part(("metrics.py",), ("test_metrics.py",), ("test_evaluation.py",)),
     "evaluation": Part(
         ("training/evaluation.py", "training/features.py"), ("test_evaluation.py",),
         ("test_cli.py::test_evaluate", "test_cli.py::test_evaluate_by_ddim"),
