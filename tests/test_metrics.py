@@ -219,7 +219,13 @@ def test_means_of_likelihoods_lose_nothing() -> None:
     model.log_prob = lambda images: Tensor(-nats)  # type: ignore[method-assign]
     found = likelihood(model, np.zeros((300, 3, 4, 2), np.uint8), Generator(0))
     assert found is not None
-    assert found.bits_per_dim == pytest.approx((2**24 + 299) / 300 / (24 * np.log(2)), rel=1e-12)
+    expected = (2**24 + 299) / 300 / (24 * np.log(2))
+    assert found.bits_per_dim == pytest.approx(expected, rel=1e-12)
+    diffusion = some_models()["ddpm"]
+    diffusion.bound_terms = lambda images, rng: Tensor(nats[:, None].repeat(5, axis=1))  # type: ignore[method-assign]
+    found = likelihood(diffusion, np.zeros((300, 3, 4, 2), np.uint8), Generator(0))
+    assert found is not None
+    assert list(found.terms.values()) == pytest.approx([expected, 3 * expected, expected], rel=1e-12)
 
 
 def test_a_likelihoods_interval() -> None:
