@@ -471,6 +471,26 @@ def test_a_number_takes_the_type_beside_it(value, beside, expected):
         assert constant(labels, others).data.tolist() == constant([0, 1, 2], others).data.tolist() == [0, 1, 2]
 
 
+def test_asking_for_gradients_again_changes_nothing():
+    """A leaf that requires gradients keeps its place in the graphs that it is in, and what has accumulated in it, when
+    it is told so once more; a result stays the result that it is.  Told that it does not, it has neither any more."""
+    x = leaf(np.array([2.0, 3.0]))
+    y = (x * x).sum()
+    y.backward()
+    x.requires_grad = True
+    assert x.grad.data.tolist() == [4.0, 6.0]
+    z = x * x
+    z.requires_grad = x.requires_grad = True
+    z.sum().backward()
+    assert x.grad.data.tolist() == [8.0, 12.0]
+    x.requires_grad = False
+    assert x.grad is None
+    assert not (x * 2.0).requires_grad
+    x.requires_grad = True
+    (x * 5.0).sum().backward()
+    assert x.grad.data.tolist() == [5.0, 5.0]
+
+
 def test_only_what_is_differentiable_has_a_place_in_the_graph():
     """What depends on nothing that requires gradients has none, and neither have integers made of what does."""
     x = leaf(np.array([1.5, 2.5]))

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,14 @@ from tiny_runs import STEPS, TINY, assert_same, begun, resumed, settings_of, som
 
 import nanogen as ng
 from nanogen.training import files
-from nanogen.training.checkpoint import LONGEST_HEADER, Checkpoint, load_checkpoint, save_checkpoint, without_prefix
+from nanogen.training.checkpoint import (
+    LONGEST_HEADER,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    with_prefix,
+    without_prefix,
+)
 from nanogen.training.loop import Trainer, build_model, train
 from nanogen.training.run import Run
 
@@ -248,6 +256,20 @@ def test_the_newest_that_can_be_read(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert run.checkpoint_files() == [run.checkpoint_file(step) for step in (12, 10, 8, 6)]
 
 
+def test_what_is_left_unfinished_is_removed(tmp_path: Path) -> None:
+    """By `recover`, in the run's folder and in those of its checkpoints and samples; and no other file."""
+    _, run = trained("vae", tmp_path)
+    places = [run.folder, run.folder / "checkpoints", run.folder / "samples"]
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    kept = [place / name for place in places for name in (".x", "x.part")]
+    for path in (*kept, *(place / ".samples.png.part" for place in places)):
+        path.touch()
+    run.checkpoint()
+    assert len([*tmp_path.rglob(".*.part")]) == 3, "reading changes nothing"
+    run.recover()
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before | set(kept)
+
+
 def test_none_that_can_be_read(tmp_path: Path) -> None:
     """Where all are broken the run is not begun anew silently: ValueError, and the files stay."""
     _, run = trained("vae", tmp_path, checkpoint_every=6)
@@ -264,7 +286,16 @@ def test_a_checkpoint_of_another_run(tmp_path: Path) -> None:
     """One that was written with other settings is refused with what differs, for going on and for sampling; where the
     data lie may change."""
     _, run = trained("vae", tmp_path)
-    for changes, word in (({"lr": 0.5}, "lr"), ({"model_settings": {**TINY["vae"], "latent": 3}}, "latent")):
+    others: dict[str, Any] = {
+        "steps": 13, "batch": 7, "lr": 0.5, "betas": (0.5, 0.9), "weight_decay": 0.1, "warmup": 4, "ema": 0.5,
+        "threads": 2, "samples_every": 7, "clip": 1.0, "log_every": 3, "checkpoint_every": 5, "keep": 2, "seed": 1,
+        "levels": 5, "image_shape": (1, 4, 5), "processes": 2, "size": (4, 4), "color": "rgb", "data": "mnist",
+    }  # fmt: skip
+    assert others.keys() | {"model", "device", "precision", "execution", "data_dir", "model_settings"} <= {
+        field.name for field in dataclasses.fields(settings_of("vae"))
+    }
+    cases = [({name: value}, name) for name, value in others.items()]
+    for changes, word in (*cases, ({"model_settings": {**TINY["vae"], "latent": 3}}, "latent")):
         run.write_settings(dataclasses.replace(settings_of("vae"), **changes))
         for read in (run.recover, run.model):
             with pytest.raises(ValueError, match=word):
@@ -294,12 +325,20 @@ def test_a_folder_for_one_process(tmp_path: Path) -> None:
             os.write(wait, b"1")
             signal.pause()
     os.read(go, 1)
+    begin = time.perf_counter()
     with pytest.raises(ValueError, match="in use"), files.locked(tmp_path):
         pass
+    assert time.perf_counter() - begin < 5, "at once"
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     with files.locked(tmp_path):
         pass
+
+
+def test_prefixes() -> None:
+    """All names get one; of all names those that begin with it lose it, once, and others are left out."""
+    assert with_prefix("a.", {"b": 1, "a.b": 2}) == {"a.b": 1, "a.a.b": 2}
+    assert without_prefix("a.", {"a.b": 1, "a.a.c": 2, "x.a.b": 3, "a": 4, "ab": 5}) == {"b": 1, "a.c": 2}
 
 
 # PyTorch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -16,12 +17,19 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 from test_data import idx
+from test_evaluation import some_evaluation
 
-from nanogen import cli
+from nanogen import cli, data
 from nanogen.cli import main
 from nanogen.models import MODELS
+from nanogen.random import Generator
+from nanogen.training import pictures
 from nanogen.training.checkpoint import load_checkpoint, save_checkpoint
 from nanogen.training.config import TRAINING, explained
+from nanogen.training.loop import Trainer
+from nanogen.training.pictures import grid
+from nanogen.training.run import PICTURES as PICTURES_STREAM
+from nanogen.training.run import SAMPLES, Run, make_settings
 
 TINY = {
     "pixelcnn": ["channels=4", "blocks=1", "kernel_size=3"],
@@ -96,8 +104,99 @@ def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
     assert rows[0] == (["step", "discriminator", "generator"] if model == "gan" else ["step", "loss"])
     assert [row[0] for row in rows[1:]] == ["10", "12"]
     assert all(np.isfinite(float(x)) for row in rows[1:] for x in row)
-    for picture in out.glob("*.png"):
-        assert np.asarray(Image.open(picture)).std() > 0, picture.name
+    run, train, test = Run(out), data.load("digits"), data.load("digits", "test")
+    drawn, rng = run.model(), Generator(0).stream(PICTURES_STREAM)
+    expected = {"samples": grid(pictures.samples(drawn, 64, rng), 17, 8)}
+    expected |= pictures.special_pictures(drawn, train, test, rng)
+    assert expected.keys() == {"samples", *PICTURES[model]}
+    for name, picture in expected.items():
+        assert np.array_equal(np.asarray(Image.open(out / f"{name}.png")), np.asarray(picture)), name
+    assert Image.open(out / "loss.png").size == (840, 480)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_run_is_of_the_training_images(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The trainer is given the training images of the data set, and the pictures these and the test images, each in
+    its place; the matrix products have as many threads as are set; every number is looked at if that is asked for.
+    What is said first is how large all of it is."""
+    seen: dict[str, Any] = {}
+
+    def begin(settings: Any, images: Any) -> Trainer:
+        seen.update(trained=images, trainer=(trainer := Trainer(settings, images)))
+        return trainer
+
+    monkeypatch.setattr(cli, "Trainer", begin)
+    monkeypatch.setattr(cli, "draw_pictures", lambda run, *images: seen.update(drawn=images) or [run.folder / "x.png"])
+    monkeypatch.setattr(cli, "threadpool_limits", lambda n: seen.update(threads=n) or contextlib.nullcontext())
+    command = [*train_command(model, out := tmp_path / "run"), "--steps", "1", "--threads", "2"]
+    more = ["--detect-anomaly"] if model == "vae" else []
+    assert main([*command, *more]) == 0
+    train, test = data.load("digits"), data.load("digits", "test")
+    for found, expected in ((seen["trained"], train), *zip(seen["drawn"], (train, test), strict=True)):
+        assert np.array_equal(found.images, expected.images)
+    assert seen["threads"] == 2
+    assert seen["trainer"].inspected == (model == "vae")
+    size = sum(p.data.size for p in seen["trainer"].model.parameters())
+    assert capsys.readouterr().out.splitlines() == [
+        f"{model} ({size:,} parameters) on digits (1,500 images), in {out}", f"wrote {out / 'x.png'}",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [1, 7, 9, 64, 100, 150])
+def test_a_grid_of_samples(n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As square as may be, but eight images in a row at least, where there are so many."""
+    images = np.random.default_rng(0).integers(0, 17, (n, 1, 8, 8)).astype(np.uint8)
+    monkeypatch.setattr(cli, "Run", lambda *_: Asked(images))
+    assert main(["sample", "x", "-n", str(n), "--out", str(tmp_path / "x.png")]) == 0
+    columns = {1: 1, 7: 7, 9: 8, 64: 8, 100: 10, 150: 12}[n]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "x.png")), np.asarray(grid(images, 17, columns)))
+
+
+class Asked:
+    """A run whose model gives these images and notes what it is asked."""
+
+    def __init__(self, images: np.ndarray):
+        self.drawn, self.asked = images, []
+        self.levels, self.image_shape, self.folder = 17, images.shape[1:], Path("x")
+
+    def settings(self) -> Any:
+        return make_settings("ddpm", data.load("digits"), threads=3)
+
+    def model(self, device: str) -> Any:
+        self.asked.append(device)
+        return self
+
+    def sample(self, n: int, rng: Generator, **how: Any) -> np.ndarray:
+        self.asked.append((n, rng.state, how))
+        return self.drawn[:n]
+
+
+def test_what_is_asked_for_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sample` and `evaluate` hand on each of their options, and what they do by default."""
+    run = Asked(np.zeros((9, 1, 8, 8), np.uint8))
+    monkeypatch.setattr(cli, "Run", lambda *_: run)
+    threads: list[int] = []
+    monkeypatch.setattr(cli, "threadpool_limits", lambda n: threads.append(n) or contextlib.nullcontext())
+    command = ["sample", "x", "--out", str(tmp_path / "x.npz"), "-n", "5"]
+    assert main(command) == 0
+    assert main([*command, "--seed", "7", "--steps", "2", "--eta", "0.5"]) == 0
+    stream = lambda seed: Generator(seed).stream(SAMPLES).state
+    assert run.asked == ["cpu", (5, stream(0), {}), "cpu", (5, stream(7), {"steps": 2, "eta": 0.5})]
+
+    told: list[Any] = []
+    monkeypatch.setattr(cli, "evaluate", lambda *how, **more: told.append((*how, more)) or (some_evaluation(), {}))
+    monkeypatch.setattr(cli, "write", lambda *how: told.append(how) or [])
+    assert main(["evaluate", "x"]) == 0
+    more = ["--samples", "44", "--images", "41", "--seed", "3", "--steps", "2", "--json", str(tmp_path / "x.json")]
+    assert main(["evaluate", "x", *more]) == 0
+    assert told[0] == (run, 500, None, 0, "cpu", 1, {})
+    assert told[2] == (run, 44, 41, 3, "cpu", 1, {"steps": 2})
+    assert [how[2:] for how in told[1::2]] == [
+        (17, run, Path("x/evaluation.json")), (17, run, tmp_path / "x.json"),
+    ]  # fmt: skip
+    assert threads == [3, 3, 3, 3]
 
 
 @pytest.mark.parametrize("model", MODELS)

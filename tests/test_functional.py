@@ -840,6 +840,20 @@ def test_softmax(data):
         np.testing.assert_allclose(same, f(Tensor(whole), dim=dim).data, rtol=1e-12, strict=True)
 
 
+@given(beta=st.floats(0.05, 20), threshold=st.floats(0, 30))
+def test_softplus_of_another_steepness(beta, threshold):
+    """log(1 + e^βx)/β with the slope σ(βx), and x itself, with the slope 1, where βx is above the threshold: torch's
+    softplus.  Ever closer to relu as β grows."""
+    x = np.linspace(-6, 6, 49)
+    above = beta * x > threshold
+    input = leaf(x)
+    found = F.softplus(input, beta, threshold)
+    np.testing.assert_allclose(found.data, np.where(above, x, np.log1p(np.exp(beta * x)) / beta), rtol=1e-12)
+    (slope,) = ng.grad(found.sum(), [input])
+    np.testing.assert_allclose(slope.data, np.where(above, 1, 1 / (1 + np.exp(-beta * x))), rtol=1e-12)
+    np.testing.assert_allclose(F.softplus(input, beta).data, np.logaddexp(0, beta * x) / beta, rtol=1e-7)
+
+
 @pytest.mark.filterwarnings("ignore:divide by zero")
 def test_extreme_numbers():
     """No overflow and no NaN where the function itself has a finite value: ±1000 and, for logsumexp, −∞."""

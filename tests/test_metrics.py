@@ -9,14 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanogen.autograd import Tensor, tensor
 from nanogen.metrics import (
     GROUPS,
     STUDENT_95,
+    Likelihood,
     closer_share,
     distance_to_nearest,
     distances,
     frechet_distance,
     gaussian_frechet_distance,
+    in_batches,
     jackknife,
     likelihood,
     nearest,
@@ -24,7 +27,7 @@ from nanogen.metrics import (
     radii,
     share_estimate,
 )
-from nanogen.models import VAE
+from nanogen.models import DDPM, VAE, GenerativeModel, PixelCNN
 from nanogen.random import Generator
 
 seeds = st.integers(0, 2**32 - 1)
@@ -98,7 +101,7 @@ def test_distances_of_bytes() -> None:
 
 
 SOME = np.random.default_rng(0).standard_normal((5, 3))
-NAN, ENDLESS = np.where(SOME == SOME[1, 1], np.nan, SOME), np.where(SOME == SOME[1, 1], np.inf, SOME)
+NAN, ENDLESS = np.where(SOME[1, 1] == SOME, np.nan, SOME), np.where(SOME[1, 1] == SOME, np.inf, SOME)
 REFUSED: dict[str, Callable[[], object]] = {
     "frechet_distance: a and b must be .* at least 2": lambda: frechet_distance(SOME[:1], SOME),
     r"frechet_distance: .* got \(5, 3\) and \(1, 3\)": lambda: frechet_distance(SOME, SOME[:1]),
@@ -149,25 +152,47 @@ def test_the_likelihood_of_one_image_has_no_standard_error() -> None:
 # Nearest neighbours
 
 
-@given(seed=seeds, k=st.integers(1, 4))
-def test_neighbour_metrics_by_their_definitions(seed: int, k: int) -> None:
-    """Precision, recall, density and coverage by loops over points, sorting all distances: Kynkäänniemi et al. 2019,
-    eq. 1 – 3; Naeem et al. 2020, eq. 3, 4."""
+def by_definition(real: np.ndarray, fake: np.ndarray, k: int, k_balls: int) -> dict[str, float]:
+    """Precision and recall with the k-th neighbours, density and coverage with the `k_balls`-th: by loops over points,
+    sorting all distances."""
+
+    def balls(points: np.ndarray, k: int) -> list[tuple[np.ndarray, float]]:
+        others = [[np.linalg.norm(p - q) for j, q in enumerate(points) if j != i] for i, p in enumerate(points)]
+        return [(p, float(np.sort(far)[k - 1])) for p, far in zip(points, others, strict=True)]
+
+    def holds(ball: tuple[np.ndarray, float], x: np.ndarray) -> bool:
+        return bool(np.linalg.norm(ball[0] - x) <= ball[1])
+
+    wide, narrow, theirs = balls(real, k_balls), balls(real, k), balls(fake, k)
+    return {
+        "precision": np.mean([any(holds(ball, y) for ball in narrow) for y in fake]),
+        "recall": np.mean([any(holds(ball, x) for ball in theirs) for x in real]),
+        "density": sum(holds(ball, y) for ball in wide for y in fake) / (k_balls * len(fake)),
+        "coverage": np.mean([any(holds(ball, y) for y in fake) for ball in wide]),
+    }
+
+
+@given(seed=seeds, k=st.integers(1, 4), k_balls=st.integers(1, 6), whole=st.booleans())
+def test_neighbour_metrics_by_their_definitions(seed: int, k: int, k_balls: int, whole: bool) -> None:
+    """Precision and recall: Kynkäänniemi et al. 2019, eq. 1 – 3; density and coverage: Naeem et al. 2020, eq. 3, 4,
+    each pair with a k of its own.  Among whole numbers many points lie on a ball's surface, which belongs to it."""
     real, fake = sets(seed, 17, 13, 3)
+    if whole:
+        real, fake = np.rint(2 * real), np.rint(2 * fake)
+    expected = by_definition(real, fake, k, k_balls)
+    assert compared(real, fake, k_manifold=k, k_coverage=k_balls) == pytest.approx(expected)
 
-    def radius(points: np.ndarray, i: int) -> float:
-        others = [np.linalg.norm(points[i] - points[j]) for j in range(len(points)) if j != i]
-        return float(np.sort(others)[k - 1])
 
-    def in_ball(points: np.ndarray, i: int, x: np.ndarray) -> bool:
-        return bool(np.linalg.norm(points[i] - x) <= radius(points, i))
-
-    found = compared(real, fake, k_manifold=k, k_coverage=k)
-    n, m = len(real), len(fake)
-    assert found["precision"] == pytest.approx(np.mean([any(in_ball(real, i, y) for i in range(n)) for y in fake]))
-    assert found["recall"] == pytest.approx(np.mean([any(in_ball(fake, j, x) for j in range(m)) for x in real]))
-    assert found["density"] == pytest.approx(sum(in_ball(real, i, y) for i in range(n) for y in fake) / (k * m))
-    assert found["coverage"] == pytest.approx(np.mean([any(in_ball(real, i, y) for y in fake) for i in range(n)]))
+def test_neighbours_unless_given() -> None:
+    """k = 3 for precision and recall, 5 for density and coverage, as the papers have them: on sets where every other k
+    up to 8 gives other numbers."""
+    rng = np.random.default_rng(3)
+    real, fake = rng.standard_normal((60, 6)), 0.5 + 1.3 * rng.standard_normal((50, 6))
+    found = compared(real, fake)
+    assert found == pytest.approx(by_definition(real, fake, 3, 5))
+    for k in (1, 2, 4, 5, 6, 7, 8):
+        other = compared(real, fake, k_manifold=k, k_coverage=3 if k == 5 else k)
+        assert all(other[name] != found[name] for name in found), k
 
 
 @given(seed=seeds)
@@ -211,6 +236,88 @@ def test_distances_are_exact_where_it_matters(seed: int) -> None:
     assert np.array_equal(radii(distances(a, a), 2), np.sort(distances(a, a), axis=1)[:, 2])
 
 
+# Likelihoods
+
+
+def some_models() -> dict[str, GenerativeModel]:
+    shape, rng = (3, 4, 2), Generator(3)
+    return {
+        "pixelcnn": PixelCNN(shape, 5, channels=6, blocks=1, kernel_size=3, dropout=0.5, rng=rng),
+        "vae": VAE(shape, 5, latent=2, channels=2, stages=1, rng=rng),
+        "ddpm": DDPM(shape, 5, T=4, channels=4, multipliers=(1,), heads=1, dropout=0.5, rng=rng),
+    }
+
+
+@pytest.mark.parametrize("name", some_models())
+def test_likelihoods_by_their_definitions(name: str) -> None:
+    """Bits per dimension by hand: −log p, −elbo or the sum of a DDPM's terms for each image, some at a time with the
+    numbers of one generator, over 24 log 2; their mean, their spread with n − 1 over √n; each term beside them, the
+    bound of 64 samples drawn after the elbo.  Training mode is left."""
+    model, images = some_models()[name], np.random.default_rng(0).integers(0, 5, (9, 3, 4, 2)).astype(np.uint8)
+    found = likelihood(model.train(), images, Generator(8), batch=5)
+    assert found is not None
+    assert not model.training
+    batches, rng, unit = [images[:5], images[5:]], Generator(8), 24 * np.log(2)
+    each = lambda f: np.concatenate([np.asarray(f(x).data, np.float64) for x in batches]) / unit
+    if isinstance(model, PixelCNN):
+        kind, bits, terms = "exact", -each(model.log_prob), {}
+    elif isinstance(model, VAE):
+        kind, bits = "upper bound", -each(lambda x: model.elbo(x, rng))
+        bound = each(lambda x: model.importance_weighted_bound(x, rng, samples=64))
+        terms = {"importance-weighted, K = 64": -bound.mean()}
+        one = -each(lambda x: model.importance_weighted_bound(x, Generator(8), samples=1)).mean()
+        assert found.terms["importance-weighted, K = 64"] < one - 1e-3, "tighter than by one sample"
+    else:
+        parts = each(lambda x: model.bound_terms(x, rng))
+        assert parts.shape == (9, 5)
+        kind, bits = "upper bound", parts.sum(1)
+        mean = parts.mean(0)
+        terms = {"L_0": mean[0], "sum of L_1 … L_{T−1}": mean[1] + mean[2] + mean[3], "L_T": mean[4]}
+    assert found.kind == kind
+    assert found.bits_per_dim == pytest.approx(bits.mean(), rel=1e-6)
+    assert found.standard_error == pytest.approx(np.sqrt(((bits - bits.mean()) ** 2).sum() / 8 / 9), rel=1e-5)
+    assert found.terms == pytest.approx(terms, rel=1e-5)
+
+
+def test_means_of_likelihoods_lose_nothing() -> None:
+    """What is summed over images in single precision is averaged in double: 2^24 and 299 ones in float32."""
+    model = some_models()["pixelcnn"]
+    nats = np.ones(300, np.float32)
+    nats[0] = 2**24
+    model.log_prob = lambda images: Tensor(-nats)  # type: ignore[method-assign]
+    found = likelihood(model, np.zeros((300, 3, 4, 2), np.uint8), Generator(0))
+    assert found is not None
+    expected = (2**24 + 299) / 300 / (24 * np.log(2))
+    assert found.bits_per_dim == pytest.approx(expected, rel=1e-12)
+    diffusion = some_models()["ddpm"]
+    diffusion.bound_terms = lambda images, rng: Tensor(nats[:, None].repeat(5, axis=1))  # type: ignore[method-assign]
+    found = likelihood(diffusion, np.zeros((300, 3, 4, 2), np.uint8), Generator(0))
+    assert found is not None
+    assert list(found.terms.values()) == pytest.approx([expected, 3 * expected, expected], rel=1e-12)
+
+
+def test_a_likelihoods_interval() -> None:
+    """95 % of the normal distribution lie within 1.96 standard errors of the mean."""
+    found = Likelihood("exact", 3.0, 0.25, {}).estimate
+    assert found == pytest.approx((3.0, 3 - 0.25 * 1.959964, 3 + 0.25 * 1.959964), abs=2e-5)
+
+
+@given(n=st.integers(1, 30), batch=st.integers(1, 12))
+def test_in_batches(n: int, batch: int) -> None:
+    """All images in their order, never more than `batch` at a time, without recording; arrays and tensors alike."""
+    images, sizes, weight = np.arange(n)[:, None], [], tensor(3.0, requires_grad=True)
+
+    def f(x: np.ndarray) -> np.ndarray | Tensor:
+        sizes.append(len(x))
+        assert not (weight * 2.0).requires_grad
+        return 3.0 * x if len(sizes) % 2 else Tensor(3.0 * x)
+
+    found = in_batches(f, images, batch)
+    assert isinstance(found, np.ndarray)
+    assert np.array_equal(found, 3.0 * images)
+    assert sizes == [batch] * (n // batch) + [n % batch] * (n % batch > 0)
+
+
 # Intervals
 
 
@@ -240,6 +347,26 @@ def test_jackknife_of_a_difference_of_means() -> None:
     assert found.value - found.low == pytest.approx(found.high - found.value)
 
 
+def test_jackknife_of_what_is_no_mean() -> None:
+    """The replicates are spread about their own mean, which is not the value of the whole where the statistic is not
+    linear: two largest numbers.  Efron & Stein 1981, eq. 1.4."""
+    a, b = np.arange(40.0) ** 3, np.arange(60.0) ** 2
+    replicates: list[dict[str, float]] = []
+
+    def largest(i: np.ndarray, j: np.ndarray) -> dict[str, float]:
+        replicates.append({"first": a[i].max(), "second": b[j].max() - a[i].min()})
+        return replicates[-1]
+
+    found = jackknife(largest, 40, 60, Generator(2))
+    whole, *left = replicates
+    for name, estimate in found.items():
+        values = np.array([one[name] for one in left])
+        margin = STUDENT_95 * np.sqrt(19 / 20 * ((values - values.mean()) ** 2).sum())
+        assert estimate == pytest.approx((whole[name], whole[name] - margin, whole[name] + margin))
+        assert margin > 0
+        assert values.mean() != whole[name]
+
+
 def test_intervals_hold_the_truth() -> None:
     """Of 300 intervals for a difference of means, each of samples drawn anew, some 95 % hold it: 265 to 299 (285 ± 3.8
     are expected)."""
@@ -250,8 +377,29 @@ def test_intervals_hold_the_truth() -> None:
         found = jackknife(lambda i, j, a=a, b=b: {"d": a[i].mean() - b[j].mean()}, 60, 90, Generator(seed))["d"]
         held += found.low <= 0 <= found.high
     assert 265 <= held <= 299
-    with pytest.raises(ValueError, match="40 images"):
-        jackknife(lambda i, j: {}, 39, 100, Generator(0))
+
+
+def test_a_jackknife_leaves_each_image_out_once() -> None:
+    """Of two samples whose sizes do not divide by 20: all first, then 20 times without a group of each, which together
+    are all, no two with one image, each a twentieth as nearly as may be, drawn by the generator.  Two groups' worth of
+    images is the least on either side."""
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    jackknife(lambda i, j: (seen.append((i, j)), {"d": 0.0})[1], 47, 93, Generator(0))
+    for side, n in enumerate((47, 93)):
+        whole, *parts = [indices[side] for indices in seen]
+        assert np.array_equal(whole, np.arange(n))
+        out = [np.setdiff1d(whole, part) for part in parts]
+        assert all(np.array_equal(np.sort(part), part) and len(part) + len(o) == n for part, o in zip(parts, out))
+        assert sorted(np.concatenate(out)) == list(range(n))
+        assert {len(o) for o in out} == {n // 20, n // 20 + 1}
+        assert any(np.diff(o).tolist() != [20] * (len(o) - 1) for o in out), "in an order of the generator's"
+    again: list[np.ndarray] = []
+    jackknife(lambda i, j: (again.append(i), {"d": 0.0})[1], 47, 93, Generator(1))
+    assert not all(np.array_equal(i, a) for (i, _), a in zip(seen, again, strict=True))
+    jackknife(lambda i, j: {"d": 0.0}, 40, 40, Generator(0))
+    for n, m in ((39, 100), (100, 39)):
+        with pytest.raises(ValueError, match=f"40 images .* got {n} and {m}"):
+            jackknife(lambda i, j: {}, n, m, Generator(0))
 
 
 # Copies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import re
 import shutil
@@ -123,6 +124,52 @@ def test_the_page_needs_no_other_file(tmp_path: Path) -> None:
     settings = settings_of("vae")
     for name, value in [("lr", settings.lr), ("latent", 2), ("steps", STEPS), ("seed", 0)]:
         assert page.words[page.words.index(name) + 1 :][:2].count(str(value)) == 1, name
+
+
+def embedded(page: Reader) -> dict[str, bytes]:
+    """The pictures of a page by their captions."""
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    return {a["alt"] or "": base64.b64decode((a["src"] or "").removeprefix("data:image/png;base64,")) for a in pictures}
+
+
+@pytest.mark.parametrize(("count", "shown"), [
+    (1, [1]), (3, [1, 2, 3]), (8, [1, 2, 3, 4, 5, 6, 7, 8]), (15, [1, 3, 5, 7, 9, 11, 13, 15]),
+    (20, [1, 3, 6, 9, 11, 14, 17, 20]),
+])  # fmt: skip
+def test_the_page_picture_by_picture(count: int, shown: list[int], tmp_path: Path) -> None:
+    """Samples over time: of all that there are eight, spread evenly, with the first and the last; then the curves, then
+    all other pictures by their names.  Each is the file's own bytes.  The table has every setting of the run, the
+    model's own among them, with its value; the commands are those that were given."""
+    run = Run(tmp_path)
+    settings = dataclasses.replace(settings_of("gan", seed=77, betas=(0.25, 0.75)), data="/there/<i>&.npz")
+    run.write_settings(settings)
+    run.note("nanogen train gan --seed 77")
+    run.note("nanogen train --resume")
+    for step in range(1, count + 1):
+        Image.new("L", (step, 3)).save(run.samples_file(step))
+    empty = Reader(write_page(run, 0).read_text())
+    assert "loss.png" not in (tmp_path / "index.html").read_text()
+    assert list(embedded(empty)) == [f"step {step}" for step in shown]
+    assert "More pictures" not in empty.words
+    for i, name in enumerate(["samples", "loss", "evaluation-missed", "prior_means", "x<y"]):
+        Image.new("L", (40 + i, 3)).save(tmp_path / f"{name}.png")
+    page = Reader(write_page(run, 5).read_text(encoding="utf-8"))
+    expected = {f"step {step}": run.samples_file(step) for step in shown}
+    expected |= {
+        "mean since the row before": tmp_path / "loss.png",
+        "evaluation-missed": tmp_path / "evaluation-missed.png",
+    }
+    expected |= {"prior means": tmp_path / "prior_means.png", "x<y": tmp_path / "x<y.png"}
+    assert {name: path.read_bytes() for name, path in expected.items()} == embedded(page)
+    assert list(embedded(page)) == list(expected)
+    words = [word for word in page.words if word]
+    assert words.count("gan on <i>&") == 2
+    assert ("progress", {"value": "5", "max": str(STEPS)}) in page.tags
+    assert f"Step 5 of {STEPS}" in words
+    table = words[words.index("Settings") + 1 : words.index("Commands")]
+    values = {k: v for k, v in dataclasses.asdict(settings).items() if k != "model_settings"} | settings.model_settings
+    assert dict(zip(table[::2], table[1::2], strict=True)) == {k: str(v) for k, v in values.items()}
+    assert words[words.index("Commands") + 1] == (tmp_path / "commands.log").read_text().strip()
 
 
 def test_the_page_of_a_run_under_way(tmp_path: Path) -> None:

@@ -88,6 +88,37 @@ def test_each_factor_depends_on_the_past_alone(shape: tuple[int, int, int]) -> N
         assert changed.any() or place[c, i, j] == place.max()
 
 
+@pytest.mark.parametrize(("shape", "kernel_size", "blocks"), [
+    ((1, 6, 7), 3, 2), ((1, 5, 6), 5, 1), ((3, 4, 5), 3, 1), ((3, 3, 6), 5, 2),
+])  # fmt: skip
+def test_what_each_factor_sees(shape: tuple[int, int, int], kernel_size: int, blocks: int) -> None:
+    """The slopes of the whole network's logits are in just these sub-pixels: those that a path leads to, one step by
+    the first mask (before the pixel in the kernel, or an earlier colour of it), then at most one a block by the second
+    (at most a row up and a column aside, or the pixel itself, in its own or an earlier colour; all colours before)."""
+    network = model(shape, 3, kernel_size=kernel_size, blocks=blocks, channels=24)
+    reach = kernel_size // 2
+    places = list(np.ndindex(*shape))
+
+    def seen_from(place: tuple[int, ...], window: int, own: bool) -> set[tuple[int, ...]]:
+        c, i, j = place
+        return {
+            (d, y, x) for d, y, x in places
+            if abs(y - i) <= window and abs(x - j) <= window
+            and ((y, x) < (i, j) or ((y, x) == (i, j) and (d < c or (own and d == c))))
+        }  # fmt: skip
+
+    x = leaf(np.random.default_rng(0).uniform(-1, 1, (20, *shape)))
+    logits = network(x)
+    for c, i, j in places:
+        hidden = {(c, i, j)}
+        for _ in range(blocks):
+            hidden |= set().union(*(seen_from(place, 1, own=True) for place in hidden))
+        expected = set().union(*(seen_from(place, reach, own=False) for place in hidden))
+        weights = np.random.default_rng(1).standard_normal(3)
+        slope = abs(ng.grad((logits[:, i, j, c] * weights).sum(), [x])[0].data).sum(axis=0)
+        assert {place for place in places if slope[place] > 0} == expected, (c, i, j)
+
+
 def p_value(counts: np.ndarray, p: np.ndarray) -> float:
     """χ² of counts against a density, the rare outcomes together."""
     expected = p / p.sum() * counts.sum()

@@ -12,14 +12,17 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nanogen import cli
 from nanogen.training.run import Run
+from nanogen.training.stopping import Interrupted, Stop
 
 TINY = ["--threads", "1", "--batch", "16", "--set", "latent=2", "channels=2", "stages=1"]
 LONG = "100000"  # steps that no test waits for
@@ -99,6 +102,54 @@ def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
     process.communicate(timeout=600)
     assert process.returncode == 0
     assert run.checkpoint_files()[0] == run.checkpoint_file(60)
+
+
+def twice(stop: Stop, first: int, second: int, noted: list[tuple[bool, int]]) -> None:
+    """Two signals, and what was known before each."""
+    for number in (first, second):
+        noted.append((bool(stop), stop.number))
+        os.kill(os.getpid(), number)
+
+
+def test_the_first_signal_waits_and_the_second_does_not() -> None:
+    """Within `with Stop()` either signal is noted, once; the next one of either kind is raised, with the exit status
+    that shells have for it.  Afterwards both are handled as before, also when an error ended the block."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    mine: list[int] = []
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda n, frame: mine.append(n))
+        for first, second in ((signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)):
+            noted: list[tuple[bool, int]] = []
+            with pytest.raises(Interrupted) as caught, Stop() as stop:
+                twice(stop, first, second, noted)
+            assert noted == [(False, 0), (True, first)]
+            assert caught.value.status == 128 + second
+            assert isinstance(caught.value, KeyboardInterrupt)
+            os.kill(os.getpid(), first)
+        assert mine == [signal.SIGINT, signal.SIGTERM]
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not stop
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop
+        assert mine == [signal.SIGINT, signal.SIGTERM]
+        found: list[Any] = []
+
+        def elsewhere() -> None:
+            with Stop() as other:
+                found.append((bool(other), signal.getsignal(signal.SIGTERM)))
+
+        before = signal.getsignal(signal.SIGTERM)
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert found == [(False, before)], "only the main thread has handlers"
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
+            signal.signal(number, handler)
 
 
 # kill -9

@@ -62,7 +62,12 @@ def test_what_does_not_go_in_place() -> None:
     """A leaf that requires gradients is changed within no_grad alone, and keeps its place; a result of another shape,
     or numbers that a type does not hold, are refused and change nothing."""
     p, counts = ng.tensor(X, requires_grad=True), ng.tensor([1, 2])
-    for change in (lambda: p.mul_(2.0), lambda: F.relu(p, True), lambda: counts.add_(0.5), lambda: counts.mul_(p[:, 0])):
+    for change in (
+        lambda: p.mul_(2.0),
+        lambda: F.relu(p, True),
+        lambda: counts.add_(0.5),
+        lambda: counts.mul_(p[:, 0]),
+    ):
         with pytest.raises(ValueError, match="in place"):
             change()
     assert np.array_equal(p.data, X)

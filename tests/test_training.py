@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import itertools
 import json
 import math
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,21 @@ from hypothesis import strategies as st
 from tiny_runs import STEPS, TINY, assert_same, begun, resumed, settings_of, some_images, trained
 
 import nanogen as ng
-from nanogen import metrics
+from nanogen import data, metrics
+from nanogen import functional as F
 from nanogen.autograd import Fused, Primitive
+from nanogen.data import Images
 from nanogen.functional.normalization import normalize_groups
-from nanogen.models import DDPM, GAN, MODELS, VAE, PixelCNN
-from nanogen.training import loop
-from nanogen.training.config import TRAINING, as_text, default, explained, in_their_types
+from nanogen.models import GAN, MODELS
+from nanogen.nn import Module
+from nanogen.training import evaluation, loop
+from nanogen.training import run as runs
+from nanogen.training.anomaly import Anomaly, detect_anomaly, went_wrong
+from nanogen.training.checkpoint import save_checkpoint
+from nanogen.training.config import TRAINING, as_text, default, explained, in_their_types, read_config, split_assignment
 from nanogen.training.loop import Trainer, batch_indices, begin_metrics, learning_rate, train
 from nanogen.training.pictures import GREY, grid
-from nanogen.training.run import Settings, make_settings, model_parameters
+from nanogen.training.run import Run, Settings, make_settings, model_parameters
 
 # The loop
 
@@ -80,28 +88,89 @@ def test_metrics_are_rewound(tail: str, tmp_path: Path) -> None:
     assert run.metrics_file.read_text() == "step,loss\n5,1.5\n10,1.25\n"
 
 
-def test_step_by_hand() -> None:
-    """A step is AdamW on the gradient of the loss at the step's images and random numbers, then the average: written
-    out with the same parts.  Two steps, of a model with one part."""
-    settings = settings_of("vae")
+@pytest.mark.parametrize(("clip", "ema"), [(0.0, 0.05), (0.05, 0.9)])
+@pytest.mark.parametrize("model", TINY)
+def test_step_by_hand(model: str, clip: float, ema: float) -> None:
+    """A step is, for each of the model's updates, AdamW on the gradient of its loss at the update's own images, which
+    is clipped if `clip` is set, all with the numbers of one generator; then the average.  Written out for four steps
+    with the same parts, and with settings that are nobody's defaults; what comes back is each part's last loss."""
+    own = {"lr": 0.02, "betas": (0.6, 0.7), "weight_decay": 0.3, "ema": ema, "seed": 5, "clip": clip}
+    settings, images = settings_of(model, **own), some_images().images
     trainer = Trainer(settings, some_images())
     ours = loop.build_model(settings)
-    optimizer = ng.optim.AdamW(ours.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay)
-    average = ng.optim.ExponentialMovingAverage(ours.parameters(), settings.ema)
-    for step in (1, 2):
-        found = trainer.advance()
-        images = some_images().images[batch_indices(step, 30, settings)]
-        optimizer.zero_grad()
-        loss = ours.loss(images, ng.Generator(settings.seed).stream(loop.STEPS, step))
-        loss.backward()
-        optimizer.lr = learning_rate(step, settings)
-        optimizer.step()
+    parts = {update.name: list(update.part.parameters()) for update in ours.updates()}
+    optimizers = {name: ng.optim.AdamW(part, 0.5, (0.6, 0.7), weight_decay=0.3) for name, part in parts.items()}
+    average, taken = ng.optim.ExponentialMovingAverage(ours.parameters(), ema), 0
+    for step in (1, 2, 3, 4):
+        rng, losses = ng.Generator(5).stream(loop.STEPS, step), {}
+        k = 2 if model == "gan" else 1  # the discriminator's images: 1, 2, then 3, 4; the generator's: 1, then 3
+        for i, update in enumerate(ours.updates()):
+            batch = images[batch_indices((step - 1) * k + 1 + (i == 1), 30, settings)]
+            loss = update.loss(batch, rng)
+            for p, g in zip(parts[update.name], ng.grad(loss, parts[update.name]), strict=True):
+                p.grad = g
+            if clip:
+                ng.optim.clip_grad_norm_(parts[update.name], 0.05)
+            optimizers[update.name].lr = 0.02 * min(1, step / 3) * (1 + math.cos(math.pi * (step - 1) / STEPS)) / 2
+            optimizers[update.name].step()
+            losses[update.name] = loss.item()
+            taken += 1
         average.update()
-        assert found["loss"].item() == loss.item()
+        assert {name: loss.item() for name, loss in trainer.advance().items()} == pytest.approx(losses, rel=1e-5)
+        assert trainer.step == step
+    assert taken == (12 if model == "gan" else 4)
     for p, q in zip(trainer.model.parameters(), ours.parameters(), strict=True):
-        np.testing.assert_allclose(p.data, q.data, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(p.data, q.data, rtol=1e-5, atol=1e-7)
     for p, q in zip(trainer.average.averages, average.averages, strict=True):
-        np.testing.assert_allclose(p, q, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(p, q, rtol=1e-5, atol=1e-7)
+    found = trainer.arrays()
+    for (name, p), q in zip(ours.named_parameters(), average.averages, strict=True):
+        np.testing.assert_array_equal(found[f"model.{name}"], trainer.model.state_dict()[name])
+        np.testing.assert_allclose(found[f"average.{name}"], q, rtol=1e-5, atol=1e-7)
+        assert abs(p.data - q).max() > 0, "an average is not the weights"
+
+
+def test_each_setting_acts() -> None:
+    """Two steps with another value of one setting give other weights; with a shorter average the weights are the same,
+    and the averages others; with none (a decay of 0) the averages are the weights."""
+    usual: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.1, "warmup": 4, "ema": 0.9}
+
+    def after(**changes: Any) -> tuple[np.ndarray, np.ndarray]:
+        trainer = Trainer(settings_of("ddpm", **{**usual, **changes}), some_images())
+        for _ in range(2):
+            trainer.advance()
+        weights = np.concatenate([p.data.ravel() for p in trainer.model.parameters()])
+        return weights, np.concatenate([a.ravel() for a in trainer.average.averages])
+
+    weights, averages = after()
+    for changes in ({"lr": 0.01}, {"betas": (0.5, 0.999)}, {"betas": (0.9, 0.5)}, {"weight_decay": 0.0}, {"warmup": 2},
+                    {"clip": 1e-3}, {"seed": 1}, {"batch": 7}, {"steps": 13}):  # fmt: skip
+        assert not np.array_equal(after(**changes)[0], weights), changes
+    for changes in ({"log_every": 1}, {"samples_every": 1}, {"checkpoint_every": 1}, {"keep": 1}):
+        assert np.array_equal(after(**changes)[0], weights), changes
+    same, shorter = after(ema=0.05)
+    assert np.array_equal(same, weights)
+    assert not np.array_equal(shorter, averages)
+    assert np.array_equal(*after(ema=0.0))
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_a_model_lies_where_the_settings_say(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made on the host, then moved to the settings' device, for training and for what comes after."""
+    moved: list[str] = []
+    monkeypatch.setattr(Module, "to", lambda self, target: (moved.append(target), self)[1])
+    for device in ("cpu", "cuda"):
+        loop.build_model(dataclasses.replace(settings_of(model, device="cpu"), device=device))
+    assert moved[-2:] == ["cpu", "cuda"]
+
+
+def test_precision_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 is allowed where the settings say so, and is not where they say float32."""
+    said: list[bool] = []
+    monkeypatch.setattr(loop, "allow_tf32", said.append)
+    for precision in ("float32", "tf32"):
+        Trainer(dataclasses.replace(settings_of("vae"), precision=precision), some_images())
+    assert said == [False, True]
 
 
 def test_the_decay_of_the_averages_acts() -> None:
@@ -150,17 +219,97 @@ def test_each_part_is_moved_by_its_own_loss() -> None:
     assert ids["discriminator"] == {id(p) for p in trainer.model.discriminator.parameters()}
 
 
-def test_metrics_are_the_means_since_the_last_row(tmp_path: Path) -> None:
-    """metrics.csv: a row every `log_every` steps and at the last, the mean loss of the steps since the row before."""
-    _, run = trained("vae", tmp_path, log_every=5)
-    trainer = Trainer(settings_of("vae"), some_images())
-    losses = [trainer.advance()["loss"].item() for _ in range(STEPS)]
+@pytest.mark.parametrize("model", ["vae", "gan"])
+def test_metrics_are_the_means_since_the_last_row(model: str, tmp_path: Path) -> None:
+    """metrics.csv: a row every `log_every` steps and at the last, each part's mean loss over the steps since the row
+    before, to six digits.  Who looks on is told every step, and of these the sum of the parts' means, else NaN."""
+    told: list[tuple[int, float]] = []
+    whole, run = begun(settings_of(model, log_every=7), tmp_path)
+    train(whole, run, lambda step, loss: told.append((step, loss)))
+    trainer = Trainer(settings_of(model), some_images())
+    losses = [{name: loss.item() for name, loss in trainer.advance().items()} for _ in range(STEPS)]
     header, *rows = run.metrics_file.read_text().splitlines()
-    assert header == "step,loss"
-    expected = [(5, losses[:5]), (10, losses[5:10]), (12, losses[10:])]
-    for row, (step, values) in zip(rows, expected, strict=True):
-        assert row.split(",")[0] == str(step)
-        assert float(row.split(",")[1]) == pytest.approx(np.mean(values), rel=1e-5)
+    names = ["discriminator", "generator"] if model == "gan" else ["loss"]
+    assert header == ",".join(["step", *names])
+    expected = {7: losses[:7], 12: losses[7:]}
+    means = {step: [np.mean([some[name] for some in part]) for name in names] for step, part in expected.items()}
+    assert rows == [",".join([str(step), *(f"{mean:.6g}" for mean in row)]) for step, row in means.items()]
+    assert [step for step, _ in told] == list(range(1, STEPS + 1))
+    assert {step for step, loss in told if not math.isnan(loss)} == means.keys()
+    for step, row in means.items():
+        assert dict(told)[step] == pytest.approx(sum(row), rel=1e-6)
+
+
+def test_what_is_done_at_which_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of twelve steps: a checkpoint at every fourth and at the last, once the rows up to its step are in the file; a
+    picture at every fifth, when rows and checkpoint of that step are there, but not at the last; the newest three
+    checkpoints are kept.  With `samples_every` 0 there is no picture."""
+    seen: list[tuple[str, int, list[int]]] = []
+
+    def rows(run: Any) -> list[int]:
+        return [int(line.split(",")[0]) for line in run.metrics_file.read_text().splitlines()[1:]]
+
+    def write(path: Path, checkpoint: Any) -> None:
+        seen.append(("checkpoint", checkpoint.step, rows(run)))
+        save_checkpoint(path, checkpoint)
+
+    monkeypatch.setattr(loop, "save_checkpoint", write)
+    monkeypatch.setattr(loop, "draw_progress", lambda run, model, step: seen.append(("picture", step, rows(run))))
+    every = {"checkpoint_every": 4, "log_every": 2, "samples_every": 5, "keep": 2}
+    trainer, run = begun(settings_of("vae", **every), tmp_path / "run")
+    train(trainer, run, lambda step, loss: None)
+    assert seen == [
+        ("checkpoint", 4, [2, 4]), ("picture", 5, [2, 4]), ("checkpoint", 8, [2, 4, 6, 8]),
+        ("picture", 10, [2, 4, 6, 8, 10]), ("checkpoint", 12, [2, 4, 6, 8, 10, 12]),
+    ]  # fmt: skip
+    assert run.checkpoint_files() == [run.checkpoint_file(12), run.checkpoint_file(8)]
+    for every, steps in ((0, []), (12, []), (6, [6])):
+        seen.clear()
+        trained("vae", tmp_path / str(every), samples_every=every)
+        assert [step for what, step, _ in seen if what == "picture"] == steps
+
+
+def test_no_picture_of_weights_gone_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are not finite, though the loss still is, are not drawn from: the run ends by itself, with its own
+    error."""
+    drawn: list[int] = []
+    monkeypatch.setattr(loop, "draw_progress", lambda run, model, step: drawn.append(step))
+    trainer, run = begun(settings_of("ddpm", samples_every=3, checkpoint_every=7, log_every=12), tmp_path)
+
+    def poison(step: int, loss: float) -> None:
+        if step == 5:
+            trainer.optimizers["loss"].state["mean"][0][...] = np.nan
+
+    with pytest.raises(FloatingPointError):
+        train(trainer, run, poison)
+    assert drawn == [3]
+    assert trainer.step in (6, 7)
+
+
+def test_a_run_that_is_asked_to_stop(tmp_path: Path) -> None:
+    """The step at hand is finished, its checkpoint written, the rows of metrics up to it flushed, and nothing more is
+    done, however often the run would have to do it; what came since the last row is in the checkpoint."""
+    steps: list[int] = []
+    trainer, run = begun(settings_of("vae", log_every=3), tmp_path)
+    train(trainer, run, lambda step, loss: steps.append(step), SimpleStop(steps, 4))
+    assert steps == [1, 2, 3, 4]
+    assert run.checkpoint_files() == [run.checkpoint_file(4)]
+    assert [line.split(",")[0] for line in run.metrics_file.read_text().splitlines()] == ["step", "3"]
+    found = run.checkpoint()
+    assert found is not None
+    again = Trainer(settings_of("vae"), some_images())
+    losses = [again.advance()["loss"].item() for _ in range(4)]
+    assert found.arrays["recent.loss"].tolist() == losses[3:]
+
+
+class SimpleStop:
+    """True when so many steps but one are done."""
+
+    def __init__(self, steps: list[int], at: int):
+        self.steps, self.at = steps, at
+
+    def __bool__(self) -> bool:
+        return len(self.steps) >= self.at - 1
 
 
 @pytest.mark.parametrize("model", TINY)
@@ -199,6 +348,7 @@ def wrong_from(step: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(normalize_groups, "fast_gradient", backward)
 
 
+@pytest.mark.filterwarnings("error")  # the exception is all that is said
 @pytest.mark.parametrize("inspected", [False, True])
 @pytest.mark.parametrize("kind", ["forward", "backward"])
 def test_numbers_that_go_wrong_are_traced(
@@ -208,10 +358,13 @@ def test_numbers_that_go_wrong_are_traced(
     the last good checkpoint, whether each step was inspected or bad numbers were about to be saved; the checkpoint of
     before stays, and the metrics have no row of bad numbers."""
     wrong_from(7, kind, monkeypatch)
+    taken, take = [], Trainer.take
+    monkeypatch.setattr(Trainer, "take", lambda self, step: (taken.append(step), take(self, step))[1])
     trainer, run = begun(settings_of("vae", checkpoint_every=5, log_every=12), tmp_path)
     trainer.inspected = inspected
     with pytest.raises(FloatingPointError) as caught:
         train(trainer, run, lambda step, loss: None)
+    assert taken == [*range(1, trainer.step + 1), *([] if inspected else [6, 7])], "from the checkpoint on, once more"
     place = "encoder" if kind == "forward" else "decoder"  # the first on the way, and the first on the way back
     assert re.search(rf"step 7: normalize_groups in {place}[.\w]* gave .* going {kind}", str(caught.value)), str(
         caught.value
@@ -224,20 +377,68 @@ def test_numbers_that_go_wrong_are_traced(
     assert trainer.step == 7 if inspected else 7 <= trainer.step <= 10
 
 
+@pytest.mark.parametrize(("output", "inputs", "wrong"), [
+    ([1.0, -2.0], [[1.0]], False), ([1.0, np.nan], [[1.0]], True), ([1.0, np.inf], [[1.0]], True),
+    ([1.0, -np.inf], [[1.0], [0.0]], True), ([np.inf], [[np.inf]], False), ([np.nan], [[np.nan]], False),
+    ([np.nan], [[np.inf]], True), ([np.nan], [[1.0], [np.inf]], True), ([np.nan], [[1.0], [np.nan]], False),
+    ([np.inf], [[1.0], [np.nan]], False), ([np.inf, np.nan], [[-np.inf]], True), ([1.0], [[np.nan]], False),
+    ([np.nan], [], True), ([3], [[np.nan]], False),
+])  # fmt: skip
+def test_what_is_wrong_with_a_result(output: list[float], inputs: list[list[float]], wrong: bool) -> None:
+    """NaN where none went in, or an infinity of numbers that all were finite; not what only passes on what came."""
+    assert went_wrong(ng.Tensor(np.array(output)), [ng.Tensor(np.array(x)) for x in inputs]) == wrong
+
+
+class Stage(Module):
+    """An operation of its own, then perhaps another stage."""
+
+    def __init__(self, function: Any, inner: Any = None):
+        super().__init__()
+        self.function, self.inner = function, inner
+
+    def forward(self, x: ng.Tensor) -> ng.Tensor:
+        return self.function(x if self.inner is None else self.inner(x))
+
+
+@pytest.mark.parametrize(("function", "x", "said"), [
+    (lambda x: F.exp(x * 100.0), 50.0, "exp in inner gave infinity going forward"),
+    (lambda x: F.log(x - 2.0), 1.0, "log in inner gave NaN going forward"),
+    (lambda x: F.sqrt(x * 0.0), 1.0, "sqrt in inner gave infinity going backward"),
+])  # fmt: skip
+def test_a_number_that_goes_wrong_is_traced_to_its_place(function: Any, x: float, said: str) -> None:
+    """The primitive, the innermost module in which it was called, what it gave and on which way; outside of any module
+    that is said too.  The engine is as before when the block ends, though by an error."""
+    before = (Primitive.__call__, Primitive.gradients, Fused.gradients)
+    model, alone = Stage(lambda y: y + 1.0, Stage(function)), Stage(F.log)
+
+    def look(run: Any) -> str:
+        with pytest.raises(Anomaly) as caught, np.errstate(all="ignore"), detect_anomaly(model if run else alone):
+            (run or (lambda: alone(ng.tensor([-1.0]))))()
+        return str(caught.value)
+
+    assert look(lambda: model(ng.tensor([x], requires_grad=True)).sum().backward()) == said
+    assert look(lambda: F.log(ng.tensor([-1.0]))) == "log in no module gave NaN going forward"
+    assert look(None) == "log in Stage gave NaN going forward"
+    assert (Primitive.__call__, Primitive.gradients, Fused.gradients) == before
+
+
 def test_an_update_that_goes_wrong(tmp_path: Path) -> None:
     """Sound gradients and a learning rate beyond all bounds: the parameter is named that left the finite numbers."""
     with pytest.raises(FloatingPointError, match=r"step 1: the update of [\w.]+ gave"):
         trained("ddpm", tmp_path, lr=1e300, log_every=3)
 
 
-def test_bad_weights_are_not_saved(tmp_path: Path) -> None:
-    """A weight that is not finite, though no loss was: the checkpoint is not written, the weight is named, and as the
-    steps themselves were sound, the machine is suspected."""
+@pytest.mark.parametrize("what", ["first weight", "last weight", "average"])
+def test_bad_weights_are_not_saved(what: str, tmp_path: Path) -> None:
+    """A weight or an average that is not finite, whichever, though no loss was: the checkpoint is not written, the
+    array is named, and as the steps themselves were sound, the machine is suspected."""
     trainer, run = begun(settings_of("ddpm", checkpoint_every=5, log_every=12), tmp_path)
 
     def poison(step: int, loss: float) -> None:
-        if step == 9:
-            trainer.optimizers["loss"].state["mean"][0][...] = np.nan
+        if step == 9 and what == "average":
+            trainer.average.averages[-1][...] = np.inf
+        elif step == 9:
+            trainer.optimizers["loss"].state["mean"][0 if what == "first weight" else -1][...] = np.nan
 
     with pytest.raises(FloatingPointError, match=r"not finite, but not so when .* the machine"):
         train(trainer, run, poison)
@@ -309,6 +510,32 @@ def test_every_pass_goes_through_all_images(count: int, batch: int, seed: int) -
     assert np.array_equal(batch_indices(2, count, settings), flow[batch : 2 * batch])
 
 
+def test_every_seed_and_every_pass_has_an_order_of_its_own() -> None:
+    """Of six seeds and six passes no two go through the images in the same order, and none in the images' own; asked
+    for again, in whatever turn, each is the same; another number of images has another order."""
+    asked = [(seed, epoch) for seed in range(6) for epoch in range(6)]
+    orders = {key: loop.order(*key, 20).tolist() for key in asked}
+    assert all(sorted(found) == list(range(20)) != found for found in orders.values())
+    assert len({tuple(found) for found in orders.values()}) == 36
+    assert all(loop.order(*key, 20).tolist() == orders[key] for key in reversed(asked))
+    assert sorted(loop.order(0, 0, 21)) == list(range(21))
+    settings = dataclasses.replace(settings_of("vae"), batch=20)
+    for seed, epoch in asked:
+        found = batch_indices(epoch + 1, 20, dataclasses.replace(settings, seed=seed))
+        assert found.tolist() == orders[seed, epoch]
+
+
+def test_streams_are_independent() -> None:
+    """Weights, steps, orders, pictures, samples and evaluation draw from streams of their own."""
+    streams = [runs.INITIAL_WEIGHTS, runs.STEPS, runs.SHUFFLES, runs.PICTURES, runs.SAMPLES, runs.EVALUATION]
+    streams += [evaluation.LEFT_OUT, evaluation.REAL_AS_IF_DRAWN]
+    assert len(set(streams)) == 8
+    for model, own in TINY.items():
+        built = loop.build_model(settings_of(model, seed=3))
+        expected = MODELS[model]((1, 4, 4), 4, rng=ng.Generator(3, "cpu").stream(runs.INITIAL_WEIGHTS), **own)
+        assert_same(built.state_dict(), expected.state_dict())
+
+
 # Checkpoints: more in test_checkpoint.py
 
 
@@ -323,6 +550,74 @@ def test_a_run_samples_with_the_averaged_weights(tmp_path: Path) -> None:
         assert not np.array_equal(p.data, trainer.model.state_dict()[name])
     assert np.array_equal(model.state_dict()["generator.norms.0.running_mean"],
                           trainer.model.state_dict()["generator.norms.0.running_mean"])  # fmt: skip
+
+
+def test_a_runs_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each split is that of the data set, found where and cut as the settings say; images of another shape or of other
+    levels than the model's are refused."""
+    run = Run(tmp_path)
+    settings = make_settings("gan", data.load("digits"), {"channels": 1, "latent": 1})
+    run.write_settings(settings)
+    for split, count in (("train", 1500), ("test", 297)):
+        found, expected = run.images(split), data.load("digits", split)
+        assert np.array_equal(found.images, expected.images)
+        assert len(found) == count
+    for changes in ({"levels": 16}, {"image_shape": (1, 8, 4)}):
+        run.write_settings(dataclasses.replace(settings, **changes))
+        with pytest.raises(ValueError, match=r"digits has images \(1, 8, 8\) of 17 levels now"):
+            run.images("test")
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(data, "load", lambda *how: (asked.append(how), some_images())[1])
+    cut = dataclasses.replace(settings_of("gan"), data="x", data_dir="there", size=(4, 5), color="rgb")
+    assert np.array_equal(runs.load_images(cut, "test").images, some_images().images)
+    assert asked == [("x", "test", "there", (4, 5), "rgb")]
+
+
+def test_what_a_folder_holds_already(tmp_path: Path) -> None:
+    """A folder with settings, with metrics or with a checkpoint alone is no place for a new run; other files are no
+    matter, nor are files beside the checkpoints that have another form of name."""
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("x.txt", "checkpoints/step-00000003.safetensors.broken", "checkpoints/step-last.safetensors"):
+        (tmp_path / name).touch()
+    run = Run(tmp_path)
+    run.check_new()
+    assert run.checkpoint_files() == []
+    for name in ("settings.json", "metrics.csv", "checkpoints/step-00000003.safetensors"):
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=rf"already holds a run \({Path(name).name}\)"):
+            run.check_new()
+        (tmp_path / name).unlink()
+
+
+def test_a_line_for_each_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """commands.log grows by a line a command: when, in UTC wherever it is, with which versions, what."""
+    run = Run(tmp_path)
+    run.note("nanogen train vae")
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        run.note("nanogen train --resume")
+    time.tzset()
+    lines = (tmp_path / "commands.log").read_text().splitlines()
+    versions = rf"nanogen {re.escape(ng.__version__)}, NumPy {re.escape(np.__version__)}, Python \d+\.\d+\.\S+, \S+"
+    for line, command in zip(lines, ["nanogen train vae", "nanogen train --resume"], strict=True):
+        said = re.fullmatch(rf"(\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d) UTC  {versions}: {command}", line)
+        assert said is not None
+        then = datetime.datetime.strptime(said[1] + " +0000", "%Y-%m-%d %H:%M:%S %z")
+        assert abs((datetime.datetime.now(datetime.UTC) - then).total_seconds()) < 600
+
+
+def test_a_checkpoint_of_other_losses(tmp_path: Path) -> None:
+    """A checkpoint whose losses are not this model's, or whose averages are not, is refused."""
+    trainer, _ = trained("gan", tmp_path)
+    found = trainer.checkpoint()
+    for name, word in (("recent.generator", "losses are"), ("average.generator.first.weight", "averaged weights")):
+        arrays = {k: v for k, v in found.arrays.items() if k != name}
+        with pytest.raises(ValueError, match=word):
+            Trainer(trainer.settings, some_images()).restore(found._replace(arrays=arrays))
+    other = {**found.arrays, "average.generator.first.weight": np.zeros((1, 1, 1, 1), np.float32)}
+    with pytest.raises(ValueError, match="averaged weights"):
+        Trainer(trainer.settings, some_images()).restore(found._replace(arrays=other))
 
 
 @pytest.mark.parametrize("change", [
@@ -397,38 +692,152 @@ def test_no_setting_has_two_meanings() -> None:
         assert as_text(getattr(usual, name)) in default(name), name
 
 
+USUAL = {
+    "clip": 0.0, "log_every": 10, "checkpoint_every": 500, "keep": 3, "seed": 0, "device": "cpu",
+    "precision": "float32", "execution": "eager", "processes": 1, "data_dir": None, "size": None, "color": None,
+    "weight_decay": 0.0, "batch": 64,
+}  # fmt: skip
+SMALL: dict[str, dict[str, Any]] = {
+    "pixelcnn": {"steps": 800, "lr": 3e-3, "ema": 0.998, "model_settings": {"channels": 64}},
+    "vae": {"steps": 900, "lr": 1e-3, "ema": 0.998, "model_settings": {}},
+    "gan": {"steps": 800, "lr": 5e-4, "ema": 0.995, "model_settings": {}},
+    "ddpm": {"steps": 600, "lr": 2e-3, "ema": 0.995, "model_settings": {"T": 200, "channels": 32}},
+}
+LARGE: dict[str, dict[str, Any]] = {
+    "pixelcnn": {
+        "steps": 3000, "lr": 1e-3, "ema": 0.998,
+        "model_settings": {"channels": 64, "kernel_size": 7, "dropout": 0.0},
+    },
+    "vae": {"steps": 4000, "lr": 1e-3, "ema": 0.998, "model_settings": {"latent": 32, "decoder": "logistic"}},
+    "gan": {"steps": 4000, "lr": 3e-4, "ema": 0.995, "model_settings": {"channels": 32}},
+    "ddpm": {"steps": 3000, "lr": 1e-3, "ema": 0.998, "model_settings": {"channels": 32, "multipliers": (1, 2, 2)}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_settings_unless_given(model: str) -> None:
+    """A default that moves changes everybody's runs: these are they, for images whose longer side has at most 16 pixels
+    and for larger ones.  The GAN's are DCGAN's β_1 = ½ and no warm-up.  Radford et al. 2016, section 4."""
+    betas, warmup = ((0.5, 0.999), 0) if model == "gan" else ((0.9, 0.999), 100)
+    for recipes, threads, samples_every, sizes in (
+        (SMALL, 1, 200, [(8, 8), (16, 16), (16, 4)]), (LARGE, 2, 1000, [(8, 20), (20, 8), (28, 28)]),
+    ):  # fmt: skip
+        expected = USUAL | recipes[model] | {"betas": betas, "warmup": warmup, "threads": threads, "model": model}
+        for size in sizes:
+            images = Images(np.zeros((70, 1, *size), np.uint8), None, 7, "of some kind")
+            found = dataclasses.asdict(make_settings(model, images))
+            about = {"samples_every": samples_every, "data": "of some kind", "image_shape": (1, *size), "levels": 7}
+            assert found.items() >= (expected | about).items()
+
+
+def test_what_is_given_wins() -> None:
+    """Over the recipe, and of the model's settings one by one; None is as if it was not given; a recipe's batch is no
+    larger than the number of images."""
+    images = Images(np.zeros((40, 1, 8, 8), np.uint8), None, 4, "x")
+    found = make_settings("ddpm", images, {"channels": 8}, lr=0.5, ema=None, keep=9, size=(8, 8))
+    assert found.model_settings == {"T": 200, "channels": 8}
+    assert (found.lr, found.ema, found.keep, found.size) == (0.5, SMALL["ddpm"]["ema"], 9, (8, 8))
+    assert found.batch == 40
+    assert make_settings("gan", images, batch=40).batch == 40
+    with pytest.raises(ValueError, match="at most the 40 images"):
+        make_settings("gan", images, batch=41)
+
+
+def test_ranges_of_settings() -> None:
+    """The least and the largest value of each setting are allowed; what lies just beyond is refused by its name."""
+    most, tiny = 2**31 - 1, 5e-324
+    counted = {"steps": 1, "threads": 1, "log_every": 1, "checkpoint_every": 1, "keep": 1, "warmup": 0, "seed": 0,
+               "samples_every": 0}  # fmt: skip
+    allowed = [(name, value) for name, low in counted.items() for value in (low, most)]
+    refused = [(name, value) for name, low in counted.items() for value in (low - 1, most + 1)]
+    below_one = math.nextafter(1, 0)
+    allowed += [
+        ("batch", 1),
+        ("batch", 30),
+        ("lr", tiny),
+        ("lr", 1e308),
+        ("weight_decay", 0.0),
+        ("weight_decay", 1e308),
+    ]
+    allowed += [("clip", 0.0), ("clip", 1e308), ("ema", 0.0), ("ema", below_one), ("betas", (0.0, below_one))]
+    allowed += [("betas", (below_one, 0.0))]
+    refused += [("batch", 0), ("batch", 31), ("lr", 0.0), ("lr", -tiny), ("lr", math.inf), ("lr", math.nan)]
+    refused += [(name, x) for name in ("weight_decay", "clip") for x in (-tiny, math.inf, math.nan)]
+    refused += [("ema", -tiny), ("ema", 1.0), ("ema", math.nan), ("betas", (-tiny, 0.9)), ("betas", (0.9, 1.0))]
+    refused += [("betas", (0.9,)), ("betas", (0.9, 0.9, 0.9)), ("betas", (math.nan, 0.9)), ("precision", "half")]
+    refused += [("precision", "tf32"), ("execution", "lazy"), ("execution", "graph"), ("device", "tpu")]
+    for name, value in allowed:
+        assert getattr(settings_of("gan", **{name: value}), name) == value
+    for name, value in refused:
+        with pytest.raises(ValueError, match=f"^{name}"):
+            settings_of("gan", **{name: value})
+
+
+def test_images_that_are_too_large() -> None:
+    """Up to 128·128 pixels, however many colours; beyond them, even by a row, another size is asked for."""
+    for shape in ((1, 128, 128), (3, 128, 128), (1, 16, 1024)):
+        images = Images(np.zeros((2, *shape), np.uint8), None, 4, "x")
+        assert make_settings("gan", images, {"channels": 1, "latent": 1}).image_shape == shape
+    with pytest.raises(ValueError, match=r"16384 pixels, got shape \(1, 129, 128\)"):
+        make_settings("gan", Images(np.zeros((2, 1, 129, 128), np.uint8), None, 4, "x"))
+
+
+def test_defaults_as_they_are_shown() -> None:
+    """One value where it is the same for all, one a model where they differ, and the larger images' beside them."""
+    assert default("batch") == "64"
+    assert default("keep") == "3"
+    assert default("samples_every") == "200; images beyond 16 pixels: 1000"
+    assert default("betas") == "0.9,0.999 pixelcnn, 0.9,0.999 vae, 0.5,0.999 gan, 0.9,0.999 ddpm"
+    assert default("lr") == (
+        "0.003 pixelcnn, 0.001 vae, 0.0005 gan, 0.002 ddpm; images beyond 16 pixels:"
+        " 0.001 pixelcnn, 0.001 vae, 0.0003 gan, 0.001 ddpm"
+    )
+    shown = dict(explained("ddpm"))
+    assert shown["T=1000"] == "the number of diffusion steps, at least 2. (200 for images of up to 16 pixels)"
+    assert shown["channels=64"] == ("of the U-Net. (32 for images of up to 16 pixels, 32 for images beyond 16 pixels)")
+    assert shown["multipliers=1,2"] == "of the U-Net. (1,2,2 for images beyond 16 pixels)"
+    assert shown["dropout=0.0"] == "of the U-Net."
+    assert dict(explained("gan"))["discriminator_steps=1"] == "k of algorithm 1, updates of D to one of G."
+
+
+def test_files_of_settings(tmp_path: Path) -> None:
+    """TOML as it stands; a run's settings.json without what its images say themselves and what is not set, the model's
+    own settings beside the others; of at most 32 KiB."""
+    (tmp_path / "x.toml").write_text('levels = 3\nmodel = "vae"\nbetas = [0.5, 0.9]\n')
+    assert read_config(tmp_path / "x.toml") == {"levels": 3, "model": "vae", "betas": [0.5, 0.9]}
+    settings = settings_of("vae", size=(8, 8))
+    Run(tmp_path).write_settings(settings)
+    expected = {k: v for k, v in dataclasses.asdict(settings).items() if v is not None} | settings.model_settings
+    for name in ("image_shape", "levels", "model_settings"):
+        del expected[name]
+    assert read_config(tmp_path / "settings.json") == expected | {"betas": list(settings.betas), "size": [8, 8]}
+    for length in (2**15, 2**15 + 1):
+        (tmp_path / "long.toml").write_text("keep = 2\n" + "#" * (length - 9))
+        if length == 2**15:
+            assert read_config(tmp_path / "long.toml") == {"keep": 2}
+        else:
+            with pytest.raises(ValueError, match=r"long.toml is longer"):
+                read_config(tmp_path / "long.toml")
+    (tmp_path / "x.json").write_text('{"model": "gan", "lr": null}')
+    assert read_config(tmp_path / "x.json") == {"model": "gan"}
+    for contents, word in (("[1]", "by name"), ('{"lr": {"a": 1}}', "lr must be a setting"), ("{", "x.json")):
+        (tmp_path / "x.json").write_text(contents)
+        with pytest.raises(ValueError, match=word):
+            read_config(tmp_path / "x.json")
+    with pytest.raises(FileNotFoundError, match=r"nothing.toml"):
+        read_config(tmp_path / "nothing.toml")
+    assert split_assignment("a=b=c") == ("a", "b=c")
+    assert split_assignment("a=") == ("a", "")
+    with pytest.raises(ValueError, match="name=value, got 'a'"):
+        split_assignment("a")
+
+
 # Figures and pictures
 
 
 def test_bits_per_dim() -> None:
     """nats / (D log 2): 8 bits for 256 equally likely levels."""
     assert metrics.bits_per_dim(12 * math.log(256), 12) == pytest.approx(8)
-
-
-@pytest.mark.parametrize(("model", "kind"), [("pixelcnn", "exact"), ("vae", "upper bound"), ("ddpm", "upper bound")])
-def test_likelihood(model: str, kind: str) -> None:
-    """The mean of −log₂ p / D over the images with its standard error, whatever the batches; exact or a bound.  The
-    importance-weighted bound is below the elbo's, a DDPM's parts add up."""
-    network = loop.build_model(settings_of(model))
-    images = np.concatenate([some_images().images] * 4)
-    found = metrics.likelihood(network, images, ng.Generator(0))
-    assert found is not None
-    assert found.kind == kind
-    assert not network.training
-    if isinstance(network, PixelCNN):
-        bits = -network.log_prob(images).data.astype(np.float64) / (16 * math.log(2))
-        assert found.bits_per_dim == pytest.approx(bits.mean(), rel=1e-6)
-        assert found.standard_error == pytest.approx(bits.std(ddof=1) / len(bits) ** 0.5, rel=1e-5)
-        again = metrics.likelihood(network, images, ng.Generator(1), batch=7)
-        assert again is not None
-        assert again.bits_per_dim == pytest.approx(found.bits_per_dim, rel=1e-6)
-    elif isinstance(network, VAE):
-        assert found.terms["importance-weighted, K = 64"] < found.bits_per_dim + 6 * found.standard_error
-        elbo = network.elbo(images, ng.Generator(0)).data
-        assert found.bits_per_dim == pytest.approx(-elbo.mean() / (16 * math.log(2)), rel=1e-5)
-    else:
-        assert isinstance(network, DDPM)
-        assert sum(found.terms.values()) == pytest.approx(found.bits_per_dim, rel=1e-5)
 
 
 def test_a_gan_has_no_likelihood() -> None:

@@ -25,24 +25,27 @@ def detect_anomaly(model: Module) -> Iterator[None]:
     thread at a time.
     """
     names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
-    places: dict[int, str] = {}  # of the nodes of the graph, for the way back
+    places: dict[int, str | None] = {}  # of the nodes of the graph, for the way back
+    going_back: list[tuple[str, str | None, str]] = []  # through which primitives: their rules are made of others
     call = Primitive.__call__
 
     def checked_call(self: Primitive, *inputs: Any, **parameters: Any) -> Tensor:
         output = call(self, *inputs, **parameters)
-        place = _innermost_module(names)
+        name, place, way = going_back[-1] if going_back else (self.__name__, _innermost_module(names), "forward")
         if output.node is not None:
             places[output.node.index] = place
         if went_wrong(output, [x for x in inputs if isinstance(x, Tensor)]):
-            raise Anomaly(f"{self.__name__} in {place} gave {_kind(output)} going forward")
+            raise Anomaly(f"{name} in {place} gave {_kind(output)} going {way}")
         return output
 
     def checked(gradients: Callable[..., Any]) -> Callable[..., Any]:
         def checked_gradients(self: Primitive, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+            going_back.append((self.__name__, places.get(node.index), "backward"))
             found = gradients(self, node, g, wanted)
+            name, place, way = going_back.pop()
             for x in found:
                 if x is not None and went_wrong(x, [g]):
-                    raise Anomaly(f"{self.__name__} in {places.get(node.index)} gave {_kind(x)} going backward")
+                    raise Anomaly(f"{name} in {place} gave {_kind(x)} going {way}")
             return found
 
         return checked_gradients

@@ -85,6 +85,25 @@ PARTS = {
         ("models/ddpm.py",),
         ("test_ddpm.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
     ),
+    "metrics": Part(("metrics.py",), ("test_metrics.py",), ("test_evaluation.py",)),
+    "evaluation": Part(
+        ("training/evaluation.py", "training/features.py"), ("test_evaluation.py",),
+        ("test_cli.py::test_evaluate", "test_cli.py::test_evaluate_by_ddim"),
+    ),
+    "pictures": Part(
+        ("training/pictures.py", "training/page.py"), ("test_pictures.py", "test_page.py"), ("test_training.py",),
+    ),
+    "training": Part(
+        ("training/loop.py", "training/run.py", "training/recipes.py", "training/config.py", "training/anomaly.py"),
+        ("test_training.py", "test_checkpoint.py"),
+        ("test_page.py", "test_pictures.py", "test_cli.py", "test_processes.py", "test_strict.py"),
+    ),
+    "files": Part(
+        ("training/checkpoint.py", "training/files.py", "training/sampling.py", "training/stopping.py"),
+        ("test_checkpoint.py", "test_processes.py::test_shared_drawing",
+         "test_stopping.py::test_the_first_signal_waits_and_the_second_does_not"),
+        ("test_strict.py", "test_stopping.py", "test_training.py"),
+    ),
 }  # fmt: skip
 
 
