@@ -150,7 +150,8 @@ def pair_of_sets(name: str, a: np.ndarray, b: np.ndarray, least: int = 1) -> tup
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if not (a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1] > 0 and min(len(a), len(b)) >= least):
         raise ValueError(
-            f"{name}: a and b must be features (N, D) and (M, D) of at least {least} images, got {a.shape} and {b.shape}"
+            f"{name}: a and b must be features (N, D) and (M, D) of at least {least} images,"
+            f" got {a.shape} and {b.shape}"
         )
     for which, x in zip("ab", (a, b), strict=True):
         if not np.isfinite(x).all():

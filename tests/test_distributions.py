@@ -76,7 +76,7 @@ def test_normal_by_the_logarithm_of_its_spread(mean: float, log_std: float, x: f
     assert one.entropy().item() == pytest.approx(other.entropy().item(), abs=1e-12)
     assert one.sample(ng.Generator(0)).item() == pytest.approx(other.sample(ng.Generator(0)).item(), rel=1e-12)
     for both in ({}, {"std": 1.0, "log_std": 0.0}):
-        with pytest.raises(ValueError, match="^Normal: give either std or log_std"):
+        with pytest.raises(ValueError, match=r"^Normal: give either std or log_std"):
             D.Normal(0.0, **both)
 
 
