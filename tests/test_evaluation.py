@@ -187,7 +187,7 @@ def test_training_of_the_classifier_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
     optimizer = AdamW(parameters, 0.002, weight_decay=0.01)
     for step in range(6):
         chosen = rng.integers(0, 90, 64)
-        logits = ours.last(F.dropout(ours.features(scaled(train.images[chosen])), 0.3, True, rng))
+        logits = ours.last(F.dropout(ours.features(scaled(train.images[chosen])), 0.3, True, rng=rng))
         loss = F.cross_entropy(logits, train.labels[chosen])
         for parameter, g in zip(parameters, grad(loss, parameters), strict=True):
             parameter.grad = g
