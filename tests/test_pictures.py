@@ -241,7 +241,7 @@ def test_the_pictures_of_a_finished_run(model: str, tmp_path: Path) -> None:
     """All are drawn with the averaged weights, in evaluation, from the run's stream for pictures: samples first, then
     what shows the family's idea, of training and test images as each needs them; the samples stand for the last step
     too.  What is written is what is returned."""
-    _, run = trained(model, tmp_path, seed=6, samples_every=0, lr=0.05)
+    _, run = trained(model, tmp_path, seed=6, samples_every=0, lr=0.1, ema=0.5)
     train, test = some_images(), Images(images(33, (1, 4, 4), 4), None, 4, "digits")
     before = set(tmp_path.iterdir())
     paths = draw_pictures(run, train, test)
