@@ -97,8 +97,8 @@ class Bernoulli:
 
     def entropy(self) -> Tensor:
         """−p log p − (1 − p) log(1 − p)."""
-        of_zero, of_one = self.log_probs()
-        return -times_log(F.exp(of_zero), of_zero) - times_log(F.exp(of_one), of_one)
+        of_one, of_zero = self.log_probs()
+        return -times_log(F.exp(of_one), of_one) - times_log(F.exp(of_zero), of_zero)
 
     def log_probs(self) -> tuple[Tensor, Tensor]:
         """Of a 1 and of a 0."""
@@ -288,8 +288,8 @@ def normal_kl(q: Normal, p: Normal) -> Tensor:
 
 def bernoulli_kl(q: Bernoulli, p: Bernoulli) -> Tensor:
     """Σ over 0 and 1 of q · (log q − log p)."""
-    of_zero, of_one = (divergence_part(*logs) for logs in zip(q.log_probs(), p.log_probs(), strict=True))
-    return of_zero + of_one
+    of_one, of_zero = (divergence_part(*logs) for logs in zip(q.log_probs(), p.log_probs(), strict=True))
+    return of_one + of_zero
 
 
 def categorical_kl(q: Categorical, p: Categorical) -> Tensor:
