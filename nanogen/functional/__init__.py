@@ -19,17 +19,8 @@ from nanogen.autograd import Tensor, cast, constant
 from nanogen.backend import array_module
 from nanogen.backend import only as _only
 from nanogen.functional import (
-    activation,
-    composed,
-    conv,
-    elementwise,
-    loss,
-    matrix,
-    normalization,
-    reduction,
-    shape,
-    special,
-)
+    activation, composed, conv, elementwise, loss, matrix, normalization, reduction, shape, special
+)  # fmt: skip
 from nanogen.functional.activation import *
 from nanogen.functional.composed import *
 from nanogen.functional.conv import *

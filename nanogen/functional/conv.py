@@ -15,7 +15,7 @@ import functools
 import math
 from typing import Any
 
-from nanogen.autograd import Tensor, add, fused, primitive
+from nanogen.autograd import Tensor, add, constant, fused, primitive
 from nanogen.backend import array_module, unsupported
 from nanogen.functional.elementwise import where
 from nanogen.functional.shape import pad
@@ -103,7 +103,7 @@ def _(g, saved, y, w, *, size, groups, **how):
 def together(weight: Tensor, groups: int) -> tuple[Tensor, int]:
     """The kernels of the same convolution in fewer groups, of up to 32 channels: zeros where a channel sees no other
     cost less than many small products.  (A number that is not finite reaches all channels of such a group.)"""
-    (a, b), kernel = (weight.shape[0] // groups, weight.shape[1]), weight.shape[2:]
+    weight, (a, b), kernel = constant(weight), (weight.shape[0] // groups, weight.shape[1]), weight.shape[2:]
     m = next(m for m in range(groups, 0, -1) if m == 1 or (groups % m == 0 and m * max(a, b) <= 32))
     if m == 1:
         return weight, groups

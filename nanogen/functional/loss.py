@@ -130,13 +130,15 @@ def cross_entropy(
     else:
         if target.shape != input.shape[:over] + input.shape[over + 1 :]:
             raise ValueError(f"cross_entropy: target of shape {target.shape} does not fit logits {input.shape}")
-        labels = to_device(target.data, input.device)
-        kept = labels != ignore_index
-        some = ignore_index != -100 or (isinstance(labels, np.ndarray) and not kept.all())
-        check_range("cross_entropy: labels", labels * kept if some else labels, classes)
+        kept = target.data != ignore_index
+        some = ignore_index != -100 or (isinstance(kept, np.ndarray) and not kept.all())
+        labels = target.data * kept if some else target.data
+        check_range("cross_entropy: labels", labels, classes)
+        labels = to_device(labels, input.device).astype(int)
         if weight is None and not label_smoothing and not some:
-            return reduced(label_cross_entropy(input.permute(*last, over), labels=labels.astype(int)), how)
-        share = one_hot(labels * kept, classes).to(input.dtype).permute(*range(over), -1, *range(over, labels.ndim))
+            return reduced(label_cross_entropy(input.permute(*last, over), labels=labels), how)
+        kept = to_device(kept, input.device)
+        share = one_hot(labels, classes).to(input.dtype).permute(*range(over), -1, *range(over, labels.ndim))
     weight = constant(1.0 if weight is None else weight, [input]).reshape(-1, *[1] * (input.ndim - 2))
     weights = None if kept is None else sum(share * weight, dim=over) * kept
     share = (share * (1 - label_smoothing) + label_smoothing / classes) * weight

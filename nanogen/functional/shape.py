@@ -314,8 +314,8 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         ValueError: an odd number of widths or more than there are axes, another mode, a value beside one of these
             three, or wider than they can reach.
     """
-    if mode not in ("constant", *_SOURCES) or (value and mode != "constant"):
-        modes = ", ".join(("constant", *_SOURCES))
+    if mode not in ("constant", *_MODES) or (value and mode != "constant"):
+        modes = ", ".join(("constant", *_MODES))
         raise ValueError(f"pad: mode must be one of {modes}, value for the first alone; got {mode!r}, value {value}")
     if len(pad) % 2 or len(pad) > 2 * input.ndim:
         raise ValueError(f"pad: needs pairs for at most {input.ndim} axes, got {tuple(pad)}")
@@ -325,23 +325,19 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         raise ValueError(f"pad: {tuple(pad)} cuts off more than a tensor of shape {input.shape} has")
     if mode == "constant":
         return pad_by(input, widths=widths, value=value or 0.0) if any(pad) else constant(input)
-    for axis, (n, ends) in enumerate(zip(input.shape, widths, strict=True)):
-        most = {"reflect": n - 1, "circular": n}.get(mode, max(ends) if n else 0)
-        if ends != (0, 0):
-            if max(ends) > most or (mode == "circular" and min(ends) < 0):
+    for axis, (n, (a, b)) in enumerate(zip(input.shape, widths, strict=True)):
+        most = {"reflect": n - 1, "circular": n}.get(mode, max(a, b) if n else 0)
+        if (a, b) != (0, 0):
+            if max(a, b) > most or (mode == "circular" and min(a, b) < 0):
                 raise ValueError(
-                    f"pad: {mode} takes widths up to {most} (circular from 0) for {n} elements, got {ends}"
+                    f"pad: {mode} takes widths up to {most} (circular from 0) for {n} elements, got {a, b}"
                 )
-            source = _SOURCES[mode](np.arange(-ends[0], n + ends[1]), n)
+            source = np.pad(np.arange(n), (max(a, 0), max(b, 0)), _MODES[mode])[max(-a, 0) : n + a + b + max(-a, 0)]
             input = get_item(input, (slice(None),) * axis + (resident(source, int, device_of(input.data)),))
     return input
 
 
-_SOURCES: dict[str, Callable[[Any, int], Any]] = {  # from where position i of n is taken
-    "reflect": lambda i, n: n - 1 - abs(n - 1 - abs(i)),
-    "replicate": lambda i, n: np.clip(i, 0, n - 1),
-    "circular": lambda i, n: i % n,
-}
+_MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # and NumPy's names of them
 
 
 @primitive
