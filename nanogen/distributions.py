@@ -21,11 +21,10 @@ _QUADRATURE = [nodes.tolist() for nodes in np.polynomial.legendre.leggauss(8)]
 
 
 def reals(*values: Any) -> list[Tensor]:
-    """Tensors of real numbers: what is whole, or a bool, takes the type of what is not beside it, or float64."""
+    """Tensors of real numbers of one type, that of those which are not whole, or float64."""
     found = [constant(value, values) for value in values]
     types = [x.dtype for x in found if x.dtype.kind == "f"]
-    dtype = np.result_type(*types) if types else np.float64
-    return [x if x.dtype.kind == "f" else x.to(dtype) for x in found]
+    return [x.to(np.result_type(*types) if types else np.float64) for x in found]
 
 
 class Normal:
@@ -112,7 +111,7 @@ class Categorical:
 
     def __init__(self, logits: Any):
         (self.logits,) = reals(logits)
-        if 0 in self.logits.shape[-1:] or self.logits.ndim == 0:
+        if self.logits.ndim == 0 or not self.logits.shape[-1]:
             raise ValueError(f"Categorical: logits must have an axis of classes, got shape {self.logits.shape}")
 
     def log_prob(self, x: Any) -> Tensor:
@@ -186,7 +185,7 @@ class Discretized:
         below, above = self.log_below(high), self.log_below(-low)
         inside = self.log_mass(low, high, 2 * half * inverse_scale, below, above)
         log_p = F.where(first, below, F.where(last, above, inside))
-        return log_p.to(np.result_type(self.mean.dtype, self.log_scale.dtype))
+        return log_p.to(self.mean.dtype)
 
     def _round(self, x: Array) -> Tensor:
         return Tensor(unscale_levels(x, self.levels))

@@ -656,7 +656,8 @@ def test_whole_parameters_are_real_numbers() -> None:
     single = np.ones(3, np.float32)
     for p in (D.Normal(0, single), D.Normal(single, 1), D.Normal(whole, single), D.DiscretizedNormal(whole, single, 5)):
         assert p.log_prob(whole).dtype == np.float32
-    for none in (0.5, np.zeros((2, 0))):
+    assert D.Categorical(np.zeros((0, 3))).entropy().shape == (0,)
+    for none in (0.5, np.zeros((2, 0)), np.zeros((2, 3, 0))):
         with pytest.raises(ValueError, match=r"^Categorical: logits must have an axis of classes, got shape"):
             D.Categorical(none)
 
