@@ -496,7 +496,7 @@ def test_the_benchmark_of_the_gpu_runs(cp: Any, monkeypatch: Any) -> None:
         "gan": {"channels": 4},
         "ddpm": {"channels": 4, "multipliers": (1,), "T": 10},
     }
-    rows = cuda.comparisons("cpu", lambda: None, (3, 8, 8), 2, settings, 0.0, compiled=False)
+    rows = cuda.comparisons("cpu", lambda: None, (3, 4, 4), 2, settings, 0.0, compiled=False)
     assert [row.name.split(",")[0] for row in rows] == ["training step"] * 8 + ["sampling step"] * 2
     assert sum("as a graph" in row.name for row in rows) == 5
     assert all(row.ours > 0 < row.theirs for row in rows)
@@ -534,4 +534,5 @@ def test_what_is_left_out_is_there() -> None:
         file, _, test = node.partition("::")
         assert (ROOT / "tests" / file).is_file()
         assert not test or test.partition("[")[0] in functions(file), node
-    assert sum("::" in node for node in itertools.chain(*EXCLUDED.values())) <= 20
+    tests = [name for file in (ROOT / "tests").glob("test_*.py") for name in functions(file.name)]
+    assert sum("::" in node for node in itertools.chain(*EXCLUDED.values())) <= len(tests) / 20
