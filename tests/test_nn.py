@@ -372,18 +372,13 @@ def test_modules_are_copied_and_pickled(module: nn.Module) -> None:
 INITS: dict[str, tuple[Callable[[Any, Any], Any], float, float]] = {  # the first weights (40, 30, 3, 2): mean and std
     "normal_": (lambda init, w: init.normal_(w, 1.0, 0.02), 1.0, 0.02),
     "uniform_": (lambda init, w: init.uniform_(w, -1.0, 2.0), 0.5, 3 / 12**0.5),
-    "xavier_normal_": (lambda init, w: init.xavier_normal_(w, 2.0), 0.0, 2 * (2 / 420) ** 0.5),
-    "xavier_uniform_": (lambda init, w: init.xavier_uniform_(w), 0.0, (2 / 420) ** 0.5),
-    "kaiming_normal_": (lambda init, w: init.kaiming_normal_(w, 0, "fan_out", "relu"), 0.0, (2 / 240) ** 0.5),
-    "kaiming_uniform_": (lambda init, w: init.kaiming_uniform_(w, 0.5), 0.0, (2 / 1.25 / 180) ** 0.5),
-    "kaiming_normal_, tanh": (lambda init, w: init.kaiming_normal_(w, nonlinearity="tanh"), 0.0, 5 / 3 / 180**0.5),
 }
 
 
 @pytest.mark.parametrize("name", INITS)
 def test_first_weights_by_name(name: str) -> None:
-    """Mean and standard deviation of 7,200 numbers within 4 % of what is promised, torch's too (Glorot & Bengio 2010,
-    eq. 12, 16; He et al. 2015, eq. 15); another draw is another, the same seed the same; an array is filled as well."""
+    """Mean and standard deviation of 7,200 numbers within 4 % of what is promised, torch's too; another draw is
+    another, the same seed the same; an array is filled as well."""
     fill, mean, std = INITS[name]
     torch.manual_seed(0)
     layer, theirs = nn.Conv2d(30, 40, (3, 2)), fill(torch.nn.init, torch.empty(40, 30, 3, 2)).numpy()
@@ -400,15 +395,13 @@ def test_first_weights_by_name(name: str) -> None:
 
 
 def test_constant_first_weights() -> None:
-    """zeros_, ones_ and constant_ fill in place, and a weight of one axis has no fans."""
+    """zeros_, ones_ and constant_ fill in place."""
     p = nn.Parameter(np.full(3, 5.0))
     array = p.data
     for fill, value in ((nn.init.zeros_, 0), (nn.init.ones_, 1), (lambda t: nn.init.constant_(t, 0.3), 0.3)):
         assert fill(p) is p
         assert p.data is array
         assert (array == value).all()
-    with pytest.raises(ValueError, match="two axes"):
-        nn.init.xavier_uniform_(p)
 
 
 def refused(change: Callable[[dict[str, Any]], None], word: str) -> None:
