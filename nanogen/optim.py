@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nanogen.autograd import Tensor, changes
-from nanogen.backend import Array, array_module, by_parts, fuse
+from nanogen.backend import Array, array_module, by_parts, fuse, only
 from nanogen.kernels.average import move
 from nanogen.kernels.joining import join
 
@@ -444,3 +444,6 @@ def _fractions(**settings: float) -> None:
     for name, value in _named_settings(settings):
         if not 0 <= value < 1:
             raise ValueError(f"{name} must be in [0, 1), got {value}")
+
+
+__getattr__ = only(__name__, globals())

@@ -199,6 +199,12 @@ def test_a_copied_optimiser_trains_the_copied_parameters(name: str, copied: Call
         assert all(np.array_equal(p.data, x) for p, x in zip(others[0], ended[2:], strict=True))
 
 
+def test_what_is_not_there_is_said() -> None:
+    """Another of torch's optimisers is refused by name, with what there is."""
+    with pytest.raises(AttributeError, match=r"nanogen\.optim has no 'Adamax'; there is Adam"):
+        optim.Adamax  # noqa: B018
+
+
 def test_closure_and_zeros() -> None:
     """`step(closure)` calls it first and returns what it gives; `zero_grad(set_to_none=False)` leaves zeros."""
     (x,) = params = [leaf(np.array([1.0, -2.0]))]
