@@ -97,14 +97,19 @@ class Changes:
         """The numbers of `array` are others from now on."""
         owner, key, self.last = _owner(array), id(array), _next_index()
         entries = self.by_owner.setdefault(owner, {})
-        known = entries[key][0] if key in entries else weakref.ref(array, lambda _: self.by_owner[owner].pop(key))
-        entries[key] = known, self.last
+
+        def forget(_: Any) -> None:
+            del entries[key]
+            if not entries:
+                del self.by_owner[owner]
+
+        entries[key] = entries[key][0] if key in entries else weakref.ref(array, forget), self.last
 
     def check(self, node: Node) -> None:
         """Raises:
         RuntimeError: an array that the node holds was changed after its operation."""
         for array in (node.output, *(x.data for x in node.inputs)):
-            entries = () if array is None else self.by_owner.get(_owner(array), {}).values()
+            entries = [] if array is None else list(self.by_owner.get(_owner(array), {}).values())
             if any(w > node.index and array_module(array).may_share_memory(array, changed()) for changed, w in entries):
                 raise RuntimeError(
                     f"{node.primitive.__name__}: an array of shape {array.shape} was changed in place after this"

@@ -847,13 +847,24 @@ def test_buffers_that_move_after_they_were_read():
 
 
 def test_notes_of_changes_go_with_the_arrays():
-    """What is kept of changes in place does not outlive the arrays."""
-    before = sum(map(len, autograd.changes.by_owner.values()))
+    """What is kept of changes in place does not outlive the arrays; those of one owner go one by one."""
+    before = len(autograd.changes.by_owner)
     for _ in range(3):
         w = ng.nn.Parameter(np.ones(3))
         changed_by_a_step(w)()
-    del w
-    assert sum(map(len, autograd.changes.by_owner.values())) == before
+    whole = np.zeros(4)
+    parts = [whole[:2], whole[2:]]
+    for part in parts:
+        autograd.changes.note(part)
+    loss = (leaf(parts[1]) ** 2).sum()
+    assert len(autograd.changes.by_owner) > before
+    del w, part
+    parts.pop(0)
+    autograd.changes.note(parts[0])
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
+    del loss, parts, whole
+    assert len(autograd.changes.by_owner) == before
 
 
 def test_backward_as_in_torch():
