@@ -852,18 +852,20 @@ def test_notes_of_changes_go_with_the_arrays():
     for _ in range(3):
         w = ng.nn.Parameter(np.ones(3))
         changed_by_a_step(w)()
-    whole = np.zeros(4)
+    whole = leaf(np.zeros(4)).data
     parts = [whole[:2], whole[2:]]
     for part in parts:
         autograd.changes.note(part)
-    loss = (leaf(parts[1]) ** 2).sum()
+    x = Tensor(parts[1])
+    x.requires_grad = True
+    loss = (x**2).sum()
     assert len(autograd.changes.by_owner) > before
     del w, part
     parts.pop(0)
     autograd.changes.note(parts[0])
     with pytest.raises(RuntimeError, match="changed in place"):
         loss.backward()
-    del loss, parts, whole
+    del loss, parts, whole, x
     assert len(autograd.changes.by_owner) == before
 
 
