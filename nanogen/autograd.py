@@ -10,6 +10,8 @@ per differentiable input:
 
     multiply.vjp(lambda g, out, a, b: g * b, lambda g, out, a, b: g * a)
 
+A *composite* is a function of tensors, written in primitives.  Both take kernels (see `backend.Operation`).
+
 Rules receive `(g, out, *inputs)` as Tensors and are written in differentiable operations: gradients have any order.
 Positional arguments of a primitive are tensors, keyword arguments are its static parameters.
 
@@ -29,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nanogen.backend import Array, array_module, device_of, plus, to_device, to_numpy
+from nanogen.backend import Array, Operation, array_module, device_of, to_device, to_numpy
 
 _recording: contextvars.ContextVar[bool] = contextvars.ContextVar("recording", default=True)
 _next_index = itertools.count().__next__
@@ -63,13 +65,14 @@ class Node:
     is given another array changes nothing here.
     """
 
-    __slots__ = ("grad", "index", "inputs", "output", "parameters", "primitive", "saved")
+    __slots__ = ("grad", "gradient", "index", "inputs", "output", "parameters", "primitive", "saved")
 
     def __init__(
-        self, primitive: Any = None, inputs: Any = (), output: Any = None, parameters: Any = None, saved: Any = None
-    ):
+        self, primitive: Any = None, inputs: Any = (), output: Any = None, parameters: Any = None, saved: Any = None,
+        gradient: Any = None,
+    ):  # fmt: skip
         self.primitive, self.inputs, self.parameters = primitive, inputs, parameters
-        self.output, self.saved = output, saved
+        self.output, self.saved, self.gradient = output, saved, gradient
         self.grad: Tensor | None = None
         self.index = _next_index()  # a node is younger than all it was made from: sorting by age is topological
 
@@ -305,23 +308,25 @@ def real(array: Array) -> Array:
     return array
 
 
-class Primitive:
+class Primitive(Operation):
     """A differentiable operation: its forward on raw arrays, and how gradients go back through it.
 
-    What the forward takes before its `*` are tensors, what comes after are static parameters.  Callers may pass
-    the parameters by position too, as in torch.
+    What the forward takes before its `*` are tensors, what comes after are static parameters.  Callers may pass the
+    parameters by position too, as in torch.  A kernel is the forward again, or a class with two functions: `forward`,
+    which returns `(output, saved)`, and `gradient(g, saved, *inputs, wanted, **parameters)`, which returns the raw
+    gradients of the wanted inputs and None for the others; each is a new array, a view, or g itself.
     """
 
-    def __init__(self, forward: Callable[..., Array]):
-        self.forward = forward
+    reads_output = True
+
+    def __init__(self, plain: Callable[..., Any]):
+        super().__init__(plain)
         self.rules: tuple[Any, ...] = ()
-        self.__name__, self.__doc__ = forward.__name__, forward.__doc__
-        declared = list(inspect.signature(forward).parameters.values())
+        declared = list(inspect.signature(plain).parameters.values())
         static = [p for p in declared if p.kind is p.KEYWORD_ONLY]
-        self.names = [p.name for p in declared]
-        self.reads = [*self.names, "out"]
+        self.names = [p.name for p in declared[: len(declared) - len(static)]]
+        self.reads: Any = itertools.repeat(True)  # all inputs
         self.defaults = {p.name: p.default for p in static if p.default is not p.empty}
-        self.tensors = len(declared) - len(static)
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in declared)
         if not self.variadic:
             by_position = [p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in declared]
@@ -336,66 +341,77 @@ class Primitive:
         Args:
             reads: which of `out` and the inputs the rules read the numbers of; all, if it is left out.  Of the others
                 a graph does not hold the memory: of an input there are shape and type, of `out` nothing."""
-        self.rules, self.reads = rules, self.reads if reads is None else reads.split()
+        self.rules = rules
+        if reads is not None:
+            read = [name in reads.split() for name in self.names]
+            self.reads = itertools.repeat(read[0]) if self.variadic else read
+            self.reads_output = "out" in reads.split()
 
     def __call__(self, *inputs: Any, **parameters: Any) -> Tensor:
-        if len(inputs) != self.tensors and not self.variadic:
+        tensors, parameters = self.bind(inputs, parameters)
+        arrays = [x.data for x in tensors]
+        found = self.by_kernel(arrays, parameters) or (self.plain(*arrays, **parameters), None, None)
+        return self.recorded(tensors, parameters, *found)
+
+    def bind(self, inputs: tuple[Any, ...], parameters: dict[str, Any]) -> tuple[list[Tensor], dict[str, Any]]:
+        """The tensors and all parameters of a call."""
+        if len(inputs) != len(self.names) and not self.variadic:
             bound = self.__signature__.bind(*inputs, **parameters).arguments
-            inputs = tuple(bound.pop(name) for name in self.names[: self.tensors])
+            inputs = tuple(bound.pop(name) for name in self.names)
             parameters = bound
         if self.defaults:
             parameters = {**self.defaults, **parameters}
-        tensors = [x if isinstance(x, Tensor) else constant(x, inputs) for x in inputs]
-        found = self.forward(*[x.data for x in tensors], **parameters)
-        output, saved = found if type(found) is tuple else (found, None)
+        return [x if isinstance(x, Tensor) else constant(x, inputs) for x in inputs], parameters
+
+    def recorded(
+        self, tensors: list[Tensor], parameters: dict[str, Any], output: Array, saved: Any, gradient: Any
+    ) -> Tensor:
+        """The output as a tensor, with a node if gradients are to flow.  The node holds the inputs as they are now; of
+        an array that no rule reads, the outline."""
         if isinstance(output, np.generic):
             output = np.asarray(output)  # NumPy, and it alone, turns 0-d results into scalars
         if _recording.get() and output.dtype.kind == "f":
             for x in tensors:
                 if x.node is not None:
-                    held = output if "out" in self.reads else None
-                    return Tensor(output, Node(self, self.held(tensors), held, parameters, saved))
+                    read = zip(itertools.repeat(True) if gradient else self.reads, tensors)
+                    held = [Tensor(x.data if whole else Outline(x.data), x.node) for whole, x in read]
+                    kept = output if self.reads_output else None
+                    return Tensor(output, Node(self, held, kept, parameters, saved, gradient))
         return Tensor(output)
-
-    def held(self, tensors: list[Tensor]) -> list[Tensor]:
-        """The inputs as a node holds them: as they are now; of an array that no rule reads, the outline."""
-        names = itertools.cycle(self.names)
-        return [Tensor(x.data if name in self.reads else Outline(x.data), x.node) for name, x in zip(names, tensors)]
 
     def gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
         """The gradients of the inputs from that of the output; None where not wanted or where there is none."""
+        if node.gradient and not _recording.get():
+            arrays = [x.data for x in node.inputs]
+            found = node.gradient(g.data, node.saved, *arrays, wanted=wanted, **node.parameters)
+            return [None if array is None else Tensor(array) for array in found]
+        return self.differentiable_gradients(node, g, wanted)
+
+    def differentiable_gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
         given = (g, Tensor(node.output, node), *node.inputs)
         rules = [functools.partial(self.rules[0], i) for i in range(len(wanted))] if self.variadic else self.rules
         pairs = zip(rules, wanted, strict=True)
         return [rule(*given, **node.parameters) if want and rule else None for rule, want in pairs]
 
 
-class Fused(Primitive):
-    """A primitive with a hand-tuned forward and first-order gradient beside its readable *definition*.
+class Composite(Primitive):
+    """A function of tensors, written in primitives, which draws nothing and changes nothing.  It runs as it stands; a
+    kernel makes one node of it.  Where that node's gradient has to be differentiable, the function runs again, and is
+    differentiated."""
 
-    Its forward returns `(output, saved)`; its gradient works on raw arrays, the inputs and what was saved.  Where the
-    gradient itself has to be differentiable, the definition is differentiated instead.
-    """
+    reads_output = False
 
-    definition: Callable[..., Tensor]
+    def __call__(self, *inputs: Any, **parameters: Any) -> Tensor:
+        tensors, parameters = self.bind(inputs, parameters)
+        found = self.by_kernel([x.data for x in tensors], parameters) if self.kernels else None
+        return self.plain(*tensors, **parameters) if found is None else self.recorded(tensors, parameters, *found)
 
-    def gradient(self, rule: Callable[..., Sequence[Array | None]]) -> Callable[..., Sequence[Array | None]]:
-        """Declare `(g, saved, *inputs, wanted, **parameters) -> the inputs' gradients`, all raw arrays.
-
-        Each array returned is new, a view, or g itself."""
-        self.fast_gradient = rule
-        return rule
-
-    def gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
-        if not _recording.get():
-            arrays = [x.data for x in node.inputs]
-            found = self.fast_gradient(g.data, node.saved, *arrays, wanted=wanted, **node.parameters)
-            return [None if array is None else Tensor(array) for array in found]
+    def differentiable_gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
         copies = [identity(x) if want else x for x, want in zip(node.inputs, wanted, strict=True)]
         targets = list(itertools.compress(copies, wanted))
-        again = self.definition(*copies, **node.parameters)
-        slopes = iter(grad(again, targets, g, create_graph=True, allow_unused=True))
-        return [next(slopes) if want else None for want in wanted]
+        again = self.plain(*copies, **node.parameters)
+        found = iter(grad(again, targets, g, create_graph=is_grad_enabled(), allow_unused=True))
+        return [next(found) if want else None for want in wanted]
 
 
 def primitive(forward: Callable[..., Array]) -> Primitive:
@@ -403,15 +419,9 @@ def primitive(forward: Callable[..., Array]) -> Primitive:
     return Primitive(forward)
 
 
-def fused(definition: Callable[..., Tensor]) -> Callable[[Callable[..., tuple[Array, Any]]], Fused]:
-    """Declare a fused primitive: a fast form of `definition`; its gradient follows with `.gradient`."""
-
-    def declare(forward: Callable[..., tuple[Array, Any]]) -> Fused:
-        result = Fused(forward)
-        result.definition, result.reads, result.__doc__ = definition, result.names, definition.__doc__
-        return result
-
-    return declare
+def composite(function: Callable[..., Tensor]) -> Composite:
+    """Declare a composite by its function of tensors; what follows its `*` are static parameters."""
+    return Composite(function)
 
 
 def grad(
@@ -539,7 +549,7 @@ def _undo_broadcasting(g: Tensor, x: Tensor) -> Tensor:
 @primitive
 def add(input, other):
     """input + other, broadcast against each other."""
-    return plus(input, other)
+    return input + other
 
 
 add.vjp(lambda g, out, a, b: g, lambda g, out, a, b: g, reads="")

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from nanogen import __version__, data
-from nanogen.backend import DEVICES, keep_freed_memory
+from nanogen.backend import DEVICES, keep_freed_memory, use_threads
 from nanogen.models import MODELS
 from nanogen.random import Generator
 from nanogen.training.config import TRAINING, default, explained, in_their_types, read_config, split_assignment
@@ -172,7 +171,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     test = load_images(settings, "test", run.data_changed)
     settings = dataclasses.replace(settings, fingerprints=(images.fingerprint, test.fingerprint))
     run.folder.mkdir(parents=True, exist_ok=True)
-    with locked(run.folder), threadpool_limits(settings.threads):
+    with locked(run.folder), use_threads(settings.threads):
         trainer = Trainer(settings, images)
         trainer.inspected = arguments.detect_anomaly
         if arguments.resume:
@@ -272,7 +271,7 @@ def run_sample(arguments: argparse.Namespace) -> None:
     settings, model = run.settings(), run.model(arguments.device)
     rng, how = Generator(arguments.seed, arguments.device), ddim_settings(arguments, settings)
     team = sampler(model, rng, arguments.processes, arguments.n, **how)
-    with threadpool_limits(settings.threads), contextlib.closing(team) as draw:
+    with use_threads(settings.threads), contextlib.closing(team) as draw:
         images = draw(arguments.n, SAMPLES)
     if arguments.out.suffix == ".png":
         grid(images, model.levels, columns=min(arguments.n, max(8, round(arguments.n**0.5)))).save(arguments.out)
@@ -284,7 +283,7 @@ def run_sample(arguments: argparse.Namespace) -> None:
 def run_evaluate(arguments: argparse.Namespace) -> None:
     run = Run(arguments.run, arguments.data_changed)
     settings = run.settings()
-    with threadpool_limits(settings.threads):
+    with use_threads(settings.threads):
         found, pictures = evaluate(
             run,
             arguments.samples,

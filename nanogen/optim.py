@@ -1,96 +1,28 @@
-"""Update rules: from the gradients in `.grad` to new parameters.  Names, settings and formulas are torch's.
-
-An optimiser's parameters lie side by side in one array, as do their gradients, what a rule remembers of them and their
-averages: an update is elementwise, so that one call moves them all.
-"""
+"""Update rules: from the gradients in `.grad` to new parameters.  Names, settings and formulas are torch's."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from nanogen.autograd import Tensor, changes
-from nanogen.backend import Array, array_module, by_parts, fuse, only
-from nanogen.kernels.average import move
-from nanogen.kernels.joining import join
+from nanogen.backend import Array, Update, array_module, moving_average, only
 
-Number = Any  # a float; or an array of one, where a captured step finds another number each time
-
-
-class SideBySide:
-    """Copies of arrays of one type, one after the other: `whole` (total,), and `parts`, views of it in their shapes."""
-
-    def __init__(self, arrays: Sequence[Array]):
-        ends = list(itertools.accumulate(a.size for a in arrays))
-        self.whole = array_module(arrays[0]).empty(ends[-1], arrays[0].dtype)
-        self.parts = [self.whole[end - a.size : end].reshape(a.shape) for a, end in zip(arrays, ends, strict=True)]
-        self.fill(arrays)
-
-    def __reduce__(self) -> Any:
-        return SideBySide, (self.parts,)  # a copy's parts are views of its own whole again
-
-    def fill(self, arrays: Sequence[Array]) -> None:
-        """Copy others of the same shapes to their places.
-
-        Raises:
-            ValueError: a shape that differs; nothing is changed then.
-        """
-        for part, array in zip(self.parts, arrays, strict=True):
-            if array.shape != part.shape:
-                raise ValueError(f"expected an array of shape {part.shape}, got {array.shape}")
-        join(self.whole, self.parts, arrays)
-
-
-def of_one_kind(params: Iterable[Tensor]) -> list[list[Tensor]]:
-    """The parameters of each type on each device."""
-    kinds: dict[Any, list[Tensor]] = {}
-    for p in params:
-        kinds.setdefault((p.dtype, p.device), []).append(p)
-    return list(kinds.values())
-
-
-class Group:
-    """Parameters of one type on one device, in one place with their gradients and what is remembered of them."""
-
-    def __init__(self, params: list[Tensor], remembered: tuple[str, ...]):
-        arrays = [p.data for p in params]
-        self.params, self.place, self.slopes = params, SideBySide(arrays), SideBySide(arrays)
-        self.steps = np.zeros(len(params), np.int64)  # how often each was updated
-        self.memory = {name: SideBySide([array_module(a).zeros_like(a) for a in arrays]) for name in remembered}
-
-    def gather(self) -> None:
-        """Bring what the parameters were given since, by whomever, to their place."""
-        for p, part in zip(self.params, self.place.parts, strict=True):
-            if p.data is not part:
-                part[...] = p.data
-                p.data = part
-
-    def updates(self, counted: bool) -> Iterator[tuple[int, Array, Array, dict[str, Array]]]:
-        """For what has a gradient: which update it is for these numbers (n,), the numbers, their gradients, what is
-        remembered of them; all at once if all are alike.  `counted`: `steps` has this update already."""
-        here = zip(self.params, self.slopes.parts, strict=True)
-        self.slopes.fill([part if p.grad is None else p.grad.data for p, part in here])
-        moving = np.array([p.grad is not None for p in self.params])
-        if not counted:
-            self.steps += moving
-        if moving.all() and (self.steps == self.steps[0]).all():
-            changes.note(self.place.whole)
-            yield int(self.steps[0]), self.place.whole, self.slopes.whole, {k: m.whole for k, m in self.memory.items()}
-            return
-        for i in np.flatnonzero(moving):
-            changes.note(self.place.parts[i])
-            x, g, *memory = (one.parts[i].reshape(-1) for one in (self.place, self.slopes, *self.memory.values()))
-            yield int(self.steps[i]), x, g, dict(zip(self.memory, memory, strict=True))
+Number = Any  # a float; or an array without axes, where a captured step finds another number each time
+Arrays = list[Array]
 
 
 class Optimizer:
     """Holds the parameters and, per parameter, the arrays that a rule remembers from step to step.
+
+    Attributes:
+        state: what is remembered, by name an array per parameter.
+        steps: how often each parameter was updated: int64 (n,).
 
     Raises:
         ValueError: no parameters, one twice, or a setting out of range.
@@ -106,23 +38,9 @@ class Optimizer:
             raise ValueError(f"params: nothing to optimise, or one twice, in {len(self.params)}")
         _at_least_zero(lr=lr, weight_decay=weight_decay)
         self.lr, self.weight_decay = lr, weight_decay
-        self.groups = [Group(same, self.remembered) for same in of_one_kind(self.params)]
-
-    @property
-    def state(self) -> dict[str, list[Array]]:
-        """What is remembered, an array a parameter."""
-        places = self.places()
-        return {name: [group.memory[name].parts[i] for group, i in places] for name in self.remembered}
-
-    @property
-    def steps(self) -> np.ndarray:
-        """How often each parameter was updated: int64 (n,)."""
-        return np.array([group.steps[i] for group, i in self.places()])
-
-    def places(self) -> list[tuple[Group, int]]:
-        """In which group each parameter is, and where."""
-        found = {id(p): (group, i) for group in self.groups for i, p in enumerate(group.params)}
-        return [found[id(p)] for p in self.params]
+        zeros = lambda: [array_module(p.data).zeros_like(p.data) for p in self.params]
+        self.state: dict[str, Arrays] = {name: zeros() for name in self.remembered}
+        self.steps = np.zeros(len(self.params), np.int64)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or set them to 0."""
@@ -136,34 +54,47 @@ class Optimizer:
             numbers: what `advance` gave for this step, where it was called before.
 
         Raises:
-            ValueError: a gradient of another shape than its parameter's; no parameter of its type has moved then.
+            ValueError: a gradient of another shape than its parameter's; no parameter has moved then.
         """
         loss = None if closure is None else closure()
-        for group in self.groups:
-            group.gather()
-            for t, x, g, memory in group.updates(counted=numbers is not None):
-                self.update(x, g, *(self.numbers(t) if numbers is None else numbers), **memory)
+        moving = [i for i, p in enumerate(self.params) if p.grad is not None]
+        for p in (self.params[i] for i in moving):
+            if p.grad.shape != p.shape:  # type: ignore[union-attr]
+                raise ValueError(f"expected a gradient of shape {p.shape}, got {p.grad.shape}")  # type: ignore[union-attr]
+        if numbers is None:
+            self.steps[moving] += 1
+        kinds: dict[Any, list[int]] = {}  # one, unless some parameter was left out before
+        for i in moving:
+            kinds.setdefault((int(self.steps[i]), self.params[i].dtype, self.params[i].device), []).append(i)
+        for (t, _, _), some in kinds.items():
+            x, g = [self.params[i].data for i in some], [self.params[i].grad.data for i in some]  # type: ignore[union-attr]
+            for array in x:
+                changes.note(array)
+            memory = [[arrays[i] for i in some] for arrays in self.state.values()]
+            self.update(x, g, *memory, numbers=self.numbers(t) if numbers is None else numbers)
         return loss
 
     def advance(self) -> list[float]:
         """Begin a step in which every parameter will have a gradient: the numbers that the rule needs for it."""
-        for group in self.groups:
-            group.gather()
-            group.steps += 1
-        return self.numbers(int(self.groups[0].steps[0]))
+        self.steps += 1
+        return self.numbers(int(self.steps[0]))
 
     def numbers(self, t: int) -> list[float]:
         """What the rule takes for the t-th update of a parameter, t = 1, 2, …, and that differs from step to step."""
         return [self.lr]
 
-    def update(self, x: Array, g: Array, *numbers: Number, **memory: Array) -> None:
-        """The update of some numbers x (n,) with the gradients g, in place; g may be overwritten."""
+    def update(self, x: Arrays, g: Arrays, *memory: Arrays, numbers: Sequence[Number]) -> None:
+        """The update of parameters x with the gradients g, in place."""
         raise NotImplementedError
+
+    def decayed(self, x: Arrays, g: Arrays) -> Arrays:
+        """The gradients of the loss with λ/2·‖x‖² added to it."""
+        return [d + self.weight_decay * a for a, d in zip(x, g)] if self.weight_decay else g
 
     def state_dict(self) -> dict[str, Any]:
         """How often each parameter was updated, and a copy of what is remembered, as `name.i` per parameter."""
         arrays = {f"{name}.{i}": a.copy() for name, many in self.state.items() for i, a in enumerate(many)}
-        return {"steps": self.steps, **arrays}
+        return {"steps": self.steps.copy(), **arrays}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state_dict of the same rule over parameters of the same shapes; one number of steps is for all.
@@ -177,9 +108,7 @@ class Optimizer:
         for name, value in own.items():
             if name != "steps" and value.shape != state[name].shape:
                 raise ValueError(f"{name} must have shape {value.shape}, got {state[name].shape}")
-        counts = np.broadcast_to(np.asarray(state["steps"]), len(self.params))
-        for (group, i), count in zip(self.places(), counts, strict=True):
-            group.steps[i] = count
+        self.steps[...] = state["steps"]
         for name, many in self.state.items():
             for i, array in enumerate(many):
                 array[...] = array_module(array).asarray(state[f"{name}.{i}"])
@@ -196,16 +125,11 @@ class SGD(Optimizer):
     remembered = ("velocity",)
 
     def __init__(
-        self,
-        params: Iterable[Tensor],
-        lr: float = 1e-3,
-        momentum: float = 0.0,
-        dampening: float = 0.0,
-        weight_decay: float = 0.0,
-        nesterov: bool = False,
-    ):
+        self, params: Iterable[Tensor], lr: float = 1e-3, momentum: float = 0.0, dampening: float = 0.0,
+        weight_decay: float = 0.0, nesterov: bool = False,
+    ):  # fmt: skip
         super().__init__(params, lr, weight_decay)
-        _fractions(momentum=momentum)
+        _at_least_zero(1, momentum=momentum)
         _at_least_zero(dampening=dampening)
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError(f"nesterov needs a momentum, got {momentum}, and no dampening, got {dampening}")
@@ -215,32 +139,25 @@ class SGD(Optimizer):
         """lr, 1 − τ."""
         return [self.lr, 1 - self.dampening if self.momentum and t > 1 else 1.0]
 
-    def update(self, x: Array, g: Array, *numbers: Number, **memory: Array) -> None:
-        (rate, share), velocity = numbers, memory["velocity"]
-        if self.weight_decay:
-            g += self.weight_decay * x
-        velocity *= self.momentum
-        velocity += share * g
-        x -= rate * (g + self.momentum * velocity if self.nesterov else velocity)
+    def update(self, x: Arrays, g: Arrays, *memory: Arrays, numbers: Sequence[Number]) -> None:
+        rate, share = numbers
+        for a, d, v in zip(x, self.decayed(x, g), *memory):
+            v *= self.momentum
+            v += share * d
+            a -= rate * (d + self.momentum * v if self.nesterov else v)
 
 
 class Adam(Optimizer):
-    """Adam.  Kingma & Ba 2015, algorithm 1; weight decay, if any, is added to the gradient.
-
-    m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²,  x ← x − lr · m̂ / (√v̂ + ε),  m̂ = m/(1 − β₁ᵗ),  v̂ = v/(1 − β₂ᵗ)."""
+    """Adam.  Kingma & Ba 2015, algorithm 1; weight decay, if any, is added to the gradient."""
 
     remembered = ("mean", "square")
 
     def __init__(
-        self,
-        params: Iterable[Tensor],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        self, params: Iterable[Tensor], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
         weight_decay: float = 0.0,
-    ):
+    ):  # fmt: skip
         super().__init__(params, lr, weight_decay)
-        _fractions(beta1=betas[0], beta2=betas[1])
+        _at_least_zero(1, beta1=betas[0], beta2=betas[1])
         _at_least_zero(eps=eps)
         self.betas, self.eps = betas, eps
 
@@ -249,46 +166,32 @@ class Adam(Optimizer):
         beta1, beta2 = self.betas
         return [(1 - beta2**t) ** -0.5, self.lr / (1 - beta1**t)]
 
-    def update(self, x: Array, g: Array, *numbers: Number, **memory: Array) -> None:
-        if self.weight_decay:
-            g += self.weight_decay * x
-        settings = (self.betas[0], 1 - self.betas[0], self.betas[1], 1 - self.betas[1], self.eps)
-        by_parts(lambda *arrays: adam(*arrays, *settings, *numbers), x, g, memory["mean"], memory["square"])
+    def update(self, x: Arrays, g: Arrays, *memory: Arrays, numbers: Sequence[Number]) -> None:
+        correction, rate = numbers
+        adam(x, self.decayed(x, g), *memory, betas=self.betas, eps=self.eps, correction=correction, rate=rate)
 
 
-@fuse
-def adam(
-    x: Array, g: Array, mean: Array, square: Array,
-    beta1: float, rest1: float, beta2: float, rest2: float, eps: float, correction2: Number, rate: Number,
-) -> None:  # fmt: skip
-    """The algorithm's inner part, without a new array but one; correction2 is 1/√(1 − β₂ᵗ), the rate lr/(1 − β₁ᵗ)."""
-    xp = array_module(x)
-    scratch = g * rest1
-    mean *= beta1
-    mean += scratch
-    xp.multiply(g, g, out=scratch)
-    scratch *= rest2
-    square *= beta2
-    square += scratch
-    xp.sqrt(square, out=scratch)
-    scratch *= correction2
-    scratch += eps
-    xp.divide(mean, scratch, out=scratch)
-    scratch *= rate
-    x -= scratch
+@Update
+def adam(params, grads, means, squares, *, betas, eps, correction, rate):
+    """m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²,  x ← x − lr · m̂ / (√v̂ + ε),  m̂ = m/(1 − β₁ᵗ),  v̂ = v/(1 − β₂ᵗ).
+
+    The correction is 1/√(1 − β₂ᵗ), the rate lr/(1 − β₁ᵗ).  Kingma & Ba 2015, algorithm 1 and the end of section 2."""
+    beta1, beta2 = betas
+    for x, g, m, v in zip(params, grads, means, squares):
+        m *= beta1
+        m += (1 - beta1) * g
+        v *= beta2
+        v += (1 - beta2) * g * g
+        x -= rate * m / (v**0.5 * correction + eps)
 
 
 class AdamW(Adam):
     """Adam with decoupled weight decay: x ← x − lr·λ·x besides.  Loshchilov & Hutter 2019, algorithm 2."""
 
     def __init__(
-        self,
-        params: Iterable[Tensor],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        self, params: Iterable[Tensor], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
         weight_decay: float = 1e-2,
-    ):
+    ):  # fmt: skip
         super().__init__(params, lr, betas, eps)
         _at_least_zero(weight_decay=weight_decay)
         self.decoupled_decay = weight_decay
@@ -297,10 +200,12 @@ class AdamW(Adam):
         """Adam's, and 1 − lr·λ."""
         return [*super().numbers(t), 1 - self.lr * self.decoupled_decay]
 
-    def update(self, x: Array, g: Array, *numbers: Number, **memory: Array) -> None:
+    def update(self, x: Arrays, g: Arrays, *memory: Arrays, numbers: Sequence[Number]) -> None:
         *adams, kept = numbers
-        x *= kept
-        super().update(x, g, *adams, **memory)
+        if self.decoupled_decay:
+            for a in x:
+                a *= kept
+        super().update(x, g, *memory, numbers=adams)
 
 
 class RMSprop(Optimizer):
@@ -309,25 +214,19 @@ class RMSprop(Optimizer):
     remembered = ("square",)
 
     def __init__(
-        self,
-        params: Iterable[Tensor],
-        lr: float = 1e-2,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
+        self, params: Iterable[Tensor], lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
         weight_decay: float = 0.0,
-    ):
+    ):  # fmt: skip
         super().__init__(params, lr, weight_decay)
-        _fractions(alpha=alpha)
+        _at_least_zero(1, alpha=alpha)
         _at_least_zero(eps=eps)
         self.alpha, self.eps = alpha, eps
 
-    def update(self, x: Array, g: Array, *numbers: Number, **memory: Array) -> None:
-        if self.weight_decay:
-            g += self.weight_decay * x
-        (rate,), square = numbers, memory["square"]
-        square *= self.alpha
-        square += (1 - self.alpha) * g * g
-        x -= rate * g / (square**0.5 + self.eps)
+    def update(self, x: Arrays, g: Arrays, *memory: Arrays, numbers: Sequence[Number]) -> None:
+        for a, d, v in zip(x, self.decayed(x, g), *memory):
+            v *= self.alpha
+            v += (1 - self.alpha) * d * d
+            a -= numbers[0] * d / (v**0.5 + self.eps)
 
 
 class ExponentialMovingAverage:
@@ -336,29 +235,24 @@ class ExponentialMovingAverage:
     The k-th step takes (1 − d)/(1 − dᵏ) for 1 − d, and a_k = (1 − d)/(1 − dᵏ) Σ dᵏ⁻ⁱ x_i over the steps i ≤ k: Adam's
     correction, Kingma & Ba 2015, section 3.  Without `warmup` the parameters before the first step count too, dᵏ.
 
+    Attributes:
+        averages: an array per parameter.
+
     Raises:
         ValueError: a decay outside [0, 1).
     """
 
     def __init__(self, params: Iterable[Tensor], decay: float = 0.999, warmup: bool = True):
-        _fractions(decay=decay)
+        _at_least_zero(1, decay=decay)
         self.params, self.decay, self.warmup, self.steps = list(params), decay, warmup, 0
-        kinds = [(same, [p.data for p in same]) for same in of_one_kind(self.params)]
-        self.groups = [(same, SideBySide(arrays), SideBySide(arrays)) for same, arrays in kinds]
-
-    @property
-    def averages(self) -> list[Array]:
-        """One a parameter."""
-        own = {id(p): part for same, slow, _ in self.groups for p, part in zip(same, slow.parts, strict=True)}
-        return [own[id(p)] for p in self.params]
+        self.averages = [p.data.copy() for p in self.params]
 
     def update(self, numbers: Sequence[Number] | None = None) -> None:
         """Move the averages towards the parameters as they are now; `numbers` as in `Optimizer.step`."""
-        numbers = self.advance() if numbers is None else numbers
-        for same, slow, now in self.groups:
-            now.fill([p.data for p in same])
-            changes.note(slow.whole)
-            move(slow.whole, now.whole, *numbers)
+        kept, share = self.advance() if numbers is None else numbers
+        for average in self.averages:
+            changes.note(average)
+        moving_average(self.averages, [p.data for p in self.params], kept=kept, share=share)
 
     def advance(self) -> list[float]:
         """Begin the next step: the shares of the average so far and of the parameters, which sum to 1."""
@@ -367,13 +261,11 @@ class ExponentialMovingAverage:
         return [1 - share, share]
 
     def swap(self) -> None:
-        """Exchange the numbers of parameters and averages, which stay where they are; a second call exchanges them
-        back."""
-        for same, slow, now in self.groups:
-            now.fill([p.data for p in same])
-            for p, average, x in zip(same, slow.parts, now.parts, strict=True):
-                p.data[...], average[...] = average, x
-                changes.note(p.data)
+        """Exchange the numbers of parameters and averages, each in its own memory; a second call exchanges them back.
+        """
+        for p, average in zip(self.params, self.averages, strict=True):
+            p.data[...], average[...] = average.copy(), p.data.copy()
+            changes.note(p.data)
 
     def __enter__(self) -> ExponentialMovingAverage:
         """`with average:` the parameters are the averages."""
@@ -427,23 +319,10 @@ def clip_grad_norm_(
     return Tensor(xp.asarray(norm).astype(gradients[0][1].dtype))
 
 
-def _named_settings(settings: dict[str, float]) -> Iterator[tuple[str, float]]:
+def _at_least_zero(bound: float = math.inf, **settings: float) -> None:
     for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{name} must be a number, got {value!r}")
-        yield name, value
-
-
-def _at_least_zero(**settings: float) -> None:
-    for name, value in _named_settings(settings):
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name} must be finite and at least 0, got {value}")
-
-
-def _fractions(**settings: float) -> None:
-    for name, value in _named_settings(settings):
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} must be in [0, 1), got {value}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < bound:
+            raise ValueError(f"{name} must be a number in [0, {bound}), got {value!r}")
 
 
 __getattr__ = only(__name__, globals())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 import nanogen as ng
-from nanogen.kernels import convolution
+from nanogen.backend import OPERATIONS
 
 STEP = 1e-5
 LAYOUTS = ("contiguous", "transposed", "strided", "reversed")
@@ -133,13 +135,10 @@ class Draw:
         return laid_out(np.asarray(x), self.pick(LAYOUTS))
 
 
-def gather(x: Any, w: Any, bias: Any, stride: Any, padding: Any, dilation: Any) -> Any:
-    """The convolution by patches, with as much padding after an image as before it."""
-    places = convolution.output_size(x.shape[2:], w.shape[2:], stride, padding, dilation)
-    return convolution.gather(x, w, bias, stride, padding, dilation, places)
-
-
-def by_tiles(x: Any, w: Any, bias: Any, padding: Any, tiling: convolution.Tiling) -> Any:
-    """The convolution by tiles, with as much padding after an image as before it."""
-    places = convolution.output_size(x.shape[2:], w.shape[2:], (tiling.s,) * 2, padding, (1, 1))
-    return convolution.by_tiles(x, w, bias, padding, tiling, places)
+@contextlib.contextmanager
+def plain_forms() -> Iterator[None]:
+    """Within this context no operation has a kernel."""
+    with pytest.MonkeyPatch.context() as patch:
+        for operation in OPERATIONS:
+            patch.setattr(operation, "kernels", {})
+        yield

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import nanogen as ng
 from nanogen import autograd
 from nanogen import functional as F
-from nanogen.autograd import Tensor, cast, constant, fused, primitive
+from nanogen.autograd import Tensor, cast, composite, constant, primitive
 
 
 def network(x, w):
@@ -329,25 +329,34 @@ def test_a_cotangent_takes_the_type_of_its_output(given):
     assert g.data.tolist() == x.grad.data.tolist() == [2.0, 4.0, 8.0]
 
 
-def test_a_fused_operation_hears_what_is_wanted():
-    """Its fast gradient is told which inputs' gradients are wanted and may answer None; so may its definition, by not
-    depending on an input.  It is used wherever no graph of the gradient is asked for, and by `backward`."""
+@pytest.mark.parametrize("kind", ["primitive", "composite"])
+def test_a_kernel_hears_what_is_wanted(kind):
+    """A kernel's gradient is told which inputs' gradients are wanted and may answer None.  It is used wherever no graph
+    of the gradient is asked for, and by `backward`; otherwise the plain form is differentiated."""
     heard = []
+    if kind == "primitive":
 
-    def definition(x, unused):
-        """x²."""
-        return x * x
+        @primitive
+        def square(x, unused):
+            return x * x
 
-    @fused(definition)
-    def square(x, unused):
-        return x * x, None
+        square.vjp(lambda g, out, x, unused: 2.0 * g * x, None)
+    else:
 
-    @square.gradient
-    def _(g, saved, x, unused, *, wanted):
-        heard.append(list(wanted))
-        return [2.0 * g * x, None]
+        @composite
+        def square(x, unused):
+            return x * x
 
-    assert square.__doc__ == definition.__doc__
+    @square.kernel("cpu")
+    class _:
+        def forward(x, unused):
+            return x * x, x.copy()
+
+        def gradient(g, saved, x, unused, *, wanted):
+            assert saved is not x
+            heard.append(list(wanted))
+            return [2.0 * g * saved, None]
+
     x, w = leaf(np.array([3.0])), leaf(np.array([5.0]))
     slope, none = ng.grad(square(x, w), [x, w], allow_unused=True)
     assert (slope.item(), none) == (6.0, None)
@@ -360,8 +369,33 @@ def test_a_fused_operation_hears_what_is_wanted():
     assert len(heard) == 3
 
 
+def test_a_kernel_may_decline():
+    """Where a kernel returns NotImplemented the plain form runs, in value and in gradient; a kernel of another device is
+    not asked."""
+    asked = []
+
+    @primitive
+    def double(x):
+        return 2 * x
+
+    double.vjp(lambda g, out, x: 2.0 * g)
+    halve = composite(lambda x: 0.5 * x)
+
+    def decline(*inputs):
+        asked.append(len(inputs))
+        return NotImplemented
+
+    for operation in (double, halve):
+        operation.kernel("cpu")(type("kernel", (), {"forward": decline, "gradient": None}))
+        operation.kernel("cuda")(lambda x: pytest.fail("another device's kernel"))
+    x = leaf(np.array([3.0]))
+    y = halve(double(x)) + double(x)
+    assert (y.item(), ng.grad(y, x)[0].item()) == (9.0, 3.0)
+    assert len(asked) == 3
+
+
 def test_as_many_gradients_as_inputs():
-    """A primitive with fewer or more rules than inputs, or a fused gradient with fewer answers, is refused, not cut
+    """A primitive with fewer or more rules than inputs, or a kernel's gradient with fewer answers, is refused, not cut
     short."""
 
     @primitive
@@ -370,11 +404,15 @@ def test_as_many_gradients_as_inputs():
 
     first.vjp(lambda g, out, a, b: g)
 
-    @fused(lambda a, b: a + b)
-    def second(a, b):
-        return a + b, None
+    second = composite(lambda a, b: a + b)
 
-    second.gradient(lambda g, saved, a, b, wanted: [g])
+    @second.kernel("cpu")
+    class _:
+        def forward(a, b):
+            return a + b, None
+
+        def gradient(g, saved, a, b, *, wanted):
+            return [g]
 
     @primitive
     def third(a, b):

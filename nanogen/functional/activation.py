@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanogen.autograd import Tensor, fused, primitive
-from nanogen.backend import array_module, by_element
+from nanogen.autograd import Tensor, composite, primitive
+from nanogen.backend import array_module
 from nanogen.functional.elementwise import exp, overwrite, where
 from nanogen.functional.reduction import axes, sum
-from nanogen.kernels import activation
-from nanogen.kernels import softmax as kernels
 from nanogen.random import Generator, default_generator
 
 # relu, leaky_relu and silu as torch calls them are in `composed`.
@@ -19,34 +17,23 @@ __all__ = ["dropout", "log_softmax", "logsigmoid", "sigmoid", "softmax", "softpl
 @primitive
 def relu(input):
     """max(x, 0); the gradient at 0 is 0."""
-    return by_element(activation.relu, input)
+    return array_module(input).maximum(input, 0)
 
 
 @primitive
-def relu_slope(g, y):
+def relu_gradient(g, y):
     """g where relu gave a y above 0, or NaN, and 0 elsewhere."""
-    return by_element(activation.relu_slope, g, y)
+    return array_module(g).where(y <= 0, 0, g)
 
 
-relu.vjp(lambda g, out, x: relu_slope(g, out), reads="out")
-relu_slope.vjp(lambda h, out, g, y: relu_slope(h, y), None, reads="y")
+relu.vjp(lambda g, out, x: relu_gradient(g, out), reads="out")
+relu_gradient.vjp(lambda h, out, g, y: relu_gradient(h, y), None, reads="y")
 
 
-def leaky_relu_definition(input: Tensor, negative_slope: float = 0.01) -> Tensor:
+@composite
+def leaky_relu(input, *, negative_slope=0.01):
     """x where it is positive, negative_slope · x elsewhere."""
     return where(input > 0, input, input * negative_slope)
-
-
-@fused(leaky_relu_definition)
-def leaky_relu(input, *, negative_slope=0.01):
-    return by_element(lambda x, y: activation.leaky_relu(x, negative_slope, y), input), None
-
-
-@leaky_relu.gradient
-def _(g, saved, input, *, negative_slope, wanted):
-    return [
-        by_element(lambda g, x, d: activation.leaky_relu_slope(g, x, negative_slope, 1 - negative_slope, d), g, input)
-    ]
 
 
 @primitive
@@ -85,44 +72,28 @@ def logsigmoid(input):
 logsigmoid.vjp(lambda g, out, x: g * sigmoid(-x), reads="input")
 
 
-def silu_definition(input: Tensor) -> Tensor:
+@composite
+def silu(input):
     """x · sigmoid(x).  Hendrycks & Gimpel 2016; Elfwing et al. 2018."""
     return input * sigmoid(input)
-
-
-@fused(silu_definition)
-def silu(input):
-    out = by_element(activation.silu, input)
-    return out, out
-
-
-@silu.gradient
-def _(g, out, input, *, wanted):
-    return [by_element(activation.silu_slope, g, input, out)]
-
-
-def given(dim: Any, ndim: int) -> tuple[int, ...]:
-    """The axes `dim`; torch chooses one where there is none, which is never wanted."""
-    if dim is None:
-        raise TypeError("softmax and log_softmax: dim must be given")
-    return axes(dim, ndim)
 
 
 @primitive
 def softmax(input, *, dim):
     """eˣ / Σ eˣ over `dim`."""
-    return kernels.over_axes(kernels.softmax, given(dim, input.ndim), input)
+    odds = array_module(input).exp(shifted(input, dim))
+    return odds / odds.sum(axis=axes(dim, input.ndim), keepdims=True)
 
 
 @primitive
-def softmax_slope(g, y, *, dim):
+def softmax_gradient(g, y, *, dim):
     """y · (g − Σ g·y) over `dim`, where softmax gave y."""
-    return kernels.over_axes(kernels.softmax_slope, axes(dim, g.ndim), g, y)
+    return y * (g - (g * y).sum(axis=axes(dim, g.ndim), keepdims=True))
 
 
-softmax.vjp(lambda g, out, x, dim: softmax_slope(g, out, dim=dim), reads="out")
-softmax_slope.vjp(
-    lambda h, out, g, y, dim: softmax_slope(h, y, dim=dim),
+softmax.vjp(lambda g, out, x, dim: softmax_gradient(g, out, dim=dim), reads="out")
+softmax_gradient.vjp(
+    lambda h, out, g, y, dim: softmax_gradient(h, y, dim=dim),
     lambda h, out, g, y, dim: h * (g - sum(g * y, dim, keepdim=True)) - g * sum(h * y, dim, keepdim=True),
     reads="g y",
 )
@@ -131,10 +102,22 @@ softmax_slope.vjp(
 @primitive
 def log_softmax(input, *, dim):
     """x − log Σ eˣ over `dim`."""
-    return kernels.over_axes(kernels.log_softmax, given(dim, input.ndim), input)
+    xp, logits = array_module(input), shifted(input, dim)
+    return logits - xp.log(xp.exp(logits).sum(axis=axes(dim, input.ndim), keepdims=True))
 
 
 log_softmax.vjp(lambda g, out, x, dim: g - exp(out) * sum(g, dim, keepdim=True), reads="out")
+
+
+def shifted(input: Any, dim: Any) -> Any:
+    """The logits less the largest over `dim`, so that no exponential overflows.
+
+    Raises:
+        TypeError: no dim; torch chooses one then, which is never wanted.
+    """
+    if dim is None:
+        raise TypeError("softmax and log_softmax: dim must be given")
+    return input - input.max(axis=axes(dim, input.ndim), keepdims=True) if input.size else input
 
 
 def dropout(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import functools
+import inspect
 import math
 from typing import Any
 
@@ -16,20 +18,24 @@ from nanogen.functional.shape import one_by_one, permute
 __all__ = ["argmax", "leaky_relu", "max", "min", "norm", "prod", "relu", "repeat", "silu", "square", "std"]
 
 
-def relu(input: Tensor, inplace: bool = False) -> Tensor:
-    """max(x, 0); the gradient at 0 is 0."""
-    return overwrite(input, activation.relu(input)) if inplace else activation.relu(input)
+def with_inplace(operation: Any) -> Any:
+    """`operation`, of one tensor, with torch's `inplace` among its parameters."""
+
+    @functools.wraps(operation.plain)
+    def call(input: Tensor, *settings: Any, inplace: bool = False, **named: Any) -> Tensor:
+        if len(settings) > len(operation.defaults):
+            *settings, inplace = settings  # type: ignore[assignment]
+        out = operation(input, *settings, **named)
+        return overwrite(input, out) if inplace else out
+
+    own = list(inspect.signature(operation).parameters.values())
+    last = inspect.Parameter("inplace", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False)
+    call.__signature__ = inspect.Signature([*own, last])  # type: ignore[attr-defined]
+    call.kernel = operation.kernel  # type: ignore[attr-defined]
+    return call
 
 
-def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-    """x where it is positive, negative_slope · x elsewhere."""
-    out = activation.leaky_relu(input, negative_slope=negative_slope)
-    return overwrite(input, out) if inplace else out
-
-
-def silu(input: Tensor, inplace: bool = False) -> Tensor:
-    """x · sigmoid(x).  Hendrycks & Gimpel 2016; Elfwing et al. 2018."""
-    return overwrite(input, activation.silu(input)) if inplace else activation.silu(input)
+relu, leaky_relu, silu = map(with_inplace, (activation.relu, activation.leaky_relu, activation.silu))
 
 
 def square(input: Tensor) -> Tensor:

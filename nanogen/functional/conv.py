@@ -3,10 +3,10 @@
     ⟨conv2d(x, w), y⟩  =  ⟨x, conv_transpose2d(y, w)⟩  =  ⟨w, conv2d_weight(x, y)⟩
 
 `convolve` is linear in x and in w; `convolve_adjoint` is its adjoint in x, `convolve_weight` its adjoint in w.  The
-gradients of each are the other two, so the three are closed under differentiation at every order.  With `groups` the
-channels stand in as many groups, each of which has its own kernels and sees no other (Krizhevsky et al. 2012).
+gradients of each are the other two, so the three are closed under differentiation at every order.
 
-How the sums are computed, and how the memory is laid out, is the business of `kernels.convolution`.
+All three are *im2col* and one product of matrices (Chellapilla et al. 2006): the patches of x under the kernel, a row
+for each place where the kernel stands, times the kernel.  The adjoint adds the patches up again, *col2im*.
 """
 
 from __future__ import annotations
@@ -15,57 +15,87 @@ import functools
 import math
 from typing import Any
 
-from nanogen.autograd import Tensor, add, constant, fused, primitive
+from nanogen.autograd import Tensor, add, composite, primitive
 from nanogen.backend import array_module, unsupported
 from nanogen.functional.elementwise import where
-from nanogen.functional.shape import pad
-from nanogen.kernels import convolution
-from nanogen.kernels.convolution import output_size
+from nanogen.functional.shape import cat, chunk, pad
 
 __all__ = ["avg_pool2d", "conv2d", "conv2d_weight", "conv_transpose2d", "max_pool2d"]
 
 Pair = tuple[int, ...]  # for height and width
 
 
-def by_groups(work, groups, arrays, axes, results):
-    """What `work` makes of arrays, or of each group of channels by itself: `axes` are those of the channels in the
-    arrays, `results` that in what comes out, or those in each of several."""
-    if groups == 1:
-        return work(*arrays)
-    xp = array_module(arrays[0])
-    parts = zip(*(xp.split(array, groups, axis) for array, axis in zip(arrays, axes)))
-    found = [work(*part) for part in parts]
-    if isinstance(results, int):
-        return xp.concatenate(found, results)
-    return [None if some[0] is None else xp.concatenate(some, axis) for some, axis in zip(zip(*found), results)]
+def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
+    """How many places the kernel can stand at: ⌊(size + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1."""
+    return tuple(
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
+    )
+
+
+def patches(padded, kernel, size, stride, dilation):
+    """The pixels under the kernel: a view (N, OH, OW, KH, KW, C) of padded images (N, H, W, C)."""
+    (n, _, _, c), (a, b, d, e) = padded.shape, padded.strides
+    strides = (a, b * stride[0], d * stride[1], b * dilation[0], d * dilation[1], e)
+    return array_module(padded).lib.stride_tricks.as_strided(padded, (n, *size, *kernel, c), strides)
+
+
+def zeros_for(x, channels, kernel, size, stride, dilation):
+    """Zeros (N, H, W, channels), as large as the patches reach, of x's type."""
+    reach = [(n - 1) * s + d * (k - 1) + 1 for n, k, s, d in zip(size, kernel, stride, dilation)]
+    return array_module(x).zeros((len(x), *reach, channels), x.dtype)
+
+
+def im2col(x, kernel, size, stride, padding, dilation):
+    """The patches of x (N, C, H, W), zero outside: (N, OH, OW, KH, KW, C)."""
+    (_, c, h, w), (top, left) = x.shape, padding
+    padded = zeros_for(x, c, kernel, size, stride, dilation)
+    inside = padded[:, top : top + h, left : left + w]
+    inside[...] = x.transpose(0, 2, 3, 1)[:, : inside.shape[1], : inside.shape[2]]
+    return patches(padded, kernel, size, stride, dilation)
+
+
+def col2im(columns, size, stride, padding, dilation):
+    """The adjoint of `im2col`: (N, OH, OW, KH, KW, C), added up where the patches overlap, to (N, C, *size)."""
+    (_, oh, ow, *kernel, c), (top, left) = columns.shape, padding
+    padded = zeros_for(columns, c, kernel, (oh, ow), stride, dilation)
+    sums = patches(padded, kernel, (oh, ow), stride, dilation)
+    for k in range(kernel[0]):
+        for l in range(kernel[1]):
+            sums[:, :, :, k, l] += columns[:, :, :, k, l]
+    out = array_module(columns).zeros((len(columns), *size, c), columns.dtype)
+    inside = padded[:, top : top + size[0], left : left + size[1]]
+    out[:, : inside.shape[1], : inside.shape[2]] = inside
+    return out.transpose(0, 3, 1, 2)
 
 
 @primitive
-def convolve(x, w, *, stride, padding, dilation, size=None, groups=1):
+def convolve(x, w, *, stride, padding, dilation, size=None):
     """out[n, o, i, j] = Σ_{c,k,l} w[o, c, k, l] · x[n, c, i·stride + k·dilation − padding, …], x zero outside.
 
-    Shapes: x (N, C, H, W), w (O, C / groups, KH, KW), out (N, O, *size), as large as with equal padding on both sides
-    if size is None."""
-    face = lambda x, w: convolution.convolve(x, w, None, stride, padding, dilation, size)
-    return by_groups(face, groups, (x, w), (1, 0), 1)
+    Shapes: x (N, C, H, W), w (O, C, KH, KW), out (N, O, *size), as large as with equal padding on both sides if size is
+    None."""
+    size = size or output_size(x.shape[2:], w.shape[2:], stride, padding, dilation)
+    columns = im2col(x, w.shape[2:], size, stride, padding, dilation)
+    return array_module(x).tensordot(columns, w, axes=((3, 4, 5), (2, 3, 1))).transpose(0, 3, 1, 2)
 
 
 @primitive
-def convolve_adjoint(y, w, *, size, stride, padding, dilation, groups=1):
+def convolve_adjoint(y, w, *, size, stride, padding, dilation):
     """The adjoint of `convolve` in x: each y[n, o, i, j] spreads its multiple of the kernel w[o] over x.
 
-    Shapes: y (N, O, OH, OW), w (O, C / groups, KH, KW), out (N, C, *size)."""
-    face = lambda y, w: convolution.convolve_adjoint(y, w, size, stride, padding, dilation)
-    return by_groups(face, groups, (y, w), (1, 0), 1)
+    Shapes: y (N, O, OH, OW), w (O, C, KH, KW), out (N, C, *size)."""
+    columns = array_module(y).tensordot(y, w.transpose(0, 2, 3, 1), axes=(1, 0))
+    return col2im(columns, size, stride, padding, dilation)
 
 
 @primitive
-def convolve_weight(x, y, *, kernel, stride, padding, dilation, groups=1):
+def convolve_weight(x, y, *, kernel, stride, padding, dilation):
     """The adjoint of `convolve` in w: out[o, c, k, l] = Σ_{n,i,j} y[n, o, i, j] · x[n, c, i·stride + k·dilation − …].
 
-    Shapes: x (N, C, H, W), y (N, O, OH, OW), out (O, C / groups, *kernel)."""
-    face = lambda x, y: convolution.convolve_weight(x, y, kernel, stride, padding, dilation)
-    return by_groups(face, groups, (x, y), (1, 1), 0)
+    Shapes: x (N, C, H, W), y (N, O, OH, OW), out (O, C, *kernel)."""
+    columns = im2col(x, kernel, y.shape[2:], stride, padding, dilation)
+    return array_module(x).tensordot(y, columns, axes=((0, 2, 3), (0, 1, 2))).transpose(0, 3, 1, 2)
 
 
 convolve.vjp(
@@ -84,49 +114,18 @@ convolve_weight.vjp(
     reads="x y",
 )
 
-# The same two, whose gradients of first order are made together.
 
-convolve_fast = fused(convolve)(convolve.forward)
-adjoint_fast = fused(convolve_adjoint)(convolve_adjoint.forward)
-
-
-@convolve_fast.gradient
-def _(g, saved, x, w, *, size, groups, **how):
-    return by_groups(lambda *part: convolution.gradients(*part, **how), groups, (x, w, g), (1, 0, 1), (1, 0))
-
-
-@adjoint_fast.gradient
-def _(g, saved, y, w, *, size, groups, **how):
-    return by_groups(lambda *part: convolution.gradients_of_adjoint(*part, **how), groups, (y, w, g), (1, 0, 1), (1, 0))
-
-
-def together(weight: Tensor, groups: int) -> tuple[Tensor, int]:
-    """The kernels of the same convolution in fewer groups, of up to 32 channels: zeros where a channel sees no other
-    cost less than many small products.  (A number that is not finite reaches all channels of such a group.)"""
-    weight, (a, b), kernel = constant(weight), (weight.shape[0] // groups, weight.shape[1]), weight.shape[2:]
-    m = next(m for m in range(groups, 0, -1) if m == 1 or (groups % m == 0 and m * max(a, b) <= 32))
-    if m == 1:
-        return weight, groups
-    own = array_module(weight.data).eye(m, dtype=weight.dtype).reshape(m, 1, m, 1, 1, 1)
-    blocks = weight.reshape(groups // m, m, a, 1, b, *kernel) * Tensor(own)
-    return blocks.reshape(groups * a, m * b, *kernel), groups // m
-
-
-def convolve_with_bias_definition(x: Tensor, w: Tensor, bias: Tensor, **how: Pair) -> Tensor:
-    """`convolve`, then a number per output channel."""
-    return convolve(x, w, **how) + bias.reshape(1, -1, 1, 1)
-
-
-@fused(convolve_with_bias_definition)
+@composite
 def convolve_with_bias(x, w, bias, *, stride, padding, dilation, size=None):
-    return convolution.convolve(x, w, bias, stride, padding, dilation, size), None
+    """`convolve`, then a number per output channel."""
+    return convolve(x, w, stride=stride, padding=padding, dilation=dilation, size=size) + bias.reshape(1, -1, 1, 1)
 
 
-@convolve_with_bias.gradient
-def _(g, saved, x, w, bias, *, wanted, size, **how):
-    g = convolution.in_order(g)
-    of_both = convolution.gradients(x, w, g, wanted[:2], **how)
-    return [*of_both, convolution.sum_of_pixels(g) if wanted[2] else None]
+def by_groups(face: Any, groups: int, x: Tensor, w: Tensor, **how: Any) -> Tensor:
+    """`face` of each group of channels by itself, with kernels of its own.  Krizhevsky et al. 2012, section 3.2."""
+    if groups == 1:
+        return face(x, w, **how)
+    return cat([face(*part, **how) for part in zip(chunk(x, groups, 1), chunk(w, groups, 0))], 1)
 
 
 def conv2d(
@@ -154,10 +153,9 @@ def conv2d(
             f"conv2d: kernel {weight.shape[2:]} with dilation {how['dilation']} is larger than "
             f"the image {input.shape[2:]} with padding {padding}"
         )
-    weight, groups = together(weight, groups) if groups > 1 else (weight, 1)
-    if bias is None or groups > 1:
-        return _finished(convolve_fast(input, weight, **how, groups=groups), bias, alone)
-    return _finished(convolve_with_bias(input, weight, bias, **how), None, alone)
+    if groups == 1 and bias is not None:
+        return _finished(convolve_with_bias(input, weight, bias, **how), None, alone)
+    return _finished(by_groups(convolve, groups, input, weight, **how), bias, alone)
 
 
 def sides(padding: int | Pair | str, kernel: Pair, how: dict[str, Pair]) -> list[Pair]:
@@ -201,8 +199,7 @@ def conv_transpose2d(
     )
     if min(size) < 1:
         raise ValueError(f"conv_transpose2d: the output would have the size {size}")
-    weight, groups = together(weight, groups) if groups > 1 else (weight, 1)
-    return _finished(adjoint_fast(input, weight, size=size, **how, groups=groups), bias, alone)
+    return _finished(by_groups(convolve_adjoint, groups, input, weight, size=size, **how), bias, alone)
 
 
 def conv2d_weight(

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from nanogen.autograd import Tensor, constant, fused, primitive
+from nanogen.autograd import Tensor, composite, constant, primitive
 from nanogen.backend import array_module, check_range, to_device
 from nanogen.functional.activation import log_softmax, logsigmoid
 from nanogen.functional.elementwise import abs, log, log1p, maximum, times_log, where
 from nanogen.functional.reduction import mean, sum
 from nanogen.functional.shape import one_hot
-from nanogen.kernels import softmax as kernels
 
 __all__ = [
     "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "l1_loss", "mse_loss",
@@ -91,22 +90,11 @@ def _target(name: str, input: Tensor, target: Any) -> Tensor:
     return target
 
 
-def label_cross_entropy_definition(logits: Tensor, *, labels: Any) -> Tensor:
-    """−log softmax(logits)[label] over the last axis, in nats: logits (…, K), labels (…) to (…)."""
-    return -times_log(one_hot(labels, logits.shape[-1]).to(logits.dtype), log_softmax(logits, dim=-1)).sum(-1)
-
-
-@fused(label_cross_entropy_definition)
+@composite
 def label_cross_entropy(logits, *, labels):
-    loss, saved = kernels.cross_entropy(logits.reshape(labels.size, logits.shape[-1]), labels.ravel())
-    return loss.reshape(labels.shape), saved
-
-
-@label_cross_entropy.gradient
-def _(g, saved, logits, *, labels, wanted):
-    """d/dlogits = softmax(logits) − one_hot(label)."""
-    rows = logits.reshape(labels.size, logits.shape[-1])
-    return [kernels.cross_entropy_slope(g.ravel(), rows, labels.ravel(), *saved).reshape(logits.shape)]
+    """−log softmax(logits)[label] over the last axis, in nats: logits (…, K), labels (…) to (…)."""
+    rows = log_softmax(logits, dim=-1).reshape(labels.size, logits.shape[-1])
+    return -rows[array_module(labels).arange(labels.size), labels.ravel()].reshape(labels.shape)
 
 
 def cross_entropy(

@@ -9,7 +9,6 @@ from nanogen.autograd import Tensor, constant, primitive
 from nanogen.backend import array_module
 from nanogen.functional.activation import dropout, softmax
 from nanogen.functional.elementwise import where
-from nanogen.kernels import products
 
 __all__ = ["linear", "matmul", "scaled_dot_product_attention"]
 
@@ -17,7 +16,7 @@ __all__ = ["linear", "matmul", "scaled_dot_product_attention"]
 @primitive
 def matrix_product(a, b):
     """a @ b for two tensors of at least two axes; the leading ones are broadcast."""
-    return products.matmul(a, b)
+    return array_module(a).matmul(a, b)
 
 
 matrix_product.vjp(

@@ -6,33 +6,21 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from nanogen.autograd import Tensor, changes, fused
-from nanogen.backend import array_module, unsupported
+from nanogen.autograd import Tensor, changes, composite
+from nanogen.backend import Operation, array_module, moving_average, unsupported
 from nanogen.functional.activation import silu
 from nanogen.functional.reduction import normalize
-from nanogen.kernels import normalization as kernels
-from nanogen.kernels.average import move
-from nanogen.processes import process_count
 
 __all__ = ["batch_norm", "group_norm", "group_norm_silu", "instance_norm", "layer_norm"]
 
 
-def normalize_groups_definition(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    *,
-    groups: int,
-    eps: float,
-    over_batch: bool,
-    gated: bool,
-    known: Any = None,
-) -> Tensor:
+@composite
+def normalize_groups(input, weight, bias, *, groups, eps, over_batch, gated, moments=None):
     """y = weight · (x − mean) / √(variance + eps) + bias, the moments those of a group of channels; silu(y) if gated.
 
     Shapes: input (N, C, *), weight and bias (C,) or, each image's own, (N, C); a moment is over the C / groups channels
-    of a group and all their pixels, and over the batch too if over_batch.  `known`, the moments or None, is for the
-    fast form, which then spares them.
+    of a group and all their pixels, and over the batch too if over_batch.  `moments`, (mean, variance) as `moments_of`
+    has them or None, are for a kernel, which then spares them.
     """
     n, c, *size = input.shape
     grouped = input.reshape(n, groups, c // groups, *size)
@@ -42,17 +30,13 @@ def normalize_groups_definition(
     return silu(y) if gated else y
 
 
-@fused(normalize_groups_definition)
-def normalize_groups(input, weight, bias, *, groups, eps, over_batch, gated, known=None):
-    out, saved = kernels.normalize(kernels.rows_of(input), weight, bias, groups, eps, over_batch, gated, known)
-    return kernels.images_of(out, input.shape), saved
-
-
-@normalize_groups.gradient
-def _(g, saved, input, weight, bias, *, groups, eps, over_batch, gated, known, wanted):
-    g, rows = kernels.rows_of(g), kernels.rows_of(input)
-    dx, *others = kernels.normalize_gradients(g, saved, rows, weight, bias, groups, eps, over_batch, gated)
-    return [kernels.images_of(dx, input.shape), *others]
+@Operation
+def moments_of(x):
+    """The mean and the variance of each channel of an array (N, C, *): (C,) each."""
+    near = x.mean(axis=(0, *range(2, x.ndim)), keepdims=True)
+    rest = (x - near).mean(axis=(0, *range(2, x.ndim)))  # 0, but that far from 0 the mean was rounded
+    mean = near.reshape(-1) + rest
+    return mean, ((x - mean.reshape(near.shape)) ** 2).mean(axis=(0, *range(2, x.ndim)))
 
 
 def group_norm(
@@ -117,18 +101,19 @@ def batch_norm(
             raise ValueError("batch_norm: evaluation needs running_mean and running_var")
         mean, variance, weight, bias = (_at_channels(x, input) for x in (running_mean, running_var, weight, bias))
         return (input - mean) * (variance + eps) ** -0.5 * weight + bias
-    count = input.data.size // max(channels, 1) * process_count()
+    count = input.data.size // max(channels, 1)
     if count == 1:
         raise ValueError(f"batch_norm: training needs more than one value a channel, got input of shape {input.shape}")
     if not input.data.size:  # as in torch: no values, and no moments that could move
         return input * _at_channels(weight, input) + _at_channels(bias, input)
-    known = kernels.moments(kernels.rows_of(input.data), channels, over_batch=True)
-    if running_mean is not None and running_var is not None:
-        shares = momentum, momentum * count / (count - 1)  # the running variance is without bias
-        for running, moment, share in zip((running_mean, running_var), known, shares, strict=True):
-            changes.note(running.data)
-            move(running.data, moment[0], 1 - momentum, share)  # in place: a captured step finds it there again
-    return normalize_groups(input, weight, bias, groups=channels, eps=eps, over_batch=True, gated=False, known=known)
+    mean, variance = moments = moments_of(input.data)
+    if running_mean is not None and running_var is not None:  # in place: a captured step finds them there again
+        unbiased = variance * (count / (count - 1))
+        moving_average([running_mean.data, running_var.data], [mean, unbiased], kept=1 - momentum, share=momentum)
+        changes.note(running_mean.data)
+        changes.note(running_var.data)
+    how = {"groups": channels, "eps": eps, "over_batch": True, "gated": False}
+    return normalize_groups(input, weight, bias, **how, moments=moments)
 
 
 def instance_norm(

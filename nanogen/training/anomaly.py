@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from nanogen.autograd import Fused, Node, Primitive, Tensor
+from nanogen.autograd import Node, Primitive, Tensor
 from nanogen.backend import array_module
 from nanogen.nn import Module
 
@@ -27,39 +27,31 @@ def detect_anomaly(model: Module) -> Iterator[None]:
     names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
     places: dict[int, str | None] = {}  # of the nodes of the graph, for the way back
     going_back: list[tuple[str, str | None, str]] = []  # through which primitives: their rules are made of others
-    call = Primitive.__call__
+    recorded, gradients = Primitive.recorded, Primitive.gradients
 
-    def checked_call(self: Primitive, *inputs: Any, **parameters: Any) -> Tensor:
-        output = call(self, *inputs, **parameters)
+    def checked_recorded(self: Primitive, tensors: list[Tensor], *others: Any) -> Tensor:
+        output = recorded(self, tensors, *others)
         name, place, way = going_back[-1] if going_back else (self.__name__, _innermost_module(names), "forward")
         if output.node is not None:
             places[output.node.index] = place
-        if went_wrong(output, [x for x in inputs if isinstance(x, Tensor)]):
+        if went_wrong(output, tensors):
             raise Anomaly(f"{name} in {place} gave {_kind(output)} going {way}")
         return output
 
-    def checked(gradients: Callable[..., Any]) -> Callable[..., Any]:
-        def checked_gradients(self: Primitive, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
-            going_back.append((self.__name__, places.get(node.index), "backward"))
-            found = gradients(self, node, g, wanted)
-            name, place, way = going_back.pop()
-            for x in found:
-                if x is not None and went_wrong(x, [g]):
-                    raise Anomaly(f"{name} in {place} gave {_kind(x)} going {way}")
-            return found
+    def checked_gradients(self: Primitive, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+        going_back.append((self.__name__, places.get(node.index), "backward"))
+        found = gradients(self, node, g, wanted)
+        name, place, way = going_back.pop()
+        for x in found:
+            if x is not None and went_wrong(x, [g]):
+                raise Anomaly(f"{name} in {place} gave {_kind(x)} going {way}")
+        return found
 
-        return checked_gradients
-
-    replaced = [(Primitive, "__call__", checked_call)]
-    replaced += [(cls, "gradients", checked(cls.gradients)) for cls in (Primitive, Fused)]
-    before = [(cls, name, vars(cls)[name]) for cls, name, _ in replaced]
     try:
-        for cls, name, new in replaced:
-            setattr(cls, name, new)
+        Primitive.recorded, Primitive.gradients = checked_recorded, checked_gradients  # type: ignore[method-assign]
         yield
     finally:
-        for cls, name, old in before:
-            setattr(cls, name, old)
+        Primitive.recorded, Primitive.gradients = recorded, gradients  # type: ignore[method-assign]
 
 
 def went_wrong(output: Tensor, inputs: list[Tensor]) -> bool:

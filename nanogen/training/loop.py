@@ -14,8 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from nanogen.autograd import Tensor, grad
-from nanogen.backend import Array, allow_tf32, device_of, to_device, to_numpy
-from nanogen.capture import Replayed
+from nanogen.backend import Array, allow_tf32, device_of, replay, to_device, to_numpy
 from nanogen.data import Images
 from nanogen.models import GenerativeModel
 from nanogen.models.base import Update
@@ -71,7 +70,7 @@ class Trainer:
         }
         self.average = ExponentialMovingAverage(self.model.parameters(), settings.ema)
         self.recent: dict[str, list[Any]] = {name: [] for name in self.parameters}  # losses, one a step
-        self.replayed = Replayed(self.compute_on_device) if settings.execution == "graph" else None
+        self.replayed = replay(self.compute_on_device) if settings.execution == "graph" else None
         room = 8 + sum(parameter.data.nbytes for parameter in self.model.parameters())  # a loss and all gradients
         self.team = Team(self.take, settings.processes, room)
 
@@ -140,7 +139,7 @@ class Trainer:
         """`compute` from arrays on the device: all that changes from step to step lies in them."""
         images, numbers = arrays[: len(self.updates)], arrays[len(self.updates) :]
         rng = Generator(self.settings.seed, self.settings.device).at(key)
-        rates = [[some[i : i + 1] for i in range(len(some))] for some in numbers]
+        rates = [[some[i] for i in range(len(some))] for some in numbers]
         return [loss.data for loss in self.compute(images, rates, rng).values()]
 
     def samples_due(self) -> bool:
@@ -181,7 +180,7 @@ class Trainer:
             raise ValueError(f"the checkpoint's losses are {sorted(recent)}, not {sorted(self.recent)}")
         self.recent = {name: recent[name].tolist() for name in self.recent}  # a file's arrays come in any order
         if self.replayed:
-            self.replayed = Replayed(self.compute_on_device)  # some arrays are others now
+            self.replayed = replay(self.compute_on_device)  # some arrays are others now
         self.team.close()  # the other processes have the old ones
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from nanogen.autograd import Tensor
-from nanogen.backend import Array, to_numpy
-from nanogen.capture import Replayed
+from nanogen.backend import Array, replay, to_numpy
 from nanogen.models import GenerativeModel
 from nanogen.nn import Module
 from nanogen.processes import Team, check_processes
@@ -51,7 +50,7 @@ def as_graphs(network: Module) -> None:
         arrays = [x.data, *(other for other in others if other is not None)]
         kind = tuple((array.shape, array.dtype) for array in arrays)
         if kind not in graphs:
-            graphs[kind] = Replayed(on_arrays)
+            graphs[kind] = replay(on_arrays)
         return Tensor(graphs[kind](*arrays)[0])
 
     def on_arrays(x: Array, *others: Array) -> list[Array]:

@@ -1,6 +1,6 @@
 // A product of matrices by the BLAS that NumPy has, in pieces: see `piece` in products.py.
 
-#include "compiled.h"
+#include "cpu/compiled.h"
 
 // cblas_sgemm or cblas_dgemm: order, whether a and b are transposed, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc
 typedef void (*Gemm)(int, int, int, Int, Int, Int, Real, const Real*, Int, const Real*, Int, Real, Real*, Int);

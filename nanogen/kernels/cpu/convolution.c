@@ -4,8 +4,8 @@
 // next.  Images lie as (N, H, W, C).  What is outside an image is 0: a tile's pixel there is read from a row of zeros,
 // and written to a row that nobody looks at, so that the loop over channels knows nothing of borders.
 
-#include "kernels/products.h"
-#include "kernels/tiles.h"
+#include "cpu/products.h"
+#include "tiles.h"
 
 // A tile at all channels; its t·t numbers lie `apart`.
 
@@ -244,7 +244,7 @@ static void multiply(
 }
 
 // out = Aᵀ [(G g) (Bᵀ x)] + bias where there are kernels G g, (t², C, O); slopes = Σ (A y)ᵀ (Bᵀ x) where there is y.
-static void group_of_images_by_tiles(
+static void group_of_winograd(
     const Real* x, const Real* y, const Real* kernels, const Real* bias, Real* out, Real* slopes, Real* memory,
     Int gemm, Job is, Int group)
 {
@@ -271,19 +271,19 @@ static void group_of_images_by_tiles(
     }
 }
 
-void images_by_tiles(
+void winograd(
     const Real* x, const Real* y, const Real* kernels, const Real* bias, Real* out, Real* slopes, Real* memory,
     Int gemm, const Job* job)
 {
     const Job is = *job;
     Int size = is.t * is.t * is.o * is.tiles.s * is.tiles.s * is.c;
-    EACH_GROUP(is, group_of_images_by_tiles(
+    EACH_GROUP(is, group_of_winograd(
                        x, y, kernels, bias, out, slopes, memory + group * is.memory, gemm, is, group));
     if (y && is.groups > 1) add_groups(is.groups, size, slopes, slopes);
 }
 
 // out = B [(G g) (A y)], with kernels (t², O, C), and slopes = Σ (A y)ᵀ (Bᵀ x) where there is x.
-static void group_of_slopes_by_tiles(
+static void group_of_winograd_adjoint(
     const Real* y, const Real* x, const Real* kernels, Real* out, Real* slopes, Real* memory, Int gemm, Job is,
     Int group)
 {
@@ -312,18 +312,18 @@ static void group_of_slopes_by_tiles(
     }
 }
 
-void slopes_by_tiles(
+void winograd_adjoint(
     const Real* y, const Real* x, const Real* kernels, Real* out, Real* slopes, Real* memory, Int gemm, const Job* job)
 {
     const Job is = *job;
     Int size = is.t * is.t * is.o * is.tiles.s * is.tiles.s * is.c;
-    EACH_GROUP(is, group_of_slopes_by_tiles(
+    EACH_GROUP(is, group_of_winograd_adjoint(
                        y, x, kernels, out, slopes, memory + group * is.memory, gemm, is, group));
     if (x && is.groups > 1) add_groups(is.groups, size, slopes, slopes);
 }
 
 // out = patches of x times a kernel (KH·KW·C, O), + bias, where there is one; slopes = Σ yᵀ patches where there is y.
-static void group_of_images_by_patches(
+static void group_of_im2col(
     const Real* x, const Real* y, const Real* kernel, const Real* bias, Real* out, Real* slopes, Real* memory,
     Int gemm, Job is, Int group)
 {
@@ -346,19 +346,19 @@ static void group_of_images_by_patches(
     }
 }
 
-void images_by_patches(
+void im2col(
     const Real* x, const Real* y, const Real* kernel, const Real* bias, Real* out, Real* slopes, Real* memory,
     Int gemm, const Job* job)
 {
     const Job is = *job;
     Int size = is.o * is.places.kh * is.places.kw * is.c;
-    EACH_GROUP(is, group_of_images_by_patches(
+    EACH_GROUP(is, group_of_im2col(
                        x, y, kernel, bias, out, slopes, memory + group * is.memory, gemm, is, group));
     if (y && is.groups > 1) add_groups(is.groups, size, slopes, slopes);
 }
 
 // out = the sum of y times the kernel (O, KH·KW·C) where patches overlap, + bias.
-static void group_of_slopes_by_patches(
+static void group_of_col2im(
     const Real* y, const Real* kernel, const Real* bias, Real* out, Real* memory, Int gemm, Job is, Int group)
 {
     Places at = is.places;
@@ -376,9 +376,9 @@ static void group_of_slopes_by_patches(
     }
 }
 
-void slopes_by_patches(
+void col2im(
     const Real* y, const Real* kernel, const Real* bias, Real* out, Real* memory, Int gemm, const Job* job)
 {
     const Job is = *job;
-    EACH_GROUP(is, group_of_slopes_by_patches(y, kernel, bias, out, memory + group * is.memory, gemm, is, group));
+    EACH_GROUP(is, group_of_col2im(y, kernel, bias, out, memory + group * is.memory, gemm, is, group));
 }

@@ -49,7 +49,7 @@ extern "C" __global__ void softmax(const Real* logits, long long rows, long long
     }
 }
 
-extern "C" __global__ void softmax_slope(
+extern "C" __global__ void softmax_gradient(
     const Real* g, const Real* out, long long rows, long long classes, Real* slope)
 {
     for (long long first = (long long)blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y) {
@@ -83,7 +83,7 @@ extern "C" __global__ void cross_entropy(
     }
 }
 
-extern "C" __global__ void cross_entropy_slope(
+extern "C" __global__ void cross_entropy_gradient(
     const Real* g, const Real* logits, const long long* labels, const Real* largest, const Real* total,
     long long rows, long long classes, Real* slope)
 {

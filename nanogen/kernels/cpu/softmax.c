@@ -1,6 +1,6 @@
-// Softmax and its cross-entropy, a row of logits at a time: see the functions of the same names in softmax.py.
+// Softmax and its cross-entropy, a row of logits at a time: see softmax.py.
 
-#include "compiled.h"
+#include "cpu/compiled.h"
 
 #define ROWS SHARED(rows * k > 1 << 13) for (Int r = 0; r < rows; r++)
 
@@ -24,7 +24,7 @@ void softmax(const Real* logits, Int rows, Int k, Real* out)
     }
 }
 
-void softmax_slope(const Real* slopes, const Real* out, Int rows, Int k, Real* result)
+void softmax_gradient(const Real* slopes, const Real* out, Int rows, Int k, Real* result)
 {
     ROWS
     {
@@ -52,14 +52,14 @@ void cross_entropy(const Real* logits, Int rows, Int k, const Int* labels, Real*
     }
 }
 
-void cross_entropy_slope(
+void cross_entropy_gradient(
     const Real* g, const Real* logits, Int rows, Int k, const Int* labels, const Real* largest, const Real* total,
-    Real* slope)
+    Real* result)
 {
     ROWS
     {
         const Real* x = logits + r * k;
-        Real *d = slope + r * k, top = largest[r], share = g[r] / total[r];
+        Real *d = result + r * k, top = largest[r], share = g[r] / total[r];
         for (Int q = 0; q < k; q++) d[q] = exponential(x[q] - top) * share;
         if (known(labels[r], k)) d[labels[r]] -= g[r];
     }

@@ -6,11 +6,13 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from nanogen import backend
 from nanogen.backend import Array, device_module
 
 WARM_UPS = 2  # calls that compile what there is to compile, and upload what stays
 
 
+@backend.replay.fill
 class Replayed:
     """A function on a GPU whose kernels are launched one by one in the first calls, then captured, then all at once.
 

@@ -1,7 +1,7 @@
 // Normalisation of rows (N, P, C), for each image in as few passes as it takes, while it is in the cache: see the
 // functions of the same names in normalization.py.  Sums over pixels are made in double.
 
-#include "compiled.h"
+#include "cpu/compiled.h"
 
 #define SCRATCH 5  // arrays of C doubles for an image's columns
 
@@ -13,16 +13,16 @@ static void sums_of(const Real* x, Int p, Int c, double* restrict sums)
 }
 
 // Of each column, Σ (x − near) and Σ (x − near)², where near is the mean but for rounding.
-static void apart_sums_of(
+static void centred_sums_of(
     const Real* x, Int p, Int c, const Real* near, double* restrict sums, double* restrict squares)
 {
     memset(sums, 0, c * sizeof(double));
     memset(squares, 0, c * sizeof(double));
     for (Int i = 0; i < p; i++, x += c)
         for (Int q = 0; q < c; q++) {
-            Real apart = x[q] - near[q];
-            sums[q] += apart;
-            squares[q] += apart * apart;
+            Real centred = x[q] - near[q];
+            sums[q] += centred;
+            squares[q] += centred * centred;
         }
 }
 
@@ -40,7 +40,7 @@ static void scale_of(
 }
 
 // Of each column, Σ s and Σ s·(x − mean), where s is the gradient in y; and s itself if it is not g.
-static void slope_sums_of(
+static void gradient_sums_of(
     const Real* g, const Real* x, Int p, Int c, const Real* mean, const Real* factor, const Real* bias, Int gated,
     Real* restrict slopes, double* restrict sums, double* restrict products)
 {
@@ -49,11 +49,11 @@ static void slope_sums_of(
     for (Int i = 0; i < p; i++, g += c, x += c, slopes += c)
         if (gated)
             for (Int q = 0; q < c; q++) {
-                Real apart = x[q] - mean[q], y = apart * factor[q] + bias[q], s = sigmoid(y);
+                Real centred = x[q] - mean[q], y = centred * factor[q] + bias[q], s = sigmoid(y);
                 Real slope = g[q] * (s + y * s * (1 - s));
                 slopes[q] = slope;
                 sums[q] += slope;
-                products[q] += slope * apart;
+                products[q] += slope * centred;
             }
         else
             for (Int q = 0; q < c; q++) {
@@ -74,12 +74,12 @@ static void combine_of(
 
 #define IMAGES SHARED(n * p * c > 1 << 13) for (Int m = 0; m < n; m++)
 
-void apart_sums(const Real* x, Int n, Int p, Int c, const Real* near, double* scratch, Real* sums)
+void centred_sums(const Real* x, Int n, Int p, Int c, const Real* near, double* scratch, Real* sums)
 {
     IMAGES
     {
         double* own = scratch + m * SCRATCH * c;
-        apart_sums_of(x + m * p * c, p, c, near + m * c, own, own + c);
+        centred_sums_of(x + m * p * c, p, c, near + m * c, own, own + c);
         for (Int q = 0; q < 2 * c; q++) sums[2 * m * c + q] = own[q];
     }
 }
@@ -90,7 +90,7 @@ void scale(
     IMAGES scale_of(x + m * p * c, p, c, mean + m * c, factor + m * c, bias + m * c, gated, y + m * p * c);
 }
 
-void slope_sums(
+void gradient_sums(
     const Real* g, const Real* x, Int n, Int p, Int c, const Real* mean, const Real* factor, const Real* bias,
     Int gated, Real* slopes, double* scratch, Real* sums)
 {
@@ -98,7 +98,7 @@ void slope_sums(
     {
         Int at = m * p * c, column = m * c;
         double* own = scratch + SCRATCH * column;
-        slope_sums_of(
+        gradient_sums_of(
             g + at, x + at, p, c, mean + column, factor + column, bias + column, gated, slopes + at, own, own + c);
         for (Int q = 0; q < 2 * c; q++) sums[2 * column + q] = own[q];
     }
@@ -134,7 +134,7 @@ static void normalize_of(
 {
     sums_of(x, p, c, sums);
     group_means(sums, p * each, c, each, mean);
-    apart_sums_of(x, p, c, mean, sums, squares);
+    centred_sums_of(x, p, c, mean, sums, squares);
     group_means(sums, p * each, c, each, off);
     group_means(squares, p * each, c, each, variance);
     for (Int q = 0; q < c; q++) {
@@ -147,14 +147,14 @@ static void normalize_of(
 }
 
 void normalize(
-    const Real* x, Int n, Int p, Int c, Int each, const Real* weight, const Real* bias, Int apart, double eps,
+    const Real* x, Int n, Int p, Int c, Int each, const Real* weight, const Real* bias, Int batch_stride, double eps,
     Int gated, double* scratch, Real* mean, Real* rstd, Real* out)
 {
     IMAGES
     {
         double* own = scratch + m * SCRATCH * c;
         normalize_of(
-            x + m * p * c, p, c, each, weight + m * apart, bias + m * apart, eps, gated, own, own + c,
+            x + m * p * c, p, c, each, weight + m * batch_stride, bias + m * batch_stride, eps, gated, own, own + c,
             (Real*)(own + 2 * c), (Real*)(own + 3 * c), (Real*)(own + 4 * c), mean + m * c, rstd + m * c,
             out + m * p * c);
     }
@@ -166,7 +166,7 @@ static void normalize_gradients_of(
     Real* dx, Real* dweight, Real* dbias)
 {
     for (Int q = 0; q < c; q++) factor[q] = rstd[q] * weight[q];
-    slope_sums_of(g, x, p, c, mean, factor, bias, gated, dx, sums, products);
+    gradient_sums_of(g, x, p, c, mean, factor, bias, gated, dx, sums, products);
     for (Int q = 0; q < c; q++) {
         dbias[q] = sums[q];
         dweight[q] = products[q] * rstd[q];
@@ -183,7 +183,7 @@ static void normalize_gradients_of(
 }
 
 void normalize_gradients(
-    const Real* g, const Real* x, Int n, Int p, Int c, Int each, const Real* weight, const Real* bias, Int apart,
+    const Real* g, const Real* x, Int n, Int p, Int c, Int each, const Real* weight, const Real* bias, Int batch_stride,
     Int gated, const Real* mean, const Real* rstd, double* scratch, Real* dx, Real* dweight, Real* dbias)
 {
     IMAGES
@@ -191,7 +191,7 @@ void normalize_gradients(
         Int at = m * p * c, column = m * c;
         double* own = scratch + SCRATCH * column;
         normalize_gradients_of(
-            g + at, x + at, p, c, each, weight + m * apart, bias + m * apart, gated, mean + column, rstd + column, own,
+            g + at, x + at, p, c, each, weight + m * batch_stride, bias + m * batch_stride, gated, mean + column, rstd + column, own,
             own + c, (Real*)(own + 2 * c), (Real*)(own + 3 * c), (Real*)(own + 4 * c), dx + at, dweight + column,
             dbias + column);
     }

@@ -6,7 +6,7 @@
 
 #define INLINE __device__ __forceinline__
 typedef long long Int;
-#include "tiles.h"
+#include "../tiles.h"
 
 #define EACH_ROW(row, rows) \
     for (Int row = (Int)blockIdx.x * blockDim.y + threadIdx.y, step = (Int)gridDim.x * blockDim.y; row < rows; \

@@ -1,9 +1,7 @@
-"""C functions on a CPU, where there is a compiler: all `*.c` files of the package, one library for each real type.
+"""The C library: all `*.c` files of this folder, compiled once for each real type.
 
-What a function computes is said by the one in NumPy that it takes the place of, and a test holds the two together.  It
-needs one pass over memory where NumPy needs five, and its loops are shared by threads that do not wait for the lock of
-the interpreter.  The compiler is the system's, at the first use on a machine; `CC=` in the environment says that there
-is none, and then everything is NumPy's.
+The compiler is the system's, at the first use on a machine; `CC=` in the environment says that there is none, and then
+the plain forms run.
 """
 
 from __future__ import annotations
@@ -22,31 +20,34 @@ from typing import Any
 
 import numpy as np
 
-PACKAGE = Path(__file__).parent
+from nanogen.kernels.cpu.threads import blas_threads
+
+FOLDER = Path(__file__).parent
 REAL = {"f": "float", "d": "double"}  # by NumPy's character
 # Of the processor that it is made on.  No C code here asks for errno or for floating-point exceptions.
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 
 
-def has(dtype: np.dtype, name: str = "") -> bool:
-    """Whether there are C functions of a type; or the one of that name."""
-    return dtype.char in REAL and _has(dtype.char, name)
+def covers(*arrays: np.ndarray) -> bool:
+    """Whether the library has functions for these arrays: of one real type."""
+    real = arrays[0].dtype.char
+    return real in REAL and all(array.dtype.char == real for array in arrays) and library(real) is not None
 
 
-@functools.cache
-def _has(real: str, name: str) -> bool:
-    found = library(real)
-    return found is not None and (not name or hasattr(found, name))
+def compiler() -> list[str]:
+    """The compiler's command; empty where there is none."""
+    command = shlex.split(os.environ.get("CC", "cc"))
+    return command if command and shutil.which(command[0]) else []
 
 
 @functools.cache
 def library(real: str) -> ctypes.CDLL | None:
     """The functions for NumPy's type `f` or `d`; None without a compiler, or, with a warning, where it fails."""
-    command = shlex.split(os.environ.get("CC", "cc"))
-    if not command or shutil.which(command[0]) is None:
+    command = compiler()
+    if not command:
         return None
-    sources = sorted(PACKAGE.rglob("*.c"))
-    command += [*FLAGS, f"-DReal={REAL[real]}", f"-I{PACKAGE}"]
+    sources = sorted(FOLDER.glob("*.c"))
+    command += [*FLAGS, f"-DReal={REAL[real]}", f"-I{FOLDER.parent}"]
     try:
         made = cache() / f"{name_of(command, sources)}.so"
         os.fsencode(made).decode("utf-8")  # as threadpoolctl reads the path of every library that is loaded
@@ -58,7 +59,7 @@ def library(real: str) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(made))
     except (OSError, UnicodeDecodeError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", b"").decode(errors="replace").strip()
-        warnings.warn(f"no C functions, NumPy's take their place: {error}\n{said}".strip(), stacklevel=2)
+        warnings.warn(f"no C kernels, the plain forms take their place: {error}\n{said}".strip(), stacklevel=2)
         return None
 
 
@@ -79,7 +80,7 @@ def name_of(command: list[str], sources: list[Path]) -> str:
     told = Path("/proc/cpuinfo")
     lines = told.read_bytes().splitlines() if told.exists() else [*map(os.fsencode, os.uname())]
     processor = sorted({line for line in lines if not told.exists() or line.startswith((b"flags", b"model name"))})
-    texts = [path.read_bytes() for path in [*sources, *sorted(PACKAGE.rglob("*.h"))]]
+    texts = [path.read_bytes() for path in [*sources, *sorted(FOLDER.parent.rglob("*.h"))]]
     return hashlib.sha256(b"\0".join([*map(os.fsencode, command), version, *processor, *texts])).hexdigest()
 
 
@@ -87,26 +88,35 @@ KINDS = {int: ctypes.c_longlong, float: ctypes.c_double}
 
 
 def call(name: str, *arguments: Any) -> None:
-    """Call a C function of the type of the first argument, an array.
+    """Call a C function of the type of the first argument, an array, with as many threads as the BLAS is allowed.
 
     Args:
-        arguments: arrays, whose memory is taken as it lies, or None for no memory; an int is an `Int` there (64 bits),
-            a float a `double`.
+        arguments: contiguous arrays, or None for no memory; an int is an `Int` there (64 bits), a float a `double`.
 
     Raises:
         ValueError: an array that is not contiguous.
     """
-    function = _function(arguments[0].dtype.char, name)
+    function, number = _function(arguments[0].dtype.char, name)
     if function.argtypes is None:
         function.argtypes = [KINDS.get(type(argument), ctypes.c_void_p) for argument in arguments]
-    function(*[address(a) if isinstance(a, np.ndarray) else a for a in arguments])
+    get_threads, set_threads = blas_threads()
+    count = get_threads()
+    number.value = min(count, _most)
+    try:
+        if count > 1:
+            set_threads(1)
+        function(*[address(a) if isinstance(a, np.ndarray) else a for a in arguments])
+    finally:
+        if count > 1:
+            set_threads(count)
 
 
 @functools.cache
 def _function(real: str, name: str) -> Any:
+    """The function, and the library's variable `threads`."""
     found = getattr(library(real), name)
     found.restype = None
-    return found
+    return found, ctypes.c_int.in_dll(library(real), "threads")  # type: ignore[arg-type]
 
 
 def address(array: np.ndarray) -> int:
@@ -119,32 +129,33 @@ def address(array: np.ndarray) -> int:
         return array.ctypes.data
 
 
-def use_threads(count: int) -> None:
-    """How many threads share a loop from now on; one where threads of OpenMP were lost in a fork, which it hangs on."""
-    global _started
-    count = min(count, _most)
-    for threads in _threads():
-        threads.value = count
-    _started = _started or count > 1
-
-
-def threads() -> int:
-    return max((threads.value for threads in _threads()), default=1)
-
-
-@functools.cache
-def _threads() -> list[ctypes.c_int]:
-    """The variable of that name in each library."""
-    return [ctypes.c_int.in_dll(found, "threads") for found in map(library, REAL) if found is not None]
-
-
 def _after_fork() -> None:
+    """OpenMP's threads are lost in a fork, and it waits for them forever."""
     global _most
-    if _started:
-        _most = 1
-        use_threads(1)
+    _most = 1
 
 
-_started, _most = False, os.cpu_count() or 1
+_most = os.cpu_count() or 1
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def in_memory_order(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Arrays of one shape, contiguous, their axes in the order in which they lie in the first one's memory."""
+    order = memory_order(arrays[0].strides)
+    return [np.ascontiguousarray(a.transpose(order), arrays[0].dtype) if a.ndim else a for a in arrays]
+
+
+@functools.lru_cache(4096)
+def memory_order(strides: tuple[int, ...]) -> list[int]:
+    return sorted(range(len(strides)), key=lambda axis: -strides[axis])
+
+
+def elementwise(name: str, *arrays: np.ndarray, settings: tuple[float, ...] = ()) -> Any:
+    """A new array, which the C function `name` makes of arrays of one shape, number by number, and settings."""
+    if not covers(arrays[0]) or any(a.shape != arrays[0].shape for a in arrays):
+        return NotImplemented
+    given = in_memory_order(*arrays)
+    out = np.empty(given[0].shape, given[0].dtype)
+    call(name, *given, *map(float, settings), out, out.size)
+    return out.transpose(np.argsort(memory_order(arrays[0].strides))) if out.ndim else out

@@ -1,6 +1,6 @@
 // Products of matrices, by the BLAS that NumPy has, in pieces that threads share: see `in_pieces` in products.py.
 
-#include "kernels/products.h"
+#include "cpu/products.h"
 
 // The matrices (m, k) and (k, n) of a stack lie `next_a` and `next_b` from each other; if transposed, as (k, m) and
 // (n, k).  The depth of pieces is in groups, each of which adds up its own, in `sums` if there is more than one.

@@ -1,0 +1,7 @@
+"""Kernels in C for a CPU: one pass over memory where NumPy needs several, loops shared by OpenMP's threads."""
+
+from nanogen.kernels.cpu import threads
+from nanogen.kernels.cpu.compiled import compiler
+
+if compiler():
+    from nanogen.kernels.cpu import activation, convolution, normalization, products, softmax, updates

@@ -1,0 +1,147 @@
+"""Convolution in C: images some at a time, as many as stay in a core's cache from one step to the next.
+
+Arrays have the shape (N, C, H, W) and lie in memory as (N, H, W, C), so that patches are copied in long runs and products
+of matrices write their results in place.  See convolution.c and `kernels.convolution`.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nanogen.backend import Array
+from nanogen.kernels.convolution import Functions, channels_last, register
+from nanogen.kernels.cpu.compiled import call, covers
+from nanogen.kernels.cpu.products import CACHE_LINE, aligned, aligned_empty, gemm_address, kernels_for_small, piece
+from nanogen.kernels.winograd import Pair, Tiling, avoid_conflicts, kernel_gradient, tile_counts, transformed_kernel
+
+
+def l2_cache_bytes(file: str = "/sys/devices/system/cpu/cpu0/cache/index2/size") -> int:
+    """A core's own cache, as far as Linux tells, from 512 KiB to 2 MiB.  The file says, for example, 2048K."""
+    try:
+        with open(file, encoding="ascii") as size:
+            kibibytes = int(size.read().strip().removesuffix("K"))
+    except (OSError, ValueError):
+        kibibytes = 1024
+    return min(max(kibibytes, 512), 2048) << 10
+
+
+BLOCKS = 4  # groups of images come in multiples of this, for as many threads
+GROUPS = -(-(os.cpu_count() or 1) // BLOCKS) * BLOCKS  # for as many threads as there could be
+CHUNK_BYTES = l2_cache_bytes() // 2  # about what a thread's images take: half of a core's own cache
+
+
+class Job(NamedTuple):
+    """How C goes through some images: what `Job` in convolution.c has, in how many groups, with how much memory."""
+
+    numbers: np.ndarray
+    groups: int
+    memory: int  # numbers, of all groups
+
+    def run(self, name: str, *arrays: Array) -> None:
+        """Call a function of convolution.c with these arrays, the first of which is there."""
+        dtype = arrays[0].dtype
+        call(name, *arrays, aligned_empty((self.memory,), dtype), gemm_address(dtype.char), self.numbers)
+
+
+@functools.lru_cache(4096)
+def job(x: Pair, y: Pair, lines: int, line: int, row: int, count: int, dtype: np.dtype, small: bool, how: Pair) -> Job:
+    """For images x (N, C, H, W) and y (N, O, OH, OW).
+
+    Args:
+        lines: of an image, each of which is `line` rows of each of `count` matrices.
+        row: how many numbers a row has before the product with the kernel; after it there are O.
+        small: whether the BLAS has kernels for small matrices.
+        how: what C is told besides."""
+    (n, c, *size), (_, o, *places), itemsize = x, y, dtype.itemsize
+    of_line, of_kernel = count * line * (row + o), count * row * o
+    # A group reads the whole kernel and has a gradient of its size, so its images have as many numbers at least.
+    groups = min(GROUPS, min(n, n * lines * of_line // of_kernel) // BLOCKS * BLOCKS) or 1
+    room = CHUNK_BYTES if groups > 1 else CHUNK_BYTES * GROUPS  # where there is one group, all threads work at it
+    fit = max(room // (of_line * itemsize), 1)  # lines, of as many images as are whole
+    images, lines = min(max(fit // lines, 1), -(-n // groups)), min(fit, lines)
+    groups, deep = min(groups, -(-n // images)), images * lines * line
+    products = ((deep, o, row, False), (deep, row, o, False), (o, row, deep, True))
+    pieces = [piece(BLOCKS, m, across, k, transposed, False, small)[:3] for m, across, k, transposed in products]
+    memory = -(-(images * lines * of_line + (1 + images * lines) * max(c, o)) * itemsize // CACHE_LINE) * CACHE_LINE // itemsize
+    numbers = [n, *size, c, *places, o, images, lines, groups, memory, *itertools.chain(*pieces), *how]
+    return Job(np.array(numbers, np.int64), groups, groups * memory)
+
+
+def winograd_job(x: Pair, y: Pair, padding: Pair, F: Tiling, dtype: np.dtype) -> Job:
+    counts = tile_counts(y[2:])
+    how = (*counts, F.s, *padding, F.t, 0, 0)
+    return job(x, y, *counts, F.s**2 * x[1], F.t**2, dtype, kernels_for_small(), how)
+
+
+def im2col_job(x: Pair, y: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, dtype: np.dtype) -> Job:
+    how = (*kernel, *stride, *padding, *dilation)
+    return job(x, y, *y[2:], math.prod(kernel) * x[1], 1, dtype, kernels_for_small(), how)
+
+
+def rows(x: Array) -> Array:
+    """Images as C takes them, or None."""
+    return None if x is None else channels_last(x)
+
+
+def contiguous(bias: Array | None) -> Array | None:
+    return None if bias is None else np.ascontiguousarray(bias)
+
+
+def winograd(x: Array, w: Array, bias: Array | None, y: Array, padding: Pair, F: Tiling, size: Pair) -> Any:
+    (n, c, *_), o, dtype = x.shape, len(w) if w is not None else y.shape[1], x.dtype
+    job = winograd_job(x.shape, (n, o, *size), padding, F, dtype)
+    kernel: Any = None if w is None else transformed_kernel(w, F)
+    out: Any = None if w is None else np.empty((n, *size, o), dtype)
+    sums: Any = None if y is None else np.empty((job.groups, F.t**2, o, F.s**2 * c), dtype)
+    job.run("winograd", rows(x), rows(y), kernel, contiguous(bias), out, sums)
+    return out if w is None else out.transpose(0, 3, 1, 2), sums if y is None else kernel_gradient(sums[0], F)
+
+
+def winograd_adjoint(y: Array, w: Array, x: Array, padding: Pair, F: Tiling, size: Pair) -> Any:
+    n, (o, c, *_), dtype = len(y), w.shape, y.dtype
+    job = winograd_job((n, c, *size), y.shape, padding, F, dtype)
+    kernel, out = transformed_kernel(w, F, swapped=True), np.empty((n, *size, c), dtype)
+    sums: Any = None if x is None else np.empty((job.groups, F.t**2, o, F.s**2 * c), dtype)
+    job.run("winograd_adjoint", rows(y), rows(x), kernel, out, sums)
+    return out.transpose(0, 3, 1, 2), sums if x is None else kernel_gradient(sums[0], F)
+
+
+def im2col(
+    x: Array, w: Array, bias: Array | None, y: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair,
+    size: Pair,
+) -> Any:  # fmt: skip
+    (n, c, *_), o, dtype = x.shape, len(w) if w is not None else y.shape[1], x.dtype
+    job = im2col_job(x.shape, (n, o, *size), kernel, stride, padding, dilation, dtype)
+    columns: Any = None if w is None else aligned(avoid_conflicts(w).transpose(2, 3, 1, 0))
+    out: Any = None if w is None else np.empty((n, *size, o), dtype)
+    sums: Any = None if y is None else np.empty((job.groups, o, *kernel, c), dtype)
+    job.run("im2col", rows(x), rows(y), columns, contiguous(bias), out, sums)
+    return out if w is None else out.transpose(0, 3, 1, 2), sums if y is None else sums[0].transpose(0, 3, 1, 2)
+
+
+def col2im(
+    y: Array, w: Array, bias: Array | None, size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Array:  # fmt: skip
+    (_, c, *kernel), dtype = w.shape, y.dtype
+    job = im2col_job((len(y), c, *size), y.shape, tuple(kernel), stride, padding, dilation, dtype)
+    columns, out = aligned(w.transpose(0, 2, 3, 1)), np.empty((len(y), *size, c), dtype)
+    job.run("col2im", rows(y), columns, contiguous(bias), out)
+    return out.transpose(0, 3, 1, 2)
+
+
+def sum_of_pixels(y: Array) -> Array:
+    flat = channels_last(y).reshape(-1, y.shape[1])
+    return np.ones(len(flat), flat.dtype) @ flat  # nine times as fast as a sum over the first axis
+
+
+def has_images(*arrays: Array) -> bool:
+    return covers(*arrays) and len(arrays[0]) > 0 and gemm_address(arrays[0].dtype.char) != 0
+
+
+register("cpu", Functions(has_images, winograd, winograd_adjoint, im2col, col2im, sum_of_pixels))

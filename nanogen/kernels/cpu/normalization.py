@@ -1,0 +1,113 @@
+"""Normalisation, with a SiLU behind it or none, in few passes over memory: see normalization.c.
+
+    x̂ = (x − mean) · rstd,  y = w·x̂ + b,  out = y or silu(y)
+    dx = rstd · (g·w − mean(g·w) − x̂ · mean(g·w·x̂)),  dw = Σ g·x̂,  db = Σ g,  where g is the gradient in y
+
+The gradient is Ioffe & Szegedy 2015, section 3.  With a SiLU y is computed a second time for it: to save it would take as
+much memory as the images.  Images are rows (N, P, C) here, P pixels one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from nanogen.functional.normalization import moments_of, normalize_groups
+from nanogen.kernels.cpu.compiled import call, covers
+
+Array = np.ndarray
+
+
+def rows_of(x: Array, like: Array) -> Array:
+    """(N, C, *) as a contiguous (N, P, C) of like's type; a view where the memory is like that."""
+    rows = x.reshape(*x.shape[:2], math.prod(x.shape[2:])).swapaxes(1, 2)
+    return np.ascontiguousarray(rows, like.dtype)
+
+
+def images_of(rows: Array, shape: tuple[int, ...]) -> Array:
+    """The way back."""
+    return rows.swapaxes(1, 2).reshape(shape)
+
+
+def scratch(rows: Array) -> Array:
+    """For C's sums of the columns of each image."""
+    return np.empty((len(rows), 5, rows.shape[2]))
+
+
+def of_columns(numbers: Array, rows: Array) -> Array:
+    """Numbers (C,) or (N, C) for the columns of each image: (N, C)."""
+    return np.ascontiguousarray(np.broadcast_to(numbers, (len(rows), rows.shape[2])), rows.dtype)
+
+
+def batch_stride(weight: Array) -> int:
+    """From one image's weights to the next's."""
+    return weight.shape[1] if weight.ndim == 2 else 0
+
+
+@moments_of.kernel("cpu")
+def _(x):
+    if not covers(x) or not x.size:
+        return NotImplemented
+    rows, count = rows_of(x, x), x.size // x.shape[1]
+    near = centred_sums(rows, np.zeros(x.shape[1], x.dtype))[0] / count
+    rest, squares = centred_sums(rows, near) / count  # the mean of equal numbers is that number
+    return near + rest, np.maximum(squares - rest**2, 0)
+
+
+def centred_sums(rows: Array, near: Array) -> Array:
+    """Σ (x − near) and Σ (x − near)² of each column of all images: (2, C)."""
+    sums = np.empty((len(rows), 2, rows.shape[2]), rows.dtype)
+    call("centred_sums", rows, *rows.shape, of_columns(near, rows), scratch(rows), sums)
+    return sums.sum(axis=0)
+
+
+@normalize_groups.kernel("cpu")
+class _:
+    def forward(input, weight, bias, *, groups, eps, over_batch, gated, moments):
+        if not covers(input, weight, bias) or not input.size or (over_batch and groups != input.shape[1]):
+            return NotImplemented
+        rows, weight, bias = rows_of(input, input), np.ascontiguousarray(weight), np.ascontiguousarray(bias)
+        (n, _, c), out = rows.shape, np.empty(rows.shape, rows.dtype)
+        if over_batch:
+            mean, variance = moments or moments_of(input)
+            rstd = (variance + eps) ** -0.5
+            columns = [of_columns(numbers, rows) for numbers in (mean, rstd * weight, bias)]
+            call("scale", rows, *rows.shape, *columns, int(gated), out)
+        else:
+            mean, rstd = np.empty((2, n, c), rows.dtype)
+            how = (c // groups, weight, bias, batch_stride(weight), float(eps), int(gated))
+            call("normalize", rows, *rows.shape, *how, scratch(rows), mean, rstd, out)
+        return images_of(out, input.shape), (mean, rstd)
+
+    def gradient(g, saved, input, weight, bias, *, groups, eps, over_batch, gated, moments, wanted):
+        rows, weight, bias = rows_of(input, input), np.ascontiguousarray(weight), np.ascontiguousarray(bias)
+        work = over_the_batch if over_batch else in_each_image
+        dx, *others = work(rows_of(g, input), *saved, rows, weight, bias, groups, gated)
+        return [images_of(dx, input.shape), *others]
+
+
+def in_each_image(
+    g: Array, mean: Array, rstd: Array, rows: Array, weight: Array, bias: Array, groups: int, gated: bool
+) -> list[Any]:
+    (n, _, c), dx = rows.shape, np.empty(rows.shape, rows.dtype)
+    own = np.empty((2, n, c), rows.dtype)
+    how = (c // groups, weight, bias, batch_stride(weight), int(gated), mean, rstd)
+    call("normalize_gradients", g, rows, *rows.shape, *how, scratch(rows), dx, *own)
+    return [dx, *(own if weight.ndim == 2 else own.sum(axis=1))]
+
+
+def over_the_batch(
+    g: Array, mean: Array, rstd: Array, rows: Array, weight: Array, bias: Array, groups: int, gated: bool
+) -> list[Any]:
+    """dx = s·factor + (x − mean)·slope + offset, s the gradient in y, the others a number per column."""
+    count, dx, factor = rows.size // rows.shape[2], np.empty(rows.shape, rows.dtype), rstd * weight
+    columns = [of_columns(numbers, rows) for numbers in (mean, factor, bias)]
+    sums = np.empty((len(rows), 2, rows.shape[2]), rows.dtype)
+    call("gradient_sums", g, rows, *rows.shape, *columns, int(gated), dx, scratch(rows), sums)
+    dbias, products = sums.sum(axis=0)
+    slope, offset = -(rstd**2) * factor * products / count, -factor * dbias / count
+    others = [of_columns(numbers, rows) for numbers in (mean, factor, slope, offset)]
+    call("combine", dx if gated else g, rows, *rows.shape, *others, dx)
+    return [dx, products * rstd, dbias]

@@ -1,0 +1,61 @@
+"""Softmax and its cross-entropy with labels, a row of logits at a time: see softmax.c.
+
+    y = eˣ / Σₖ eˣᵏ,  dx = y · (g − Σₖ gₖ yₖ)
+    loss = log Σₖ eˣᵏ − x_label,  dx = g · (softmax(x) − one_hot(label))
+
+The loss saves two numbers a row: its largest logit and the sum of e^(x − largest), the total.  To save the softmax would
+take as much memory as the logits, and no less time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nanogen.functional.activation import softmax, softmax_gradient
+from nanogen.functional.loss import label_cross_entropy
+from nanogen.functional.reduction import axes
+from nanogen.kernels.cpu.compiled import call, covers
+
+
+def over_axes(name: str, over: Sequence[int], *arrays: np.ndarray) -> Any:
+    """What the C function `name` makes of rows, the axes `over` of arrays of one shape."""
+    if not arrays[0].size or not over or not covers(*arrays):
+        return NotImplemented
+    order = sorted(range(arrays[0].ndim), key=lambda axis: axis in over)
+    permuted = [np.ascontiguousarray(a.transpose(order)) for a in arrays]
+    length = math.prod(permuted[0].shape[len(order) - len(over) :])
+    out = np.empty(permuted[0].shape, permuted[0].dtype)
+    call(name, *permuted, out.size // length, length, out)
+    return out.transpose(sorted(range(len(order)), key=order.__getitem__))
+
+
+@softmax.kernel("cpu")
+def _(x, *, dim):
+    return NotImplemented if dim is None else over_axes("softmax", axes(dim, x.ndim), x)
+
+
+@softmax_gradient.kernel("cpu")
+def _(g, y, *, dim):
+    return over_axes("softmax_gradient", axes(dim, g.ndim), g, y)
+
+
+@label_cross_entropy.kernel("cpu")
+class _:
+    def forward(logits, *, labels):
+        if not logits.size or not covers(logits):
+            return NotImplemented
+        rows = np.ascontiguousarray(logits.reshape(labels.size, -1))
+        largest, total, loss = np.empty((3, len(rows)), rows.dtype)
+        own = np.ascontiguousarray(labels.ravel(), np.int64)
+        call("cross_entropy", rows, *rows.shape, own, largest, total, loss)
+        return loss.reshape(labels.shape), (largest, total)
+
+    def gradient(g, saved, logits, *, labels, wanted):
+        rows = np.ascontiguousarray(logits.reshape(labels.size, -1))
+        own, out = np.ascontiguousarray(labels.ravel(), np.int64), np.empty(rows.shape, rows.dtype)
+        call("cross_entropy_gradient", np.ascontiguousarray(g.ravel()), rows, *rows.shape, own, *saved, out)
+        return [out.reshape(logits.shape)]

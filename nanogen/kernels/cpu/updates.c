@@ -1,0 +1,34 @@
+// Updates of all parameters in one call: see updates.py.
+
+#include "cpu/compiled.h"
+
+// The numbers of `count` arrays, one after the other, in as many parts as there are threads.  `arrays` has the addresses
+// of all first arrays, then of all second ones ...; i is a number's place in the arrays that AT gives.
+#define EACH                                                                                              \
+    SHARED(total > 1 << 14)                                                                               \
+    for (Int part = 0; part < threads; part++)                                                            \
+        for (Int p = 0, start = 0, first = total * part / threads, end = total * (part + 1) / threads;    \
+             p < count; start += sizes[p++])                                                              \
+            for (Int i = most(first - start, 0), last = least(end - start, sizes[p]); i < last; i++)
+#define AT(which) arrays[which * count + p][i]
+
+void adam(
+    const Real* like, Real* const* arrays, const Int* sizes, Int count, Int total, double beta1, double beta2, double eps,
+    double correction, double rate)
+{
+    Real b1 = beta1, r1 = 1 - beta1, b2 = beta2, r2 = 1 - beta2, e = eps, c = correction, r = rate;
+    EACH
+    {
+        Real g = AT(0), m = AT(2) * b1 + g * r1, v = AT(3) * b2 + g * g * r2;
+        AT(2) = m;
+        AT(3) = v;
+        AT(1) -= m / ((Real)sqrt(v) * c + e) * r;
+    }
+}
+
+void moving_average(
+    const Real* like, Real* const* arrays, const Int* sizes, Int count, Int total, double kept, double share)
+{
+    Real k = kept, s = share;
+    EACH AT(1) = AT(1) * k + AT(0) * s;
+}
