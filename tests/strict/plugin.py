@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from nanogen.autograd import Primitive
-from nanogen.kernels import products
+from nanogen.kernels.cuda import products
 from strict import cublas, device
 
 EXCLUDED = tomllib.loads((Path(__file__).parent / "excluded.toml").read_text())
