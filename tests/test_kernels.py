@@ -248,7 +248,6 @@ BY_NAME = {operation.__name__: operation for operation in OPERATIONS if operatio
 
 
 def registered(on: str) -> list[str]:
-    import nanogen.kernels.cuda  # which is imported by itself only where CuPy is
 
     return sorted(o.__name__ for o in OPERATIONS if on in o.kernels and o.__module__.startswith("nanogen."))
 
