@@ -188,7 +188,6 @@ power is stated and which refuses a deliberately wrong sampler.  No test compare
     python -m pytest --device strict                    # all on the stand-in for a GPU: three minutes
     CC= python -m pytest                                # all without C: NumPy's forms
     python -m pytest -m gpu                             # CPU against GPU, where there is one
-    python -m pytest -m gpu --device emulated           # the same with the real CuPy, where there is none: five minutes
 
 `helpers.py` has gradients against central differences and arrays in every memory layout.  Hypothesis draws the same
 examples on every run (profile `ci`), so a red test stays red until the code changes.
@@ -238,17 +237,6 @@ the device and nothing back.  `test_parity.py` compares every operation and ever
 stand-in, bit for bit, except where a CUDA kernel ran, whose sums are in another order; there, and on a real GPU in any
 case (marker `gpu`), within 2e-5 of the largest number in float32, 1e-11 in float64, and 20 times that for whole models.
 What a stand-in can't show: speed, the results of CuPy's own kernels, the exact moments at which a GPU is waited for.
-
-`--device emulated -m gpu` runs the tests that want a GPU on the real CuPy, where it is installed (Linux on x86-64 with
-g++ and binutils).  The functions that CuPy calls in CUDA's runtime, which its wheels have within them, begin with a
-jump there, to functions of Python's in which the host's memory is the device's; the driver and cuBLAS are such
-functions too (`emulated/cuda.py`).  NVRTC is NVIDIA's; the PTX that it makes of CuPy's kernels and of ours becomes C++
-(`emulated/ptx.py`, and `emulated/ptx.h`, in which each instruction is a function).  Captures and graphs, memory pools
-and streams are CuPy's; what a GPU refuses in a capture is refused.  `test_emulated.py` holds this device to Python's
-integers, to NumPy's functions and to what NVIDIA documents, and runs with `--device emulated` alone.  It also watches
-every place in memory for two threads that come there, one of them to write, with no barrier between: in no kernel of a
-training step is there such a race, and without any one of our barriers there is.  None of this is a part of the default
-suite: CuPy and its libraries are a gigabyte.  Not shown: time, NVIDIA's own products and sorts.
 
 The museum's halls of CUDA and of devices have mistakes that only it notices.
 
