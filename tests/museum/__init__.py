@@ -238,7 +238,7 @@ stand-in, bit for bit, except where a CUDA kernel ran, whose sums are in another
 case (marker `gpu`), within 2e-5 of the largest number in float32, 1e-11 in float64, and 20 times that for whole models.
 What a stand-in can't show: speed, the results of CuPy's own kernels, the exact moments at which a GPU is waited for.
 
-The museum's halls of CUDA and of devices have mistakes that only it notices.
+The museum's halls of CUDA and of devices have mistakes that only the stand-in notices.
 
 ## The museum of mistakes
 
