@@ -39,7 +39,7 @@ MODEL = 150
 
 def python_lines(source: str) -> int:
     """The number of lines of code in a Python file."""
-    lines = source.splitlines()
+    lines = source.split("\n")  # as the tokenizer does
     in_characters = lambda line, offset: (line, len(lines[line - 1].encode()[:offset].decode()))
     docstrings = [
         (in_characters(node.lineno, node.col_offset), in_characters(node.end_lineno, node.end_col_offset))

@@ -17,28 +17,31 @@ import os  # 1
 text = """# not a comment: 2
 
 still the string: 3"""  # the blank line inside does not count
-é = "é"; """a docstring after code that is not ASCII"""; x = 1  # 4
+é = "é"; """a docstring
+after code
+
+that is not ASCII"""; x = 1  # 4 and 5
 
 
-class A:  # 5
+class A:  # 6
     """One line."""
 
-    y = [  # 6
+    y = [  # 7
         # nothing here
-        "a string, and not alone",  # 7
-    ]  # 8
+        "a string, and not alone",  # 8
+    ]  # 9
     """What y is:
     two lines."""
 
     def f(self): "a docstring beside code"; return "#" \\
-        + "continued: 9 and 10"
+        + "continued: 10 and 11"
 
-    def g(self):  # 11
+    def g(self):  # 12
         ("a docstring "
          "in two parts")
-        return (  # 12
-            "no docstring"  # 13
-        )  # 14
+        return (  # 13
+            "no docstring"  # 14
+        )  # 15
 '''
 
 C = r"""/* a comment
@@ -53,14 +56,15 @@ int c; /* a "string in it */  // 5
    that goes on
 char *u = "// no comment \" either /*";  // 6
 /**/
-int d = 10'000; // it's 7
+int d = 10'000; /* 7: it's
+ more */
 char e = '\'', *f = "*/";  // 8
 """
 
 
 def test_python() -> None:
     """Comments, blank lines and docstrings do not count, strings and continued lines do."""
-    assert python_lines(PYTHON) == 14
+    assert python_lines(PYTHON) == 15
     assert python_lines("") == python_lines('"""Only a docstring."""\n') == 0
 
 
@@ -80,6 +84,7 @@ def test_the_report_adds_up(tmp_path: Path) -> None:
         "optim.py": 5,
         "models/vae/one.py": 11,
         "cli.py": 13,
+        "metrics.py": 19,
         "training/loop.py": 17,
         "kernels/cpu/a.py": 401,
         "kernels/cpu/a.c": 23,
@@ -94,9 +99,9 @@ def test_the_report_adds_up(tmp_path: Path) -> None:
     assert rows["engine: autograd.py"] == ["321", "320", "over"]
     assert rows["functional/"] == ["5", "1150"]
     assert rows["models/vae/one.py"] == ["11", "150"]
-    assert rows["training/, cli.py, metrics.py"] == ["30"]
+    assert rows["training/, cli.py, metrics.py"] == ["49"]
     assert rows["annex: kernels/ (Python, C and CUDA)"] == [str(401 + 23 + 29), "2500"]
     assert rows["kernels/ (Python alone)"] == ["401"]
     assert rows["C and CUDA outside of kernels/"] == ["31", "0", "over"]
-    assert rows["whole package (Python)"] == [str(338 + 11 + 30 + 401), "7800"]
+    assert rows["whole package (Python)"] == [str(338 + 11 + 49 + 401), "7800"]
     assert rows["a file over 400: kernels/cpu/a.py"] == ["401", "400", "over"]
