@@ -108,10 +108,10 @@ def load(
     path = Path(name)
     if str(name) not in DATASETS and path.is_dir():
         if folder is not None:
-            raise ValueError(f"{name} is a folder already, and needs no other (--data-dir)")
+            raise ValueError(f"{name} is a folder already and takes no other one (--data-dir)")
         return _needing("pillow", "nanogen.data.folder").read_folder(canonical(str(name)), split, size, color)
     if size is not None or color is not None:
-        raise ValueError(f"size and color are for a folder of pictures, and {name} is none")
+        raise ValueError(f"size and color need a folder of pictures, and {name} is not a folder")
     if str(name) in DATASETS:
         return DATASETS[str(name)](split, folder)
     if path.suffix.lower() in (".npy", ".npz"):

@@ -36,7 +36,7 @@ def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
         ValueError: a format version other than 1.0 and 2.0."""
     major, minor = np.lib.format.read_magic(file)
     if (major, minor) not in ((1, 0), (2, 0)):
-        raise ValueError(f"format {major}.{minor} is not read")
+        raise ValueError(f"format {major}.{minor} is not supported")
     header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about headers that Python 2 wrote
@@ -76,7 +76,7 @@ def by_split(names: list[str]) -> dict[str, tuple[str, str | None]]:
         if split == "all" or images in whole:
             labels += [name for name in names if name.lower() in LABELS and name != images]
         if len(labels) > 1:
-            raise ValueError(f"{' and '.join(labels)} are both called like the labels of {images}")
+            raise ValueError(f"{' and '.join(labels)} are both named like the labels of {images}")
         found[split] = images, labels[0] if labels else None
     return found
 
@@ -94,7 +94,7 @@ def read_members(path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None,
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if len(members) < len(archive.infolist()):
-            raise ValueError("two of its arrays have one name")
+            raise ValueError("two of its arrays have the same name")
 
         def read(name: str) -> np.ndarray:
             with archive.open(members[name]) as member:
@@ -102,7 +102,7 @@ def read_members(path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None,
 
         splits = by_split(list(members))
         if not splits:
-            raise ValueError(f"its arrays are {', '.join(members) or 'none'}; wanted: images, or {split}_images")
+            raise ValueError(f"its arrays are {', '.join(members) or 'none'}; expected images, or {split}_images")
         chosen, of_chosen = splits.get("all") or splits[split]
         for name in members.keys() - {images for images, _ in splits.values()}:
             if len(splits) == 2 and role_of(name, SPLIT_IMAGES):
@@ -124,7 +124,7 @@ def one_each(name: str, labels: np.ndarray, count: int) -> np.ndarray:
     Raises:
         ValueError: more or fewer labels than images; a label that is no class."""
     if labels.size != count or count not in labels.shape:
-        raise ValueError(f"{name} must hold one label an image, ({count},), got shape {labels.shape}")
+        raise ValueError(f"{name} must hold one label per image, ({count},), got shape {labels.shape}")
     check_range(name, labels, MOST_CLASSES)
     return labels.reshape(-1).astype(np.int64)
 

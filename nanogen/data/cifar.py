@@ -33,7 +33,7 @@ def read_records(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         records = np.frombuffer(read_exactly(file, size, path), np.uint8).reshape(-1, RECORD)
     labels = records[:, 0].astype(np.int64)
     if labels.max() >= CLASSES:
-        raise ValueError(f"{path} is not CIFAR-10's binary version: it has a label {labels.max()}")
+        raise ValueError(f"{path} is not CIFAR-10's binary version: there is a label {labels.max()}")
     return records[:, 1:].reshape(-1, *SHAPE), labels
 
 

@@ -139,7 +139,7 @@ def transfer(url: str, archive: BinaryIO, most: int) -> None:
         ) as bar:
             for chunk in response.iter_content(CHUNK // 16):
                 if archive.write(chunk) and archive.tell() > most:
-                    raise ValueError(f"it has more than the {most} bytes that it can have")
+                    raise ValueError(f"it has more than the expected {most} bytes")
                 bar.update(len(chunk))
 
 
@@ -155,7 +155,7 @@ def unpacked(archive: BinaryIO, files: tuple[File, ...]) -> Iterator[tuple[str, 
         raise ValueError(f"it is broken: {error}") from error
     for file in files:
         if not file.checked(contents.get(file.name, b"")):
-            raise ValueError(f"its {file.name} is not the known one ({file.checksum})")
+            raise ValueError(f"its {file.name} does not have the checksum {file.checksum}")
     yield from contents.items()
 
 

@@ -21,7 +21,7 @@ def read_exactly(file: BinaryIO, size: int, name: object) -> bytearray:
     Raises:
         ValueError: fewer or more bytes, or a size above `LARGEST`."""
     if not 0 <= size <= LARGEST:
-        raise ValueError(f"{name} announces {size} bytes, more than the {LARGEST} that are read")
+        raise ValueError(f"{name} announces {size} bytes, more than the limit of {LARGEST}")
     body = bytearray()
     while chunk := file.read(min(CHUNK, size + 1 - len(body))):
         body += chunk

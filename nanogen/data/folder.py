@@ -63,14 +63,14 @@ def read_folder(folder: str | Path, split: str, size: Size | None = None, color:
         for path in others:
             if shapes[path].size != size:
                 other = by(shapes[path].size)
-                raise ValueError(f"{path} is of {other} pixels and {first.name} of {by(size)}: give a size (--size)")
+                raise ValueError(f"{path} has {other} pixels and {first.name} has {by(size)}: give a size (--size)")
     if color is None:
         color = "grey" if all(shape.grey for shape in shapes.values()) else "rgb"
     if (count := len(splits[split])) * COLORS[color] * size[0] * size[1] > MOST_BYTES:
-        raise ValueError(f"{folder}: {count} images of {by(size)} pixels are more than is kept in memory")
+        raise ValueError(f"{folder}: {count} images of {by(size)} pixels are more than the limit of {MOST_BYTES} bytes")
     images = np.stack([read_picture(path, size, color) for path in splits[split]])
     if several := sum(shapes[path].several for path in splits[split]):
-        remarks.append(f"pictures with several frames, of which the first is taken: {several}")
+        remarks.append(f"pictures with several frames, of which only the first is used: {several}")
     if remarks:
         say(f"{folder}: {'; '.join(remarks)}")
     return Images(images, classes(roots, splits, split), 256, str(folder))
@@ -194,7 +194,7 @@ def opened(path: Path) -> Image.Image:
         ValueError: too many pixels."""
     picture = Image.open(path, formats=sorted(set(FORMATS.values())))
     if picture.width * picture.height > MOST_PIXELS:
-        raise ValueError(f"{by((picture.height, picture.width))} pixels are more than the {MOST_PIXELS} that are read")
+        raise ValueError(f"{by((picture.height, picture.width))} pixels are more than the limit of {MOST_PIXELS}")
     picture.filename = ""  # keeps Pillow from memory-mapping the file, which breaks rotated TIFFs
     white = DEEPEST.get(raw_mode(picture), 0)
     if white and "transparency" in picture.info:  # Pillow scales the other greys to 8 bits itself
@@ -258,7 +258,7 @@ def eight_bits(path: Path) -> Image.Image:
         raw, clear, tags = raw_mode(picture), picture.info.get("transparency"), getattr(picture, "tag_v2", None)
         upright = ImageOps.exif_transpose(picture)
     if upright.mode == "F":
-        raise ValueError("fractions are no levels")
+        raise ValueError("pixels must be integers, got fractions")
     if raw in ("RGB;16B", "RGBA;16B"):  # Pillow keeps only the high bytes
         return from_sixteen_bits(256 * np.asarray(upright, np.uint32) + raw_bytes(path, f"{raw[:-1]}L"), clear)
     if raw == "LA;16B":

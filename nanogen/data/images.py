@@ -100,12 +100,12 @@ def own_splits(roles: Mapping[Part, str]) -> dict[str, Part]:
     found: dict[str, Part] = {}
     for part, role in roles.items():
         if role in found:
-            raise ValueError(f"{found[role]} and {part} are both called like images for {role}")
+            raise ValueError(f"{found[role]} and {part} are both named like images for {role}")
         found[role] = part
     if len(found) < 2:
         return dict(zip(["all"], found.values(), strict=False))
     if "train" not in found:
-        raise ValueError(f"there are {' and '.join(map(str, found.values()))}, and no train")
+        raise ValueError(f"there are {' and '.join(map(str, found.values()))}, but no train")
     return {"train": found["train"], "test": found["test" if "test" in found else "validation"]}
 
 

@@ -47,7 +47,7 @@ class GaussianMixture:
         self.stds, given = _float64("stds", stds, 1), _float64("weights", weights, 1)
         if not len(given) == len(self.means) == len(self.stds):
             raise ValueError(
-                f"weights, means and stds must be as many, got {len(given)}, {self.means.shape}, {self.stds.shape}"
+                f"weights, means and stds must be equally many, got {len(given)}, {self.means.shape}, {self.stds.shape}"
             )
         if not (given > 0).all() or not (self.stds >= 0).all():
             raise ValueError("weights must be positive and stds not negative")
