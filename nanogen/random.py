@@ -1,7 +1,8 @@
-"""Random numbers: explicit generators, on the host or where the numbers are to lie.
+"""Random numbers: explicit generators, on the host or on the device.
 
-On the host NumPy draws.  On a GPU a counter-based generator does, Philox4x32-10: a block of four words is a function of
-its number alone, so all are made at once, in array operations which give the same bits on NumPy and on CuPy.
+On the host NumPy draws the numbers.  On a GPU they come from a counter-based generator, Philox4x32-10: each block of four
+words is a function of its index, so all blocks are computed at once, by array operations that give the same bits on
+NumPy and on CuPy.
 """
 
 from __future__ import annotations
@@ -18,26 +19,26 @@ Size = int | tuple[int, ...]
 
 
 class Generator:
-    """Random numbers for one device: every function that draws takes one of these.
+    """A source of random numbers for one device.  Every function that draws takes one.
 
-    A generator is a pure function of `(seed, stream)` and of how much was drawn, so `stream(k)` gives step k of a long
-    run its own numbers without any history.
+    The numbers depend only on the seed, the stream, and how many were drawn before.  So `stream(k)` gives step k of a
+    long run its own numbers, whatever happened before that step.
 
     Args:
         seed: an integer in 0 … 2¹²⁸ − 1.
-        device: where the drawn arrays lie, `cpu` or `cuda`.
-        drawn: where they are drawn, `host` (the default for cpu) or `device` (for cuda).  The same seed gives the same
-            numbers on both devices if it is the same here: what is drawn on the `host` is moved.
+        device: the device of the arrays that it returns, `cpu` or `cuda`.
+        drawn: where the numbers are computed, `host` (the default for cpu) or `device` (the default for cuda).  With
+            `host` for both, the same seed gives the same numbers on both devices: the arrays are copied to the device.
 
     Raises:
-        ValueError: a seed out of range, an unknown device, another word for `drawn`.
-        TypeError: a seed that is no integer.
+        ValueError: a seed out of range, an unknown device, another value of `drawn`.
+        TypeError: a seed that is not an integer.
     """
 
     def __init__(self, seed: int, device: str = "cpu", drawn: str | None = None):
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             raise TypeError(f"seed must be an integer, got {type(seed).__name__}")
-        if not 0 <= seed < 1 << 128:  # more would be words that a stream's indices can be, too
+        if not 0 <= seed < 1 << 128:  # longer seeds could equal a seed with stream indices
             raise ValueError(f"seed must be in 0 … 2^128 − 1, got {seed}")
         if drawn not in (None, "host", "device"):
             raise ValueError(f"drawn must be 'host' or 'device', got {drawn!r}")
@@ -45,11 +46,11 @@ class Generator:
         self.seed, self.device = int(seed), device
         self.drawn = drawn or ("host" if device == "cpu" else "device")
         self._indices: tuple[int, ...] = ()
-        self._source = self._source_of()
+        self._source = self._make_source()
 
-    def _source_of(self) -> Source:
+    def _make_source(self) -> Source:
         indices = self._indices
-        if any(index >= 1 << 32 for index in indices):  # a seed sequence would take such a one for two
+        if any(index >= 1 << 32 for index in indices):  # SeedSequence would read such an index as two
             indices = tuple(hashlib.sha256(repr(indices).encode()).digest())
         entropy = np.random.SeedSequence(self.seed, spawn_key=indices)
         if self.drawn == "host":
@@ -57,57 +58,57 @@ class Generator:
         return DeviceSource([np.uint64(word) for word in entropy.generate_state(4)], device_module(self.device))
 
     def stream(self, *indices: int) -> Generator:
-        """An independent generator, that of these indices and this seed, whatever was drawn from this one.
+        """An independent generator for these indices, whatever was drawn from this one.
 
-        Streams have streams: `stream(1).stream(2)` is `stream(1, 2)`.
+        Streams can be nested: `stream(1).stream(2)` is `stream(1, 2)`.
 
         Raises:
-            ValueError: an index that is no integer of at least 0."""
+            ValueError: an index that is not an integer of at least 0."""
         for index in indices:
             if isinstance(index, bool) or not isinstance(index, int | np.integer) or index < 0:
                 raise ValueError(f"stream: indices must be integers of at least 0, got {index!r}")
         child = Generator(self.seed, self.device, self.drawn)
         child._indices = (*self._indices, *map(int, indices))
-        child._source = child._source_of()
+        child._source = child._make_source()
         return child
 
     @property
     def key(self) -> np.ndarray:
-        """The four words, uint64, that with its position are all of a generator which draws on a device."""
+        """What seed and stream determine of a generator that draws on the device: four words, uint64 (4,)."""
         return np.array(self._source.state["key"], np.uint64)
 
     def at(self, key: Array) -> Generator:
-        """A generator of the same device at the beginning of another key, which may lie on the device."""
+        """A generator on the same device with another key, at position 0.  The key may be an array on the device."""
         other = Generator(self.seed, self.device, "device")
         other._source = DeviceSource([key[i : i + 1] for i in range(4)], device_module(self.device))
         return other
 
     def normal(self, size: Size = (), dtype: Any = np.float32) -> Array:
-        """Draws from N(0, 1)."""
+        """Samples of N(0, 1)."""
         return self._place(self._source.normal(size, np.dtype(dtype)))
 
     def uniform(self, size: Size = (), dtype: Any = np.float32) -> Array:
-        """Draws from the uniform distribution on [0, 1)."""
+        """Samples of the uniform distribution on [0, 1)."""
         return self._place(self._source.uniform(size, np.dtype(dtype)))
 
     def integers(self, low: int, high: int, size: Size = ()) -> Array:
-        """Integers from `low` up to but not including `high`, each equally likely.
+        """Uniform integers in [low, high).
 
         Raises:
-            ValueError: there are none; on a device, 2³² of them or more.
+            ValueError: an empty range; on a device, a range of 2³² or more.
         """
         return self._place(self._source.integers(low, high, size))
 
     def permutation(self, n: int) -> Array:
-        """0 … n−1 in random order."""
+        """0 … n − 1 in random order."""
         return self._place(self._source.permutation(n))
 
     @property
     def state(self) -> dict[str, Any]:
-        """All that the next draws depend on, as plain numbers and lists; assign it to go back there.
+        """The complete state, as plain numbers and lists.  Assigning it continues from there.
 
         Raises:
-            ValueError: on assigning that of a generator which draws elsewhere.
+            ValueError: when the state of another kind of generator is assigned (host instead of device, or vice versa).
         """
         return self._source.state
 
@@ -122,7 +123,7 @@ class Generator:
 
 
 class Source(Protocol):
-    """What numbers are drawn from; its `state` as in `Generator`."""
+    """What a `Generator` draws from; `state` as there."""
 
     state: dict[str, Any]
 
@@ -133,7 +134,7 @@ class Source(Protocol):
 
 
 class HostSource:
-    """NumPy's: Philox4x64 (Salmon et al. 2011), normal numbers by the ziggurat."""
+    """NumPy's generator: Philox4x64 (Salmon et al. 2011), normal samples by the ziggurat algorithm."""
 
     def __init__(self, entropy: np.random.SeedSequence):
         self._generator = np.random.Generator(np.random.Philox(entropy))
@@ -162,19 +163,20 @@ class HostSource:
 
 
 class DeviceSource:
-    """Philox4x32-10 by array operations: nothing comes from the host but the key and the counter.
+    """Philox4x32-10 by array operations: only the key and the position come from the host.
 
-    Four words, which the seed and the stream make, are the key and one half of the counter; the other half is the
-    number of the block.  Draws follow each other in the words: two draws are one of both sizes, cut in two."""
+    Seed and stream determine four words: two are Philox's key and two are the upper half of its counter.  The lower
+    half is the index of the block.  Successive draws take successive words, so draws of n and of m numbers are one draw
+    of n + m numbers, cut in two."""
 
     def __init__(self, key: list[Any], xp: Any):
         self._key, self._xp, self._position = key, xp, 0  # in words
 
     def normal(self, size: Size, dtype: Any) -> Array:
-        return self._draw(*_made(NORMAL, dtype), size, dtype)
+        return self._draw(*_for_dtype(NORMAL, dtype), size, dtype)
 
     def uniform(self, size: Size, dtype: Any) -> Array:
-        return self._draw(*_made(UNIFORM, dtype), size, dtype)
+        return self._draw(*_for_dtype(UNIFORM, dtype), size, dtype)
 
     def integers(self, low: int, high: int, size: Size) -> Array:
         if not 0 < high - low < 1 << 32:
@@ -182,11 +184,11 @@ class DeviceSource:
         return self._draw(integers, 2, size, np.int64, np.uint64(high - low)) + low
 
     def permutation(self, n: int) -> Array:
-        """The order of n words of 64 bits; two of them are equal with a chance of n² / 2⁶⁵."""
+        """The argsort of n words of 64 bits; two of these are equal with probability n² / 2⁶⁵."""
         return self._xp.argsort(self._draw(long_words, 2, n, np.uint64))
 
     def _draw(self, kernel: Any, words: int, size: Size, dtype: Any, *settings: Any) -> Array:
-        """Numbers of so many words each, which `kernel` makes of as many blocks as they lie in."""
+        """Draw an array of numbers that take `words` words each; `kernel` computes all blocks that contain them."""
         shape = (size,) if isinstance(size, int | np.integer) else tuple(size)
         count, each, start = math.prod(shape), 4 // words, -(-self._position // words)
         self._position = (start + count) * words
@@ -204,16 +206,16 @@ class DeviceSource:
         self._key, self._position = [np.uint64(word) for word in state["key"]], int(state["position"])
 
 
-# Philox4x32-10: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3 and table 2.  A word has
-# 32 bits and stands in a uint64, which holds a product of two.
+# Philox4x32-10: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3 and table 2.  A word of
+# 32 bits is stored in a uint64, which can hold the product of two words.
 
 WORD = (1 << 32) - 1
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-KEY_STEPS = (0x9E3779B9, 0xBB67AE85)  # the golden ratio's fraction and that of √3
+KEY_STEPS = (0x9E3779B9, 0xBB67AE85)  # the first 32 bits of the fractions of the golden ratio and of √3
 
 
 def philox(c0: Array, c1: Any, c2: Any, c3: Any, key0: Any, key1: Any) -> tuple[Array, ...]:
-    """The four words of the block with the counter (c0, c1, c2, c3) under a key, in ten rounds."""
+    """The four words of the block with counter (c0, c1, c2, c3) and key (key0, key1), by ten rounds."""
     for _ in range(10):
         a, b = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
         c0, c1, c2, c3 = (b >> 32) ^ c1 ^ key0, b & WORD, (a >> 32) ^ c3 ^ key1, a & WORD
@@ -222,12 +224,12 @@ def philox(c0: Array, c1: Any, c2: Any, c3: Any, key0: Any, key1: Any) -> tuple[
 
 
 def words_of(block: Array, c2: Any, c3: Any, key0: Any, key1: Any) -> tuple[Array, ...]:
-    """The four words of a block by its number."""
+    """The four words of the block with index `block`; c2 and c3 are the upper half of its counter."""
     return philox(block & WORD, block >> 32, c2, c3, key0, key1)
 
 
-# From words to numbers.  Each function is one kernel on a GPU: the numbers of the blocks, the rest of the counter, the
-# key, settings; the results go into the last arguments.
+# From words to numbers.  Each function is one kernel on a GPU.  Its arguments are the indices of the blocks, the upper
+# half of the counter, the key, settings, and the arrays for the results.
 
 
 def fraction32(word: Array) -> Array:
@@ -241,7 +243,7 @@ def fraction64(high: Array, low: Array) -> Array:
 
 
 def box_muller(radial: Array, angular: Array) -> tuple[Array, Array]:
-    """√(−2 ln u) · (cos 2πv, sin 2πv): two normal numbers of two uniform ones, u in (0, 1].  Box & Muller 1958."""
+    """√(−2 ln u) · (cos 2πv, sin 2πv): two normal samples from two uniform ones, u in (0, 1].  Box & Muller 1958."""
     xp = array_module(radial)
     radius, angle = xp.sqrt(xp.log(radial) * -2.0), angular * (2 * math.pi)
     return radius * xp.cos(angle), radius * xp.sin(angle)
@@ -261,7 +263,7 @@ def uniform64(block, c2, c3, key0, key1, a, b):
 
 @fuse
 def normal32(block, c2, c3, key0, key1, a, b, c, d):
-    """All 32 bits of a word are a fraction's, moved up by half a step: the largest number is 6.7."""
+    """u uses all 32 bits, plus half a step so that u > 0.  The largest possible result is 6.7."""
     w, x, y, z = [word.astype(np.float32) * 2.0**-32 for word in words_of(block, c2, c3, key0, key1)]
     a[...], b[...] = box_muller(w + 2.0**-33, x)
     c[...], d[...] = box_muller(y + 2.0**-33, z)
@@ -275,7 +277,7 @@ def normal64(block, c2, c3, key0, key1, a, b):
 
 @fuse
 def integers(block, c2, c3, key0, key1, count, a, b):
-    """⌊count · w / 2⁶⁴⌋ of a word w of 64 bits: no number's chance is off by more than 2⁻⁶⁴."""
+    """⌊count · w / 2⁶⁴⌋ for a word w of 64 bits: each probability has an error of at most 2⁻⁶⁴."""
     w, x, y, z = words_of(block, c2, c3, key0, key1)
     a[...] = ((w * count + ((x * count) >> 32)) >> 32).astype(np.int64)
     b[...] = ((y * count + ((z * count) >> 32)) >> 32).astype(np.int64)
@@ -287,20 +289,20 @@ def long_words(block, c2, c3, key0, key1, a, b):
     a[...], b[...] = (w << 32) + x, (y << 32) + z
 
 
-UNIFORM = {np.dtype(np.float32): (uniform32, 1), np.dtype(np.float64): (uniform64, 2)}  # and how many words a number is
+UNIFORM = {np.dtype(np.float32): (uniform32, 1), np.dtype(np.float64): (uniform64, 2)}  # kernel, words per number
 NORMAL = {np.dtype(np.float32): (normal32, 1), np.dtype(np.float64): (normal64, 2)}
 
 
-def _made(by_dtype: dict[Any, tuple[Any, int]], dtype: np.dtype) -> tuple[Any, int]:
+def _for_dtype(by_dtype: dict[Any, tuple[Any, int]], dtype: np.dtype) -> tuple[Any, int]:
     if dtype not in by_dtype:
         raise TypeError(f"dtype must be float32 or float64, got {dtype}")
     return by_dtype[dtype]
 
 
-default_generator = Generator(0)  # for what draws without an rng of its own
+default_generator = Generator(0)  # for layers and functions that get no rng
 
 
 def manual_seed(seed: int) -> Generator:
-    """The default generator, which from now on draws the numbers of this seed."""
+    """Restart the default generator with this seed, and return it."""
     vars(default_generator).update(vars(Generator(seed)))
     return default_generator

@@ -464,7 +464,7 @@ def test_tiffs_that_are_not_levels(kind: str, tmp_path: Path) -> None:
     for tag, old, new in ((262, 1, 0 if kind == "white is 0" else 1), (258, 16, 12 if kind == "12 bits" else 16)):
         body = body.replace(struct.pack("<HHIHH", tag, 3, 1, old, 0), struct.pack("<HHIHH", tag, 3, 1, new, 0))
     path.write_bytes(body)
-    with pytest.raises(ValueError, match=r"x\.tif can't be read as a picture: (greys of a TIFF|pixels must be integers)"):
+    with pytest.raises(ValueError, match=r"x\.tif can't be read as a picture: (greys of a TIFF|pixels must be)"):
         only_image(path)
 
 
