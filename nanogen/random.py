@@ -1,8 +1,8 @@
 """Random numbers: explicit generators, on the host or on the device.
 
-On the host NumPy draws the numbers.  On a GPU they come from a counter-based generator, Philox4x32-10: each block of four
-words is a function of its index, so all blocks are computed at once, by array operations that give the same bits on
-NumPy and on CuPy.
+On the host NumPy draws the numbers.  On a GPU they come from a counter-based generator, Philox4x32-10: each block of
+four words is a function of its index, so all blocks are computed at once, by array operations that give the same bits
+on NumPy and on CuPy.
 """
 
 from __future__ import annotations
