@@ -25,8 +25,8 @@ class Generator:
     Args:
         seed: an integer in 0 … 2¹²⁸ − 1.
         device: the device of the arrays that it returns, `cpu` or `cuda`.
-        drawn: where the numbers are computed, `host` (the default for cpu) or `device` (the default for cuda, if it has kernels).  With
-            `host` for both, the same seed gives the same numbers on both devices: the arrays are copied to the device.
+        drawn: where the numbers are computed, `host` (the default for cpu) or `device` (the default for cuda, if it has
+            kernels).  With `host` the same seed gives the same numbers on both devices: the arrays are copied there.
 
     Raises:
         ValueError: a seed out of range, an unknown device, another value of `drawn`.

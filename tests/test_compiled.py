@@ -197,8 +197,7 @@ def test_a_cores_own_cache(told: str | None, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("dtype", "channels"), [("float32", 64), ("float64", 32), ("float32", 128)])
 def test_outputs_that_share_cache_lines(dtype: str, channels: int) -> None:
-    """A kernel whose outputs are a multiple of 4096 bytes apart is copied to where they are not; any other is read where
-    it is."""
+    """A kernel whose outputs are a multiple of 4096 bytes apart is copied to where they are not; others stay."""
     w = np.random.default_rng(0).integers(-4, 5, (3, channels, 4, 4)).astype(dtype)
     copy, other = winograd.avoid_conflicts(w), w[:, 1:].copy()
     assert copy.strides[0] % 4096 != 0

@@ -27,7 +27,7 @@ class Sample(NamedTuple):
 
     name: str
     arrays: list[Any]
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any]
 
 
 TABLE: dict[str, Callable[[np.random.Generator], list[Sample]]] = {}
@@ -54,8 +54,8 @@ def _(rng):
         rng.normal(size=(2, 2, 3, 90, 80)),
     )
     return [
-        Sample("big", [*big]), Sample("small", [*small]), Sample("image", [*image]),
-        Sample("broadcast", [big[0], big[1, :1]]), Sample("integers", [np.arange(40000), np.arange(40000)]),
+        Sample("big", [*big], {}), Sample("small", [*small], {}), Sample("image", [*image], {}),
+        Sample("broadcast", [big[0], big[1, :1]], {}), Sample("integers", [np.arange(40000), np.arange(40000)], {}),
     ]  # fmt: skip
 
 
@@ -64,8 +64,8 @@ def _(rng):
     special = np.array([-np.inf, -90.0, -1.0, 0.0, 1.0, 90.0, np.inf])
     shapes = [(), (0, 3), (1,), (3, 2), (2, 3, 4, 5), (20000,)]
     return [
-        *(Sample(f"shape {shape}".replace(" ", ""), [rng.normal(size=shape)]) for shape in shapes),
-        Sample("special", [special[1:]]), Sample("integers", [np.arange(-3, 4)]),
+        *(Sample(f"shape {shape}".replace(" ", ""), [rng.normal(size=shape)], {}) for shape in shapes),
+        Sample("special", [special[1:]], {}), Sample("integers", [np.arange(-3, 4)], {}),
     ]  # fmt: skip
 
 
@@ -83,8 +83,8 @@ def _(rng):
 def _(rng):
     with_nan = np.array([1.0, np.nan, 0.0, -0.0, 2.0])
     shapes = [(0,), (1,), (2, 3, 4, 5), (20000,)]
-    made = [Sample(f"of{np.prod(s)}", [rng.normal(size=s), np.maximum(rng.normal(size=s), 0)]) for s in shapes]
-    return [*made, Sample("nan", [np.arange(1.0, 6), with_nan])]
+    made = [Sample(f"of{np.prod(s)}", [rng.normal(size=s), np.maximum(rng.normal(size=s), 0)], {}) for s in shapes]
+    return [*made, Sample("nan", [np.arange(1.0, 6), with_nan], {})]
 
 
 @samples("matrix_product", declines="integers|small|one-column|few-numbers|broadcast",
@@ -98,22 +98,23 @@ def _(rng):
         "broadcast": ((2, 1, 80, 90), (3, 90, 70)), "one-for-many": ((80, 90), (3, 90, 70)),
     }  # fmt: skip
     return [
-        *(Sample(name, [n(*a), n(*b)]) for name, (a, b) in shapes.items()),
-        Sample("transposed", [n(96, 128).T, n(150, 96).T]),
-        Sample("integers", [np.arange(40000).reshape(200, 200)] * 2),
+        *(Sample(name, [n(*a), n(*b)], {}) for name, (a, b) in shapes.items()),
+        Sample("transposed", [n(96, 128).T, n(150, 96).T], {}),
+        Sample("integers", [np.arange(40000).reshape(200, 200)] * 2, {}),
     ]
 
 
 @samples("softmax", declines="empty|no-axis|integers")
 def _(rng):
     far = np.array([[-np.inf, 0.0, 1000.0], [0.0, -1000.0, -np.inf]])
+    shapes = {"rows": ((5, 7), 1), "columns": ((5, 7), 0), "middle": ((2, 3, 4, 5), 1), "two": ((2, 3, 4), (0, 2)),
+              "one-class": ((3, 1), -1), "many": ((300, 40), -1), "empty": ((0, 3), 1)}  # fmt: skip
     return [
-        Sample("rows", [3 * rng.normal(size=(5, 7))], {"dim": 1}), Sample("columns", [rng.normal(size=(5, 7))], {"dim": 0}),
-        Sample("middle", [rng.normal(size=(2, 3, 4, 5))], {"dim": 1}), Sample("two", [rng.normal(size=(2, 3, 4))], {"dim": (0, 2)}),
-        Sample("one-class", [rng.normal(size=(3, 1))], {"dim": -1}), Sample("many", [rng.normal(size=(300, 40))], {"dim": -1}),
-        Sample("far", [far], {"dim": 1}), Sample("empty", [np.zeros((0, 3))], {"dim": 1}),
-        Sample("no-axis", [np.array(2.0)], {"dim": 0}), Sample("integers", [np.arange(6).reshape(2, 3)], {"dim": 1}),
-    ]  # fmt: skip
+        *(Sample(name, [3 * rng.normal(size=shape)], {"dim": dim}) for name, (shape, dim) in shapes.items()),
+        Sample("far", [far], {"dim": 1}),
+        Sample("no-axis", [np.array(2.0)], {"dim": 0}),
+        Sample("integers", [np.arange(6).reshape(2, 3)], {"dim": 1}),
+    ]
 
 
 @samples("softmax_gradient", declines="empty")
@@ -189,7 +190,8 @@ def _(rng):
     made = []
     for shape, groups, over_batch, gated, own in [
         ((2, 4, 3, 2), 2, False, False, False), ((3, 6, 5), 3, False, True, False), ((2, 4, 3), 4, False, True, True),
-        ((1, 3, 1, 2), 1, False, False, True), ((40, 64, 4, 4), 8, False, True, False), ((3, 4), 2, False, False, False),
+        ((1, 3, 1, 2), 1, False, False, True), ((40, 64, 4, 4), 8, False, True, False),
+        ((3, 4), 2, False, False, False),
         ((3, 4, 2, 3), 4, True, False, False), ((70, 32, 4, 4), 32, True, True, False), ((5, 3), 3, True, False, False),
         ((0, 4, 2, 2), 2, False, False, False), ((3, 4, 2, 2), 2, True, False, False),
     ]:  # fmt: skip
@@ -207,8 +209,8 @@ def _(rng):
 def _(rng):
     shapes = [(2, 3), (1, 1, 1), (4, 3, 2, 5), (70, 32, 4, 4)]
     return [
-        *(Sample(f"shape{len(s)}", [5 + rng.normal(size=s)]) for s in shapes),
-        Sample("empty", [np.zeros((2, 3, 0))]), Sample("integers", [np.arange(12).reshape(2, 3, 2)]),
+        *(Sample(f"shape{len(s)}", [5 + rng.normal(size=s)], {}) for s in shapes),
+        Sample("empty", [np.zeros((2, 3, 0))], {}), Sample("integers", [np.arange(12).reshape(2, 3, 2)], {}),
     ]  # fmt: skip
 
 
@@ -268,8 +270,8 @@ LAYOUTS = {"cpu": ("contiguous", "transposed", "strided"), "cuda": ("contiguous"
 @pytest.mark.parametrize(("on", "name"), CASES)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])
 def test_a_kernel_is_its_plain_form(on, name, dtype):
-    """Values, types and shapes, and where a kernel has a gradient that too, all inputs' or one's, are those of the plain
-    form, whatever the memory layout; inputs stay as they are; and it declines just what the table says."""
+    """Values, types and shapes, and the gradients of all inputs or of one, are those of the plain form, whatever the
+    memory layout; inputs stay as they are; and a kernel declines just what the table says."""
     operation = next(o for o in OPERATIONS if o.__name__ == name and on in o.kernels)
     taken = set()
     with DEVICES[on](), use_threads(2), np.errstate(all="ignore"):
@@ -388,8 +390,8 @@ def test_the_annex_can_be_left_out(monkeypatch):
     import subprocess
     import sys
 
-    code = "import nanogen, sys; print('nanogen.kernels' in sys.modules, any(o.kernels for o in nanogen.backend.OPERATIONS))"
-    for value, expected in (("0", "False False"), ("1", "True True")):
+    code = "import nanogen, sys; print('nanogen.kernels' in sys.modules, len(nanogen.backend.OPERATIONS[0].kernels))"
+    for value, expected in (("0", "False 0"), ("1", "True 1")):
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, env={"NANOGEN_KERNELS": value}
         )

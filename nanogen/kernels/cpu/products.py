@@ -74,7 +74,9 @@ def plan(
     return np.array(numbers, np.int64), groups, (height, width, depth) == (m, n, k)
 
 
-def piece(count: int, m: int, n: int, k: int, transposed_a: bool, transposed_b: bool, small: bool) -> tuple[int, int, int, int]:
+def piece(
+    count: int, m: int, n: int, k: int, transposed_a: bool, transposed_b: bool, small: bool
+) -> tuple[int, int, int, int]:
     """Height, width and depth of the pieces of a product, and in how many groups the depth is.
 
     Where a is transposed, deep products of few rows, as gradients in kernels are, run at 75 GFLOP/s as they are and in

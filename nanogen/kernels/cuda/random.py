@@ -1,7 +1,7 @@
 """Philox4x32-10, a counter-based generator: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 
-A block of four words is a function of its number alone, so all are made at once, in array operations which give the same
-bits on NumPy and on CuPy.
+A block of four words is a function of its index, so all blocks are computed at once, by array operations that give the
+same bits on NumPy and on CuPy.
 """
 
 from __future__ import annotations
