@@ -6,8 +6,10 @@ its number alone, so all are made at once, in array operations which give the sa
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,6 +48,7 @@ class Generator:
         self.drawn = drawn or ("host" if device == "cpu" else "device")
         self._indices: tuple[int, ...] = ()
         self._source = self._source_of()
+        self._part: tuple[slice, int] | None = None
 
     def _source_of(self) -> Source:
         indices = self._indices
@@ -68,7 +71,17 @@ class Generator:
                 raise ValueError(f"stream: indices must be integers of at least 0, got {index!r}")
         child = Generator(self.seed, self.device, self.drawn)
         child._indices = (*self._indices, *map(int, indices))
-        child._source = child._source_of()
+        child._source, child._part = child._source_of(), self._part
+        return child
+
+    def part(self, own: slice, whole: int) -> Generator:
+        """For a part of a batch: what it draws is the part `own` of what this generator draws for the `whole` batch,
+        along the first axis; single numbers and permutations are drawn as they are.
+
+        Raises:
+            ValueError: on drawing, a first axis that has not the length of the part."""
+        child = copy.copy(self)
+        child._part = None if own == slice(0, whole) else (own, whole)
         return child
 
     @property
@@ -80,15 +93,16 @@ class Generator:
         """A generator of the same device at the beginning of another key, which may lie on the device."""
         other = Generator(self.seed, self.device, "device")
         other._source = DeviceSource([key[i : i + 1] for i in range(4)], device_module(self.device))
+        other._part = self._part
         return other
 
     def normal(self, size: Size = (), dtype: Any = np.float32) -> Array:
         """Draws from N(0, 1)."""
-        return self._place(self._source.normal(size, np.dtype(dtype)))
+        return self._draw(lambda size: self._source.normal(size, np.dtype(dtype)), size)
 
     def uniform(self, size: Size = (), dtype: Any = np.float32) -> Array:
         """Draws from the uniform distribution on [0, 1)."""
-        return self._place(self._source.uniform(size, np.dtype(dtype)))
+        return self._draw(lambda size: self._source.uniform(size, np.dtype(dtype)), size)
 
     def integers(self, low: int, high: int, size: Size = ()) -> Array:
         """Integers from `low` up to but not including `high`, each equally likely.
@@ -96,7 +110,7 @@ class Generator:
         Raises:
             ValueError: there are none; on a device, 2³² of them or more.
         """
-        return self._place(self._source.integers(low, high, size))
+        return self._draw(lambda size: self._source.integers(low, high, size), size)
 
     def permutation(self, n: int) -> Array:
         """0 … n−1 in random order."""
@@ -116,6 +130,14 @@ class Generator:
         if state.keys() != self._source.state.keys():
             raise ValueError(f"the state is not that of a generator which draws on the {self.drawn}")
         self._source.state = state
+
+    def _draw(self, draw: Callable[[Size], Array], size: Size) -> Array:
+        if self._part is None or size == ():
+            return self._place(draw(size))
+        (own, whole), (n, *others) = self._part, (size,) if isinstance(size, int | np.integer) else size
+        if n != own.stop - own.start:
+            raise ValueError(f"a part of {own.stop - own.start} of a batch draws along its first axis, got size {size}")
+        return self._place(draw((whole, *others)))[own]
 
     def _place(self, drawn: Any) -> Array:
         return to_device(drawn, self.device)

@@ -6,15 +6,28 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from nanogen.autograd import Tensor, changes, fused
+from nanogen import distributed
+from nanogen.autograd import Tensor, changes, fused, primitive
 from nanogen.backend import array_module, unsupported
 from nanogen.functional.activation import silu
 from nanogen.functional.reduction import normalize
 from nanogen.kernels import normalization as kernels
 from nanogen.kernels.average import move
-from nanogen.processes import process_count
 
 __all__ = ["batch_norm", "group_norm", "group_norm_silu", "instance_norm", "layer_norm"]
+
+
+@primitive
+def mean_over_ranks(x):
+    """The mean of x over the ranks of an MPI job, which all ask for it; without MPI x itself.
+
+    Its adjoint is itself: where a rank's gradients are those of its own loss, and the whole loss is the mean of all
+    ranks' losses, a rank's x is a part 1 / size of the mean that all ranks have."""
+    (mean,) = distributed.mean_over_ranks(x)
+    return mean
+
+
+mean_over_ranks.vjp(lambda g, out, x: mean_over_ranks(g), reads="")
 
 
 def normalize_groups_definition(
@@ -31,13 +44,18 @@ def normalize_groups_definition(
     """y = weight · (x − mean) / √(variance + eps) + bias, the moments those of a group of channels; silu(y) if gated.
 
     Shapes: input (N, C, *), weight and bias (C,) or, each image's own, (N, C); a moment is over the C / groups channels
-    of a group and all their pixels, and over the batch too if over_batch.  `known`, the moments or None, is for the
-    fast form, which then spares them.
+    of a group and all their pixels, and over the batch too, of all ranks, if over_batch.  `known`, the moments or None,
+    is for the fast form, which then spares them.
     """
     n, c, *size = input.shape
     grouped = input.reshape(n, groups, c // groups, *size)
     over = tuple(range(2, grouped.ndim))
-    y = normalize(grouped, dim=(0, *over) if over_batch else over, eps=eps).reshape(input.shape)
+
+    def moment(x: Tensor) -> Tensor:
+        return mean_over_ranks(x.mean((0, *over), keepdim=True)) if over_batch else x.mean(over, keepdim=True)
+
+    centred = grouped - moment(grouped)
+    y = (centred * (moment(centred**2) + eps) ** -0.5).reshape(input.shape)
     y = y * _at_channels(weight, input) + _at_channels(bias, input)
     return silu(y) if gated else y
 
@@ -98,8 +116,8 @@ def batch_norm(
 ) -> Tensor:
     """Each channel normalised over the batch and its pixels; in evaluation, by the running moments.
 
-    In training the running moments move by `momentum` towards the batch's (the variance without bias).  Where processes
-    share the step, the batch is that of all of them; but for gradients of gradients, each one's is its own part.
+    In training the running moments move by `momentum` towards the batch's (the variance without bias).  Where the ranks
+    of an MPI job share the step, the batch is that of all of them.
     Shapes: input (N, C, *), the others (C,).  Ioffe & Szegedy 2015, algorithms 1 and 2.
 
     Raises:
@@ -117,7 +135,7 @@ def batch_norm(
             raise ValueError("batch_norm: evaluation needs running_mean and running_var")
         mean, variance, weight, bias = (_at_channels(x, input) for x in (running_mean, running_var, weight, bias))
         return (input - mean) * (variance + eps) ** -0.5 * weight + bias
-    count = input.data.size // max(channels, 1) * process_count()
+    count = input.data.size // max(channels, 1) * distributed.size()
     if count == 1:
         raise ValueError(f"batch_norm: training needs more than one value a channel, got input of shape {input.shape}")
     if not input.data.size:  # as in torch: no values, and no moments that could move

@@ -16,10 +16,10 @@ import numpy as np
 
 from nanogen import compiled
 from nanogen.backend import Array, ByDevice, array_module, by_parts, cuda_source, in_blocks, launch
+from nanogen.distributed import mean_over_ranks
 from nanogen.kernels.activation import silu_of_twice
 from nanogen.kernels.products import product
 from nanogen.kernels.reduction import column_sums
-from nanogen.processes import mean_over_processes
 
 
 def rows_of(x: Array) -> Array:
@@ -34,11 +34,11 @@ def images_of(rows: Array, shape: tuple[int, ...]) -> Array:
 
 def group_means(sums: Array, pixels: int, groups: int, over_batch: bool) -> Array:
     """From sums over each column's pixels the mean of its group, at each column; both are (B, *, C).  Over the batch is
-    over all of it, where processes share it."""
+    over all of it, where ranks share it."""
     grouped = sums.reshape(*sums.shape[:-1], groups, sums.shape[-1] // groups)
     means = grouped.mean(axis=(0, -1) if over_batch else -1, keepdims=True) / pixels
     if over_batch:
-        (means,) = mean_over_processes(means)
+        (means,) = mean_over_ranks(means)
     return array_module(sums).broadcast_to(means, grouped.shape).reshape(sums.shape)
 
 
