@@ -695,7 +695,7 @@ def test_no_setting_has_two_meanings() -> None:
 
 USUAL = {
     "clip": 0.0, "log_every": 10, "checkpoint_every": 500, "keep": 3, "seed": 0, "device": "cpu",
-    "precision": "float32", "execution": "eager", "processes": 1, "data_dir": None, "size": None, "color": None,
+    "precision": "float32", "execution": "eager", "data_dir": None, "size": None, "color": None,
     "weight_decay": 0.0, "batch": 64,
 }  # fmt: skip
 SMALL: dict[str, dict[str, Any]] = {

@@ -260,7 +260,7 @@ def not_finite(arrays: dict[str, Any]) -> str | None:
 
 def failure(trainer: Trainer, run: Run, seen: str) -> FloatingPointError:
     """What to say of numbers that were seen to be wrong: where they first were, found by going through the steps since
-    the last checkpoint once more, with an eye on every result.  Not where ranks share them, who need not all be here."""
+    the last checkpoint once more, with an eye on every result.  Not with several ranks: they need not all be here."""
     checkpoint, step = run.checkpoint(), trainer.step
     if not trainer.inspected and size() == 1:
         again = Trainer(trainer.settings, trainer.images)
