@@ -178,13 +178,13 @@ def run_train(arguments: argparse.Namespace) -> None:
     settings = dataclasses.replace(settings, fingerprints=(images.fingerprint, test.fingerprint))
     if any(other != settings for other in everyones(settings)):  # all have looked at the folder now: it may change
         raise ValueError("the ranks have different settings or images")
+    trainer = Trainer(settings, images)
+    trainer.inspected = arguments.detect_anomaly
     with contextlib.ExitStack() as held:
         if not rank():
             run.folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(run.folder))
         held.enter_context(threadpool_limits(settings.threads))
-        trainer = Trainer(settings, images)
-        trainer.inspected = arguments.detect_anomaly
         if checkpoint := broadcast(None if rank() else prepared(run, arguments.resume)):
             trainer.restore(checkpoint)
         if not rank():

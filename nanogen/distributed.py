@@ -120,6 +120,7 @@ def end(status: int, line: str) -> tuple[int, str]:
         if status and time.monotonic() - start > PATIENCE:
             print(line, file=sys.__stderr__, flush=True)
             sys.stdout.flush()
+            time.sleep(PATIENCE / 2)  # the launcher may not pass on what it has not read when a job is ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # MPI has a line of its own
             communicator().Abort(status)
     found = communicator().allgather((status, line))

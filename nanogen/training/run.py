@@ -32,7 +32,7 @@ from nanogen.training.sampling import as_graphs
 log = logging.getLogger("nanogen")
 MOST = 2**31 - 1  # of anything that is counted
 PATHS = ("data", "data_dir")  # settings that may be paths
-# Settings of earlier versions that are passed over.  So many `processes` shared each step, as ranks of an MPI job do now.
+# Settings of earlier versions that are passed over.  So many `processes` shared each step, as ranks of an MPI job do.
 # Where there were several, a run that goes on draws other noise than it would have, just as independent.
 FORMER = ("processes",)
 
