@@ -390,6 +390,7 @@ def test_signals_stop_all_ranks_together(number: int, only_rank: int | None, tmp
         f"nanogen: stopped; at step {found.step} of {LONG}; go on with:"
         f" mpiexec -n 2 nanogen train vae --out {run.folder} --resume\n",
     )
+    assert not (run.folder / "samples.png").exists()  # which a run that is done has
 
 
 @pytest.mark.parametrize(("missing", "text"), [

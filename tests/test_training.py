@@ -359,8 +359,8 @@ def test_numbers_that_go_wrong_are_traced(
     the last good checkpoint, whether each step was inspected or bad numbers were about to be saved; the checkpoint of
     before stays, and the metrics have no row of bad numbers."""
     wrong_from(7, kind, monkeypatch)
-    taken, take = [], Trainer.take
-    monkeypatch.setattr(Trainer, "take", lambda self, step: (taken.append(step), take(self, step))[1])
+    taken, update = [], Trainer.update
+    monkeypatch.setattr(Trainer, "update", lambda self: (taken.append(self.step), update(self))[1])
     trainer, run = begun(settings_of("vae", checkpoint_every=5, log_every=12), tmp_path)
     trainer.inspected = inspected
     with pytest.raises(FloatingPointError) as caught:

@@ -98,8 +98,8 @@ class Trainer:
     def update(self) -> dict[str, Tensor]:
         """What `advance` does, but for the looking."""
         images, numbers = self.batches(), self.numbers()
-        rng = Generator(self.settings.seed, self.settings.device).stream(STEPS, self.step)
-        rng = rng.part(self.part, self.settings.batch)
+        own = Generator(self.settings.seed, self.settings.device).part(self.part, self.settings.batch)
+        rng = own.stream(STEPS, self.step)
         if self.replayed is None or self.inspected:
             return self.compute(images, numbers, rng)
         losses = self.replayed(rng.key, *images, *[np.array(some, np.float32) for some in numbers])
