@@ -348,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     with contextlib.ExitStack() as held:
         if rank():  # the first one speaks
-            nowhere = held.enter_context(open(os.devnull, "w"))
+            nowhere = held.enter_context(open(os.devnull, "w", encoding="utf-8"))
             held.enter_context(contextlib.redirect_stdout(nowhere))
             held.enter_context(contextlib.redirect_stderr(nowhere))
         parsed = parser().parse_args(given)

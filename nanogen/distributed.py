@@ -66,7 +66,8 @@ def communicator() -> Any:
 def mean_over_ranks(*arrays: Array) -> list[Array]:
     """The mean of each array over the ranks, with the same bits on all; without MPI the arrays themselves.
 
-    All ranks must ask for the same shapes and types, in the same order.  On a GPU arrays go by way of the host."""
+    All ranks must ask for the same shapes and types, in the same order.  Sums are in float64, so that a mean is rounded
+    once, whatever the number of ranks.  Arrays on a GPU go by way of the host."""
     if size() == 1:
         return list(arrays)
     row = np.concatenate([to_numpy(array).ravel() for array in arrays], dtype=np.float64)
