@@ -359,8 +359,8 @@ def test_numbers_that_go_wrong_are_traced(
     the last good checkpoint, whether each step was inspected or bad numbers were about to be saved; the checkpoint of
     before stays, and the metrics have no row of bad numbers."""
     wrong_from(7, kind, monkeypatch)
-    taken, take = [], Trainer.take
-    monkeypatch.setattr(Trainer, "take", lambda self, step: (taken.append(step), take(self, step))[1])
+    taken, update = [], Trainer.update
+    monkeypatch.setattr(Trainer, "update", lambda self: (taken.append(self.step), update(self))[1])
     trainer, run = begun(settings_of("vae", checkpoint_every=5, log_every=12), tmp_path)
     trainer.inspected = inspected
     with pytest.raises(FloatingPointError) as caught:
@@ -695,7 +695,7 @@ def test_no_setting_has_two_meanings() -> None:
 
 USUAL = {
     "clip": 0.0, "log_every": 10, "checkpoint_every": 500, "keep": 3, "seed": 0, "device": "cpu",
-    "precision": "float32", "execution": "eager", "processes": 1, "data_dir": None, "size": None, "color": None,
+    "precision": "float32", "execution": "eager", "data_dir": None, "size": None, "color": None,
     "weight_decay": 0.0, "batch": 64,
 }  # fmt: skip
 SMALL: dict[str, dict[str, Any]] = {
