@@ -9,6 +9,7 @@ from nanogen import distributed
 from nanogen.autograd import Tensor, changes, composite, primitive
 from nanogen.backend import Operation, array_module, moving_average, unsupported
 from nanogen.functional.activation import silu
+from nanogen.functional.reduction import mean, normalize
 
 __all__ = ["batch_norm", "group_norm", "group_norm_silu", "instance_norm", "layer_norm"]
 
@@ -34,13 +35,9 @@ def normalize_groups(input, weight, bias, *, groups, eps, over_batch, gated, mom
     """
     n, c, *size = input.shape
     grouped = input.reshape(n, groups, c // groups, *size)
-    over = tuple(range(2, grouped.ndim))
-
-    def moment(x: Tensor) -> Tensor:
-        return mean_over_ranks(x.mean((0, *over), keepdim=True)) if over_batch else x.mean(over, keepdim=True)
-
-    centred = grouped - moment(grouped)
-    y = (centred * (moment(centred**2) + eps) ** -0.5).reshape(input.shape)
+    over = (*((0,) if over_batch else ()), *range(2, grouped.ndim))
+    of_all = lambda x, dim, keepdim: mean_over_ranks(mean(x, dim, keepdim=keepdim))
+    y = normalize(grouped, over, eps, of_all if over_batch else mean).reshape(input.shape)
     y = y * _at_channels(weight, input) + _at_channels(bias, input)
     return silu(y) if gated else y
 
