@@ -30,7 +30,7 @@ FLOORS = (
 )
 
 # What is imported inside functions: libraries that may be missing, or that are slow to import and seldom needed.
-OPTIONAL = {"cuda", "cupy", "matplotlib", "platformdirs"}
+OPTIONAL = {"cuda", "cupy", "matplotlib", "mpi4py", "platformdirs"}
 # (file, argument) of calls to `import_module`: the parts of `data` that need such a library.
 DYNAMIC = {("data/__init__.py", "module")}
 
@@ -75,7 +75,9 @@ def source_of(name: str) -> str | None:
 def graph() -> dict[str, frozenset[str]]:
     """For each file, those of ours that it imports."""
     found = {file: {source_of(name) for name in imported(file, tree)} for file, tree in files().items()}
-    return {file: frozenset(source for source in sources if source and source != file) for file, sources in found.items()}
+    return {
+        file: frozenset(source for source in sources if source and source != file) for file, sources in found.items()
+    }
 
 
 def place(file: str) -> tuple[int, str]:
