@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanogen import backend
-from nanogen.kernels import products
+from nanogen.kernels.cuda import products
 from strict import cublas, cuda, graph
 from strict.graph import noted, refuse
 

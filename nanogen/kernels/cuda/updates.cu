@@ -1,4 +1,5 @@
-// Updates of up to eight parameters in one launch: see updates.py.  Settings are arrays of one number.
+// Updates of up to eight parameters in one launch: see updates.py.  Settings are arrays of one double, so that 1 − β has
+// all of its digits in any type.
 
 typedef long long Int;
 
@@ -12,14 +13,14 @@ typedef long long Int;
 
 extern "C" __global__ void adam(
     EIGHT(const Real*, grad), EIGHT(Real*, param), EIGHT(Real*, mean), EIGHT(Real*, square), EIGHT(Int, size),
-    const Real* beta1, const Real* beta2, const Real* eps, const Real* correction, const Real* rate)
+    const double* beta1, const double* beta2, const double* eps, const double* correction, const double* rate)
 {
     const Real* grads[8] = ALL(grad);
     Real *params[8] = ALL(param), *means[8] = ALL(mean), *squares[8] = ALL(square);
-    Real b1 = *beta1, b2 = *beta2, e = *eps, c = *correction, r = *rate;
+    Real b1 = *beta1, rest1 = 1 - *beta1, b2 = *beta2, rest2 = 1 - *beta2, e = *eps, c = *correction, r = *rate;
     EACH(size)
     {
-        Real g = grads[p][i], m = means[p][i] * b1 + g * (1 - b1), v = squares[p][i] * b2 + g * g * (1 - b2);
+        Real g = grads[p][i], m = means[p][i] * b1 + g * rest1, v = squares[p][i] * b2 + g * g * rest2;
         means[p][i] = m;
         squares[p][i] = v;
         params[p][i] -= m / (sqrt(v) * c + e) * r;
@@ -27,9 +28,10 @@ extern "C" __global__ void adam(
 }
 
 extern "C" __global__ void moving_average(
-    EIGHT(const Real*, value), EIGHT(Real*, average), EIGHT(Int, size), const Real* kept, const Real* share)
+    EIGHT(const Real*, value), EIGHT(Real*, average), EIGHT(Int, size), const double* kept, const double* share)
 {
     const Real* values[8] = ALL(value);
     Real* averages[8] = ALL(average);
-    EACH(size) averages[p][i] = averages[p][i] * *kept + values[p][i] * *share;
+    Real old = *kept, own = *share;
+    EACH(size) averages[p][i] = averages[p][i] * old + values[p][i] * own;
 }

@@ -19,9 +19,8 @@ def update(name: str, read: list[Array], changed: list[list[Array]], *settings: 
     every = [array for arrays in changed for array in arrays]
     if not covers(*every, *read) or not all(array.flags.c_contiguous for array in every):
         return NotImplemented
-    xp, like = array_module(every[0]), every[0]
-    numbers = [s if isinstance(s, xp.ndarray) else xp.full((), s, np.float32) for s in settings]
-    numbers = [xp.ascontiguousarray(s, like.dtype) for s in numbers]
+    xp = array_module(every[0])
+    numbers = [s.astype(np.float64) if isinstance(s, xp.ndarray) else xp.full((), s, np.float64) for s in settings]
     for first in range(0, len(read), MANY):
         here = slice(first, first + MANY)
         some = [xp.ascontiguousarray(array) for array in read[here]]
