@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from nanogen.capture import Replayed
 
 import nanogen as ng
 from benchmarks import torch_models
-from nanogen.capture import Replayed
 from nanogen.processes import Team, mean_over_processes
 
 

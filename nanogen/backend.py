@@ -116,6 +116,8 @@ class Operation:
     it returns `NotImplemented`, and the plain form runs.
     """
 
+    __name__: str
+
     def __init__(self, plain: Callable[..., Any]):
         functools.update_wrapper(self, plain)
         self.plain = plain
@@ -126,7 +128,7 @@ class Operation:
         """Register what is decorated as the kernel for a device; the device's last one counts."""
 
         def register(form: Any) -> Any:
-            self.kernels[device] = (form.forward, form.gradient) if isinstance(form, type) else (form, None)
+            self.kernels[device] = (form, None) if not isinstance(form, type) else (form.forward, form.gradient)  # type: ignore[attr-defined]
             return form
 
         return register
@@ -136,8 +138,7 @@ class Operation:
         return self.plain(*arrays, **parameters) if found is None else found[0]
 
     def by_kernel(self, arrays: list[Array], parameters: dict[str, Any]) -> tuple[Any, Any, Any] | None:
-        """What the kernel returns, what it saved for its gradient, and that; None if there is no kernel, or it declines.
-        """
+        """The kernel's output, what it saved and its gradient; None without a kernel that takes these arrays."""
         kernel = self.kernels.get(device_of(arrays[0]))
         if kernel is None or (found := kernel[0](*arrays, **parameters)) is NotImplemented:
             return None

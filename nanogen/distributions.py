@@ -1,6 +1,6 @@
-"""Densities: log-probabilities, samples, entropies, divergences.  All in nats, element by element.
+"""Probability distributions: log-probabilities, samples, entropies, divergences.  All in nats, element by element.
 
-Parameters are tensors (or arrays, or numbers) that broadcast against each other and against what is evaluated.
+Parameters are tensors, arrays or numbers.  They broadcast against each other and against the values to evaluate.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _QUADRATURE = [nodes.tolist() for nodes in np.polynomial.legendre.leggauss(8)]
 
 
 def reals(*values: Any) -> list[Tensor]:
-    """Tensors of real numbers of one type, that of those which are not whole, or float64."""
+    """The values as floating-point tensors of one dtype: the common dtype of those with fractions, else float64."""
     found = [constant(value, values) for value in values]
     types = [x.dtype for x in found if x.dtype.kind == "f"]
     return [x.to(np.result_type(*types) if types else np.float64) for x in found]
 
 
 class Normal:
-    """N(mean, std²), a density over real numbers.
+    """The normal distribution N(mean, std²).
 
     Args:
-        mean, std: of its numbers.
-        log_std: log std in place of std.  What comes from a logarithm keeps it: the spread may be so small that it is
-            0 in floating point, while its logarithm, and with it a divergence, is a common number.
+        mean: μ.
+        std: the standard deviation σ.
+        log_std: log σ, instead of std.  A network's log σ is best given as it is: where σ underflows to 0, log σ and
+            the divergence are still finite.
 
     Raises:
-        ValueError: a standard deviation that is not positive (checked where the numbers lie on the host); both of std
-            and log_std, or neither.
+        ValueError: a std that is not positive (checked for arrays on the host only); both std and log_std, or neither.
     """
 
     def __init__(self, mean: Any, std: Any = None, *, log_std: Any = None):
@@ -60,12 +60,12 @@ class Normal:
     def rsample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
         """mean + std · ε with ε ~ N(0, 1), differentiable in mean and std.  Kingma & Welling 2014, section 2.4.
 
-        `shape` comes before that of the parameters: so many draws."""
+        The result has the shape `shape` + that of the parameters: `shape` says how many draws."""
         noise = rng.normal(shape + self._shape(), dtype=self.mean.dtype)
         return self.mean + self.std * noise
 
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
-        """A draw without gradient."""
+        """A sample without a gradient."""
         return self.rsample(rng, shape).detach()
 
     def entropy(self) -> Tensor:
@@ -77,7 +77,7 @@ class Normal:
 
 
 class Bernoulli:
-    """0 or 1, with the probability sigmoid(logits) of a 1."""
+    """The Bernoulli distribution: 1 with probability sigmoid(logits), otherwise 0."""
 
     def __init__(self, logits: Any):
         (self.logits,) = reals(logits)
@@ -89,7 +89,7 @@ class Bernoulli:
         return times_log(x, of_one) + times_log(1.0 - x, of_zero)
 
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
-        """Draws of 0 or 1, in the type of the logits."""
+        """Samples of 0 or 1, in the dtype of the logits."""
         logits = self.logits.data
         u = rng.uniform(shape + logits.shape, dtype=logits.dtype)
         return Tensor((u < F.sigmoid(self.logits).data).astype(logits.dtype))
@@ -100,14 +100,14 @@ class Bernoulli:
         return -times_log(F.exp(of_one), of_one) - times_log(F.exp(of_zero), of_zero)
 
     def log_probs(self) -> tuple[Tensor, Tensor]:
-        """Of a 1 and of a 0."""
+        """The log-probabilities of 1 and of 0."""
         return F.logsigmoid(self.logits), F.logsigmoid(-self.logits)
 
 
 class Categorical:
-    """One of K classes 0 … K − 1, with the probabilities softmax(logits) over the last axis: logits (…, K).
+    """The categorical distribution over classes 0 … K − 1: probabilities softmax(logits) over the last axis, (…, K).
 
-    A class with a logit of −∞ has the probability 0."""
+    A class with the logit −∞ has probability 0."""
 
     def __init__(self, logits: Any):
         (self.logits,) = reals(logits)
@@ -115,7 +115,7 @@ class Categorical:
             raise ValueError(f"Categorical: logits must have an axis of classes, got shape {self.logits.shape}")
 
     def log_prob(self, x: Any) -> Tensor:
-        """log softmax(logits)[x]: integers x, broadcast against the logits' other axes."""
+        """log softmax(logits)[x].  The integers x broadcast against the other axes of the logits."""
         labels, logits, classes = constant(x).data.astype(int), self.logits, self.logits.shape[-1]
         check_range("classes", labels, classes)
         labels = to_device(labels, logits.device)
@@ -125,16 +125,16 @@ class Categorical:
         return -label_cross_entropy(logits, labels=array_module(labels).broadcast_to(labels, shape))
 
     def icdf(self, u: Array) -> Tensor:
-        """The inverse of the cumulative distribution: the first class up to and with which there is more than u.
+        """The inverse of the cumulative distribution function F: the first class k with F(k) > u.
 
-        u in [0, 1), float64, broadcasts against logits.shape[:-1]; uniform u give draws."""
+        u in [0, 1), float64, broadcasts against logits.shape[:-1].  Uniform u give samples."""
         xp, logits = array_module(self.logits.data), self.logits.data
         weights = xp.exp((logits - logits.max(axis=-1, keepdims=True)).astype(np.float64))
         cumulative = weights.cumsum(axis=-1)
         return Tensor((cumulative > u[..., None] * cumulative[..., -1:]).argmax(axis=-1))
 
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
-        """Draws, integers of shape + logits.shape[:-1], by the inverse of the cumulative distribution."""
+        """Integer samples of the shape `shape` + logits.shape[:-1], by inverse transform sampling."""
         return self.icdf(rng.uniform((*shape, *self.logits.shape[:-1]), dtype=np.float64))
 
     def entropy(self) -> Tensor:
@@ -144,11 +144,11 @@ class Categorical:
 
 
 class Discretized:
-    """A density over real numbers made one over the levels 0 … levels − 1.
+    """A continuous distribution turned into one over the integer levels 0 … levels − 1.
 
-    The levels' centres divide [−1, 1] evenly, 2 / (levels − 1) apart; a level has the mass between the half-way
-    points to its neighbours, and the first and the last take the tails.  Salimans et al. 2017, eq. 2; Ho et al.
-    2020, eq. 13.
+    The centres of the levels are spaced evenly on [−1, 1], at a distance of 2 / (levels − 1).  The probability of a
+    level is the mass between the midpoints to its two neighbours; the first and the last level also get the tails.
+    Salimans et al. 2017, eq. 2; Ho et al. 2020, eq. 13.
     """
 
     def __init__(self, mean: Any, log_scale: Any, levels: int):
@@ -158,8 +158,10 @@ class Discretized:
         self.levels = levels
 
     def log_mass(self, low: Tensor, high: Tensor, width: Tensor, below: Tensor, above: Tensor) -> Tensor:
-        """log(F(high) − F(low)) for F the standard cumulative distribution; width = high − low without rounding, below
-        = log F(high), above = log(1 − F(low))."""
+        """log(F(high) − F(low)), where F is the standard cumulative distribution function.
+
+        width = high − low, without the rounding error of that difference; below = log F(high);
+        above = log(1 − F(low))."""
         raise NotImplementedError
 
     def log_below(self, z: Tensor) -> Tensor:
@@ -167,12 +169,13 @@ class Discretized:
         raise NotImplementedError
 
     def log_prob(self, x: Any) -> Tensor:
-        """The log-probability of the integer levels x; finite however far x is from the mean.
+        """The log-probability of the integer levels x: finite however far x is from the mean.
 
-        Computed in float64: float32 has the edges of a bin to within 6e-8, which is 1 % of a scale of e⁻¹², and no e⁸⁹.
+        Computed in float64.  In float32 the edges of a bin have an error of 6e-8, 1 % of a scale of e⁻¹², and e⁸⁹
+        overflows.
 
         Raises:
-            ValueError: a level that is not there (checked where the numbers lie on the host)."""
+            ValueError: a level out of range (checked for arrays on the host only)."""
         levels = constant(x).data
         check_range("levels", levels, self.levels)
         levels = to_device(levels, self.mean.device)
@@ -192,7 +195,7 @@ class Discretized:
 
 
 class DiscretizedNormal(Discretized):
-    """The normal distribution over integer levels: N(mean, exp(log_std)²) on [−1, 1].  Ho et al. 2020, eq. 13."""
+    """The normal distribution N(mean, exp(log_std)²) on [−1, 1], over integer levels.  Ho et al. 2020, eq. 13."""
 
     def __init__(self, mean: Any, log_std: Any, levels: int):
         super().__init__(mean, log_std, levels)
@@ -205,15 +208,18 @@ class DiscretizedNormal(Discretized):
         return F.log_ndtr(z)
 
     def log_mass(self, low: Tensor, high: Tensor, width: Tensor, below: Tensor, above: Tensor) -> Tensor:
-        """On the side of the mean where both tails are small, little cancels: Φ(h) − Φ(l) = Φ(−l) − Φ(−h).  Where the
-        bin is so narrow that the difference would, Gauss–Legendre quadrature of the density is exact instead.
+        """log(Φ(h) − Φ(l)) without cancellation, in one of two ways.
 
-        Far out log Φ has no digits left for its difference, which is not less than width · |middle|."""
+        Wide bins: Φ(h) − Φ(l) = Φ(−l) − Φ(−h), and the form with the smaller tails is used.  Narrow bins:
+        Gauss–Legendre quadrature of the density over the bin.
+
+        Far from the mean, log Φ is too large for the difference of two of them to be accurate.  That difference is at
+        least width · |middle|, which is then used."""
         middle = 0.5 * (low + high)
         narrow = (width < 0.5) & (F.abs(middle) * width < 1.0)
         larger, smaller = F.minimum(below, above), F.log_ndtr(F.minimum(low, -high))
-        apart = F.maximum(larger - smaller, F.abs(middle) * width)
-        difference = larger + log1mexp(F.where(narrow, 1.0, apart))  # neither branch meets what it can't compute
+        gap = F.maximum(larger - smaller, F.abs(middle) * width)
+        difference = larger + log1mexp(F.where(narrow, 1.0, gap))  # 1.0 keeps the unused branch finite
         m, w = F.where(narrow, middle, 0.0), F.where(narrow, width, 0.5)
         mean_density = sum(
             0.5 * c * F.exp(-0.5 * m * w * node - 0.125 * (w * node) ** 2) for node, c in zip(*_QUADRATURE)
@@ -222,12 +228,12 @@ class DiscretizedNormal(Discretized):
         return F.where(narrow, density + F.log(w) + F.log(mean_density), difference)
 
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
-        """A normal draw, rounded to the nearest level: uint8 up to 256 levels."""
+        """A sample of the normal distribution, rounded to the nearest level: uint8 for at most 256 levels."""
         return self._round(Normal(self.mean, log_std=self.log_scale).sample(rng, shape).data)
 
 
 class DiscretizedLogistic(Discretized):
-    """The logistic distribution over integer levels, of location `mean` and scale exp(log_scale).
+    """The logistic distribution with location `mean` and scale exp(log_scale), over integer levels.
 
     Salimans et al. 2017, eq. 2."""
 
@@ -239,7 +245,7 @@ class DiscretizedLogistic(Discretized):
         return below + above + log1mexp(width)
 
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
-        """A logistic draw by the inverse of its cumulative distribution, rounded to the nearest level."""
+        """A sample of the logistic distribution by inverse transform sampling, rounded to the nearest level."""
         size = shape + np.broadcast_shapes(self.mean.shape, self.log_scale.shape)
         xp, u = array_module(self.mean.data), rng.uniform(size, dtype=np.float64)
         u = xp.maximum(u, np.finfo(np.float64).tiny)
@@ -247,7 +253,7 @@ class DiscretizedLogistic(Discretized):
 
 
 def log1mexp(x: Tensor) -> Tensor:
-    """log(1 − e⁻ˣ) for x > 0, exact for small and for large x.  Mächler 2012, eq. 7."""
+    """log(1 − e⁻ˣ) for x > 0, accurate for small and for large x.  Mächler 2012, eq. 7."""
     small = x < math.log(2)
     return F.where(small, F.log(-F.expm1(-F.where(small, x, 1.0))), F.log1p(-F.exp(-F.where(small, 1.0, x))))
 
@@ -258,7 +264,7 @@ def scale_levels(levels: Array, count: int, dtype: Any = np.float32) -> Array:
 
 
 def unscale_levels(x: Array, count: int) -> Array:
-    """The level whose centre in [−1, 1] is nearest; what is outside goes to the first or last.  uint8 up to 256."""
+    """The levels with the nearest centres; x outside [−1, 1] is clipped.  uint8 for at most 256 levels, else int64."""
     xp = array_module(x)
     nearest = xp.clip(xp.rint((x + 1) * ((count - 1) / 2)), 0, count - 1)
     return nearest.astype(np.uint8 if count <= 256 else np.int64)
@@ -268,7 +274,7 @@ def kl_divergence(q: Any, p: Any) -> Tensor:
     """KL(q‖p) = E_q[log q − log p] ≥ 0, in nats, element by element.
 
     Raises:
-        TypeError: a pair of kinds for which there is no closed form here.
+        TypeError: a pair of distributions without a closed form here.
     """
     if isinstance(q, Normal) and isinstance(p, Normal):
         return normal_kl(q, p)
@@ -297,6 +303,6 @@ def categorical_kl(q: Categorical, p: Categorical) -> Tensor:
 
 
 def divergence_part(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """q · (log q − log p): 0 where there is no q, and else ∞ where there is no p."""
+    """q · (log q − log p): 0 where q = 0; otherwise ∞ where p = 0."""
     q = F.exp(log_q)
     return q * (F.where(q == 0, 0.0, log_q) - F.where(q == 0, 0.0, log_p))

@@ -261,8 +261,7 @@ class ExponentialMovingAverage:
         return [1 - share, share]
 
     def swap(self) -> None:
-        """Exchange the numbers of parameters and averages, each in its own memory; a second call exchanges them back.
-        """
+        """Exchange the numbers of parameters and averages, in place.  A second call undoes the first."""
         for p, average in zip(self.params, self.averages, strict=True):
             p.data[...], average[...] = average.copy(), p.data.copy()
             changes.note(p.data)

@@ -1,6 +1,7 @@
-"""Random numbers: explicit generators, on the host or where the numbers are to lie.
+"""Random numbers: explicit generators, on the host or on the device.
 
-On the host NumPy draws.  For a GPU the annex has a generator; without it, what the host draws is moved there.
+On the host NumPy draws the numbers.  On a GPU they come from the generator of its kernels; without these they are drawn
+on the host and copied.
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ Size = int | tuple[int, ...]
 
 
 class Generator:
-    """Random numbers for one device: every function that draws takes one of these.
+    """A source of random numbers for one device.  Every function that draws takes one.
 
-    A generator is a pure function of `(seed, stream)` and of how much was drawn, so `stream(k)` gives step k of a long
-    run its own numbers without any history.
+    The numbers depend only on the seed, the stream, and how many were drawn before.  So `stream(k)` gives step k of a
+    long run its own numbers, whatever happened before that step.
 
     Args:
         seed: an integer in 0 … 2¹²⁸ − 1.
-        device: where the drawn arrays lie, `cpu` or `cuda`.
-        drawn: where they are drawn, `host` (the default for cpu) or `device` (for cuda, with its kernels).  The same
-            seed gives the same numbers on both devices if both draw in the same place.
+        device: the device of the arrays that it returns, `cpu` or `cuda`.
+        drawn: where the numbers are computed, `host` (the default for cpu) or `device` (the default for cuda, if it has
+            kernels).  With `host` the same seed gives the same numbers on both devices: the arrays are copied there.
 
     Raises:
-        ValueError: a seed out of range, an unknown device, another word for `drawn`.
-        TypeError: a seed that is no integer.
+        ValueError: a seed out of range, an unknown device, another value of `drawn`.
+        TypeError: a seed that is not an integer.
     """
 
     def __init__(self, seed: int, device: str = "cpu", drawn: str | None = None):
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             raise TypeError(f"seed must be an integer, got {type(seed).__name__}")
-        if not 0 <= seed < 1 << 128:  # more would be words that a stream's indices can be, too
+        if not 0 <= seed < 1 << 128:  # longer seeds could equal a seed with stream indices
             raise ValueError(f"seed must be in 0 … 2^128 − 1, got {seed}")
         if drawn not in (None, "host", "device"):
             raise ValueError(f"drawn must be 'host' or 'device', got {drawn!r}")
@@ -43,68 +44,68 @@ class Generator:
         self.seed, self.device = int(seed), device
         self.drawn = drawn or ("host" if device == "cpu" else "device")
         self._indices: tuple[int, ...] = ()
-        self._source = self._source_of()
+        self._source = self._make_source()
 
-    def _source_of(self) -> Source:
+    def _make_source(self) -> Source:
         indices = self._indices
-        if any(index >= 1 << 32 for index in indices):  # a seed sequence would take such a one for two
+        if any(index >= 1 << 32 for index in indices):  # SeedSequence would read such an index as two
             indices = tuple(hashlib.sha256(repr(indices).encode()).digest())
         entropy = np.random.SeedSequence(self.seed, spawn_key=indices)
         key = [np.uint64(word) for word in entropy.generate_state(4)]
         return (device_source(key, self.device) if self.drawn == "device" else None) or HostSource(entropy)
 
     def stream(self, *indices: int) -> Generator:
-        """An independent generator, that of these indices and this seed, whatever was drawn from this one.
+        """An independent generator for these indices, whatever was drawn from this one.
 
-        Streams have streams: `stream(1).stream(2)` is `stream(1, 2)`.
+        Streams can be nested: `stream(1).stream(2)` is `stream(1, 2)`.
 
         Raises:
-            ValueError: an index that is no integer of at least 0."""
+            ValueError: an index that is not an integer of at least 0."""
         for index in indices:
             if isinstance(index, bool) or not isinstance(index, int | np.integer) or index < 0:
                 raise ValueError(f"stream: indices must be integers of at least 0, got {index!r}")
         child = Generator(self.seed, self.device, self.drawn)
         child._indices = (*self._indices, *map(int, indices))
-        child._source = child._source_of()
+        child._source = child._make_source()
         return child
 
     @property
     def key(self) -> np.ndarray:
-        """The four words, uint64, that with its position are all of a generator which draws on a device."""
+        """What seed and stream determine of a generator that draws on the device: four words, uint64 (4,)."""
         return np.array(self._source.state["key"], np.uint64)
 
     def at(self, key: Array) -> Generator:
-        """A generator of the same device at the beginning of another key, which may lie on the device."""
+        """A generator on the same device with another key, at position 0.  The key may be an array on the device."""
         other = Generator(self.seed, self.device, "device")
         other._source = device_source([key[i : i + 1] for i in range(4)], self.device)
         return other
 
     def normal(self, size: Size = (), dtype: Any = np.float32) -> Array:
-        """Draws from N(0, 1)."""
+        """Samples of N(0, 1)."""
         return self._place(self._source.normal(size, np.dtype(dtype)))
 
     def uniform(self, size: Size = (), dtype: Any = np.float32) -> Array:
-        """Draws from the uniform distribution on [0, 1)."""
+        """Samples of the uniform distribution on [0, 1)."""
         return self._place(self._source.uniform(size, np.dtype(dtype)))
 
     def integers(self, low: int, high: int, size: Size = ()) -> Array:
-        """Integers from `low` up to but not including `high`, each equally likely.
+        """Uniform integers in [low, high).
 
         Raises:
-            ValueError: there are none; on a device, 2³² of them or more.
+            ValueError: an empty range; on a device, a range of 2³² or more.
         """
         return self._place(self._source.integers(low, high, size))
 
     def permutation(self, n: int) -> Array:
-        """0 … n−1 in random order."""
+        """0 … n − 1 in random order."""
         return self._place(self._source.permutation(n))
 
     @property
     def state(self) -> dict[str, Any]:
-        """All that the next draws depend on, as plain numbers and lists; assign it to go back there.
+        """The complete state, as plain numbers and lists.  Assigning it continues from there.
 
         Raises:
-            ValueError: on assigning that of a generator which draws elsewhere.
+            ValueError: when the state of another kind of generator is assigned (host instead of device, or vice versa).
         """
         return self._source.state
 
@@ -119,7 +120,7 @@ class Generator:
 
 
 class Source(Protocol):
-    """What numbers are drawn from; its `state` as in `Generator`."""
+    """What a `Generator` draws from; `state` as there."""
 
     state: dict[str, Any]
 
@@ -130,7 +131,7 @@ class Source(Protocol):
 
 
 class HostSource:
-    """NumPy's: Philox4x64 (Salmon et al. 2011), normal numbers by the ziggurat."""
+    """NumPy's generator: Philox4x64 (Salmon et al. 2011), normal samples by the ziggurat algorithm."""
 
     def __init__(self, entropy: np.random.SeedSequence):
         self._generator = np.random.Generator(np.random.Philox(entropy))
@@ -158,10 +159,10 @@ class HostSource:
         self._generator.bit_generator.state = state
 
 
-default_generator = Generator(0)  # for what draws without an rng of its own
+default_generator = Generator(0)  # for layers and functions that get no rng
 
 
 def manual_seed(seed: int) -> Generator:
-    """The default generator, which from now on draws the numbers of this seed."""
+    """Restart the default generator with this seed, and return it."""
     vars(default_generator).update(vars(Generator(seed)))
     return default_generator

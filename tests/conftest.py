@@ -1,7 +1,6 @@
 """Hypothesis draws the same examples on every run, so that a red test stays red until the code changes.
 
-`--device strict` runs all tests on the stand-in for CuPy: see `strict`.  `--device emulated -m gpu` runs those that
-need a GPU on the real CuPy, for which there is one in the host's memory: see `emulated`.
+`--device strict` runs all tests on the stand-in for CuPy: see `strict`.
 """
 
 import sys
@@ -33,8 +32,7 @@ def no_downloads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def pytest_addoption(parser: Any) -> None:
-    told = "strict: the stand-in for CuPy; emulated: CuPy itself, on a GPU in the host's memory"
-    parser.addoption("--device", choices=("cpu", "strict", "emulated"), default="cpu", help=told)
+    parser.addoption("--device", choices=("cpu", "strict"), default="cpu", help="strict: the stand-in for CuPy")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -44,7 +42,3 @@ def pytest_configure(config: Any) -> None:
         from strict import plugin  # moves nanogen's names about, which is for this run alone
 
         config.pluginmanager.register(plugin)
-    if config.getoption("device") == "emulated":
-        from emulated import cuda  # changes the loaded CuPy, for this run alone
-
-        cuda.install()

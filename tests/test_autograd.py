@@ -370,8 +370,8 @@ def test_a_kernel_hears_what_is_wanted(kind):
 
 
 def test_a_kernel_may_decline():
-    """Where a kernel returns NotImplemented the plain form runs, in value and in gradient; a kernel of another device is
-    not asked."""
+    """Where a kernel returns NotImplemented the plain form runs, in value and in gradient.  A kernel of another device
+    is not asked."""
     asked = []
 
     @primitive

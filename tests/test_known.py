@@ -249,7 +249,7 @@ def test_ising_samples() -> None:
 
 
 MISTAKES: dict[str, Callable[[], Any]] = {
-    "as many": lambda: GaussianMixture([1.0], [[0.0], [1.0]], [1.0]),
+    "equally many": lambda: GaussianMixture([1.0], [[0.0], [1.0]], [1.0]),
     "weights must be positive": lambda: GaussianMixture([0.0], [[0.0]], [1.0]),
     "stds not negative": lambda: GaussianMixture([1.0], [[0.0]], [-1.0]),
     "means must be finite": lambda: GaussianMixture([1.0], [0.0], [1.0]),

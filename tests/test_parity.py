@@ -21,6 +21,7 @@ import pytest
 from helpers import Draw, as_list
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from nanogen.kernels.products import Handle, own_handle, product
 from strict import cuda, device
 from test_functional import BY_NAME, OPERATIONS
 from test_products import COPIED, UNCOPIED
@@ -33,7 +34,6 @@ from nanogen import compiled
 from nanogen.autograd import Tensor
 from nanogen.backend import device_module, to_numpy
 from nanogen.kernels.convolution import LEAST_CHANNELS_OF_TILES
-from nanogen.kernels.products import Handle, own_handle, product
 from nanogen.training.loop import Trainer
 from nanogen.training.sampling import as_graphs
 

@@ -21,13 +21,13 @@ import pytest
 from helpers import Draw, by_tiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nanogen.capture import Replayed
+from nanogen.kernels.reduction import column_sums
 from strict import cublas, device, graph
 
 from nanogen import backend
 from nanogen.backend import array_module
-from nanogen.capture import Replayed
 from nanogen.kernels import convolution, products
-from nanogen.kernels.reduction import column_sums
 
 library = products.library  # the stand-in takes its place in a moment
 GEMMS = {"gemm", "gemm_strided_batched"}

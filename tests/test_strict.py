@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import pytest
 from museum import ROOT, functions
+from nanogen.capture import WARM_UPS, Replayed
 from strict import compiled, device, graph, record
 from tiny_runs import TINY, begun, settings_of, some_images, trained
 
 import nanogen as ng
 from nanogen import compiled as c_functions
 from nanogen.backend import ByDevice
-from nanogen.capture import WARM_UPS, Replayed
 from nanogen.cli import main
 from nanogen.data import Images
 from nanogen.metrics import likelihood

@@ -23,8 +23,8 @@ SPLITS = ("train", "test")
 def _digits(split: str, folder: str | Path | None) -> Images:
     """Optical recognition of handwritten digits: 1,797 images of 8×8 pixels and 17 levels, bundled.
 
-    E. Alpaydin and C. Kaynak, UCI Machine Learning Repository 1998, CC BY 4.0.  The first 1,500 in the repository's
-    order train, the last 297 test."""
+    E. Alpaydin and C. Kaynak, UCI Machine Learning Repository 1998, CC BY 4.0.  In the repository's order, the
+    first 1,500 are for training and the last 297 for testing."""
     with resources.files("nanogen.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
         part = slice(0, 1500) if split == "train" else slice(1500, 1797)
         return Images(arrays["images"][part], arrays["labels"][part].astype(np.int64), 17, "digits")
@@ -48,10 +48,10 @@ def _downloaded(name: str) -> Path:
 
 
 def _needing(library: str, module: str) -> Any:
-    """A module of ours that stands on a library which the rest does without.
+    """Import one of our modules that needs an optional library.
 
     Raises:
-        RuntimeError: it is not installed."""
+        RuntimeError: the library is not installed."""
     try:
         return import_module(module)
     except ImportError as error:
@@ -67,12 +67,12 @@ DATASETS: dict[str, Callable[[str, str | Path | None], Images]] = {
 
 
 def canonical(name: str) -> str:
-    """What a run's settings call a data set: its name, or the whole path of what is there."""
+    """The name of a data set in the settings of a run: a path that exists is made absolute."""
     return name if name in DATASETS or not Path(name).exists() else str(Path(name).resolve())
 
 
 def may_be(name: str, moved: str) -> bool:
-    """Whether a data set can be another one moved: files may lie elsewhere now, a named set stays what it is."""
+    """Whether two names may mean the same data set: files can be moved, a named data set is always itself."""
     return name == moved or not {name, moved} & set(DATASETS)
 
 
@@ -87,17 +87,17 @@ def load(
 
     Args:
         name: `digits` (8×8, 17 levels, bundled); `mnist`, `fashion-mnist` (28×28, IDX files) or `cifar10` (3×32×32,
-            binary version), 256 levels, downloaded at first use into the cache folder; a folder of pictures (see
+            binary version), 256 levels, downloaded into the cache folder at first use; a folder of pictures (see
             `folder.read_folder`); an `.npz` or `.npy` of bytes (see `arrays.read_file`).
         split: `train` or `test`.
-        folder: where the files of `mnist`, `fashion-mnist` or `cifar10` are, in place of the cache.
-        size: height and width that a folder's pictures are brought to.
-        color: what they are brought to, `grey` or `rgb`.
+        folder: where the files of `mnist`, `fashion-mnist` or `cifar10` are, instead of the cache folder.
+        size: for a folder of pictures, the height and width to resize them to.
+        color: for a folder of pictures, `grey` or `rgb`: what to convert them to.
 
     Raises:
-        ValueError: an unknown name or split, a broken file, a size or color for what is no folder of pictures.
+        ValueError: an unknown name or split; a broken file; a size or color without a folder of pictures.
         FileNotFoundError: a file that is not in the folder.
-        OSError: a download that failed.
+        OSError: a failed download.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -108,10 +108,10 @@ def load(
     path = Path(name)
     if str(name) not in DATASETS and path.is_dir():
         if folder is not None:
-            raise ValueError(f"{name} is a folder already, and needs no other (--data-dir)")
+            raise ValueError(f"{name} is a folder already and takes no other one (--data-dir)")
         return _needing("pillow", "nanogen.data.folder").read_folder(canonical(str(name)), split, size, color)
     if size is not None or color is not None:
-        raise ValueError(f"size and color are for a folder of pictures, and {name} is none")
+        raise ValueError(f"size and color need a folder of pictures, and {name} is not a folder")
     if str(name) in DATASETS:
         return DATASETS[str(name)](split, folder)
     if path.suffix.lower() in (".npy", ".npz"):

@@ -1,6 +1,6 @@
 """Images in NumPy's own files: one array in an `.npy`, several in an `.npz`.
 
-Nothing is unpickled, and a header is believed only as far as the bytes that follow it.
+Nothing is unpickled, and the shape in a header must match the bytes that follow it.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ BROKEN = (
     ValueError, SyntaxError, TypeError, KeyError, EOFError, OverflowError, RecursionError, NotImplementedError,
     RuntimeError, OSError, MemoryError, tokenize.TokenError, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
-# What an .npz calls the images and the labels of a split, in small letters, and those of no split.
+# Names of the arrays in an .npz, in lower case: images and labels of one split, and those that belong to no split.
 SPLIT_IMAGES, SPLIT_LABELS = r"x_([a-z]+)|([a-z]+)_images|([a-z]+)", r"y_([a-z]+)|([a-z]+)_labels"
 IMAGES, LABELS = ("images", "x"), ("labels", "y")
 
 
 def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """The shape, whether it is in Fortran's order, and the type of the array in an `.npy` file.
+    """The shape of the array in an `.npy` file, whether it is in Fortran order, and its dtype.
 
     Raises:
-        ValueError: another format."""
+        ValueError: a format version other than 1.0 and 2.0."""
     major, minor = np.lib.format.read_magic(file)
     if (major, minor) not in ((1, 0), (2, 0)):
-        raise ValueError(f"format {major}.{minor} is not read")
+        raise ValueError(f"format {major}.{minor} is not supported")
     header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # headers of Python 2
+        warnings.simplefilter("ignore")  # about headers that Python 2 wrote
         return header(file)
 
 
 def read_array(file: BinaryIO, name: str) -> np.ndarray:
-    """The array of integers, or of truth values, in an `.npy` file, which it fills to the end.
+    """The array of integers or booleans in an `.npy` file.  Nothing may follow it.
 
     Raises:
-        ValueError: another format or type, by the array's name; a header that is not true."""
+        ValueError: another format version or dtype; a file shorter or longer than its header says."""
     shape, fortran_order, dtype = read_header(file)
     if dtype.kind not in "biu":
         raise ValueError(f"{name} holds {dtype}, not integers")
@@ -56,16 +56,16 @@ def read_array(file: BinaryIO, name: str) -> np.ndarray:
 
 
 def role_of(name: str, pattern: str) -> str | None:
-    """The split that an array belongs to by its name."""
+    """The split that the name of an array stands for, or None."""
     match = re.fullmatch(pattern, name.lower())
     return ROLES.get(match[match.lastindex or 0]) if match else None
 
 
 def by_split(names: list[str]) -> dict[str, tuple[str, str | None]]:
-    """The names of the images and the labels of `train` and of `test`, or of `all`, which are to be split.
+    """For each split, the names of its images and of its labels: `train` and `test`, or `all`, to be split later.
 
     Raises:
-        ValueError: several that could be the same."""
+        ValueError: two arrays that could both be a split's images, or its labels."""
     roles = {name: role for name in names if (role := role_of(name, SPLIT_IMAGES))}
     whole = [name for name in names if name.lower() in IMAGES or len(names) == 1]
     if "train" not in roles.values():
@@ -76,23 +76,25 @@ def by_split(names: list[str]) -> dict[str, tuple[str, str | None]]:
         if split == "all" or images in whole:
             labels += [name for name in names if name.lower() in LABELS and name != images]
         if len(labels) > 1:
-            raise ValueError(f"{' and '.join(labels)} are both called like the labels of {images}")
+            raise ValueError(f"{' and '.join(labels)} are both named like the labels of {images}")
         found[split] = images, labels[0] if labels else None
     return found
 
 
 def read_members(path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None, int, bool]:
-    """The images, labels and number of levels in a file, and whether they are of that split alone.
+    """The images, labels and number of levels in a file, and whether these images are of `split` alone.
+
+    If not, they are all the images of the file, to be split later.
 
     Raises:
-        ValueError: no images, or none of the split; an array that is not what its name says."""
+        ValueError: no images, or none of the split; an array that does not fit its name."""
     if path.suffix.lower() == ".npy":
         with path.open("rb") as file:
             return read_array(file, "it"), None, 256, False
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if len(members) < len(archive.infolist()):
-            raise ValueError("two of its arrays have one name")
+            raise ValueError("two of its arrays have the same name")
 
         def read(name: str) -> np.ndarray:
             with archive.open(members[name]) as member:
@@ -100,7 +102,7 @@ def read_members(path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None,
 
         splits = by_split(list(members))
         if not splits:
-            raise ValueError(f"its arrays are {', '.join(members) or 'none'}; wanted: images, or {split}_images")
+            raise ValueError(f"its arrays are {', '.join(members) or 'none'}; expected images, or {split}_images")
         chosen, of_chosen = splits.get("all") or splits[split]
         for name in members.keys() - {images for images, _ in splits.values()}:
             if len(splits) == 2 and role_of(name, SPLIT_IMAGES):
@@ -117,12 +119,12 @@ def read_members(path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None,
 
 
 def one_each(name: str, labels: np.ndarray, count: int) -> np.ndarray:
-    """One label an image: (N,), (N, 1) or (1, N), to int64 (N,).
+    """One label per image, as int64 (N,), from labels of shape (N,), (N, 1) or (1, N).
 
     Raises:
-        ValueError: more of them or fewer, or no classes."""
+        ValueError: more or fewer labels than images; a label that is no class."""
     if labels.size != count or count not in labels.shape:
-        raise ValueError(f"{name} must hold one label an image, ({count},), got shape {labels.shape}")
+        raise ValueError(f"{name} must hold one label per image, ({count},), got shape {labels.shape}")
     check_range(name, labels, MOST_CLASSES)
     return labels.reshape(-1).astype(np.int64)
 
@@ -130,16 +132,18 @@ def one_each(name: str, labels: np.ndarray, count: int) -> np.ndarray:
 def read_file(path: str | Path, split: str) -> Images:
     """One split of the images in an `.npy` or `.npz` file of bytes.
 
-    In an `.npz` they are called `train_images` and `test_images`, or `x_train` and `x_test`, or `train` and `test`, in
-    small letters or capitals; `val`, `valid`, `validation`, `dev` or `eval` in place of `test` tests where there is no
-    other; `images`, or `x`, beside a test split trains.  Where one array alone holds images, whatever it is called, a
-    tenth is held out (see `held_out`).  Their labels, one an image, are `train_labels` or `y_train`, …, or `labels` or
-    `y`; `levels` is a number beside them, 256 unless given.  Shapes (N, H, W), (N, C, H, W) and (N, H, W, C), of 1 or 3
-    colours.
+    Shapes (N, H, W), (N, C, H, W) and (N, H, W, C), with 1 or 3 colours.  The names of the arrays in an `.npz`, in
+    upper or lower case:
+
+    - images: `train_images` and `test_images`, `x_train` and `x_test`, or `train` and `test`.  Without a test set,
+      `val`, `valid`, `validation`, `dev` or `eval` takes its place.  Beside a test set, `images` or `x` are for
+      training.  If only one array holds images, under any name, a tenth is held out for testing (see `held_out`).
+    - labels, one per image: `train_labels` or `y_train`, and so on; or `labels` or `y`.
+    - `levels`: the number of levels, 256 unless given.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: one that is broken, or whose arrays are no images or labels; the path and the array are named.
+        ValueError: a broken file, or arrays that are no images or labels; it names the path and the array.
     """
     path = Path(path)
     if not path.is_file():
@@ -159,7 +163,7 @@ def channels_first(images: np.ndarray) -> np.ndarray:
     """uint8 (N, H, W), (N, C, H, W) or (N, H, W, C) with C = 1 or 3, to (N, C, H, W).
 
     Raises:
-        ValueError: another type or shape, or no numbers."""
+        ValueError: another dtype or shape, or an empty array."""
     if images.dtype != np.uint8:
         raise ValueError(f"images must be uint8, got {images.dtype}")
     if images.ndim == 3:

@@ -1,7 +1,7 @@
-"""CIFAR-10's binary version: records of one byte of label and 3 × 32 × 32 bytes of red, green and blue.
+"""CIFAR-10's binary version: records of one byte for the label and 3 × 32 × 32 bytes for red, green and blue.
 
 Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images; https://www.cs.toronto.edu/~kriz/cifar.html.
-The Python version is a pickle, which can run any code when it is read, and is not.
+The Python version is a pickle.  Unpickling can run any code, so it is not supported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def read_records(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a length that is no whole number of records, or a label that is none of the ten.
+        ValueError: a size that is not a whole number of records; a label above 9.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -33,15 +33,15 @@ def read_records(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         records = np.frombuffer(read_exactly(file, size, path), np.uint8).reshape(-1, RECORD)
     labels = records[:, 0].astype(np.int64)
     if labels.max() >= CLASSES:
-        raise ValueError(f"{path} is not CIFAR-10's binary version: it has a label {labels.max()}")
+        raise ValueError(f"{path} is not CIFAR-10's binary version: there is a label {labels.max()}")
     return records[:, 1:].reshape(-1, *SHAPE), labels
 
 
 def read_split(folder: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The images and labels of `train` or `test`, from a folder of the archive's files or one that holds that folder.
+    """The images and labels of `train` or `test`.  `folder` holds the files, or their folder `cifar-10-batches-bin`.
 
     Raises:
-        FileNotFoundError, ValueError: a file that is not there, or is broken."""
+        FileNotFoundError, ValueError: a file that is missing or broken."""
     inner = Path(folder) / "cifar-10-batches-bin"
     folder = inner if inner.is_dir() else Path(folder)
     for name in FILES[split]:

@@ -1,7 +1,7 @@
-"""Data sets from the web into the user's cache folder, once.
+"""Downloads data sets, once, into the user's cache folder.
 
-What is checked is the uncompressed bytes: mirrors compress anew, so archives of the same images differ.  (That, and
-going on after a broken connection, is why this is `requests` and not a downloader that knows archives alone.)
+Checksums are of the uncompressed files: mirrors compress them again, so their archives differ.  That, and resuming a
+broken transfer, is why this uses `requests` and not a downloader that checks archives only.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from tqdm import tqdm
 from nanogen.data.files import CHUNK
 
 ATTEMPTS = 4
-PAUSE = 1.0  # seconds before the second attempt; twice as long before each later one
-TIMEOUT = 20.0  # seconds without a byte
-SLACK = 1 << 20  # bytes that an archive may have more than its contents
+PAUSE = 1.0  # seconds before the second attempt; doubled before each later one
+TIMEOUT = 20.0  # seconds without any data
+SLACK = 1 << 20  # bytes by which an archive may be larger than its contents
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a data set: how many bytes it has, uncompressed, and their checksum, as `algorithm:hexadecimal`."""
+    """A file of a data set: its uncompressed size in bytes, and its checksum as `algorithm:hexadecimal`."""
 
     name: str
     size: int
@@ -49,7 +49,7 @@ class File:
 
 @dataclass(frozen=True)
 class Archive:
-    """What is downloaded: a gzipped file, or a gzipped tar with several."""
+    """A download: one gzipped file, or a gzipped tar of several files."""
 
     url: str
     files: tuple[File, ...]
@@ -65,12 +65,12 @@ def cache_folder() -> Path:
 
 
 def cached(name: str, archives: tuple[Archive, ...]) -> Path:
-    """The folder with all files of a data set, which are downloaded unless they are there, whole.
+    """The folder with all files of a data set; those that are missing or damaged are downloaded first.
 
-    From the archives' own addresses, or from NANOGEN_MIRROR/NAME/FILE.
+    They come from the archives' URLs, or from NANOGEN_MIRROR/NAME/FILE if that variable is set.
 
     Raises:
-        OSError: no connection, or bytes that are not the data set's, after several attempts; no place to write.
+        OSError: after several attempts no connection, or wrong contents; a folder that can't be written to.
     """
     folder = cache_folder() / name
     mirror = os.environ.get("NANOGEN_MIRROR")
@@ -89,14 +89,14 @@ def cached(name: str, archives: tuple[Archive, ...]) -> Path:
 
 
 def download(url: str, files: tuple[File, ...], folder: Path) -> None:
-    """Put the files of the archive at `url` into a folder, each whole or not at all.
+    """Download the archive at `url` and put its files into a folder, each completely or not at all.
 
-    A broken transfer goes on where it was, if the server can; wrong bytes are thrown away.
+    A broken transfer is resumed, if the server supports it; wrong contents are discarded.
 
     Raises:
-        requests.RequestException, ValueError: what was wrong at the last attempt."""
+        requests.RequestException, ValueError: the error of the last attempt."""
     most = sum(file.size for file in files) + SLACK
-    with tempfile.TemporaryFile(dir=folder) as archive:  # has no name, so none is left behind
+    with tempfile.TemporaryFile(dir=folder) as archive:  # has no name, so nothing is left behind
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 transfer(url, archive, most)
@@ -112,22 +112,22 @@ def download(url: str, files: tuple[File, ...], folder: Path) -> None:
 
 
 def is_final(error: Exception) -> bool:
-    """The server has understood, and will say the same again: 404, 403 …"""
+    """Whether another attempt is useless because the server refuses the request: 404, 403 …"""
     response = getattr(error, "response", None)
     return response is not None and 400 <= response.status_code < 500 and response.status_code not in (408, 416, 429)
 
 
 def transfer(url: str, archive: BinaryIO, most: int) -> None:
-    """Append to the archive what it lacks of the bytes at `url`.
+    """Append to the archive the bytes at `url` that it does not have yet.
 
     Raises:
-        requests.RequestException: a transfer that did not end well.
-        ValueError: more than `most` bytes, or an address that is none."""
+        requests.RequestException: a failed transfer.
+        ValueError: more than `most` bytes, or an invalid URL."""
     start = archive.seek(0, os.SEEK_END)
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         if start and response.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # there is no more, whatever length was announced
+            return  # the archive is complete, whatever length was announced
         response.raise_for_status()
         if response.status_code != requests.codes.partial_content:
             start = archive.seek(0)
@@ -139,15 +139,15 @@ def transfer(url: str, archive: BinaryIO, most: int) -> None:
         ) as bar:
             for chunk in response.iter_content(CHUNK // 16):
                 if archive.write(chunk) and archive.tell() > most:
-                    raise ValueError(f"it has more than the {most} bytes that it can have")
+                    raise ValueError(f"it has more than the expected {most} bytes")
                 bar.update(len(chunk))
 
 
 def unpacked(archive: BinaryIO, files: tuple[File, ...]) -> Iterator[tuple[str, bytes]]:
-    """The files' names and contents, checked.
+    """The name and contents of each file, after its checksum was verified.
 
     Raises:
-        ValueError: a broken archive, a file that is not in it, or other bytes than expected."""
+        ValueError: a broken archive, a file that is not in it, or a wrong checksum."""
     archive.seek(0)
     try:
         contents = dict(tar_members(archive, files) if len(files) > 1 else [gunzipped(archive, files[0])])
@@ -155,19 +155,19 @@ def unpacked(archive: BinaryIO, files: tuple[File, ...]) -> Iterator[tuple[str, 
         raise ValueError(f"it is broken: {error}") from error
     for file in files:
         if not file.checked(contents.get(file.name, b"")):
-            raise ValueError(f"its {file.name} is not the known one ({file.checksum})")
+            raise ValueError(f"its {file.name} does not have the checksum {file.checksum}")
     yield from contents.items()
 
 
 def gunzipped(archive: BinaryIO, file: File) -> tuple[str, bytes]:
-    """The one file, which some servers send uncompressed."""
+    """The name and contents of the only file, which some servers send uncompressed."""
     zipped = archive.read(2) == b"\x1f\x8b"
     archive.seek(0)
     return file.name, (gzip.GzipFile(fileobj=archive) if zipped else archive).read(file.size + 1)
 
 
 def tar_members(archive: BinaryIO, files: tuple[File, ...]) -> Iterator[tuple[str, bytes]]:
-    """The wanted files in a tar, by their last names: nothing is written where the archive says."""
+    """The wanted files in a tar, found by the last part of their paths; the folders in these paths are ignored."""
     sizes = {file.name: file.size for file in files}
     with tarfile.open(fileobj=archive, mode="r:gz") as tar:
         for member in tar:
@@ -179,7 +179,7 @@ def tar_members(archive: BinaryIO, files: tuple[File, ...]) -> Iterator[tuple[st
 
 
 def write_whole(path: Path, contents: bytes) -> None:
-    """Write beside the place, then move there: a reader finds all of it or nothing."""
+    """Write a temporary file in the same folder, then rename it: a reader finds the whole file or none."""
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         try:
             file.write(contents)

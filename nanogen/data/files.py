@@ -1,4 +1,4 @@
-"""Bytes from files that may be broken, or not what they say."""
+"""Reading files that may be broken, or whose headers may be wrong."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ CHUNK = 1 << 20
 
 
 def read_exactly(file: BinaryIO, size: int, name: object) -> bytearray:
-    """The `size` bytes that a file announces and that are to be all that is left in it.
+    """The rest of a file, which must be the `size` bytes that its header announces.
 
-    Memory is taken as the bytes come, never on the word of a header.
+    Memory is allocated as the bytes are read, never from the header alone.
 
     Raises:
-        ValueError: fewer or more bytes, or more than `LARGEST`."""
+        ValueError: fewer or more bytes, or a size above `LARGEST`."""
     if not 0 <= size <= LARGEST:
-        raise ValueError(f"{name} announces {size} bytes, more than the {LARGEST} that are read")
+        raise ValueError(f"{name} announces {size} bytes, more than the limit of {LARGEST}")
     body = bytearray()
     while chunk := file.read(min(CHUNK, size + 1 - len(body))):
         body += chunk
@@ -36,7 +36,7 @@ def open_gzipped_or_not(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: on reading, a broken gzip file."""
+        ValueError: while it is read, a broken gzip file."""
     with path.open("rb") as file:
         gzipped = file.read(2) == b"\x1f\x8b"
         file.seek(0)

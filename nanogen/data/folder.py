@@ -1,4 +1,4 @@
-"""A folder of pictures, as images of one size and one number of colours.  Pillow reads and resizes them."""
+"""Reads a folder of pictures as images of one size and one number of colours.  Pillow decodes and resizes them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ FORMATS = {
 }  # fmt: skip
 COLORS = {"grey": 1, "rgb": 3}
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
-MOST_PIXELS = 1 << 26  # of one picture: more is taken for a bomb
-MOST_BYTES = 1 << 32  # of all the images of a split
+MOST_PIXELS = 1 << 26  # of one picture; a larger one may be a decompression bomb
+MOST_BYTES = 1 << 32  # of all images of a split
 ORIENTATION, ON_ITS_SIDE = 0x0112, range(5, 9)  # EXIF
 BACKGROUND = (255, 255, 255)
-DEEPEST = {"L;2": 3, "L;4": 15}  # the white of greys of 2 and of 4 bits, by Pillow's raw modes
+DEEPEST = {"L;2": 3, "L;4": 15}  # white in greys of 2 and of 4 bits, by Pillow's raw mode
 PHOTOMETRIC, BITS, SAMPLE_FORMAT = 262, 258, 339  # tags of a TIFF
 
 Size = tuple[int, int]  # height, width
@@ -33,23 +33,27 @@ Size = tuple[int, int]  # height, width
 def read_folder(folder: str | Path, split: str, size: Size | None = None, color: str | None = None) -> Images:
     """One split of the pictures in a folder and its subfolders, of 256 levels.
 
-    Subfolders `train` and `test` are the splits, small letters or capitals; so are `training` and `testing`, and in
-    place of `test` one for validation (see `ROLES`).  Otherwise a tenth is held out (see `held_out`).  Where every
-    picture lies in a subfolder of its split, the subfolders are the classes, by name.  Links are followed.  What is
-    hidden is not looked at; what else is left out is said.
+    Splits: the subfolders `train` (or `training`) and `test` (or `testing`), in upper or lower case.  Without a test
+    set, a subfolder for validation takes its place (see `ROLES`).  Without splits, a tenth of the pictures is held out
+    (see `held_out`).
 
-    A picture is turned as its EXIF orientation says, laid on white where it is transparent, brought to 8 bits, and,
-    given a size, cut to its proportions about the centre and resized with antialiasing (bicubic).  Of several frames
-    the first is taken, which is said.
+    Classes: if every picture is in a subfolder of its split, these subfolders are the classes, in the order of their
+    names.  Otherwise there are no labels.
+
+    Links are followed.  Hidden files are ignored; all other files that are left out are counted in a warning.
+
+    A picture is rotated by its EXIF orientation, put on white where it is transparent, and converted to 8 bits.  If a
+    size is given, it is cropped about the centre to the proportions of that size, then resized with antialiasing
+    (bicubic).  Of several frames only the first is used, with a warning.
 
     Args:
-        size: height and width; without it all pictures must be of one size.
-        color: `grey` or `rgb`; without it grey if all pictures are.
+        size: height and width; without it all pictures must have the same size.
+        color: `grey` or `rgb`; without it `grey` if all pictures are grey.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no pictures, or fewer than other files; splits that are not clear; a picture that can't be read, or
-            is of another size than the first; the file or folder is named.
+        ValueError: no pictures, or fewer of them than of other files; unclear splits; a picture that can't be read, or
+            whose size differs from the first one's.  It names the file or folder.
     """
     roots, splits, remarks = split_pictures(Path(folder))
     shapes = {path: inspect(path) for paths in splits.values() for path in paths}
@@ -59,14 +63,14 @@ def read_folder(folder: str | Path, split: str, size: Size | None = None, color:
         for path in others:
             if shapes[path].size != size:
                 other = by(shapes[path].size)
-                raise ValueError(f"{path} is of {other} pixels and {first.name} of {by(size)}: give a size (--size)")
+                raise ValueError(f"{path} has {other} pixels and {first.name} has {by(size)}: give a size (--size)")
     if color is None:
         color = "grey" if all(shape.grey for shape in shapes.values()) else "rgb"
     if (count := len(splits[split])) * COLORS[color] * size[0] * size[1] > MOST_BYTES:
-        raise ValueError(f"{folder}: {count} images of {by(size)} pixels are more than is kept in memory")
+        raise ValueError(f"{folder}: {count} images of {by(size)} pixels are more than the limit of {MOST_BYTES} bytes")
     images = np.stack([read_picture(path, size, color) for path in splits[split]])
     if several := sum(shapes[path].several for path in splits[split]):
-        remarks.append(f"pictures with several frames, of which the first is taken: {several}")
+        remarks.append(f"pictures with several frames, of which only the first is used: {several}")
     if remarks:
         say(f"{folder}: {'; '.join(remarks)}")
     return Images(images, classes(roots, splits, split), 256, str(folder))
@@ -77,7 +81,7 @@ def by(size: Size) -> str:
 
 
 def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """All files in a folder and its subfolders, none that is hidden; links are followed, but not back up."""
+    """All files in a folder and its subfolders that are not hidden.  Links are followed, except to a folder above."""
     above = (*above, folder.resolve())
     for path in folder.iterdir():
         if path.name.startswith("."):
@@ -89,11 +93,11 @@ def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
 
 
 def split_pictures(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]], list[str]]:
-    """The folders of `train` and of `test`, the pictures in them, and what is to be said of other files.
+    """The folder of each split, `train` and `test`, the pictures in it, and remarks on files that are left out.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: one of the splits is empty, or they share a picture; fewer pictures than files of other kinds."""
+        ValueError: an empty split; a picture in both splits; fewer pictures than other files."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
     files = sorted(walk(folder))
@@ -122,10 +126,10 @@ def split_pictures(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]
 
 
 def left_out(folder: Path, others: list[Path], paths: list[Path]) -> list[str]:
-    """What is to be said of files beside the pictures: how many there are, and of which kinds.
+    """A remark on the files that are no pictures: how many there are of each kind.
 
     Raises:
-        ValueError: more than pictures; a file that is called like a picture, say with notes on it, does not count."""
+        ValueError: more of them than pictures, not counting those named like a picture, such as notes on it."""
     kinds = Counter(path.suffix.lower() if path.is_file() else "not a file" for path in others)
     listed = ", ".join(f"{count} {kind or 'without ending'}" for kind, count in kinds.most_common())
     called = {path.with_suffix("") for path in paths}
@@ -135,10 +139,10 @@ def left_out(folder: Path, others: list[Path], paths: list[Path]) -> list[str]:
 
 
 def split_folders(folder: Path, paths: list[Path]) -> dict[str, Path]:
-    """The subfolders that are the splits `train` and `test`, or the folder of `all` pictures, which are to be split.
+    """The folders of the splits `train` and `test`; or one folder as `all`, to be split later.
 
     Raises:
-        ValueError: names of splits where they can't be the splits of all."""
+        ValueError: folders named like splits, but with pictures outside of them or further down."""
     found = own_splits(named_splits(folder.iterdir()))
     if len(found) == 2:
         return found
@@ -162,12 +166,12 @@ def split_folders(folder: Path, paths: list[Path]) -> dict[str, Path]:
 
 
 def named_splits(paths: Iterable[Path]) -> dict[Path, str]:
-    """The folders that are called like splits, and which."""
+    """The folders that are named like a split, each with its role."""
     return {path: ROLES[path.name.lower()] for path in sorted(paths) if path.name.lower() in ROLES and path.is_dir()}
 
 
 def classes(roots: dict[str, Path], splits: dict[str, list[Path]], split: str) -> np.ndarray | None:
-    """The place of each picture's class among the subfolders' names: int64 (N,); None if one lies in no subfolder."""
+    """Each picture's class, the index of its subfolder's name: int64 (N,).  None if a picture is in no subfolder."""
     within = {part: [path.relative_to(roots[part]).parts for path in paths] for part, paths in splits.items()}
     if any(len(parts) == 1 for paths in within.values() for parts in paths):
         return None
@@ -176,53 +180,58 @@ def classes(roots: dict[str, Path], splits: dict[str, list[Path]], split: str) -
 
 
 class Shape(NamedTuple):
-    """What the header of a picture says; the size is that of the picture when it stands upright."""
+    """What the header of a picture says; the size is that after rotation by the EXIF orientation."""
 
     size: Size
     grey: bool
-    several: bool  # frames
+    several: bool  # more than one frame
 
 
 def opened(path: Path) -> Image.Image:
-    """Raises:
-    ValueError: too many pixels."""
+    """The picture, not decoded yet.
+
+    Raises:
+        ValueError: too many pixels."""
     picture = Image.open(path, formats=sorted(set(FORMATS.values())))
     if picture.width * picture.height > MOST_PIXELS:
-        raise ValueError(f"{by((picture.height, picture.width))} pixels are more than the {MOST_PIXELS} that are read")
-    picture.filename = ""  # so that Pillow maps no file: a TIFF on its side comes out wrong then
+        raise ValueError(f"{by((picture.height, picture.width))} pixels are more than the limit of {MOST_PIXELS}")
+    picture.filename = ""  # keeps Pillow from memory-mapping the file, which breaks rotated TIFFs
     white = DEEPEST.get(raw_mode(picture), 0)
-    if white and "transparency" in picture.info:  # Pillow brings the other greys to 8 bits
+    if white and "transparency" in picture.info:  # Pillow scales the other greys to 8 bits itself
         picture.info["transparency"] = (picture.info["transparency"] & white) * (255 // white)
     return picture
 
 
 def raw_mode(picture: Image.Image) -> str:
-    """How the numbers of a PNG lie in the file, as Pillow calls it before it reads them; "" of other formats."""
+    """Pillow's name for the pixel format in a PNG file, before decoding; "" for other formats."""
     return picture.tile[0][3] if picture.format == "PNG" else ""  # type: ignore[attr-defined]
 
 
 def is_grey(picture: Image.Image) -> bool:
-    """By its mode, or by the colours of its palette; Pillow has no mode for greys of 16 bits with an opacity."""
+    """By the mode, or by the colours of the palette.  Pillow has no mode for 16-bit greys with an alpha channel."""
     if picture.mode == "P":
         return not np.ptp(np.reshape(picture.getpalette() or [], (-1, 3)), axis=1).any()
     return picture.mode in GREY_MODES or raw_mode(picture) == "LA;16B"
 
 
 def inspect(path: Path) -> Shape:
-    """Raises:
-    ValueError: a file that can't be read as a picture."""
+    """The size and kind of a picture, from its header.
+
+    Raises:
+        ValueError: a file that can't be read as a picture."""
     try:
         with warnings.catch_warnings(action="ignore"), opened(path) as picture:
             several, grey = getattr(picture, "is_animated", False), is_grey(picture)
-            turns = picture.format != "TIFF" and picture.getexif().get(ORIENTATION) in ON_ITS_SIDE  # a TIFF has turned
+            # Pillow has rotated a TIFF already
+            turns = picture.format != "TIFF" and picture.getexif().get(ORIENTATION) in ON_ITS_SIDE
             size = (picture.width, picture.height) if turns else (picture.height, picture.width)
             return Shape(size, grey, several)
-    except Exception as error:  # Pillow raises whatever its decoders ran into
+    except Exception as error:  # Pillow's decoders raise errors of many types
         raise unreadable(path, error) from error
 
 
 def read_picture(path: Path, size: Size, color: str) -> np.ndarray:
-    """uint8 (C, H, W).
+    """The picture, converted and resized: uint8 (C, H, W).
 
     Raises:
         ValueError: a file that can't be read as a picture."""
@@ -241,16 +250,16 @@ def unreadable(path: Path, error: Exception) -> ValueError:
 
 
 def eight_bits(path: Path) -> Image.Image:
-    """The picture, upright, in a mode of 8 bits a colour, without transparency: 16 bits are scaled, not cut off.
+    """The picture, rotated upright, with 8 bits per colour and no transparency.  16 bits are scaled, not truncated.
 
     Raises:
-        ValueError: numbers that are no levels of 8 or 16 bits."""
+        ValueError: pixels that are not integers of 8 or 16 bits."""
     with opened(path) as picture:
         raw, clear, tags = raw_mode(picture), picture.info.get("transparency"), getattr(picture, "tag_v2", None)
         upright = ImageOps.exif_transpose(picture)
     if upright.mode == "F":
-        raise ValueError("fractions are no levels")
-    if raw in ("RGB;16B", "RGBA;16B"):  # Pillow keeps the high bytes alone
+        raise ValueError("pixels must be integers, got fractions")
+    if raw in ("RGB;16B", "RGBA;16B"):  # Pillow keeps only the high bytes
         return from_sixteen_bits(256 * np.asarray(upright, np.uint32) + raw_bytes(path, f"{raw[:-1]}L"), clear)
     if raw == "LA;16B":
         four = raw_bytes(path, "RGBA")
@@ -266,20 +275,20 @@ def eight_bits(path: Path) -> Image.Image:
 
 
 def raw_bytes(path: Path, raw: str) -> np.ndarray:
-    """The bytes of a PNG, upright, taken as if they lay in the file in another of Pillow's raw modes: (H, W, C)."""
+    """The pixels of a PNG, rotated upright, decoded as if the file were in another of Pillow's raw modes: (H, W, C)."""
     with opened(path) as picture:
         picture.tile = [(*picture.tile[0][:3], raw)]  # type: ignore[attr-defined]
         return np.asarray(ImageOps.exif_transpose(picture), np.uint32)
 
 
 def from_sixteen_bits(numbers: np.ndarray, clear: Any = None) -> Image.Image:
-    """(H, W, C) in 0 … 65535, of which an even C has the opacity last, laid on white and brought to 8 bits.
+    """Scale pixels (H, W, C) in 0 … 65535 to 8 bits.  If C is even, the last channel is alpha, over a white background.
 
     Args:
-        clear: the colour that is transparent, if there is one.
+        clear: the transparent colour, if there is one.
 
     Raises:
-        ValueError: numbers out of that range."""
+        ValueError: a pixel out of range."""
     if numbers.min() < 0 or numbers.max() > 65535:
         raise ValueError(f"greys must be in 0 … 65535, got {numbers.min()} … {numbers.max()}")
     numbers = numbers.astype(np.uint32)

@@ -1,7 +1,7 @@
 """The IDX format of MNIST and Fashion-MNIST, gzipped or not.
 
-A file is two zero bytes, a type code (8 = unsigned byte), the number of axes, each axis' length as a big-endian
-32-bit number, then the numbers.  LeCun, Cortes & Burges, http://yann.lecun.com/exdb/mnist/.
+A file has two zero bytes, a type code (8 = unsigned byte), the number of axes, the length of each axis as a big-endian
+32-bit integer, then the data.  LeCun, Cortes & Burges, http://yann.lecun.com/exdb/mnist/.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ UNSIGNED_BYTE = 8
 
 
 def read_idx(path: str | Path, axes: int) -> np.ndarray:
-    """The unsigned bytes in an IDX file, as an array of `axes` axes.
+    """The array of unsigned bytes in an IDX file with `axes` axes.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is no IDX file of unsigned bytes with so many axes, truncated or too long.
+        ValueError: not an IDX file of unsigned bytes with that many axes; a file that is too short or too long.
     """
     path = Path(path)
     with open_gzipped_or_not(path) as file:
@@ -39,8 +39,8 @@ def read_pair(folder: str | Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     """The images uint8 (N, 1, H, W) and labels int64 (N,) of MNIST's `train` or `t10k` files in a folder.
 
     Raises:
-        FileNotFoundError: a file that is not there, under any of its names.
-        ValueError: a file that is broken, or as many labels as there are not images.
+        FileNotFoundError: a file that is missing under all its usual names.
+        ValueError: a broken file, or different numbers of images and labels.
     """
     images = read_idx(find(folder, f"{part}-images", "idx3-ubyte"), axes=3)
     labels = read_idx(find(folder, f"{part}-labels", "idx1-ubyte"), axes=1)
@@ -50,10 +50,10 @@ def read_pair(folder: str | Path, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find(folder: str | Path, name: str, kind: str) -> Path:
-    """The file NAME-KIND or NAME.KIND, or either gzipped, in a folder: both are common.
+    """The file NAME-KIND or NAME.KIND in a folder, gzipped or not: both spellings are common.
 
     Raises:
-        FileNotFoundError: none is there."""
+        FileNotFoundError: none of them exists."""
     for dash, ending in itertools.product("-.", ("", ".gz")):
         candidate = Path(folder) / f"{name}{dash}{kind}{ending}"
         if candidate.is_file():

@@ -1,4 +1,4 @@
-"""What a data set is: images of integer levels."""
+"""A data set in memory: images of integer levels."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from nanogen.backend import check_range
 
-MOST_CLASSES = 1 << 16  # a label beyond is no class: the evaluation's classifier has an output for each up to it
-# Which split a folder or an array is, by its name or the part of it that says so.
+MOST_CLASSES = 1 << 16  # labels are below this: the classifier of `evaluate` has one output per class
+# Names of folders and (parts of) names of arrays, and the split that each stands for.
 ROLES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 ROLES |= dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "validation")
 Part = TypeVar("Part")
@@ -32,8 +32,8 @@ class Images:
         name: what to call them.
 
     Raises:
-        TypeError, ValueError: images of another type or shape, or with a level that is not there; labels that are not
-            one class an image.
+        TypeError, ValueError: images of another dtype or shape, or with a level out of range; labels that are not one
+            class per image.
     """
 
     images: np.ndarray
@@ -71,11 +71,11 @@ class Images:
 
 
 def check_levels(images: np.ndarray, levels: int, shape: tuple[int, ...] | None = None) -> None:
-    """Refuse what is not a batch of images of `levels` levels (and of `shape`, if given).
+    """Check that `images` is a batch of images of `levels` levels, and of `shape` if that is given.
 
     Raises:
         TypeError: not an array of integers.
-        ValueError: not (N, C, H, W), another shape, a level that is not there.
+        ValueError: not (N, C, H, W), another shape, a level out of range.
     """
     if not hasattr(images, "dtype") or images.dtype.kind not in "iu":
         kind = getattr(images, "dtype", type(images).__name__)
@@ -88,36 +88,37 @@ def check_levels(images: np.ndarray, levels: int, shape: tuple[int, ...] | None 
 
 
 def own_splits(roles: Mapping[Part, str]) -> dict[str, Part]:
-    """The splits that a data set's parts are by their names (see `ROLES`): images for validation test if no others do.
+    """Which part of a data set is which split, given each part's role (a value of `ROLES`).
+
+    Without a test set, the validation set is used for testing.
 
     Returns:
-        `train` and `test`; or one part alone as `all`, which is still to be split; or nothing.
+        `train` and `test`; or a single part as `all`, to be split later; or nothing.
 
     Raises:
-        ValueError: two parts of one role; several, of which none is to train on."""
+        ValueError: two parts with one role; several parts, none of them for training."""
     found: dict[str, Part] = {}
     for part, role in roles.items():
         if role in found:
-            raise ValueError(f"{found[role]} and {part} are both called like images for {role}")
+            raise ValueError(f"{found[role]} and {part} are both named like images for {role}")
         found[role] = part
     if len(found) < 2:
         return dict(zip(["all"], found.values(), strict=False))
     if "train" not in found:
-        raise ValueError(f"there are {' and '.join(map(str, found.values()))}, and no train")
+        raise ValueError(f"there are {' and '.join(map(str, found.values()))}, but no train")
     return {"train": found["train"], "test": found["test" if "test" in found else "validation"]}
 
 
 @functools.cache
 def say(message: str) -> None:
-    """Log what a user should know of the data: once, however often they are loaded."""
+    """Log a warning about the data, once, however often they are loaded."""
     logging.getLogger("nanogen").warning("nanogen: %s", message)
 
 
 def held_out(contents: Iterable[bytes]) -> np.ndarray:
-    """Which images are for testing, where nobody has said: those whose bytes have the smallest SHA-256, a tenth.
+    """Which images are for testing, in a data set without splits: the tenth whose bytes have the smallest SHA-256.
 
-    So the same images are split in the same way whatever they are called and in whatever order they come, and copies
-    of an image never stand on both sides.
+    The split depends on neither names nor order, and all copies of an image are on the same side.
 
     Returns:
         bool (N,).
@@ -129,6 +130,6 @@ def held_out(contents: Iterable[bytes]) -> np.ndarray:
     if len(set(digests)) < 2:
         raise ValueError("at least two different images are needed, one of them for testing")
     last = sorted(digests)[math.ceil(len(digests) / 10) - 1]
-    if last == max(digests):  # nearly all are copies of one
+    if last == max(digests):  # nearly all images are copies of one
         last = min(digests)
     return np.array([digest <= last for digest in digests])

@@ -1,7 +1,7 @@
-"""Sources whose truth is known: densities, scores, posteriors and entropies in closed form, to judge models against.
+"""Data sources with known truth: densities, scores, posteriors and entropies in closed form, to test models against.
 
-With them a test can say "this likelihood is right" where otherwise it could say "this loss went down".  All of it is
-NumPy in float64, in nats.
+With them a test can say "this likelihood is right", not only "this loss went down".  Everything is NumPy in float64, in
+nats.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def _float64(name: str, value: Any, axes: int) -> Array:
 
 
 class GaussianMixture:
-    """p(x) = Σ_k w_k N(x; m_k, s_k² I) on D dimensions.  Diffusion keeps it a mixture, so all of it stays exact.
+    """p(x) = Σ_k w_k N(x; m_k, s_k² I) in D dimensions.  Diffused, it is a mixture again, so everything stays exact.
 
     Args:
-        weights: w (K,), positive, of any sum.
+        weights: w (K,), positive; they need not sum to 1.
         means: m (K, D).
-        stds: s (K,); 0 is a point mass, whose diffused density is still one.
+        stds: s (K,); 0 is a point mass, which has a density only once diffused.
 
     Raises:
-        ValueError: shapes that do not fit, a weight that is not positive, a negative std.
+        ValueError: shapes that do not match, a weight that is not positive, a negative std.
     """
 
     def __init__(self, weights: Any, means: Any, stds: Any):
@@ -47,7 +47,7 @@ class GaussianMixture:
         self.stds, given = _float64("stds", stds, 1), _float64("weights", weights, 1)
         if not len(given) == len(self.means) == len(self.stds):
             raise ValueError(
-                f"weights, means and stds must be as many, got {len(given)}, {self.means.shape}, {self.stds.shape}"
+                f"weights, means and stds must be equally many, got {len(given)}, {self.means.shape}, {self.stds.shape}"
             )
         if not (given > 0).all() or not (self.stds >= 0).all():
             raise ValueError("weights must be positive and stds not negative")
@@ -76,7 +76,7 @@ class GaussianMixture:
         return log_sum_exp(self._log_joint(x), axis=1)
 
     def score(self, x: Array) -> Array:
-        """∇ log p(x) = Σ_k p(k|x) (m_k − x) / s_k²: (N, D) to the same."""
+        """∇ log p(x) = Σ_k p(k|x) (m_k − x) / s_k²: (N, D) to (N, D)."""
         log_joint = self._log_joint(x)
         responsibilities = np.exp(log_joint - log_sum_exp(log_joint, axis=1)[:, None])
         return ((responsibilities / self.stds**2)[:, :, None] * (self.means - x[:, None])).sum(1)
@@ -84,23 +84,23 @@ class GaussianMixture:
     def diffused(self, alpha_bar: float) -> GaussianMixture:
         """The density p_t of x_t = √ᾱ x_0 + √(1 − ᾱ) ε: means √ᾱ m_k, variances ᾱ s_k² + 1 − ᾱ.
 
-        Ho et al. 2020, eq. 4, of a mixture."""
+        Ho et al. 2020, eq. 4, applied to a mixture."""
         return GaussianMixture(
             self.weights, math.sqrt(alpha_bar) * self.means, np.sqrt(alpha_bar * self.stds**2 + 1 - alpha_bar)
         )
 
     def expected_noise(self, x_t: Array, alpha_bar: float) -> Array:
-        """E[ε | x_t] = −√(1 − ᾱ) ∇ log p_t(x_t), the best prediction there is: (N, D) to the same.  Vincent 2011."""
+        """E[ε | x_t] = −√(1 − ᾱ) ∇ log p_t(x_t), the optimal prediction: (N, D) to (N, D).  Vincent 2011."""
         return -math.sqrt(1 - alpha_bar) * self.diffused(alpha_bar).score(x_t)
 
     def expected_x0(self, x_t: Array, alpha_bar: float) -> Array:
-        """E[x_0 | x_t] = (x_t + (1 − ᾱ) ∇ log p_t(x_t)) / √ᾱ: (N, D) to the same.  Tweedie's formula; Efron 2011."""
+        """E[x_0 | x_t] = (x_t + (1 − ᾱ) ∇ log p_t(x_t)) / √ᾱ: (N, D) to (N, D).  Tweedie's formula; Efron 2011."""
         return (x_t + (1 - alpha_bar) * self.diffused(alpha_bar).score(x_t)) / math.sqrt(alpha_bar)
 
     def best_loss(self, alpha_bar: float, points: int = 401, reach: float = 9.0) -> float:
         """The least mean squared error per dimension at ᾱ: 1 − (1 − ᾱ) E‖∇ log p_t‖² / D, by the trapezoidal rule.
 
-        On a grid of `points` a dimension that reaches so many standard deviations beyond the means; 1-D or 2-D."""
+        The grid has `points` points per dimension and extends `reach` standard deviations beyond the means; D ≤ 2."""
         p_t = self.diffused(alpha_bar)
         widest = reach * p_t.stds.max()
         axes = [
@@ -122,7 +122,7 @@ class LinearGaussian:
         std: s > 0.
 
     Raises:
-        ValueError: shapes that do not fit, a std that is not positive.
+        ValueError: shapes that do not match, a std that is not positive.
     """
 
     def __init__(self, weight: Any, mean: Any, std: float):
@@ -134,7 +134,7 @@ class LinearGaussian:
 
     @property
     def covariance(self) -> Array:
-        """C = W Wᵀ + s² I, of x: (D, D).  Tipping & Bishop 1999, eq. 6."""
+        """C = W Wᵀ + s² I, the covariance of x: (D, D).  Tipping & Bishop 1999, eq. 6."""
         return self.weight @ self.weight.T + self.std**2 * np.eye(len(self.mean))
 
     def sample(self, n: int, rng: Generator) -> Array:
@@ -161,7 +161,7 @@ class LinearGaussian:
     def elbo(self, x: Array, q_mean: Array, q_std: Array) -> Array:
         """E_q[log p(x|z)] − KL(q ‖ N(0, I)) for q(z|x) = N(q_mean, diag q_std²), exactly: (N,).
 
-        Kingma & Welling 2014, eq. 3; both parts are quadratic in z, so their expectations are closed."""
+        Kingma & Welling 2014, eq. 3; both parts are quadratic in z, so their expectations have a closed form."""
         rest = x - self.mean - q_mean @ self.weight.T
         squares = (rest**2).sum(1) + (q_std**2 @ self.weight.T**2).sum(1)
         reconstruction = -0.5 * squares / self.std**2 - 0.5 * len(self.mean) * math.log(2 * math.pi * self.std**2)
@@ -176,9 +176,9 @@ def normal_log_prob(x: Array, mean: Array, covariance: Array) -> Array:
 
 
 class Ising:
-    """Binary images: p(x) ∝ exp(J Σ_{neighbours} s_i s_j + h Σ_i s_i), s = 2x − 1, without wrapping round.
+    """Binary images: p(x) ∝ exp(J Σ_{neighbours} s_i s_j + h Σ_i s_i), s = 2x − 1, with free boundaries.
 
-    Everything is exact by the transfer matrix over the 2^width states of a row.  Kramers & Wannier 1941.
+    All quantities are exact, by the transfer matrix over the 2^width states of a row.  Kramers & Wannier 1941.
 
     Args:
         height, width: of the image; width at most 12.
@@ -199,7 +199,7 @@ class Ising:
         spins = 2.0 * self._rows - 1
         self._within = coupling * (spins[:, 1:] * spins[:, :-1]).sum(1) + field * spins.sum(1)
         self._between = coupling * spins @ spins.T
-        # _above[i][b]: log of the sum over rows 0 … i of exp(…) where row i is in the state b
+        # _above[i][b] = log Σ exp(exponent of rows 0 … i), over all states of rows 0 … i − 1, with row i in state b
         self._above = [self._within]
         for _ in range(height - 1):
             self._above.append(self._within + log_sum_exp(self._above[-1][:, None] + self._between, axis=0))
@@ -216,12 +216,12 @@ class Ising:
         return self.log_weight(images) - self.log_partition
 
     def _row_given_below(self, i: int, below: Array | None) -> Array:
-        """log p(row i | row i + 1): over the 2^width states, a row an entry of `below` (one row, for the last)."""
+        """log p(row i | row i + 1): (len(below), 2^width), given states of row i + 1; (1, 2^width) for the last row."""
         scores = self._above[i][None] + (0.0 if below is None else self._between[below])
         return scores - log_sum_exp(scores, axis=1)[:, None]
 
     def sample(self, n: int, rng: Generator) -> Array:
-        """Exact draws, from the last row up: uint8 (n, 1, H, W)."""
+        """Exact draws, row by row from the last to the first: uint8 (n, 1, H, W)."""
         states: Array | None = None
         chosen = []
         for i in reversed(range(self.height)):
@@ -232,7 +232,7 @@ class Ising:
         return np.stack(chosen[::-1], axis=1)[:, None]
 
     def entropy(self) -> float:
-        """−Σ p log p, exact, in nats per image: by the chain rule, row by row from the last up."""
+        """−Σ p log p, exact, in nats per image: by the chain rule, row by row from the last to the first."""
         log_p = self._row_given_below(self.height - 1, None)[0]
         total, marginal = -(np.exp(log_p) * log_p).sum(), np.exp(log_p)
         for i in reversed(range(self.height - 1)):
@@ -243,10 +243,10 @@ class Ising:
         return float(total)
 
     def all_images(self) -> Array:
-        """Every image there is, where they are at most 2¹⁶: uint8 (2^(H·W), 1, H, W).
+        """All possible images, at most 2¹⁶: uint8 (2^(H·W), 1, H, W).
 
         Raises:
-            ValueError: too many."""
+            ValueError: more than 16 pixels."""
         count = self.height * self.width
         if count > 16:
             raise ValueError(f"there are 2^{count} images, too many to list")

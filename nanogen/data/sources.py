@@ -1,8 +1,9 @@
-"""Where the named data sets come from, and the checksums of their files.
+"""The URLs of the named data sets, and the checksums of their files, uncompressed.
 
-MNIST's are those that many list for the uncompressed files of LeCun, Cortes & Burges; Fashion-MNIST's (Xiao, Rasul &
-Vollgraf 2017) were computed from Debian's package `dataset-fashion-mnist`, whose archives differ from upstream's;
-CIFAR-10's (Krizhevsky 2009) are MD5, the only ones known to be published of the files in the archive.
+- MNIST (LeCun, Cortes & Burges): SHA-256, as listed in many places.
+- Fashion-MNIST (Xiao, Rasul & Vollgraf 2017): SHA-256, computed from Debian's package `dataset-fashion-mnist`, whose
+  archives differ from the original ones.
+- CIFAR-10 (Krizhevsky 2009): MD5, the only published checksums of the files in the archive that are known to us.
 """
 
 from __future__ import annotations

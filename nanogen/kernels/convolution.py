@@ -24,7 +24,7 @@ class Functions(NamedTuple):
     Attributes:
         covers: whether it can take these arrays.
         winograd: (x, w, bias, y, padding, F, size) to `convolve` of x and w, and `convolve_weight` of x and y.
-        winograd_adjoint: (y, w, x, padding, F, size) to `convolve_adjoint` of y and w, and `convolve_weight` of x and y.
+        winograd_adjoint: (y, w, x, padding, F, size) to `convolve_adjoint` of y, w and `convolve_weight` of x, y.
         im2col: (x, w, bias, y, kernel, stride, padding, dilation, size) to the same two as `winograd`.
         col2im: (y, w, bias, size, stride, padding, dilation) to `convolve_adjoint` of y and w, and a bias.
         sum_of_pixels: (N, C, H, W) to (C,).
@@ -101,7 +101,7 @@ def register(device: str, on: Functions) -> None:
         return [dx, weight(x, g, kernel, *how) if wanted[1] else None]
 
     @convolve.kernel(device)
-    class _:
+    class Convolve:
         def forward(x, w, *, stride, padding, dilation, size):
             return (forward(x, w, None, stride, padding, dilation, size), None) if on.covers(x, w) else NotImplemented
 
@@ -109,7 +109,7 @@ def register(device: str, on: Functions) -> None:
             return gradients(x, w, g, wanted, **how)
 
     @convolve_with_bias.kernel(device)
-    class _:
+    class ConvolveWithBias:
         def forward(x, w, bias, *, stride, padding, dilation, size):
             how = (stride, padding, dilation, size)
             return (forward(x, w, bias, *how), None) if on.covers(x, w, bias) else NotImplemented
@@ -119,7 +119,7 @@ def register(device: str, on: Functions) -> None:
             return [*gradients(x, w, g, wanted, **how), on.sum_of_pixels(g) if wanted[2] else None]
 
     @convolve_adjoint.kernel(device)
-    class _:
+    class ConvolveAdjoint:
         def forward(y, w, *, size, stride, padding, dilation):
             return (adjoint(y, w, size, stride, padding, dilation), None) if on.covers(y, w) else NotImplemented
 

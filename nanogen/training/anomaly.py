@@ -48,7 +48,7 @@ def detect_anomaly(model: Module) -> Iterator[None]:
         return found
 
     try:
-        Primitive.recorded, Primitive.gradients = checked_recorded, checked_gradients  # type: ignore[method-assign]
+        Primitive.recorded, Primitive.gradients = checked_recorded, checked_gradients  # type: ignore
         yield
     finally:
         Primitive.recorded, Primitive.gradients = recorded, gradients  # type: ignore[method-assign]

@@ -7,6 +7,7 @@ import io
 import math
 import warnings
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 from PIL import Image
@@ -148,8 +149,6 @@ def vae_pictures(model: VAE, test: Images, rng: Generator) -> dict[str, Image.Im
 
 def manifold(model: VAE, side: int = 16) -> Image.Image:
     """The pictures of z = (Φ⁻¹(u), Φ⁻¹(v)) for u, v evenly in (0, 1).  Kingma & Welling 2014, figure 4."""
-    from statistics import NormalDist
-
     quantiles = [NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)]
     z = np.array([(x, y) for y in quantiles[::-1] for x in quantiles], dtype=model.anchor.dtype)
     return grid(model.picture(z), model.levels, side)

@@ -135,7 +135,7 @@ def _score_table() -> list[str]:
     lines.append(f"| together | {mutants} | {killed}, {killed / mutants:.1%} | | | |")
     if unmeasured := [f"{part} ({', '.join(PARTS[part].files)})" for part in PARTS if part not in scores()]:
         lines += ["", f"Not measured yet: {'; '.join(unmeasured)}."]
-    lines += ["", "A score is of the files as they were on its day; what was written since waits for the next run."]
+    lines += ["", "A score is for the files as they were on that date."]
     return [*lines, ""]
 
 
@@ -174,109 +174,108 @@ TITLES = {
 INTRODUCTION = """\
 # The tests
 
-Each test file goes with a part of the library and says, test by test, which equation it holds the code to: by
+Each test file covers one part of the library. Each test says in its docstring which equation it checks, and how: by
 enumeration, by quadrature, by an identity, by a second implementation (SciPy, torch), or by a statistical test whose
-power is stated and which refuses a deliberately wrong sampler.  No test compares the code with itself.
+power is stated and which must reject a deliberately wrong sampler. No test compares the code with itself.
 
     python -m pytest                                    # all: two to three minutes on two cores
     python -m pytest tests/test_schedule.py             # one part
-    python -m pytest --hypothesis-profile=thorough      # 500 new examples a property in place of the same 20
-    python -m pytest --hypothesis-profile=random --hypothesis-seed=1    # 20 others, those of the seed
-    python -m pytest -m torture -s tests/test_stopping.py   # 200 times kill -9, a disk that fills up; a minute or more
+    python -m pytest --hypothesis-profile=thorough      # 500 new examples per property instead of the usual 20
+    python -m pytest --hypothesis-profile=random --hypothesis-seed=1    # 20 others, given by the seed
+    python -m pytest -m torture -s tests/test_stopping.py   # 200 times kill -9, and a full disk; a minute or more
     python -m pytest -m torture tests/test_malformed.py     # 9,000 malformed inputs; some minutes
     python -m pytest -m museum                          # the museum below, 25 minutes
     python -m pytest --device strict                    # all on the stand-in for a GPU: three minutes
     CC= python -m pytest                                # all without C: NumPy's forms
     python -m pytest -m gpu                             # CPU against GPU, where there is one
-    python -m pytest -m gpu --device emulated           # the same with the real CuPy, where there is none: five minutes
 
-`helpers.py` has gradients against central differences and arrays in every memory layout.  Hypothesis draws the same
-examples on every run (profile `ci`), so a red test stays red until the code changes.
+`helpers.py` checks gradients against central differences, and makes arrays in every memory layout. Hypothesis draws the
+same examples on every run (profile `ci`), so a failing test keeps failing until the code changes.
 
-Three whole runs in a row with `--hypothesis-profile=random` and the seeds 22 to 24 last gave (2026-11-21): no failure.
+The last three whole runs with `--hypothesis-profile=random`, with the seeds 22 to 24 (2026-11-21), had no failure.
 
-`-m torture` last gave: 200 processes killed with kill -9 at random moments, 22 of them amid writing a file: every run
-could be read, and each, gone on with, ended with the bytes of the run that nobody killed. On a disk (tmpfs) of 256 KiB
-that filled up while a checkpoint was written, the ones before were intact; mounting disks needs root.
+The last run of `-m torture` on stopping: 200 processes were killed with kill -9 at random moments, 22 of them while
+writing a file. Every run could be read, and each, once resumed, ended with the same bytes as a run that was never
+killed. A disk of 256 KiB (tmpfs) filled up while a checkpoint was written; the earlier checkpoints stayed intact.
+Mounting a disk needs root.
 
 ## Malformed inputs
 
-`malformed.py` makes files that are not what they say: IDX, gzip, CIFAR-10, npy, npz, pictures, downloaded archives,
-TOML, settings and checkpoints, with bits flipped, cut off, spliced, with lying headers, some of them under checksums
-that are true.  Hypothesis chooses the file, the changes and the places, and where one does harm it looks for a smaller
-one that does.  Besides there are known traps (bombs, pickles, nesting, huge sizes) and pipes, folders, devices and
-links in place of files.  Each goes through the command line: one line and exit status 2, or 0 where it is a valid file
-still; less than 2 s of CPU time and 150 MB of address space (700 MB for a picture; settings may ask for more, and are
-told that there is not so much); nothing unpickled, no folder left behind.  By default 30 of each of 14 kinds.
-`-m torture`, 1,000 of each, last gave: 14,000 runs on 9,344 different malformed inputs, 11,860 refused in one line,
-2,140 valid still, none did otherwise.
+`malformed.py` makes broken files: IDX, gzip, CIFAR-10, npy, npz, pictures, downloaded archives, TOML, settings and
+checkpoints. It flips bits, truncates, splices files together, and writes wrong headers, some of them with correct
+checksums. Hypothesis chooses the file, the changes and their places, and shrinks an example that does harm. There are
+also known traps (decompression bombs, pickles, deep nesting, huge sizes), and pipes, folders, devices and links instead
+of files.
+
+Each file goes through the command line, which must print one line and exit with status 2, or with 0 if the file is
+still valid. It may use less than 2 s of CPU time and 150 MB of address space (700 MB for a picture; settings may ask
+for more memory, and get an error if there is too little). Nothing may be unpickled, and no folder may stay behind.
+
+By default there are 30 inputs of each of 14 kinds, with `-m torture` 1,000 of each. The last such run: 14,000 runs on
+9,344 different inputs; 11,860 refused in one line, 2,140 still valid, no other outcome.
 
 ## C and NumPy
 
-Where there is a C compiler, most of what runs on a CPU is C's, and the tests of layers and models hold C to the
-equations; `test_compiled.py` ties each function to the form in NumPy whose place it takes: of integers to the last bit,
-of other numbers but for roundings.  The museum's changes of NumPy's forms are tried without a compiler.
+Where there is a C compiler, most operations on a CPU run in C, so the tests of layers and models check C against the
+equations. `test_compiled.py` compares each C function with the NumPy form that it replaces: exactly for integers, up to
+rounding for other numbers. The museum's changes of NumPy's forms are tested without a compiler.
 
 ## A GPU where there is none
 
-`--device strict` runs these same tests on `strict/device.py`, which stands in for CuPy: NumPy underneath, but with the
-names and arguments alone that CuPy {cupy} has (`strict/cupy.json`, written by `python -m tests.strict.record` where it
-is installed), no way from its arrays into NumPy's functions, no mixing with host arrays, no scalars, and every transfer
-noted.  What a test hands to nanogen is put there on the way in, what it gets back may be looked at as if it had been
-fetched (`strict/plugin.py`); the library itself is lent nothing.  `strict/excluded.toml` lists the {excluded} tests and
-{files} files that are left out, with reasons.
+`--device strict` runs the same tests on `strict/device.py`, a stand-in for CuPy that computes with NumPy. It is strict:
 
-CUDA kernels (convolution but for its products, sums, normalisation, softmax, cross-entropy) run there too: compiled as
-C++ by g++ (without it the tests that need them are skipped), each thread of a block a fibre that rests at
-`__syncthreads()` (`strict/cuda.py`). Each launch runs twice, in order and from the last block and thread to the first,
-and has to give the same bits; what is written outside of an array, or a barrier that not all come to, is an error.
-`test_cuda.py` compares the kernels with NumPy's forms, for blocks of every size, leaves out each barrier in turn and,
-where CuPy is installed, has NVRTC compile the source.
+- it has only the names and arguments of CuPy {cupy} (`strict/cupy.json`, written by `python -m tests.strict.record`
+  where CuPy is installed);
+- NumPy's functions refuse its arrays, and its functions refuse host arrays;
+- reductions give arrays, not scalars;
+- every transfer between host and device is recorded.
 
-`test_strict.py` holds the stand-in to CuPy's rules, and a training step of each model to moving its images and noise to
-the device and nothing back.  `test_parity.py` compares every operation and every model between CPU and GPU: on the
-stand-in, bit for bit, except where a CUDA kernel ran, whose sums are in another order; there, and on a real GPU in any
-case (marker `gpu`), within 2e-5 of the largest number in float32, 1e-11 in float64, and 20 times that for whole models.
-What a stand-in can't show: speed, the results of CuPy's own kernels, the exact moments at which a GPU is waited for.
+Arrays that a test passes to nanogen are moved to the device on the way in, and a test may look at results as if it had
+copied them back (`strict/plugin.py`). The library itself gets no such help. `strict/excluded.toml` lists the {excluded}
+tests and {files} files that are left out, with reasons.
 
-`--device emulated -m gpu` runs the tests that want a GPU on the real CuPy, where it is installed (Linux on x86-64 with
-g++ and binutils).  The functions that CuPy calls in CUDA's runtime, which its wheels have within them, begin with a
-jump there, to functions of Python's in which the host's memory is the device's; the driver and cuBLAS are such
-functions too (`emulated/cuda.py`).  NVRTC is NVIDIA's; the PTX that it makes of CuPy's kernels and of ours becomes C++
-(`emulated/ptx.py`, and `emulated/ptx.h`, in which each instruction is a function).  Captures and graphs, memory pools
-and streams are CuPy's; what a GPU refuses in a capture is refused.  `test_emulated.py` holds this device to Python's
-integers, to NumPy's functions and to what NVIDIA documents, and runs with `--device emulated` alone.  It also watches
-every place in memory for two threads that come there, one of them to write, with no barrier between: in no kernel of a
-training step is there such a race, and without any one of our barriers there is.  None of this is a part of the default
-suite: CuPy and its libraries are a gigabyte.  Not shown: time, NVIDIA's own products and sorts.
+Our CUDA kernels (convolution without its products, sums, normalisation, softmax, cross-entropy) run there too. g++
+compiles them as C++ (tests that need them are skipped without g++), and each thread of a block is a fibre that waits at
+`__syncthreads()` (`strict/cuda.py`). Each launch runs twice, once in order and once from the last block and thread to
+the first, and both must give the same bits. Writing outside of an array is an error, and so is a barrier that some
+threads do not reach. `test_cuda.py` compares the kernels with NumPy's forms for blocks of every size, checks that
+leaving out any one barrier is noticed, and compiles the source with NVRTC where CuPy is installed.
 
-The museum's halls of CUDA and of devices have mistakes that only it notices.
+`test_strict.py` checks the stand-in against CuPy's rules. It also checks that a training step of each model copies only
+its images to the device, and nothing back. `test_parity.py` compares every operation and every model between
+CPU and GPU. On the stand-in they agree bit for bit, except where a CUDA kernel ran, which sums in another order. There,
+and always on a real GPU (marker `gpu`), they agree within 2e-5 of the largest number in float32 and 1e-11 in float64,
+or 20 times that for whole models. A stand-in can't show speed, the results of CuPy's own kernels, or when exactly the
+host waits for a GPU.
+
+The museum's parts on CUDA and on devices contain mistakes that only the stand-in notices.
 
 ## The museum of mistakes
 
-{count} famous bugs and wrong formulas.  Each is applied alone to a copy of the source, and the one test named beside it
-must fail then, in its body, with the rest of the copy importing as before:
+{count} famous bugs and wrong formulas. Each is applied alone to a copy of the source. The one test named beside it must
+then fail, in its own body: the changed copy must still import.
 
     python -m tests.museum                              # all, 25 minutes; exits 1 if a mistake goes unnoticed
     python -m tests.museum schedule.noise-without-root  # some, by name
     python -m tests.museum --list
 
-The table is `museum/mutations.toml`; this page is written from it by `python -m tests.museum --write`.
+The table is `museum/mutations.toml`. `python -m tests.museum --write` writes this page from it.
 """
 
 EVERY_CHANGE = """\
 ## Every small change
 
-The museum has the mistakes that people make.  [mutmut](https://github.com/boxed/mutmut) makes all that a program can:
-each operator, number, argument and condition of these parts is changed alone, and the tests have to notice.
+The museum has mistakes that people make. [mutmut](https://github.com/boxed/mutmut) makes every change that a program
+can make: each operator, number, argument and condition of these parts is changed, one at a time, and the tests must
+notice.
 
     pip install -e '.[test,mutation]'
     python -m tests.museum.survivors                    # all, about {minutes} minutes; exits 1 at one without a reason
     python -m tests.museum.survivors schedule           # one part
 
-mutmut looks into no decorated function and no lambda, which here are the primitives and their gradient rules, so it is
-given a copy in which they are plain functions.  What survives its run is tried again by more tests, in a new process
-with the change written into the source, and then by the same tests on the stand-in for a GPU.  What survives that too
-is listed, with the reason why: *equivalent* where no result differs but by rounding, *wording* where only the text of
-an error does, *device* where only on a real GPU.
+mutmut does not change decorated functions and lambdas, which here are the primitives and their gradient rules. So it
+gets a copy in which they are plain functions. A change that survives mutmut's run is tested again with more tests, in a
+new process and written into the source, and then with the same tests on the stand-in for a GPU. What survives that too
+is listed with a reason: *equivalent* if results differ at most by rounding, *wording* if only the text of an error
+differs, *device* if a difference shows only on a real GPU.
 """

@@ -28,7 +28,7 @@ import numpy as np
 import platformdirs
 import pytest
 
-FIBRES = (Path(__file__).parents[1] / "fibres.h").read_text()
+FIBRES = (Path(__file__).parent / "fibres.h").read_text()
 BEFORE = """
 #include <math.h>
 #include <string.h>

@@ -26,7 +26,7 @@ def _(g, y):
 
 
 @leaky_relu.kernel("cpu")
-class _:
+class LeakyRelu:
     def forward(x, *, negative_slope):
         out = elementwise("leaky_relu", x, settings=(negative_slope,))
         return out if out is NotImplemented else (out, None)
@@ -36,7 +36,7 @@ class _:
 
 
 @silu.kernel("cpu")
-class _:
+class Silu:
     def forward(x):
         out = elementwise("silu", x)
         return out if out is NotImplemented else (out, out)

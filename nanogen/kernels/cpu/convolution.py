@@ -1,7 +1,7 @@
 """Convolution in C: images some at a time, as many as stay in a core's cache from one step to the next.
 
-Arrays have the shape (N, C, H, W) and lie in memory as (N, H, W, C), so that patches are copied in long runs and products
-of matrices write their results in place.  See convolution.c and `kernels.convolution`.
+Arrays have the shape (N, C, H, W) and lie in memory as (N, H, W, C): patches are copied in long runs, and products of
+matrices write their results in place.  See convolution.c and `kernels.convolution`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,11 @@ def job(x: Pair, y: Pair, lines: int, line: int, row: int, count: int, dtype: np
     groups, deep = min(groups, -(-n // images)), images * lines * line
     products = ((deep, o, row, False), (deep, row, o, False), (o, row, deep, True))
     pieces = [piece(BLOCKS, m, across, k, transposed, False, small)[:3] for m, across, k, transposed in products]
-    memory = -(-(images * lines * of_line + (1 + images * lines) * max(c, o)) * itemsize // CACHE_LINE) * CACHE_LINE // itemsize
+    memory = (
+        -(-(images * lines * of_line + (1 + images * lines) * max(c, o)) * itemsize // CACHE_LINE)
+        * CACHE_LINE
+        // itemsize
+    )
     numbers = [n, *size, c, *places, o, images, lines, groups, memory, *itertools.chain(*pieces), *how]
     return Job(np.array(numbers, np.int64), groups, groups * memory)
 

@@ -3,8 +3,8 @@
     x̂ = (x − mean) · rstd,  y = w·x̂ + b,  out = y or silu(y)
     dx = rstd · (g·w − mean(g·w) − x̂ · mean(g·w·x̂)),  dw = Σ g·x̂,  db = Σ g,  where g is the gradient in y
 
-The gradient is Ioffe & Szegedy 2015, section 3.  With a SiLU y is computed a second time for it: to save it would take as
-much memory as the images.  Images are rows (N, P, C) here, P pixels one after the other.
+The gradient is Ioffe & Szegedy 2015, section 3.  With a SiLU y is computed again for it: to save it would take as much
+memory as the images.  Images are rows (N, P, C) here, P pixels one after the other.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def centred_sums(rows: Array, near: Array) -> Array:
 
 
 @normalize_groups.kernel("cpu")
-class _:
+class NormalizeGroups:
     def forward(input, weight, bias, *, groups, eps, over_batch, gated, moments):
         if not covers(input, weight, bias) or not input.size or (over_batch and groups != input.shape[1]):
             return NotImplemented

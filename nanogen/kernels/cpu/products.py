@@ -25,10 +25,10 @@ WITH_KERNELS_FOR_SMALL = ("SkylakeX", "Cooperlake", "SapphireRapids")  # as Open
 def _(a, b):
     batch = (a if a.ndim > 2 else b).shape[:-2]
     fit = a.shape[-1] == b.shape[-2] and all(x.ndim == 2 or x.shape[:-2] == batch for x in (a, b))
-    worth = a.size * b.shape[-1] > SMALL and math.prod(a.shape[-2:]) > SMALLEST and b.shape[-1] > 1
+    shape = (*batch, a.shape[-2], b.shape[-1])
+    worth = math.prod(shape) * a.shape[-1] > SMALL and math.prod(a.shape[-2:]) > SMALLEST and b.shape[-1] > 1
     if not (fit and worth and covers(a, b) and (gemm := gemm_address(a.dtype.char))):
         return NotImplemented
-    shape = (*batch, a.shape[-2], b.shape[-1])
     transposed_a, transposed_b = (not x.flags.c_contiguous for x in (a, b))
     numbers, groups, whole = plan(a.shape, b.shape, shape, transposed_a, transposed_b, kernels_for_small())
     a, b = a.swapaxes(-1, -2) if transposed_a else a, b.swapaxes(-1, -2) if transposed_b else b
@@ -74,7 +74,9 @@ def plan(
     return np.array(numbers, np.int64), groups, (height, width, depth) == (m, n, k)
 
 
-def piece(count: int, m: int, n: int, k: int, transposed_a: bool, transposed_b: bool, small: bool) -> tuple[int, int, int, int]:
+def piece(
+    count: int, m: int, n: int, k: int, transposed_a: bool, transposed_b: bool, small: bool
+) -> tuple[int, int, int, int]:
     """Height, width and depth of the pieces of a product, and in how many groups the depth is.
 
     Where a is transposed, deep products of few rows, as gradients in kernels are, run at 75 GFLOP/s as they are and in

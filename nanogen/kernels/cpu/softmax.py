@@ -3,8 +3,8 @@
     y = eˣ / Σₖ eˣᵏ,  dx = y · (g − Σₖ gₖ yₖ)
     loss = log Σₖ eˣᵏ − x_label,  dx = g · (softmax(x) − one_hot(label))
 
-The loss saves two numbers a row: its largest logit and the sum of e^(x − largest), the total.  To save the softmax would
-take as much memory as the logits, and no less time.
+The loss saves two numbers a row: its largest logit and the sum of e^(x − largest), the total.  To save the softmax
+would take as much memory as the logits, and no less time.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _(g, y, *, dim):
 
 
 @label_cross_entropy.kernel("cpu")
-class _:
+class LabelCrossEntropy:
     def forward(logits, *, labels):
         if not logits.size or not covers(logits):
             return NotImplemented

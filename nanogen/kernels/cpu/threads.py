@@ -1,6 +1,6 @@
 """How many threads a kernel has: as many as NumPy's matrix products are allowed.
 
-A kernel that calls the BLAS itself shares its own loops among threads, and each product has one: the threads of OpenBLAS
+A kernel that calls the BLAS itself shares its own loops among threads, and each product has one: OpenBLAS's threads
 wait for their next product in a loop that takes a core away from everybody else.
 """
 

@@ -39,7 +39,7 @@ def leaky_relu_gradient_into(g: Array, x: Array, negative_slope: float, d: Array
 
 
 @leaky_relu.kernel("cuda")
-class _:
+class LeakyRelu:
     def forward(x, *, negative_slope):
         out = elementwise(leaky_relu_into, x, settings=(negative_slope,))
         return out if out is NotImplemented else (out, None)
@@ -64,7 +64,7 @@ def silu_gradient_into(g: Array, x: Array, y: Array, d: Array) -> None:
 
 
 @silu.kernel("cuda")
-class _:
+class Silu:
     def forward(x):
         out = elementwise(silu_into, x)
         return out if out is NotImplemented else (out, out)

@@ -67,8 +67,8 @@ def fuse(function: Callable[..., None]) -> Callable[..., None]:
     stands.
 
     It is made of arithmetic, `astype`, the array module's elementwise functions, `out=` and assignments in place; it
-    asks for no shape, index, sum or truth.  Axes are permuted so that a GPU's neighbouring threads work on neighbours in
-    the first array's memory."""
+    asks for no shape, index, sum or truth.  Axes are permuted so that neighbouring threads work on neighbours in the
+    first array's memory."""
 
     @functools.wraps(function)
     def call(*arguments: Any) -> None:

@@ -68,7 +68,7 @@ def _(x):
 
 
 @normalize_groups.kernel("cuda")
-class _:
+class NormalizeGroups:
     def forward(input, weight, bias, *, groups, eps, over_batch, gated, moments):
         if not covers(input, weight, bias) or not input.size or (over_batch and groups != input.shape[1]):
             return NotImplemented

@@ -3,7 +3,7 @@
 CuPy's handle refuses a stream that is being captured as a CUDA graph; its products of stacks copy what is not
 contiguous, make lists of pointers where one matrix is for all, and know nothing of TF32.
 
-Our matrices are row-major, cuBLAS is column-major: in our memory it sees Aᵀ.  So it is asked for Cᵀ = Bᵀ Aᵀ, and writes C.
+Our matrices are row-major, cuBLAS is column-major: in our memory it sees Aᵀ.  It computes Cᵀ = Bᵀ Aᵀ, which is C here.
 Its functions and numbers are those of NVIDIA's cublas_api.h, cuBLAS 12 and 13.
 """
 
@@ -25,6 +25,8 @@ import numpy as np
 from nanogen import backend
 from nanogen.backend import Array, array_module
 from nanogen.functional.matrix import matrix_product
+
+Shape = tuple[int, ...]
 
 
 @backend.allow_tf32.fill
@@ -95,7 +97,9 @@ def matrix_layout(shape: Shape, strides: Shape, itemsize: int, batch: Shape) -> 
     *between, down, right = (stride // itemsize for stride in strides)
     repeated = [0] * (len(batch) - len(outer)) + [s if n > 1 else 0 for n, s in zip(outer, between, strict=True)]
     apart = batch_stride_of(batch, repeated)
-    for transposed, line in enumerate((leading_dimension(rows, columns, down, right), leading_dimension(columns, rows, right, down))):
+    for transposed, line in enumerate(
+        (leading_dimension(rows, columns, down, right), leading_dimension(columns, rows, right, down))
+    ):
         if line is not None and apart is not None:
             return Layout(bool(transposed), line, apart)
     return None

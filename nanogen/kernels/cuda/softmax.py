@@ -41,7 +41,7 @@ def _(g, y, *, dim):
 
 
 @label_cross_entropy.kernel("cuda")
-class _:
+class LabelCrossEntropy:
     def forward(logits, *, labels):
         if not logits.size or not covers(logits):
             return NotImplemented
