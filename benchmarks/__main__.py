@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
 import nanogen as ng
@@ -31,7 +30,7 @@ from benchmarks import cuda, torch_models
 from benchmarks.steps import Joined, step_of_ours, step_of_theirs
 from benchmarks.timing import SETTLING_AFTER_OPENBLAS, Comparison, compare, seconds
 from nanogen import functional as F
-from nanogen.backend import DEVICES, keep_freed_memory
+from nanogen.backend import DEVICES, keep_freed_memory, use_threads
 from nanogen.processes import Team, mean_over_processes
 from nanogen.training.recipes import recipe
 
@@ -407,7 +406,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.error("--tf32 is a GPU's: it needs --device cuda")
     torch.set_num_threads(chosen.threads)
     keep_freed_memory()  # as the command line does; for PyTorch too
-    with threadpool_limits(chosen.threads):
+    with use_threads(chosen.threads):
         if chosen.memory:
             side, model, processes, steps = chosen.memory
             print(memory_of(side, model, int(processes), int(steps)))

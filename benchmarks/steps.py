@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from nanogen.capture import Replayed
 
 import nanogen as ng
 from benchmarks import torch_models
+from nanogen.backend import replay
 from nanogen.processes import Team, mean_over_processes
 
 
@@ -37,7 +37,7 @@ def step_of_ours(
             optimizers[name].step(numbers=own)
 
     def work_on_device(levels: Any, key: Any, *numbers: Any) -> list[Any]:
-        work(levels, rng.at(key), [[some[i : i + 1] for i in range(len(some))] for some in numbers])
+        work(levels, rng.at(key), [[some[i] for i in range(len(some))] for some in numbers])
         return []
 
     def step() -> None:
@@ -47,7 +47,7 @@ def step_of_ours(
         else:
             work(images[team.part(len(images))], rng, numbers)
 
-    replayed = Replayed(work_on_device) if captured else None
+    replayed = replay(work_on_device) if captured else None
     team = Team(step, processes, sum(p.data.nbytes for p in model.parameters()))
     return team
 
