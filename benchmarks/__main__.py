@@ -33,7 +33,6 @@ from benchmarks.timing import SETTLING_AFTER_OPENBLAS, Comparison, compare, seco
 from nanogen import functional as F
 from nanogen.backend import DEVICES, keep_freed_memory
 from nanogen.processes import Team, mean_over_processes
-from nanogen.training.recipes import recipe
 
 SIZES = {"8×8": ((1, 8, 8), 17), "28×28": ((1, 28, 28), 256)}
 BATCH = 64
@@ -44,7 +43,7 @@ def models(size: str) -> dict[str, ng.models.GenerativeModel]:
     shape, levels = SIZES[size]
     found = {}
     for name, cls in ng.models.MODELS.items():
-        settings: dict[str, Any] = dict(recipe(name, shape).model)
+        settings: dict[str, Any] = dict(ng.models.MODELS[name].recipe(shape).model)
         if name == "pixelcnn":
             settings["dropout"] = 0.0
         found[name] = cls(shape, levels, **settings)
@@ -127,7 +126,9 @@ def against_dezero() -> list[Comparison]:
     for size in SIZES:
         images, (shape, levels) = random_images(size), SIZES[size]
         for name in ("vae", "gan"):
-            settings = {**recipe(name, shape).model} | ({"decoder": "categorical"} if name == "vae" else {})
+            settings = {**ng.models.MODELS[name].recipe(shape).model} | (
+                {"decoder": "categorical"} if name == "vae" else {}
+            )
             ours = ng.models.MODELS[name](shape, levels, **settings)
             theirs = dezero_models.step(ours, images)
             for way, processes in ways().items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,19 @@ from nanogen.processes import Team, check_processes
 from nanogen.random import Generator
 
 
-def sampler(model: GenerativeModel, rng: Generator, processes: int, most: int, **how: Any) -> Team:
+def sampler(
+    model: GenerativeModel,
+    rng: Generator,
+    processes: int,
+    most: int,
+    labels: Callable[[int, Generator], Any] | None = None,
+    **how: Any,
+) -> Team:
     """What gives n images, at most `most`, from the stream of these indices: `(n, *indices)` to uint8 (n, C, H, W) on
     the host.  Several processes each draw their part of them, from streams of their own.
 
     Args:
+        labels: gives n images' labels, by what is drawn before the images; the model's own way unless given.
         how: the model's settings of sampling.
 
     Raises:
@@ -30,7 +39,9 @@ def sampler(model: GenerativeModel, rng: Generator, processes: int, most: int, *
 
     def draw(n: int, *indices: int) -> np.ndarray:
         each = -(-n // team.count)
-        own = to_numpy(model.sample(each, rng.stream(*indices, *team.own_index), **how))
+        stream = rng.stream(*indices, *team.own_index)
+        given = {} if labels is None else {"labels": labels(each, stream)}
+        own = to_numpy(model.sample(each, stream, **given, **how))
         return team.gather(own)[:n]
 
     team = Team(draw, processes, -(-most // processes) * math.prod(model.image_shape))
