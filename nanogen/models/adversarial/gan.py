@@ -8,8 +8,10 @@ fully connected hidden layers; ReLU in G with tanh at its output; leaky ReLU in 
 
 Or the Wasserstein distance in place of the divergence, d being held to slopes of norm 1: Gulrajani et al. 2017.
 
-With labels, G's normalisation has a scale and a shift for each: de Vries et al. 2017, Modulating Early Visual
-Processing by Language.  D's logit has one more term, the product of its features and what is learned for the label:
+With labels, G is told the label beside z, by what is learned for it and added to the first features (Mirza & Osindero
+2014, Conditional Generative Adversarial Nets, section 3.2, whose one-hot label goes through the same layer as z), and
+its normalisation has a scale and a shift for each (de Vries et al. 2017, Modulating Early Visual Processing by
+Language).  D's logit has one more term, the product of its features and what is learned for the label:
 Miyato & Koyama 2018, cGANs with Projection Discriminator.
 """
 
@@ -41,16 +43,18 @@ def halvings(height: int, width: int) -> int:
 
 
 class ConditionalBatchNorm2d(BatchNorm2d):
-    """A batch norm with scale and shift (N, C) by each image's label; first 1 and 0.  de Vries et al. 2017, eq. 3."""
+    """(1 + scale) · norm(x) + shift, norm a batch norm, scale and shift (C,) learned for each label; they begin as 0.
+
+    de Vries et al. 2017, section 3."""
 
     def __init__(self, classes: int, num_features: int):
-        super().__init__(num_features, affine=False)
-        self.scale = Parameter(np.ones((classes, num_features), np.float32))
+        super().__init__(num_features)
+        self.scale = Parameter(np.zeros((classes, num_features), np.float32))
         self.shift = Parameter(np.zeros((classes, num_features), np.float32))
 
     def forward(self, x: Tensor, labels: Array) -> Tensor:  # type: ignore[override]
         scale, shift = (F.embedding(labels, table).reshape(*x.shape[:2], 1, 1) for table in (self.scale, self.shift))
-        return scale * super().forward(x) + shift
+        return (1.0 + scale) * super().forward(x) + shift
 
 
 class GeneratorNetwork(Module):
@@ -69,9 +73,14 @@ class GeneratorNetwork(Module):
             for i in range(doublings)
         ]
         self.last = Conv2d(channels, colors, 3, padding=1, rng=rng)
+        small = wide * (height >> doublings) * (width >> doublings)
+        self.label = Embedding(classes, small, rng=rng) if classes else None
 
     def forward(self, z: Tensor, **given: Array) -> Tensor:
-        h = F.relu(self.norms[0](self.first(z.reshape(*z.shape, 1, 1)), **given))
+        h = self.first(z.reshape(*z.shape, 1, 1))
+        if self.label is not None:
+            h = h + self.label(given["labels"]).reshape(h.shape)
+        h = F.relu(self.norms[0](h, **given))
         for conv, norm in zip(self.convs, self.norms[1:], strict=True):
             h = F.relu(norm(conv(h), **given))
         return F.tanh(self.last(h))
@@ -151,7 +160,7 @@ class GAN(GenerativeModel):
         alone = gradient_penalty > 0
         self.discriminator = DiscriminatorNetwork(image_shape, channels, rng, alone, classes)
         for name, parameter in self.named_parameters():  # all weights from N(0, 0.02²): Radford et al., section 4
-            if name == "discriminator.label.weight" or (name.endswith("weight") and parameter.ndim == 4):
+            if name.endswith("weight") and (parameter.ndim == 4 or "label" in name):
                 parameter.data = 0.02 * rng.normal(parameter.shape)
 
     def generate(self, n: int, rng: Generator, labels: Any = None) -> Tensor:
@@ -163,9 +172,10 @@ class GAN(GenerativeModel):
         """−E[log D(x)] − E[log(1 − D(G(z)))], which D makes small, with the penalty if there is one.  Algorithm 1.
 
         With labels (N,) G draws an image of each, and D is told them of both; so are the images in between."""
-        critic = functools.partial(self.discriminator, **self.condition(labels, len(images)))
+        given = self.condition(labels, len(images))
+        critic = functools.partial(self.discriminator, **given)
         with no_grad():
-            fake = self.generate(len(images), rng, labels)
+            fake = self.generate(len(images), rng, **given)
         real = self.scaled(self.pixels(images))
         loss = discriminator_loss(critic(real), critic(fake), self.objective)
         if self.gradient_penalty:

@@ -22,7 +22,7 @@ from nanogen.distributions import Categorical
 from nanogen.models.autoregressive.columns import Column, RememberingColumn
 from nanogen.models.base import GenerativeModel, check_counts
 from nanogen.models.recipe import Recipe, large
-from nanogen.nn import Dropout, Embedding, MaskedConv2d, Module
+from nanogen.nn import Dropout, MaskedConv2d, Module, Parameter
 from nanogen.random import Generator
 
 
@@ -81,16 +81,17 @@ class PixelCNN(GenerativeModel):
         self.blocks = [ResidualBlock(channels, colors, dropout, rng) for _ in range(blocks)]
         self.mix = MaskedConv2d("B", channels, channels, 1, colors, rng=rng)
         self.last = MaskedConv2d("B", channels, colors * levels, 1, colors, rng=rng)
-        self.label = Embedding(classes, channels, rng=rng) if classes else None
+        maps = np.zeros((classes, channels, *image_shape[1:]), np.float32)
+        self.label = Parameter(maps) if classes else None
 
     def forward(self, x: Tensor, rng: Generator | None = None, labels: Array | None = None) -> Tensor:
         """The logits of every factor: scaled images (N, C, H, W) to (N, H, W, C, levels).
 
-        A label adds to the first features, at each pixel the same, what is learned for it: they go through all blocks.
-        van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders, eq. 4."""
+        What is learned for a label, at each pixel, is added to the first features: the bias that depends on the place
+        of van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders, section 2.3."""
         h = self.first(x)
         if self.label is not None:
-            h = h + self.label(labels).reshape(len(x), -1, 1, 1)
+            h = h + self.label[labels]
         for block in self.blocks:
             h = block(h, rng)
         logits = self.last(F.relu(self.mix(F.relu(h))))
@@ -209,14 +210,13 @@ class Columns:
     def __init__(self, network: PixelCNN, n: int, labels: Array | None = None):
         size = network.image_shape[1:]
         self.first = RememberingColumn(network.first, n, size)
-        if network.label is not None:
-            self.first.bias = self.first.bias + network.label.weight.data[labels].T
         self.blocks = [
             (Column(b.reduce, n), RememberingColumn(b.look, n, size), Column(b.expand, n)) for b in network.blocks
         ]
         self.mix, self.last = Column(network.mix, n), Column(network.last, n)
         self.levels, self.xp = network.levels, array_module(network.anchor.data)
         self.scaled = network.scaled(self.xp.arange(network.levels)).data
+        self.label = None if network.label is None else network.label.data[labels].transpose(2, 3, 1, 0)
         self.zeros = self.xp.zeros_like(self.mix.bias)
 
     def learn(self, x: Array, i: int, j: int) -> None:
@@ -227,6 +227,8 @@ class Columns:
         """Of colour c at pixel (i, j), where all before is known: (n, levels)."""
         relu = self.relu
         h = self.first.recall(i, j)
+        if self.label is not None:
+            h = h + self.label[i, j]
         for reduce, look, expand in self.blocks:
             look.remember(relu(reduce(relu(h))), i, j)
             h = h + expand(relu(look.recall(i, j)))
