@@ -297,7 +297,7 @@ def test_evaluate_by_ddim(runs: Callable[[str], Path], tmp_path: Path, capsys: p
     found = json.loads((runs("ddpm") / "evaluation.json").read_text())
     assert (found["network_evaluations"], found["sampling"], found["test_images"]) == (2, {"steps": 2}, 50)
     assert "ddpm" in refused(["evaluate", str(runs("vae")), "--steps", "2"], capsys)
-    assert "--steps" in refused(["evaluate", str(runs("ddpm")), "--eta", "1"], capsys)
+    assert "give steps too" in refused(["evaluate", str(runs("ddpm")), "--eta", "1"], capsys)
     assert "40 samples" in refused(["evaluate", str(runs("vae")), "--samples", "3"], capsys)
     assert "298" in refused(["evaluate", str(runs("vae")), "--images", "298"], capsys)
 
@@ -672,7 +672,7 @@ def test_bad_sampling(
 
 
 @pytest.mark.parametrize(("more", "word"), [
-    (["--steps", "4"], "1 … 3"), (["--steps", "0"], "1 … 3"), (["--eta", "0.5"], "--steps"),
+    (["--steps", "4"], "1 … 3"), (["--steps", "0"], "1 … 3"), (["--eta", "0.5"], "give steps too"),
     (["--steps", "2", "--eta", "2"], "eta"),
 ])  # fmt: skip
 def test_bad_ddim(

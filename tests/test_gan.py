@@ -15,7 +15,8 @@ from scipy.spatial import distance
 
 import nanogen as ng
 from nanogen import nn
-from nanogen.models import GAN, gan
+from nanogen.models import GAN
+from nanogen.models.adversarial import gan
 
 OBJECTIVES = ("non-saturating", "minimax")  # of the classical game
 
