@@ -129,7 +129,7 @@ def test_a_run_is_of_the_training_images(
 
     monkeypatch.setattr(cli, "Trainer", begin)
     monkeypatch.setattr(cli, "draw_pictures", lambda run, *images: seen.update(drawn=images) or [run.folder / "x.png"])
-    monkeypatch.setattr(cli, "threadpool_limits", lambda n: seen.update(threads=n) or contextlib.nullcontext())
+    monkeypatch.setattr(cli, "use_threads", lambda n: seen.update(threads=n) or contextlib.nullcontext())
     command = [*train_command(model, out := tmp_path / "run"), "--steps", "1", "--threads", "2"]
     more = ["--detect-anomaly"] if model == "vae" else []
     assert main([*command, *more]) == 0
@@ -178,7 +178,7 @@ def test_what_is_asked_for_is_handed_on(tmp_path: Path, monkeypatch: pytest.Monk
     run = Asked(np.zeros((9, 1, 8, 8), np.uint8))
     monkeypatch.setattr(cli, "Run", lambda *_: run)
     threads: list[int] = []
-    monkeypatch.setattr(cli, "threadpool_limits", lambda n: threads.append(n) or contextlib.nullcontext())
+    monkeypatch.setattr(cli, "use_threads", lambda n: threads.append(n) or contextlib.nullcontext())
     command = ["sample", "x", "--out", str(tmp_path / "x.npz"), "-n", "5"]
     assert main(command) == 0
     assert main([*command, "--seed", "7", "--steps", "2", "--eta", "0.5"]) == 0

@@ -71,7 +71,7 @@ class Trainer:
         allow_tf32(settings.precision == "tf32")
         self.model: GenerativeModel = build_model(settings)
         check_labels(images, self.model.classes)
-        self.told: tuple[Any, ...] = (images.images, images.labels) if self.model.classes else (images.images,)
+        self.dataset: tuple[Any, ...] = (images.images, images.labels) if self.model.classes else (images.images,)
         self.updates: list[Update] = self.model.updates()
         self.parameters = {update.name: list(update.part.parameters()) for update in self.updates}
         self.optimizers = {
@@ -114,7 +114,7 @@ class Trainer:
         repeats = max(names.count(name) for name in names)
         orders = [(self.step - 1) * repeats + names[:i].count(name) + 1 for i, name in enumerate(names)]
         chosen = [batch_indices(order, len(self.images), self.settings)[self.part] for order in orders]
-        return [tuple(array[which] for array in self.told) for which in chosen]
+        return [tuple(array[which] for array in self.dataset) for which in chosen]
 
     def numbers(self) -> list[list[float]]:
         """What each update's optimiser, and the average, take from the number of the step."""
@@ -145,7 +145,7 @@ class Trainer:
 
     def compute_on_device(self, key: Array, *arrays: Array) -> list[Array]:
         """`compute` from arrays on the device: all that changes from step to step lies in them."""
-        each = len(self.told)
+        each = len(self.dataset)
         batches = [arrays[i * each : (i + 1) * each] for i in range(len(self.updates))]
         numbers = arrays[len(self.updates) * each :]
         rng = Generator(self.settings.seed, self.settings.device).at(key)
