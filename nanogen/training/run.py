@@ -191,9 +191,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def build_model(settings: Settings) -> GenerativeModel:
     """The model with its initial weights, on the settings' device."""
-    rng = Generator(settings.seed).stream(INITIAL_WEIGHTS)
     cls: Any = MODELS[settings.model]
-    model = cls(settings.image_shape, settings.levels, rng=rng, **settings.model_settings)
+    draws = "rng" in inspect.signature(cls).parameters  # else all its weights begin as constants
+    rng = {"rng": Generator(settings.seed).stream(INITIAL_WEIGHTS)} if draws else {}
+    model = cls(settings.image_shape, settings.levels, **rng, **settings.model_settings)
     return model.to(settings.device)
 
 
