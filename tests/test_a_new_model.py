@@ -66,8 +66,8 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_model_of_one_file(registered: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By the command line: listed with its settings; trained by its recipe to what the frequencies of levels give, 2.43
-    bits a pixel; its pictures drawn and in the page; drawn from; evaluated; sampling settings that are not its own
+    """By the command line: listed with its settings; trained by its recipe to what the frequencies of levels give, about
+    2.4 bits a pixel; its pictures drawn and in the page; drawn from; evaluated; sampling settings that are not its own
     refused."""
     assert main(["list"]) == 0
     said = capsys.readouterr().out
@@ -94,7 +94,7 @@ def test_a_model_of_one_file(registered: None, tmp_path: Path, capsys: pytest.Ca
     assert main(["evaluate", str(out), "--samples", "40"]) == 0
     found = json.loads((out / "evaluation.json").read_text())
     assert found["likelihood"]["kind"] == "exact"
-    assert found["likelihood"]["bits_per_dim"] == pytest.approx(2.43, abs=0.05)
+    assert found["likelihood"]["bits_per_dim"] == pytest.approx(2.4, abs=0.1)
     assert found["network_evaluations"] == 0
     capsys.readouterr()
     for flags in (["--steps", "2"], ["--eta", "0.5"]):

@@ -78,7 +78,7 @@ PARTS = {
         ("test_vae.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
     ),
     "gan": Part(
-        ("models/adversarial/gan.py",),
+        ("models/adversarial/gan.py", "models/adversarial/networks.py"),
         ("test_gan.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
     ),
     "ddpm": Part(

@@ -62,16 +62,9 @@ class PixelCNN(GenerativeModel):
     large = large(steps=3000, lr=1e-3, model={"channels": 64, "kernel_size": 7, "dropout": 0.0})
 
     def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        levels: int,
-        channels: int = 96,
-        blocks: int = 5,
-        kernel_size: int = 5,
-        dropout: float = 0.25,
-        classes: int = 0,
-        rng: Generator | None = None,
-    ):
+        self, image_shape: tuple[int, int, int], levels: int, channels: int = 96, blocks: int = 5,
+        kernel_size: int = 5, dropout: float = 0.25, classes: int = 0, rng: Generator | None = None,
+    ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
         check_counts(channels=channels, blocks=blocks, kernel_size=kernel_size)
         colors, rng = image_shape[0], rng or Generator(0)

@@ -49,20 +49,10 @@ class DDPM(GenerativeModel):
     large = large(steps=3000, lr=1e-3, model={"channels": 32, "multipliers": (1, 2, 2)})
 
     def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        levels: int,
-        T: int = 1000,
-        schedule: str | NoiseSchedule = "linear",
-        variance: str = "beta",
-        channels: int = 64,
-        multipliers: tuple[int, ...] = (1, 2),
-        blocks: int = 1,
-        heads: int = 4,
-        dropout: float = 0.0,
-        classes: int = 0,
-        rng: Generator | None = None,
-    ):
+        self, image_shape: tuple[int, int, int], levels: int, T: int = 1000, schedule: str | NoiseSchedule = "linear",
+        variance: str = "beta", channels: int = 64, multipliers: tuple[int, ...] = (1, 2), blocks: int = 1,
+        heads: int = 4, dropout: float = 0.0, classes: int = 0, rng: Generator | None = None,
+    ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
         check_counts(
             channels=channels, blocks=blocks, heads=heads, **{f"multipliers[{i}]": m for i, m in enumerate(multipliers)}

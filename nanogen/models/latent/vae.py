@@ -47,16 +47,9 @@ class VAE(GenerativeModel):
     large = large(steps=4000, lr=1e-3, model={"latent": 32, "decoder": "logistic"})
 
     def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        levels: int,
-        latent: int = 16,
-        channels: int = 32,
-        stages: int = 2,
-        decoder: str = "categorical",
-        classes: int = 0,
-        rng: Generator | None = None,
-    ):
+        self, image_shape: tuple[int, int, int], levels: int, latent: int = 16, channels: int = 32, stages: int = 2,
+        decoder: str = "categorical", classes: int = 0, rng: Generator | None = None,
+    ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
         check_counts(latent=latent, channels=channels, stages=stages)
         check_choice(decoder=(decoder, ("categorical", "logistic")))
