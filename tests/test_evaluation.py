@@ -437,7 +437,7 @@ def test_network_evaluations_are_counted(
     monkeypatch.setattr(cls, name, lambda self, *args: (calls.append(1), run(self, *args))[1])
     model.eval()
     model.sample(2, Generator(0), **sampling)
-    assert model.network_evaluations(**sampling) == len(calls) == expected
+    assert model.evaluations_with(**sampling) == len(calls) == expected
 
 
 # All of it

@@ -122,12 +122,17 @@ class GenerativeModel(Module):
         A conditional model without labels draws them, each class equally likely."""
         raise NotImplementedError
 
-    def network_evaluations(self, **sampling: Any) -> int:
-        """How often the network is run for one image, or one batch of them, with these settings of `sample`.
+    @property
+    def network_evaluations(self) -> int:
+        """How often the network is run for one image, or one batch of them."""
+        return 1
+
+    def evaluations_with(self, **sampling: Any) -> int:
+        """`network_evaluations` with these settings of `sample`.
 
         Raises:
             ValueError: settings that `sample` would refuse."""
-        return 1
+        return self.network_evaluations
 
     def sampling_within(self, evaluations: int) -> dict[str, Any]:
         """Settings of `sample` for a picture with about so many evaluations of the network, if it can do with fewer."""

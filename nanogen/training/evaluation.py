@@ -106,7 +106,7 @@ def evaluate(
         raise ValueError(f"at least 2 test images are needed, of the {len(test)} there are, got {count}")
     if n < FEWEST:
         raise ValueError(f"at least {FEWEST} samples are needed, got {n}")
-    evaluations = model.network_evaluations(**sampling)
+    evaluations = model.evaluations_with(**sampling)
     real, rng = test.images[:count], Generator(seed, device)
     labels = test.labels[:count] if model.classes and test.labels is not None else None
     by_frequency = {"labels": drawn_from(train.labels)} if model.classes and train.labels is not None else {}

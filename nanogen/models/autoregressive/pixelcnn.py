@@ -106,7 +106,8 @@ class PixelCNN(GenerativeModel):
         """−log p(x), the mean over images and dimensions, in nats per dimension."""
         return -self._log_prob(images, rng, labels).mean() / self.dimensions
 
-    def network_evaluations(self, **sampling: Any) -> int:
+    @property
+    def network_evaluations(self) -> int:
         """One for each number, at its pixel alone."""
         return self.dimensions
 

@@ -108,7 +108,11 @@ class DDPM(GenerativeModel):
     def repeated(self) -> list[Module]:
         return [self.unet]
 
-    def network_evaluations(self, steps: int | None = None, eta: float = 0.0) -> int:  # type: ignore[override]
+    @property
+    def network_evaluations(self) -> int:
+        return self.T
+
+    def evaluations_with(self, steps: int | None = None, eta: float = 0.0) -> int:  # type: ignore[override]
         """T, or DDIM's steps.
 
         Raises:
@@ -130,7 +134,7 @@ class DDPM(GenerativeModel):
 
         Raises:
             ValueError: n or steps out of range, an eta without steps."""
-        self.network_evaluations(steps, eta)
+        self.evaluations_with(steps, eta)
         check_counts(n=n)
         given = self.condition(labels, n, rng)
         trajectory = self.ancestral(n, rng, **given) if steps is None else self.ddim(n, rng, steps, eta, **given)
@@ -162,7 +166,7 @@ class DDPM(GenerativeModel):
 
         x_s = √ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂ + σ z,  σ² = η² (1 − ᾱ_s)/(1 − ᾱ_t) (1 − ᾱ_t/ᾱ_s).  Song et al. 2021, eq. 12
         and 16.  ε̂ is the noise that the clipped x̂_0 leaves."""
-        self.network_evaluations(steps, eta)
+        self.evaluations_with(steps, eta)
         x, times, schedule = self._start(n, rng), ddim_times(self.T, steps), self.schedule
         given = self.condition(labels, n)
         yield self.T, x
