@@ -7,16 +7,12 @@ format and in channels-last; the better one counts.  With `--device cuda` both s
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import dataclasses
 import datetime
-import functools
-import os
 import platform
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,11 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nanogen as ng
 from benchmarks import cuda, torch_models
-from benchmarks.steps import Joined, step_of_ours, step_of_theirs
+from benchmarks.steps import step_of_ours, step_of_theirs
 from benchmarks.timing import SETTLING_AFTER_OPENBLAS, Comparison, compare, seconds
 from nanogen import functional as F
 from nanogen.backend import DEVICES, keep_freed_memory, use_threads
-from nanogen.processes import Team, mean_over_processes
 from nanogen.training.recipes import recipe
 
 SIZES = {"8×8": ((1, 8, 8), 17), "28×28": ((1, 28, 28), 256)}
@@ -55,7 +50,7 @@ def random_images(size: str, n: int = BATCH) -> np.ndarray:
     return np.random.default_rng(0).integers(0, levels, (n, *shape)).astype(np.uint8)
 
 
-def check_equal(name: str, ours: ng.models.GenerativeModel, images: np.ndarray, processes: int = 1) -> None:
+def check_equal(name: str, ours: ng.models.GenerativeModel, images: np.ndarray) -> None:
     """The same loss and the same gradients, in float64: in float32 a number that rounds to the other side of a kink
     would show more than a mistake.
 
@@ -65,30 +60,17 @@ def check_equal(name: str, ours: ng.models.GenerativeModel, images: np.ndarray, 
     theirs = torch_models.mirror(ours).double()
     ours = ours.to(np.float64)
 
-    def loss_and_slopes(loss_of: Callable[..., Any], parameters: list[Any]) -> list[np.ndarray]:
-        loss = loss_of(images[team.part(len(images))], ng.Generator(1).stream(team.rank))
-        return mean_over_processes(loss.data, *[g.data for g in ng.grad(loss, parameters)])
-
     for (part, loss_of, module), (torch_loss_of, _) in zip(ours.updates(), torch_models.updates(theirs), strict=True):
         keys, parameters = zip(*module.named_parameters(), strict=True)
-        work = functools.partial(loss_and_slopes, loss_of, list(parameters))
-        with contextlib.closing(Team(work, processes, 8 + sum(p.data.nbytes for p in parameters))) as team:
-            a, *slopes = team()
-        b = torch_loss_of(images, Joined([ng.Generator(1).stream(rank) for rank in range(processes)]))
-        assert abs(a - b.item()) < 1e-9 * abs(b.item()), (name, part, a, b.item())
+        a, b = loss_of(images, ng.Generator(1)), torch_loss_of(images, ng.Generator(1))
+        assert abs(a.item() - b.item()) < 1e-9 * abs(b.item()), (name, part, a, b.item())
         torch_module = theirs if part == "loss" else getattr(theirs, part)
         named = dict(torch_module.named_parameters())
         theirs_g = dict(zip(named, torch.autograd.grad(b, list(named.values())), strict=True))
         scale = max(float(g.abs().max()) for g in theirs_g.values())
-        for key, g in zip(keys, slopes, strict=True):
-            error = np.abs(g - theirs_g[key].numpy()).max()
+        for key, g in zip(keys, ng.grad(a, parameters), strict=True):
+            error = np.abs(g.data - theirs_g[key].numpy()).max()
             assert error < 1e-9 * scale, (name, part, key, error, scale)
-
-
-def ways() -> dict[str, int]:
-    """One process with all threads, and as many processes with one each: the same cores."""
-    threads = torch.get_num_threads()
-    return {"one process": 1, f"{threads} processes": threads} if threads > 1 else {"one process": 1}
 
 
 def training_steps() -> list[Comparison]:
@@ -97,11 +79,9 @@ def training_steps() -> list[Comparison]:
         images = random_images(size)
         for name, ours in models(size).items():
             steps = [step_of_theirs(model, images) for model in torch_models.both_formats(ours)]
-            for way, processes in ways().items():
-                check_equal(name, ours, images, processes)
-                with contextlib.closing(step_of_ours(ours, images, processes=processes)) as step:
-                    rows.append(compare(f"training step, {name}, {size}, {way}", step, *steps, budget=20))
-                report(rows[-1])
+            check_equal(name, ours, images)
+            rows.append(compare(f"training step, {name}, {size}", step_of_ours(ours, images), *steps, budget=20))
+            report(rows[-1])
     return rows
 
 
@@ -129,11 +109,9 @@ def against_dezero() -> list[Comparison]:
             settings = {**recipe(name, shape).model} | ({"decoder": "categorical"} if name == "vae" else {})
             ours = ng.models.MODELS[name](shape, levels, **settings)
             theirs = dezero_models.step(ours, images)
-            for way, processes in ways().items():
-                with contextlib.closing(step_of_ours(ours, images, processes=processes)) as step:
-                    title = f"training step, {name}, {size}, {way}"
-                    rows.append(compare(title, step, theirs, budget=10, settling=SETTLING_AFTER_OPENBLAS))
-                report(rows[-1])
+            step, title = step_of_ours(ours, images), f"training step, {name}, {size}"
+            rows.append(compare(title, step, theirs, budget=10, settling=SETTLING_AFTER_OPENBLAS))
+            report(rows[-1])
     return rows
 
 
@@ -237,15 +215,12 @@ def sampling() -> list[Comparison]:
             model.unet(model.scaled(images), torch.from_numpy(t))
 
     def our_step() -> None:
-        part = team.part(len(images))
         with ng.no_grad():
-            ddpm.predict_noise(ng.Tensor(x.data[part]), t[part])
+            ddpm.predict_noise(x, t)
 
-    for way, processes in ways().items():
-        with contextlib.closing(Team(our_step, processes, 1)) as team:
-            name = f"DDPM sampling step, 28×28, batch 16, {way}"
-            rows.append(compare(name, team, *[lambda m=m: torch_step(m) for m in theirs]))
-        report(rows[-1])
+    name = "DDPM sampling step, 28×28, batch 16"
+    rows.append(compare(name, our_step, *[lambda m=m: torch_step(m) for m in theirs]))
+    report(rows[-1])
     rows.append(pixelcnn_sampling(found["pixelcnn"]))
     report(rows[-1])
     return rows
@@ -272,55 +247,29 @@ def pixelcnn_sampling(ours: ng.models.GenerativeModel, n: int = 16) -> Compariso
 
 
 def peak_memory() -> list[tuple[str, float, float]]:
-    """MiB at most, of the processes that take three training steps, beyond one that has only made the model."""
+    """MiB at most, of a process that takes three training steps, beyond one that has only made the model."""
     rows = []
     for name in ng.models.MODELS:
-        theirs = memory_beyond("theirs", name, 1)
-        for way, processes in ways().items():
-            ours = memory_beyond("ours", name, processes)
-            rows.append((f"{name}, {way}", ours, theirs))
-            print(f"peak memory, {name}, 28×28, {way}: {ours:.0f} MiB against {theirs:.0f} MiB: {ours / theirs:.2f}")
+        ours, theirs = (memory_beyond(side, name) for side in ("ours", "theirs"))
+        rows.append((name, ours, theirs))
+        print(f"peak memory, {name}, 28×28: {ours:.0f} MiB against {theirs:.0f} MiB: {ours / theirs:.2f}")
     return rows
 
 
-def memory_beyond(side: str, name: str, processes: int) -> float:
-    command = [sys.executable, "-m", "benchmarks", "--threads", str(torch.get_num_threads())]
-    command += ["--memory", side, name, str(processes)]
+def memory_beyond(side: str, name: str) -> float:
+    command = [sys.executable, "-m", "benchmarks", "--threads", str(torch.get_num_threads()), "--memory", side, name]
     runs = [subprocess.run([*command, steps], check=True, capture_output=True, text=True).stdout for steps in "03"]
     return float(runs[1]) - float(runs[0])
 
 
-def memory_of(side: str, name: str, processes: int, steps: int) -> float:
-    """MiB at most while training, looked at all the time: a page that several processes share is shared out among
-    them."""
+def memory_of(side: str, name: str, steps: int) -> float:
+    """MiB at most while training."""
     model, images = models("28×28")[name], random_images("28×28")
-    if side == "ours":
-        step = step_of_ours(model, images, processes=processes)
-    else:
-        step = Team(step_of_theirs(torch_models.mirror(model), images), 1, 1)
-    most, done = memory_now([]), threading.Event()
-
-    def look() -> None:
-        nonlocal most
-        while not done.wait(0.001):
-            most = max(most, memory_now(step.others))
-
-    watch = threading.Thread(target=look)
-    with contextlib.closing(step):
-        for taken in range(steps):
-            step()
-            if taken == 0:  # by now all processes are there; none is forked while another thread runs
-                watch.start()
-    if steps:
-        done.set()
-        watch.join()
-    return most
-
-
-def memory_now(others: list[int]) -> float:
-    rollups = [Path(f"/proc/{process}/smaps_rollup").read_text() for process in (os.getpid(), *others)]
-    lines = [line.split() for rollup in rollups for line in rollup.splitlines()]
-    return sum(int(line[1]) for line in lines if line[0] == "Pss:") / 1024
+    step = step_of_ours(model, images) if side == "ours" else step_of_theirs(torch_models.mirror(model), images)
+    for _ in range(steps):
+        step()
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
 
 
 def gemm_rate() -> float:
@@ -398,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--only", choices=[*PARTS, "memory"], help="one part of those on the CPU (default: all)")
     options.add_argument("--out", type=Path, help="write the tables there, as Markdown")
-    options.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)  # the arguments of memory_of
+    options.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)  # the arguments of memory_of
     chosen = options.parse_args(arguments)
     if chosen.device == "cuda" and chosen.only:
         options.error("--only names a part of what is measured on the CPU")
@@ -408,8 +357,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_freed_memory()  # as the command line does; for PyTorch too
     with use_threads(chosen.threads):
         if chosen.memory:
-            side, model, processes, steps = chosen.memory
-            print(memory_of(side, model, int(processes), int(steps)))
+            side, model, steps = chosen.memory
+            print(memory_of(side, model, int(steps)))
             return
         if chosen.device == "cuda":
             try:

@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import os
 import shlex
 import sys
+import traceback
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,8 +20,10 @@ from tqdm import tqdm
 
 from nanogen import __version__, data
 from nanogen.backend import DEVICES, keep_freed_memory, use_threads
+from nanogen.distributed import broadcast, end, everyones, first_rank_first, rank, size
 from nanogen.models import MODELS
 from nanogen.random import Generator
+from nanogen.training.checkpoint import Checkpoint
 from nanogen.training.config import TRAINING, default, explained, in_their_types, read_config, split_assignment
 from nanogen.training.evaluation import evaluate, table, write
 from nanogen.training.files import locked, to_utf8
@@ -35,7 +39,7 @@ from nanogen.training.run import (
     model_parameters,
     nearest,
 )
-from nanogen.training.sampling import sampler
+from nanogen.training.sampling import sample
 from nanogen.training.stopping import Interrupted, Stop
 
 SUMMARIES = {
@@ -45,7 +49,7 @@ SUMMARIES = {
     "ddpm": "denoising step by step, a bound on the likelihood (Ho et al. 2020)",
 }
 
-SHARED = "that share the drawing, on a CPU; another number draws other images (default: 1)"
+LAUNCHED = ["mpiexec", "-n", str(size())] if size() > 1 else []
 CHANGED = "take the run's data set though its images are not those that the run has known"
 WHERE = {"digits": "bundled"}
 ABOUT = {name: typing.get_type_hints(Settings)[name] for name in ("data_dir", "size", "color")}
@@ -109,7 +113,6 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png: a grid; .npz: the levels")
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")
-    command.add_argument("--processes", type=int, default=1, metavar="N", help=SHARED)
     command.add_argument("--steps", type=int, help="ddpm: sample by DDIM in so many steps (default: all T, ancestral)")
     command.add_argument("--eta", type=float, help="ddpm: DDIM's noise, 0 to 1 (default: 0)")
 
@@ -123,7 +126,6 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--eta", type=float, help="ddpm: DDIM's noise, 0 to 1 (default: 0)")
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")
-    command.add_argument("--processes", type=int, default=1, metavar="N", help=SHARED)
 
     commands.add_parser("list", help="the models with their settings, and the data sets")
     return main_parser
@@ -158,7 +160,8 @@ def run_train(arguments: argparse.Namespace) -> None:
         check_same(run, settings, about, given)
         moved = {name: about[name] for name in ("data", "data_dir") if about[name]}
         settings = dataclasses.replace(settings, **moved)
-        images = load_images(settings, "train", run.data_changed)
+        with first_rank_first():
+            images = load_images(settings, "train", run.data_changed)
     else:
         if about["model"] is None:
             raise ValueError(f"the model is missing, one of {', '.join(MODELS)}")
@@ -166,22 +169,27 @@ def run_train(arguments: argparse.Namespace) -> None:
         name = about.pop("data") or "digits"
         run = Run(arguments.out or free_folder(f"{about['model']}-{Path(name).stem[:50]}"))
         run.check_new()
-        images = data.load(name, "train", about["data_dir"], about["size"], about["color"])
+        with first_rank_first():
+            images = data.load(name, "train", about["data_dir"], about["size"], about["color"])
         settings = make_settings(images=images, model_settings=own, **about, **training)
-    test = load_images(settings, "test", run.data_changed)
+    with first_rank_first():
+        test = load_images(settings, "test", run.data_changed)
     settings = dataclasses.replace(settings, fingerprints=(images.fingerprint, test.fingerprint))
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with locked(run.folder), use_threads(settings.threads):
-        trainer = Trainer(settings, images)
-        trainer.inspected = arguments.detect_anomaly
-        if arguments.resume:
-            if checkpoint := run.recover():
-                trainer.restore(checkpoint)
-        else:
-            run.check_new()
-        run.write_settings(settings)
-        run.note(as_command(map(to_utf8, ["nanogen", *arguments.given])))
-        begin_metrics(trainer, run)
+    if any(other != settings for other in everyones(settings)):  # all have looked at the folder now: it may change
+        raise ValueError("the ranks have different settings or images")
+    trainer = Trainer(settings, images)
+    trainer.inspected = arguments.detect_anomaly
+    with contextlib.ExitStack() as held:
+        if not rank():
+            run.folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(run.folder))
+        held.enter_context(use_threads(settings.threads))
+        if checkpoint := broadcast(None if rank() else prepared(run, arguments.resume)):
+            trainer.restore(checkpoint)
+        if not rank():
+            run.write_settings(settings)
+            run.note(as_command(map(to_utf8, [*LAUNCHED, "nanogen", *arguments.given])))
+            begin_metrics(trainer, run)
         size = sum(parameter.data.size for parameter in trainer.model.parameters())
         say = (lambda _: None) if arguments.quiet else print
         say(f"{settings.model} ({size:,} parameters) on {settings.data} ({len(images):,} images), in {run.folder}")
@@ -196,15 +204,26 @@ def run_train(arguments: argparse.Namespace) -> None:
         try:
             with bar, Stop() as stop:
                 train(trainer, run, on_step, stop)
-            if stop:
-                raise Interrupted(stop.number)
-            for path in draw_pictures(run, images, test):
+            if number := max(everyones(stop.number)):
+                raise Interrupted(number)
+            for path in [] if rank() else draw_pictures(run, images, test):
                 say(f"wrote {path}")
         except BaseException as error:
-            again = as_command(["nanogen", "train", settings.model, "--out", str(run.folder), "--resume"])
+            again = as_command([*LAUNCHED, "nanogen", "train", settings.model, "--out", str(run.folder), "--resume"])
             if not isinstance(error, FloatingPointError):  # which would come again
                 error.add_note(f"at step {trainer.step} of {settings.steps}; go on with: {again}")
             raise
+
+
+def prepared(run: Run, resume: bool) -> Checkpoint | None:
+    """What the run in a folder goes on from.
+
+    Raises:
+        ValueError: a new run in a folder that holds one."""
+    if resume:
+        return run.recover()
+    run.check_new()
+    return None
 
 
 class Lines(tqdm):
@@ -270,9 +289,10 @@ def run_sample(arguments: argparse.Namespace) -> None:
     run = Run(arguments.run)
     settings, model = run.settings(), run.model(arguments.device)
     rng, how = Generator(arguments.seed, arguments.device), ddim_settings(arguments, settings)
-    team = sampler(model, rng, arguments.processes, arguments.n, **how)
-    with use_threads(settings.threads), contextlib.closing(team) as draw:
-        images = draw(arguments.n, SAMPLES)
+    with use_threads(settings.threads):
+        images = sample(model, arguments.n, rng.stream(SAMPLES), **how)
+    if rank():
+        return
     if arguments.out.suffix == ".png":
         grid(images, model.levels, columns=min(arguments.n, max(8, round(arguments.n**0.5)))).save(arguments.out)
     else:
@@ -284,15 +304,17 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     run = Run(arguments.run, arguments.data_changed)
     settings = run.settings()
     with use_threads(settings.threads):
-        found, pictures = evaluate(
+        result = evaluate(
             run,
             arguments.samples,
             arguments.images,
             arguments.seed,
             arguments.device,
-            arguments.processes,
             **ddim_settings(arguments, settings),
         )
+    if result is None:  # another rank has it
+        return
+    found, pictures = result
     try:
         paths = write(found, pictures, settings.levels, run, arguments.json or run.folder / "evaluation.json")
     finally:  # each is of use without the other
@@ -323,22 +345,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # what a console can't show ends no run
     given = sys.argv[1:] if arguments is None else list(arguments)
-    parsed = parser().parse_args(given)
-    parsed.given = given
+    with contextlib.ExitStack() as held:
+        if rank():  # the first one speaks
+            nowhere = held.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            held.enter_context(contextlib.redirect_stdout(nowhere))
+            held.enter_context(contextlib.redirect_stderr(nowhere))
+        parsed = parser().parse_args(given)
+        parsed.given = given
+        status, line = outcome(parsed)
+        if size() > 1:
+            status, line = end(status, line)
+        if line:
+            print(line, file=sys.stderr)
+        return status
+
+
+def outcome(parsed: argparse.Namespace) -> tuple[int, str]:
+    """The exit status of a command, and what to say of what went wrong."""
     command = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "list": run_list}[parsed.command]
     keep_freed_memory()
     try:
         command(parsed)
     except KeyboardInterrupt as error:
-        print(f"nanogen: {in_a_line(error, 'stopped')}", file=sys.stderr)
-        return getattr(error, "status", 130)
+        return getattr(error, "status", 130), f"nanogen: {in_a_line(error, 'stopped')}"
     except FloatingPointError as error:
-        print(f"nanogen: error: {in_a_line(error)}", file=sys.stderr)
-        return 1
+        return 1, f"nanogen: error: {in_a_line(error)}"
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        print(f"nanogen: error: {in_a_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+        return 2, f"nanogen: error: {in_a_line(error)}"
+    except Exception:
+        if size() == 1:
+            raise
+        return 1, traceback.format_exc().rstrip()
+    return 0, ""
 
 
 def as_command(words: Iterable[str]) -> str:

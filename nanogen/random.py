@@ -6,7 +6,9 @@ on the host and copied.
 
 from __future__ import annotations
 
+import copy
 import hashlib
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,6 +47,7 @@ class Generator:
         self.drawn = drawn or ("host" if device == "cpu" else "device")
         self._indices: tuple[int, ...] = ()
         self._source = self._make_source()
+        self._part: tuple[slice, int] | None = None
 
     def _make_source(self) -> Source:
         indices = self._indices
@@ -66,7 +69,17 @@ class Generator:
                 raise ValueError(f"stream: indices must be integers of at least 0, got {index!r}")
         child = Generator(self.seed, self.device, self.drawn)
         child._indices = (*self._indices, *map(int, indices))
-        child._source = child._make_source()
+        child._source, child._part = child._make_source(), self._part
+        return child
+
+    def part(self, own: slice, whole: int) -> Generator:
+        """For a part of a batch: it draws what this generator draws for the whole batch, and keeps the part `own` along
+        the first axis.  Single numbers and permutations are drawn as they are.
+
+        Raises:
+            ValueError: on drawing, a first axis that does not have the part's length."""
+        child = copy.copy(self)
+        child._part = None if own == slice(0, whole) else (own, whole)
         return child
 
     @property
@@ -78,15 +91,16 @@ class Generator:
         """A generator on the same device with another key, at position 0.  The key may be an array on the device."""
         other = Generator(self.seed, self.device, "device")
         other._source = device_source([key[i : i + 1] for i in range(4)], self.device)
+        other._part = self._part
         return other
 
     def normal(self, size: Size = (), dtype: Any = np.float32) -> Array:
         """Samples of N(0, 1)."""
-        return self._place(self._source.normal(size, np.dtype(dtype)))
+        return self._draw(lambda size: self._source.normal(size, np.dtype(dtype)), size)
 
     def uniform(self, size: Size = (), dtype: Any = np.float32) -> Array:
         """Samples of the uniform distribution on [0, 1)."""
-        return self._place(self._source.uniform(size, np.dtype(dtype)))
+        return self._draw(lambda size: self._source.uniform(size, np.dtype(dtype)), size)
 
     def integers(self, low: int, high: int, size: Size = ()) -> Array:
         """Uniform integers in [low, high).
@@ -94,7 +108,7 @@ class Generator:
         Raises:
             ValueError: an empty range; on a device, a range of 2³² or more.
         """
-        return self._place(self._source.integers(low, high, size))
+        return self._draw(lambda size: self._source.integers(low, high, size), size)
 
     def permutation(self, n: int) -> Array:
         """0 … n − 1 in random order."""
@@ -114,6 +128,14 @@ class Generator:
         if state.keys() != self._source.state.keys():
             raise ValueError(f"the state is not that of a generator which draws on the {self.drawn}")
         self._source.state = state
+
+    def _draw(self, draw: Callable[[Size], Array], size: Size) -> Array:
+        if self._part is None or size == ():
+            return self._place(draw(size))
+        (own, whole), (n, *others) = self._part, (size,) if isinstance(size, int | np.integer) else size
+        if n != own.stop - own.start:
+            raise ValueError(f"a part of {own.stop - own.start} of a batch draws along its first axis, got size {size}")
+        return self._place(draw((whole, *others)))[own]
 
     def _place(self, drawn: Any) -> Array:
         return to_device(drawn, self.device)

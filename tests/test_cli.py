@@ -191,8 +191,8 @@ def test_what_is_asked_for_is_handed_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert main(["evaluate", "x"]) == 0
     more = ["--samples", "44", "--images", "41", "--seed", "3", "--steps", "2", "--json", str(tmp_path / "x.json")]
     assert main(["evaluate", "x", *more]) == 0
-    assert told[0] == (run, 500, None, 0, "cpu", 1, {})
-    assert told[2] == (run, 44, 41, 3, "cpu", 1, {"steps": 2})
+    assert told[0] == (run, 500, None, 0, "cpu", {})
+    assert told[2] == (run, 44, 41, 3, "cpu", {"steps": 2})
     assert [how[2:] for how in told[1::2]] == [
         (17, run, Path("x/evaluation.json")), (17, run, tmp_path / "x.json"),
     ]  # fmt: skip

@@ -47,7 +47,7 @@ from nanogen.training.evaluation import (
 from nanogen.training.features import Features
 from nanogen.training.pictures import grid
 from nanogen.training.run import EVALUATION, SAMPLES, make_settings
-from nanogen.training.sampling import sampler
+from nanogen.training.sampling import sample
 
 
 @pytest.fixture(scope="module")
@@ -508,7 +508,7 @@ def test_an_evaluation_by_hand(name: str, few_steps: None, tmp_path: Path, monke
     assert found.likelihood == likelihood(model, real, Generator(9).stream(EVALUATION))
 
     monkeypatch.setattr(evaluation.time, "perf_counter", lambda: 0.0)
-    fake, _ = evaluation.timed(sampler(model, Generator(9), 1, 20, **how), 45)
+    fake, _ = evaluation.timed(lambda n, *at: sample(model, n, Generator(9).stream(*at), **how), 45)
     seen = Features(train)
     assert found.features == seen.name
     in_place = train.images[Generator(9).stream(REAL_AS_IF_DRAWN).permutation(80)[:45]]
@@ -546,24 +546,17 @@ def test_what_an_evaluation_goes_by_unless_given(few_steps: None, tmp_path: Path
         assert len(evaluate(run, n=50)[0].quality) == (5 if n == 40 else 0)
 
 
-def test_who_draws_the_samples_of_an_evaluation(
-    few_steps: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As many processes as are asked for, one unless told, at most a batch at a time; they end with the drawing."""
-    asked: list[Any] = []
-    real = evaluation.sampler
-
-    def begin(model: Any, rng: Generator, processes: int, most: int, **how: Any) -> Any:
-        asked.append([processes, most, how, "open"])
-        team = real(model, rng, 1, most, **how)
-        monkeypatch.setattr(team, "close", lambda: asked[-1].append("closed"))
-        return team
-
-    monkeypatch.setattr(evaluation, "sampler", begin)
+def test_who_evaluates(few_steps: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank other than the first draws its samples, and that is all."""
     run: Any = OfSome(tmp_path, TINY_MODELS["ddpm"]())
-    evaluate(run, 40)
-    evaluate(run, 40, processes=3, steps=2)
-    assert asked == [[1, 250, {}, "open", "closed"], [3, 250, {"steps": 2}, "open", "closed"]]
+    drawn, real = [], evaluation.sample
+    monkeypatch.setattr(
+        evaluation, "sample", lambda model, n, *a, **how: (drawn.append((n, how)), real(model, n, *a))[1]
+    )
+    monkeypatch.setattr(evaluation, "rank", lambda: 1)
+    monkeypatch.setattr(evaluation, "likelihood", None)
+    assert evaluate(run, 300, steps=2) is None
+    assert drawn == [(250, {"steps": 2}), (50, {"steps": 2})]
 
 
 def some_evaluation() -> evaluation.Evaluation:
@@ -699,7 +692,7 @@ def test_samples_are_drawn_in_batches_that_stay_the_same(monkeypatch: pytest.Mon
     depend on how many are in their batch."""
     monkeypatch.setattr(evaluation, "BATCH", 16)
     model, rng = VAE((1, 4, 4), 17, channels=2), Generator(0)
-    draw = sampler(model, rng, 1, 16)
+    draw = lambda n, *at: sample(model, n, rng.stream(*at))
     found, seconds = evaluation.timed(draw, 40)
     assert found.shape == (40, 1, 4, 4)
     assert len({image.tobytes() for image in found}) == 40
@@ -714,11 +707,10 @@ def test_samples_are_drawn_in_batches_that_stay_the_same(monkeypatch: pytest.Mon
 def test_settings_of_sampling_reach_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a sampler is given beside the numbers is the model's at each call: here DDIM's steps and noise."""
     model, asked = TINY_MODELS["ddpm"](), []
-    sample = model.sample
-    monkeypatch.setattr(model, "sample", lambda n, rng, **how: (asked.append((n, how)), sample(n, rng, **how))[1])
-    draw = sampler(model, Generator(0), 1, 5, steps=2, eta=0.5)
-    assert len(draw(5, 1)) == 5
-    assert len(draw(3, 2)) == 3
+    real = model.sample
+    monkeypatch.setattr(model, "sample", lambda n, rng, **how: (asked.append((n, how)), real(n, rng, **how))[1])
+    for n in (5, 3):
+        assert len(sample(model, n, Generator(0).stream(n), steps=2, eta=0.5)) == n
     assert asked == [(n, {"steps": 2, "eta": 0.5}) for n in (5, 3)]
 
 
@@ -727,12 +719,11 @@ def test_samples_are_drawn_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
     stream of its own, and no image is another's; the seconds are all that passed, by the number of images."""
     monkeypatch.setattr(evaluation, "BATCH", 16)
     model, clock, asked = VAE((1, 4, 4), 17, channels=2), [100.0], []
-    draw = sampler(model, Generator(0), 1, 16)
 
     def slowly(n: int, *indices: int) -> np.ndarray:
         asked.append((n, *indices))
         clock[0] += 3.0
-        return draw(n, *indices)
+        return sample(model, n, Generator(0).stream(*indices))
 
     monkeypatch.setattr(evaluation.time, "perf_counter", lambda: clock[0])
     found, seconds = evaluation.timed(slowly, 40)

@@ -5,12 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nanogen.autograd import Tensor, changes, composite
+from nanogen import distributed
+from nanogen.autograd import Tensor, changes, composite, primitive
 from nanogen.backend import Operation, array_module, moving_average, unsupported
 from nanogen.functional.activation import silu
-from nanogen.functional.reduction import normalize
+from nanogen.functional.reduction import mean, normalize
 
 __all__ = ["batch_norm", "group_norm", "group_norm_silu", "instance_norm", "layer_norm"]
+
+
+@primitive
+def mean_over_ranks(x):
+    """The mean of x over the ranks of an MPI job; without MPI x itself.
+
+    It is its own adjoint: the loss is the mean of the ranks' losses, and each rank's gradient is that of its own."""
+    return distributed.mean_over_ranks(x)[0]
+
+
+mean_over_ranks.vjp(lambda g, out, x: mean_over_ranks(g), reads="")
 
 
 @composite
@@ -18,13 +30,14 @@ def normalize_groups(input, weight, bias, *, groups, eps, over_batch, gated, mom
     """y = weight · (x − mean) / √(variance + eps) + bias, the moments those of a group of channels; silu(y) if gated.
 
     Shapes: input (N, C, *), weight and bias (C,) or, each image's own, (N, C); a moment is over the C / groups channels
-    of a group and all their pixels, and over the batch too if over_batch.  `moments`, (mean, variance) as `moments_of`
-    has them or None, are for a kernel, which then spares them.
+    of a group and all their pixels, and over the batch too, that of all ranks, if over_batch.  `moments`, (mean,
+    variance) of each channel or None, are for a kernel, which then need not compute them.
     """
     n, c, *size = input.shape
     grouped = input.reshape(n, groups, c // groups, *size)
-    over = tuple(range(2, grouped.ndim))
-    y = normalize(grouped, dim=(0, *over) if over_batch else over, eps=eps).reshape(input.shape)
+    over = (*((0,) if over_batch else ()), *range(2, grouped.ndim))
+    of_all = lambda x, dim, keepdim: mean_over_ranks(mean(x, dim, keepdim=keepdim))
+    y = normalize(grouped, over, eps, of_all if over_batch else mean).reshape(input.shape)
     y = y * _at_channels(weight, input) + _at_channels(bias, input)
     return silu(y) if gated else y
 
@@ -81,8 +94,8 @@ def batch_norm(
 ) -> Tensor:
     """Each channel normalised over the batch and its pixels; in evaluation, by the running moments.
 
-    In training the running moments move by `momentum` towards the batch's (the variance without bias).  Where processes
-    share the step, the batch is that of all of them; but for gradients of gradients, each one's is its own part.
+    In training the running moments move by `momentum` towards the batch's (the variance without bias).  Where the ranks
+    of an MPI job share the step, the batch is that of all of them.
     Shapes: input (N, C, *), the others (C,).  Ioffe & Szegedy 2015, algorithms 1 and 2.
 
     Raises:
@@ -100,19 +113,21 @@ def batch_norm(
             raise ValueError("batch_norm: evaluation needs running_mean and running_var")
         mean, variance, weight, bias = (_at_channels(x, input) for x in (running_mean, running_var, weight, bias))
         return (input - mean) * (variance + eps) ** -0.5 * weight + bias
-    count = input.data.size // max(channels, 1)
+    count = input.data.size // max(channels, 1) * distributed.size()
     if count == 1:
         raise ValueError(f"batch_norm: training needs more than one value a channel, got input of shape {input.shape}")
     if not input.data.size:  # as in torch: no values, and no moments that could move
         return input * _at_channels(weight, input) + _at_channels(bias, input)
-    mean, variance = moments = moments_of(input.data)
+    own_mean, own_variance = moments_of(input.data)
+    (mean,) = distributed.mean_over_ranks(own_mean)
+    (variance,) = distributed.mean_over_ranks(own_variance + (own_mean - mean) ** 2)
     if running_mean is not None and running_var is not None:  # in place: a captured step finds them there again
         unbiased = variance * (count / (count - 1))
         moving_average([running_mean.data, running_var.data], [mean, unbiased], kept=1 - momentum, share=momentum)
         changes.note(running_mean.data)
         changes.note(running_var.data)
     how = {"groups": channels, "eps": eps, "over_batch": True, "gated": False}
-    return normalize_groups(input, weight, bias, **how, moments=moments)
+    return normalize_groups(input, weight, bias, **how, moments=(mean, variance))
 
 
 def instance_norm(

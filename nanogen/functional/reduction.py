@@ -143,7 +143,7 @@ def _finite(out: Tensor) -> Tensor:
     return where(out == -math.inf, 0.0, out)
 
 
-def normalize(input: Tensor, dim: Any, eps: float) -> Tensor:
+def normalize(input: Tensor, dim: Any, eps: float, mean: Any = mean) -> Tensor:
     """(x − mean) / √(variance + eps) over `dim`, the variance without correction."""
     centred = input - mean(input, dim, keepdim=True)
     return centred * (mean(centred**2, dim, keepdim=True) + eps) ** -0.5

@@ -124,7 +124,9 @@ class PixelCNN(GenerativeModel):
         Raises:
             ValueError: rows that are not in 0 … H, images that are none of this shape and these levels."""
         x, (colors, height, width) = self._begun(images, rows), self.image_shape
-        u = rng.uniform((height - rows, width, colors, len(x)), dtype=np.float64)
+        u = array_module(x).empty((height - rows, width, colors, len(x)))
+        for numbers_of_one in u.reshape(-1, len(x)):
+            numbers_of_one[...] = rng.uniform(len(x), dtype=np.float64)
         columns, numbers = Columns(self, len(x)), list(itertools.product(range(height), range(width), range(colors)))
         while numbers:
             for i, j, c in numbers:

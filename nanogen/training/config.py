@@ -14,8 +14,9 @@ from typing import Any
 from nanogen.models import MODELS
 from nanogen.training.files import from_utf8
 from nanogen.training.recipes import LARGE, SMALL
-from nanogen.training.run import PATHS, Settings, check_model, convert, model_parameters, nearest
+from nanogen.training.run import FORMER, PATHS, Settings, check_model, convert, model_parameters, nearest
 
+NOT_GIVEN = "image_shape", "levels", "fingerprints"  # settings that the images tell
 LONGEST = 1 << 15  # bytes of a file of settings: what is nested deeply takes a parser time and memory
 
 TRAINING = {  # what can be set for all models
@@ -36,7 +37,6 @@ TRAINING = {  # what can be set for all models
     "precision": "of the products of matrices: float32, or tf32, on a GPU: ten bits of each factor's fraction, faster",
     "execution": "of steps, sampling's too: eager, kernel by kernel, or graph, on a GPU: captured, then launched whole",
     "threads": "of the matrix products; another number gives other bits",
-    "processes": "that share each step, on a CPU with the threads shared out; another number draws other noise",
 }
 
 
@@ -90,7 +90,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold settings by name")
     if path.suffix == ".json":
-        found = {k: v for k, v in found.items() if k not in ("image_shape", "levels", "fingerprints") and v is not None}
+        found = {k: v for k, v in found.items() if k not in (*NOT_GIVEN, *FORMER) and v is not None}
         found |= found.pop("model_settings", {})
     for name, value in found.items():
         if isinstance(value, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import time
@@ -15,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nanogen.data import Images
+from nanogen.distributed import rank
 from nanogen.metrics import (
     GROUPS,
     Estimate,
@@ -37,7 +37,7 @@ from nanogen.training.features import Features
 from nanogen.training.files import write_atomically
 from nanogen.training.pictures import grid
 from nanogen.training.run import EVALUATION, SAMPLES, Run
-from nanogen.training.sampling import sampler
+from nanogen.training.sampling import sample
 
 BATCH = 250  # images sampled at once
 FEWEST = 2 * GROUPS  # images on either side of a comparison of sets
@@ -84,22 +84,21 @@ def evaluate(
     test_images: int | None = None,
     seed: int = 0,
     device: str = "cpu",
-    processes: int = 1,
     **sampling: Any,
-) -> tuple[Evaluation, dict[str, np.ndarray]]:
+) -> tuple[Evaluation, dict[str, np.ndarray]] | None:
     """Evaluate a run's model on its data set's test split.
 
     Args:
         n: how many images to sample, in batches of 250: what is drawn depends on how many a batch has.
         test_images: how many test images, the first ones; all unless given.
-        processes: how many draw the samples together; another number draws other ones.
         sampling: `steps` and `eta` of DDIM.
 
     Returns:
-        The numbers, and images by the names of the pictures that show them.
+        The numbers, and images by the names of the pictures that show them.  None on ranks other than the first, which
+        only draw.
 
     Raises:
-        ValueError: too few images on either side; processes that there can't be.
+        ValueError: too few images on either side.
     """
     settings, model, train, test = run.settings(), run.model(device), run.images("train"), run.images("test")
     count = len(test) if test_images is None else test_images
@@ -108,10 +107,10 @@ def evaluate(
     if n < FEWEST:
         raise ValueError(f"at least {FEWEST} samples are needed, got {n}")
     real, rng = test.images[:count], Generator(seed, device)
-    with contextlib.closing(sampler(model, rng, processes, BATCH, **sampling)) as draw:
-        found = likelihood(model, real, rng.stream(EVALUATION))
-        fake, seconds = timed(draw, n)
-
+    fake, seconds = timed(lambda n, *indices: sample(model, n, rng.stream(*indices), **sampling), n)
+    if rank():
+        return None
+    found = likelihood(model, real, rng.stream(EVALUATION))
     features = Features(train)
     as_if_drawn = train.images[Generator(seed).stream(REAL_AS_IF_DRAWN).permutation(len(train))[:n]]
     of_real, of_fake = features(real), features(fake)

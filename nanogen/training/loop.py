@@ -9,17 +9,19 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
+from nanogen import distributed
 from nanogen.autograd import Tensor, grad
 from nanogen.backend import Array, allow_tf32, device_of, replay, to_device, to_numpy
 from nanogen.data import Images
+from nanogen.distributed import everyones, mean_over_ranks, rank, size
 from nanogen.models import GenerativeModel
 from nanogen.models.base import Update
 from nanogen.optim import AdamW, ExponentialMovingAverage, clip_grad_norm_
-from nanogen.processes import Team, mean_over_processes
 from nanogen.random import Generator
 from nanogen.training.anomaly import Anomaly, detect_anomaly, is_finite
 from nanogen.training.checkpoint import Checkpoint, save_checkpoint, with_prefix, without_prefix
@@ -58,6 +60,12 @@ class Trainer:
     """
 
     def __init__(self, settings: Settings, images: Images):
+        if settings.batch % size():
+            raise ValueError(f"batch must be a multiple of the {size()} ranks that share it, got {settings.batch}")
+        if settings.execution == "graph" and size() > 1:
+            raise ValueError(
+                f"execution must be eager for {size()} ranks, whose means go by way of the host, got graph"
+            )
         self.inspected = False
         self.settings, self.images, self.step = settings, images, 0
         allow_tf32(settings.precision == "tf32")
@@ -71,21 +79,15 @@ class Trainer:
         self.average = ExponentialMovingAverage(self.model.parameters(), settings.ema)
         self.recent: dict[str, list[Any]] = {name: [] for name in self.parameters}  # losses, one a step
         self.replayed = replay(self.compute_on_device) if settings.execution == "graph" else None
-        room = 8 + sum(parameter.data.nbytes for parameter in self.model.parameters())  # a loss and all gradients
-        self.team = Team(self.take, settings.processes, room)
+        self.part = distributed.part(settings.batch)  # of the batch, this rank's
 
     def advance(self) -> dict[str, Tensor]:
-        """One training step, by all processes; the losses by name.
+        """One training step, by all ranks; the losses by name.
 
         Raises:
             Anomaly: a number that is not finite, if `inspected`.
-            RuntimeError: one of several processes has ended.
         """
-        return self.team(self.step + 1)
-
-    def take(self, step: int) -> dict[str, Tensor]:
-        """This process's part of a step."""
-        self.step = step
+        self.step += 1
         with detect_anomaly(self.model) if self.inspected else contextlib.nullcontext():
             losses = self.update()
         if self.inspected and (name := not_finite(self.model.state_dict())):
@@ -95,20 +97,22 @@ class Trainer:
     def update(self) -> dict[str, Tensor]:
         """What `advance` does, but for the looking."""
         images, numbers = self.batches(), self.numbers()
-        rng = Generator(self.settings.seed, self.settings.device).stream(STEPS, self.step, *self.team.own_index)
+        own = Generator(self.settings.seed, self.settings.device).part(self.part, self.settings.batch)
+        rng = own.stream(STEPS, self.step)
         if self.replayed is None or self.inspected:
             return self.compute(images, numbers, rng)
         losses = self.replayed(rng.key, *images, *[np.array(some, np.float32) for some in numbers])
         return {name: Tensor(loss) for name, loss in zip(self.parameters, losses, strict=True)}
 
     def batches(self) -> list[np.ndarray]:
-        """This process's part of the step's images, for each of the model's updates: one that is repeated sees others
+        """This rank's part of the step's images, for each of the model's updates: one that is repeated sees others
         each time."""
         names = [update.name for update in self.updates]
         repeats = max(names.count(name) for name in names)
         orders = [(self.step - 1) * repeats + names[:i].count(name) + 1 for i, name in enumerate(names)]
-        part = self.team.part(self.settings.batch)
-        return [self.images.images[batch_indices(order, len(self.images), self.settings)[part]] for order in orders]
+        return [
+            self.images.images[batch_indices(order, len(self.images), self.settings)[self.part]] for order in orders
+        ]
 
     def numbers(self) -> list[list[float]]:
         """What each update's optimiser, and the average, take from the number of the step."""
@@ -124,7 +128,7 @@ class Trainer:
         for (name, loss_of, _), batch, rate in zip(self.updates, images, rates, strict=True):
             loss = loss_of(batch, rng)
             slopes: Any = grad(loss, self.parameters[name])
-            mean, *means = mean_over_processes(loss.data, *[g.data for g in slopes])
+            mean, *means = mean_over_ranks(loss.data, *[g.data for g in slopes])
             for parameter, g in zip(self.parameters[name], means, strict=True):
                 parameter.grad = Tensor(g)
             if self.settings.clip:
@@ -181,7 +185,6 @@ class Trainer:
         self.recent = {name: recent[name].tolist() for name in self.recent}  # a file's arrays come in any order
         if self.replayed:
             self.replayed = replay(self.compute_on_device)  # some arrays are others now
-        self.team.close()  # the other processes have the old ones
 
 
 def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], stop: object = False) -> None:
@@ -191,14 +194,15 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
 
     Args:
         on_step: is told the step and, every so many steps, the sum of the losses (NaN in between).
-        stop: once it is true, the step at hand is finished, a checkpoint written, and that is all.
+        stop: once it is true, on any rank, the step at hand is finished, a checkpoint written, and that is all.
 
     Raises:
         FloatingPointError: a number that is not finite, or can't be computed; the last checkpoint stays as it is.
         OSError: a file that can't be written; the last checkpoint stays as it is.
     """
     settings, stopping = trainer.settings, False
-    with run.metrics_file.open("a", encoding="utf-8") as file, np.errstate(all="ignore"):
+    metrics = Path(os.devnull) if rank() else run.metrics_file  # the first rank alone writes
+    with metrics.open("a", encoding="utf-8") as file, np.errstate(all="ignore"):
         while trainer.step < settings.steps and not stopping:
             try:
                 losses = trainer.advance()  # what overflows is found below
@@ -206,7 +210,7 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
                 raise failure(trainer, run, str(error)) from error
             for name, loss in losses.items():
                 trainer.recent[name].append(loss)
-            stopping = bool(stop)  # looked at once: what comes later stops the next step
+            stopping = any(everyones(bool(stop)))  # looked at once: what comes later stops the next step
             last, total = trainer.step == settings.steps, math.nan
             if last or trainer.step % settings.log_every == 0:
                 means = {name: sum(map(float, recent)) / len(recent) for name, recent in trainer.recent.items()}
@@ -216,11 +220,10 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
                 trainer.recent = {name: [] for name in means}
             if last or stopping or trainer.step % settings.checkpoint_every == 0:
                 save(trainer, run, file)
-            if trainer.samples_due() and not (last or stopping):
+            if not rank() and trainer.samples_due() and not (last or stopping):
                 file.flush()
                 draw(trainer, run)
             on_step(trainer.step, total)
-    trainer.team.close()
 
 
 def save(trainer: Trainer, run: Run, metrics: TextIO) -> None:
@@ -232,6 +235,8 @@ def save(trainer: Trainer, run: Run, metrics: TextIO) -> None:
     checkpoint = trainer.checkpoint()
     if name := not_finite(checkpoint.arrays):
         raise failure(trainer, run, f"{name} is not finite")
+    if rank():
+        return
     metrics.flush()
     os.fsync(metrics.fileno())
     save_checkpoint(run.checkpoint_file(trainer.step), checkpoint)
@@ -254,9 +259,9 @@ def not_finite(arrays: dict[str, Any]) -> str | None:
 
 def failure(trainer: Trainer, run: Run, seen: str) -> FloatingPointError:
     """What to say of numbers that were seen to be wrong: where they first were, found by going through the steps since
-    the last checkpoint once more, with an eye on every result."""
+    the last checkpoint once more, with an eye on every result.  Not with several ranks: they need not all be here."""
     checkpoint, step = run.checkpoint(), trainer.step
-    if not trainer.inspected:
+    if not trainer.inspected and size() == 1:
         again = Trainer(trainer.settings, trainer.images)
         again.inspected = True
         if checkpoint:

@@ -23,7 +23,6 @@ from nanogen import __version__, data
 from nanogen.backend import device_module
 from nanogen.data import Images
 from nanogen.models import MODELS, GenerativeModel
-from nanogen.processes import check_processes
 from nanogen.random import Generator
 from nanogen.training.checkpoint import Checkpoint, load_checkpoint, without_prefix
 from nanogen.training.files import from_utf8, remove_parts, to_utf8, write_atomically
@@ -33,6 +32,9 @@ from nanogen.training.sampling import as_graphs
 log = logging.getLogger("nanogen")
 MOST = 2**31 - 1  # of anything that is counted
 PATHS = ("data", "data_dir")  # settings that may be paths
+# Settings of earlier versions that are passed over.  So many `processes` shared each step, as ranks of an MPI job do.
+# Where there were several, a run that goes on draws other noise than it would have, just as independent.
+FORMER = ("processes",)
 
 # Independent streams of random numbers of one seed.
 INITIAL_WEIGHTS, STEPS, SHUFFLES, PICTURES, SAMPLES, EVALUATION = range(6)
@@ -68,7 +70,6 @@ class Settings:
     device: str = "cpu"
     precision: str = "float32"
     execution: str = "eager"
-    processes: int = 1
     data_dir: str | None = None
     size: tuple[int, int] | None = None
     color: str | None = None
@@ -123,9 +124,6 @@ def check_ranges(settings: Settings) -> None:
             raise ValueError(f"{name} must be {plain} or {of_a_gpu}, got {given!r}")
         if given == of_a_gpu and settings.device != "cuda":
             raise ValueError(f"{name} {of_a_gpu} is a GPU's: it needs device cuda, got {settings.device}")
-    check_processes(settings.processes, settings.device)
-    if settings.batch % settings.processes:
-        raise ValueError(f"batch must be a multiple of processes, got {settings.batch} for {settings.processes}")
     if len(settings.betas) != 2 or not all(0 <= beta < 1 for beta in settings.betas):
         raise ValueError(f"betas must be two numbers in [0, 1), got {settings.betas}")
     if not 0 <= settings.ema < 1:
@@ -331,6 +329,7 @@ class Run:
         try:
             found = json.loads(self.settings_file.read_text(encoding="utf-8"))
             given, kinds = found.pop("model_settings"), typing.get_type_hints(Settings)
+            found = {name: value for name, value in found.items() if name not in FORMER}
             check_model(found["model"])
             own = model_parameters(found["model"])
             settings = Settings(

@@ -1,39 +1,31 @@
-"""Images drawn from a model, by one process or several."""
+"""Images drawn from a model, by one process or by the ranks of an MPI job."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from nanogen.autograd import Tensor
 from nanogen.backend import Array, replay, to_numpy
+from nanogen.distributed import everyones, part
 from nanogen.models import GenerativeModel
 from nanogen.nn import Module
-from nanogen.processes import Team, check_processes
 from nanogen.random import Generator
 
 
-def sampler(model: GenerativeModel, rng: Generator, processes: int, most: int, **how: Any) -> Team:
-    """What gives n images, at most `most`, from the stream of these indices: `(n, *indices)` to uint8 (n, C, H, W) on
-    the host.  Several processes each draw their part of them, from streams of their own.
+def sample(model: GenerativeModel, n: int, rng: Generator, **how: Any) -> np.ndarray:
+    """n images, uint8 (n, C, H, W) on the host of every rank.  Each rank draws its part of them, with its part of the
+    random numbers: whatever their number, they draw the images of one process, but for rounding.
 
     Args:
         how: the model's settings of sampling.
-
-    Raises:
-        ValueError: several processes on a GPU, or too many.
     """
-    check_processes(processes, rng.device)
-
-    def draw(n: int, *indices: int) -> np.ndarray:
-        each = -(-n // team.count)
-        own = to_numpy(model.sample(each, rng.stream(*indices, *team.own_index), **how))
-        return team.gather(own)[:n]
-
-    team = Team(draw, processes, -(-most // processes) * math.prod(model.image_shape))
-    return team
+    own = part(n)
+    images = np.empty((0, *model.image_shape), np.uint8)
+    if n < 1 or own.start < own.stop:  # of fewer images than ranks some draw none
+        images = to_numpy(model.sample(own.stop - own.start, rng.part(own, n), **how))
+    return np.concatenate(everyones(images))
 
 
 def as_graphs(network: Module) -> None:

@@ -36,7 +36,7 @@ PARTS = {
          "kernels/softmax.py"),
         ("test_functional.py", "test_torch.py", "test_cuda.py", "test_parity.py::test_operations"),
         ("test_nn.py", "test_torch_models.py", "test_strict.py::test_a_run_on_the_stand_in_is_the_run_on_the_cpu",
-         "test_processes.py::test_batch_norm_over_the_batch_of_all"),
+         "test_distributed.py::test_ranks_compute_what_one_process_does[norm-2]"),
     ),
     "activations": Part(
         ("kernels/activation.py",),
@@ -56,7 +56,7 @@ PARTS = {
         ("test_conv.py", "test_kernels.py", "test_cuda.py", "test_compiled.py"),
         ("test_functional.py", "test_nn.py", "test_torch.py", "test_torch_models.py", "test_products.py",
          "test_strict.py::test_a_run_on_the_stand_in_is_the_run_on_the_cpu",
-         "test_processes.py::test_batch_norm_over_the_batch_of_all"),
+         "test_distributed.py::test_ranks_compute_what_one_process_does[norm-2]"),
     ),
     "optimisers": Part(
         ("optim.py", "kernels/average.py", "kernels/joining.py"),
@@ -67,7 +67,7 @@ PARTS = {
     "compiled": Part(
         ("compiled.py", "backend.py"),
         ("test_compiled.py", "test_backend.py", "test_kernels.py"),
-        ("test_products.py", "test_optim.py", "test_processes.py", "test_strict.py"),
+        ("test_products.py", "test_optim.py", "test_distributed.py", "test_strict.py"),
     ),
     "pixelcnn": Part(
         ("models/pixelcnn.py", "models/columns.py"),
@@ -96,11 +96,11 @@ PARTS = {
     "training": Part(
         ("training/loop.py", "training/run.py", "training/recipes.py", "training/config.py", "training/anomaly.py"),
         ("test_training.py", "test_checkpoint.py"),
-        ("test_page.py", "test_pictures.py", "test_cli.py", "test_processes.py", "test_strict.py"),
+        ("test_page.py", "test_pictures.py", "test_cli.py", "test_distributed.py", "test_strict.py"),
     ),
     "files": Part(
         ("training/checkpoint.py", "training/files.py", "training/sampling.py", "training/stopping.py"),
-        ("test_checkpoint.py", "test_processes.py::test_shared_drawing",
+        ("test_checkpoint.py", "test_distributed.py::test_ranks_draw_the_images_of_one_process",
          "test_stopping.py::test_the_first_signal_waits_and_the_second_does_not"),
         ("test_strict.py", "test_stopping.py", "test_training.py"),
     ),

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from nanogen.distributed import mean_over_ranks
 from nanogen.functional.normalization import moments_of, normalize_groups
 from nanogen.kernels.cpu.compiled import call, covers
 
@@ -107,7 +108,8 @@ def over_the_batch(
     sums = np.empty((len(rows), 2, rows.shape[2]), rows.dtype)
     call("gradient_sums", g, rows, *rows.shape, *columns, int(gated), dx, scratch(rows), sums)
     dbias, products = sums.sum(axis=0)
-    slope, offset = -(rstd**2) * factor * products / count, -factor * dbias / count
+    of_g, of_products = mean_over_ranks(dbias, products)  # the batch is that of all ranks
+    slope, offset = -(rstd**2) * factor * of_products / count, -factor * of_g / count
     others = [of_columns(numbers, rows) for numbers in (mean, factor, slope, offset)]
     call("combine", dx if gated else g, rows, *rows.shape, *others, dx)
     return [dx, products * rstd, dbias]

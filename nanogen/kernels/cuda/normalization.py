@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from nanogen.backend import Array, array_module
+from nanogen.distributed import mean_over_ranks
 from nanogen.functional.normalization import moments_of, normalize_groups
 from nanogen.kernels.cuda.launch import THREADS, covers, cuda_source, launch
 
@@ -89,5 +90,5 @@ class NormalizeGroups:
         launch_steps("normalize_gradients", (1, 1) if over_batch else (1, 2), *how, *sums, dx)
         db, dw = sums.sum(axis=1) if weight.ndim == 1 else sums
         if over_batch:
-            launch_steps("normalize_gradients", (2, 2), *how, db, dw, dx)
+            launch_steps("normalize_gradients", (2, 2), *how, *mean_over_ranks(db, dw), dx)  # the batch is all ranks'
         return [images_of(dx, input.shape), dw, db]
