@@ -27,10 +27,6 @@ from benchmarks.steps import step_of_ours, step_of_theirs
 from benchmarks.timing import SETTLING_AFTER_OPENBLAS, Comparison, compare, seconds
 from nanogen import functional as F
 from nanogen.backend import DEVICES, keep_freed_memory, use_threads
-<<<<<<< HEAD
-=======
-from nanogen.training.recipes import recipe
->>>>>>> strict
 
 SIZES = {"8×8": ((1, 8, 8), 17), "28×28": ((1, 28, 28), 256)}
 BATCH = 64

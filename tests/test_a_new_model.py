@@ -65,9 +65,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_model_of_one_file(registered: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By the command line: listed with its settings; trained by its recipe to the entropy of the levels,
-    about 2.4 bits a pixel; its pictures drawn and in the page; drawn from; evaluated; sampling settings that are not its own
-    refused."""
+    """By the command line: listed with its settings; trained by its recipe to about 2.4 bits a pixel, the entropy of
+    the levels' frequencies; its pictures drawn and in the page; drawn from; evaluated; sampling settings that are not
+    its own refused."""
     assert main(["list"]) == 0
     said = capsys.readouterr().out
     assert "  pixels    each pixel by itself, exact likelihood\n" in said

@@ -24,7 +24,7 @@ from nanogen.nn import Parameter
 from nanogen.training import evaluation
 from nanogen.training.loop import Trainer
 from nanogen.training.run import EVALUATION, SAMPLES, Run, make_settings
-from nanogen.training.sampling import sampler
+from nanogen.training.sampling import sample
 
 CLASSES = 3
 SMALL: dict[str, Callable[..., Any]] = {
@@ -379,7 +379,8 @@ def test_a_label_for_an_unconditional_run(tmp_path: Path, capsys: pytest.Capture
 def test_labels_of_an_evaluations_samples(recording: list[Any]) -> None:
     """Classes come as often as among the training images: 30,000 draws are within six standard errors."""
     labels = np.array([0] * 60 + [2] * 30 + [6] * 10)
-    draw = sampler(Recording((1, 2, 2), 256, 7), ng.Generator(0), 1, 30_000, evaluation.drawn_from(labels))
+    model, by_frequency = Recording((1, 2, 2), 256, 7), evaluation.drawn_from(labels)
+    draw = lambda n, stream: sample(model, n, ng.Generator(0).stream(stream), by_frequency)
     found = draw(30_000, 1)[:, 0, 0, 0]
     shares, expected = np.bincount(found, minlength=7) / 30_000, np.array([0.6, 0, 0.3, 0, 0, 0, 0.1])
     assert (abs(shares - expected) <= 6 * np.sqrt(expected * (1 - expected) / 30_000)).all()
