@@ -66,7 +66,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_model_of_one_file(registered: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By the command line: listed with its settings; trained by its recipe to what the frequencies of levels give, about
+    """By the command line: listed with its settings; trained by its recipe to what the levels' frequencies give, about
     2.4 bits a pixel; its pictures drawn and in the page; drawn from; evaluated; sampling settings that are not its own
     refused."""
     assert main(["list"]) == 0
