@@ -58,7 +58,9 @@ def plain(names: str, kind: str = "normal") -> None:
     example(*names.split())(lambda f, draw: (f, [draw.array(draw.shape(), kind)]))
 
 
-plain("exp expm1 tanh sigmoid silu softplus logsigmoid log_ndtr negative neg identity sin cos square erf")
+plain(
+    "exp expm1 tanh sigmoid silu softplus logsigmoid log_ndtr negative neg identity mean_over_ranks sin cos square erf"
+)
 plain("log sqrt log1p", "positive")
 plain("abs sign relu", "nonzero")
 
