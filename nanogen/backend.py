@@ -126,7 +126,7 @@ class Operation:
         """Register what is decorated as the kernel for a device; the device's last one counts."""
 
         def register(form: Any) -> Any:
-            self.kernels[device] = (form.forward, form.gradient) if isinstance(form, type) else (form, None)
+            self.kernels[device] = getattr(form, "forward", form), getattr(form, "gradient", None)
             return form
 
         return register
@@ -135,13 +135,13 @@ class Operation:
         found = self.by_kernel(list(arrays), parameters)
         return self.plain(*arrays, **parameters) if found is None else found[0]
 
-    def by_kernel(self, arrays: list[Array], parameters: dict[str, Any]) -> tuple[Any, Any, Any] | None:
-        """What the kernel returns, what it saved for its gradient, and that; None if there is no kernel, or it declines.
-        """
+    def by_kernel(self, arrays: list[Array], parameters: dict[str, Any]) -> tuple[Any, ...] | None:
+        """What the kernel returns, and if it brings a gradient, what it saved for it and the gradient; None if there is
+        no kernel, or it declines."""
         kernel = self.kernels.get(device_of(arrays[0]))
         if kernel is None or (found := kernel[0](*arrays, **parameters)) is NotImplemented:
             return None
-        return (found, None, None) if kernel[1] is None else (*found, kernel[1])
+        return (found,) if kernel[1] is None else (*found, kernel[1])
 
 
 OPERATIONS: list[Operation] = []

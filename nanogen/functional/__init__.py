@@ -77,6 +77,8 @@ _ALIASES: dict[str, Callable[..., Any]] = {
     "size": lambda input, dim=None: input.shape if dim is None else input.shape[dim],
     "dim": lambda input: input.ndim, "numel": lambda input: math.prod(input.shape),
     "clone": lambda input: cast(input, dtype=input.dtype), "contiguous": lambda input: input,
+    "__len__": lambda input: len(input.data), "__float__": lambda input: float(input.item()),
+    "__int__": lambda input: int(input.item()), "__bool__": lambda input: bool(input.item()),
     "tolist": lambda input: input.data.tolist(), "t": lambda input: input.permute(*reversed(range(input.ndim))),
     "fill_": lambda input, value: overwrite(input, Tensor(array_module(input.data).full_like(input.data, value))),
     "zero_": lambda input: input.fill_(0),

@@ -61,7 +61,7 @@ def col2im(columns, size, stride, padding, dilation):
     padded = zeros_for(columns, c, kernel, (oh, ow), stride, dilation)
     sums = patches(padded, kernel, (oh, ow), stride, dilation)
     for k in range(kernel[0]):
-        for l in range(kernel[1]):
+        for l in range(kernel[1]):  # noqa: E741
             sums[:, :, :, k, l] += columns[:, :, :, k, l]
     out = array_module(columns).zeros((len(columns), *size, c), columns.dtype)
     inside = padded[:, top : top + size[0], left : left + size[1]]

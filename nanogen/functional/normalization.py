@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from nanogen.autograd import Tensor, changes, composite
 from nanogen.backend import Operation, array_module, moving_average, unsupported
