@@ -98,14 +98,14 @@ def only(owner: str, there: Any) -> Callable[[str], Any]:
     return refuse
 
 
-def unsupported(name: str, **given: Any) -> None:
-    """Refuse what torch takes here and nanogen does not, unless it is left at None or False.
+def unsupported(name: str, default: Any = False, **given: Any) -> None:
+    """Refuse what torch takes here and nanogen does not, unless it is left at None or at its default.
 
     Raises:
         ValueError: a setting of another value, by its name.
     """
     for setting, value in given.items():
-        if value is not None and value is not False:
+        if value is not None and (type(value) is not type(default) or value != default):
             raise ValueError(f"{name}: {setting}={value!r} is not supported")
 
 

@@ -67,7 +67,7 @@ def _requires_grad(input: Tensor, requires_grad: bool) -> Tensor:
 _METHODS: tuple[Callable[..., Any], ...] = (
     exp, expm1, log, log1p, sqrt, abs, clip, maximum, minimum, sign, tanh, sigmoid, softmax, log_softmax, sum,
     mean, var, amax, amin, logsumexp, matmul, reshape, flatten, squeeze, unsqueeze, expand, permute, transpose, flip,
-    gather, sin, cos, square, erf, max, min, argmax, prod, std, norm, chunk, repeat, unflatten,
+    gather, sin, cos, square, erf, max, min, argmax, prod, std, norm, chunk, repeat,
 )  # fmt: skip
 _ALIASES: dict[str, Callable[..., Any]] = {
     "add": add, "sub": subtract, "mul": multiply, "div": divide, "pow": power, "neg": negative, "clamp": clip,
