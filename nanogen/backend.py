@@ -156,7 +156,7 @@ class Update(Operation):
     """
 
     def __call__(self, *arrays: list[Array], **parameters: Any) -> None:
-        kernel, _ = self.kernels.get(device_of(arrays[0][0]), (None, None))
+        kernel, _ = self.kernels.get(device_of(arrays[0][0]), (None, None)) if arrays[0] else (None, None)
         if kernel is None or kernel(*arrays, **parameters) is NotImplemented:
             self.plain(*arrays, **parameters)
 
