@@ -7,7 +7,7 @@ on the host and copied.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +25,8 @@ class Generator:
     Args:
         seed: an integer in 0 … 2¹²⁸ − 1.
         device: the device of the arrays that it returns, `cpu` or `cuda`.
-        drawn: where the numbers are computed, `host` (the default for cpu) or `device` (the default for cuda, if it has kernels).  With
-            `host` for both, the same seed gives the same numbers on both devices: the arrays are copied to the device.
+        drawn: where the numbers are computed, `host` (the default for cpu) or `device` (the default for cuda, if it has
+            kernels).  With `host` for both, the same seed gives the same numbers on both: the arrays are copied.
 
     Raises:
         ValueError: a seed out of range, an unknown device, another value of `drawn`.
@@ -46,7 +46,7 @@ class Generator:
         self._indices: tuple[int, ...] = ()
         self._source = self._make_source()
 
-    def _make_source(self) -> Source:
+    def _make_source(self) -> Any:
         indices = self._indices
         if any(index >= 1 << 32 for index in indices):  # SeedSequence would read such an index as two
             indices = tuple(hashlib.sha256(repr(indices).encode()).digest())
@@ -82,11 +82,11 @@ class Generator:
 
     def normal(self, size: Size = (), dtype: Any = np.float32) -> Array:
         """Samples of N(0, 1)."""
-        return self._place(self._source.normal(size, np.dtype(dtype)))
+        return to_device(self._source.normal(size, np.dtype(dtype)), self.device)
 
     def uniform(self, size: Size = (), dtype: Any = np.float32) -> Array:
         """Samples of the uniform distribution on [0, 1)."""
-        return self._place(self._source.uniform(size, np.dtype(dtype)))
+        return to_device(self._source.uniform(size, np.dtype(dtype)), self.device)
 
     def integers(self, low: int, high: int, size: Size = ()) -> Array:
         """Uniform integers in [low, high).
@@ -94,11 +94,11 @@ class Generator:
         Raises:
             ValueError: an empty range; on a device, a range of 2³² or more.
         """
-        return self._place(self._source.integers(low, high, size))
+        return to_device(self._source.integers(low, high, size), self.device)
 
     def permutation(self, n: int) -> Array:
         """0 … n − 1 in random order."""
-        return self._place(self._source.permutation(n))
+        return to_device(self._source.permutation(n), self.device)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -114,20 +114,6 @@ class Generator:
         if state.keys() != self._source.state.keys():
             raise ValueError(f"the state is not that of a generator which draws on the {self.drawn}")
         self._source.state = state
-
-    def _place(self, drawn: Any) -> Array:
-        return to_device(drawn, self.device)
-
-
-class Source(Protocol):
-    """What a `Generator` draws from; `state` as there."""
-
-    state: dict[str, Any]
-
-    def normal(self, size: Size, dtype: np.dtype) -> Array: ...
-    def uniform(self, size: Size, dtype: np.dtype) -> Array: ...
-    def integers(self, low: int, high: int, size: Size) -> Array: ...
-    def permutation(self, n: int) -> Array: ...
 
 
 class HostSource:
