@@ -57,9 +57,7 @@ def device_of(array: Array) -> str:
 def to_device(array: Array, device: str) -> Array:
     """The same numbers on `device`; the array itself if it lies there already."""
     xp = device_module(device)
-    if array_module(array) is xp:
-        return xp.asarray(array)
-    return xp.asarray(array) if xp is not np else array.get()
+    return array.get() if xp is np and array_module(array) is not np else xp.asarray(array)
 
 
 def to_numpy(array: Array) -> np.ndarray:
