@@ -1,5 +1,5 @@
-"""The CUDA kernels without a GPU: compiled as C++ and run thread by thread (`strict/cuda.py`), against their forms in
-NumPy, in blocks of any size; and what such a run notices."""
+"""The CUDA kernels without a GPU: compiled as C++ and run thread by thread (`strict/cuda.py`), against the plain forms,
+in blocks of any size; and what such a run notices."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import leaf, plain_forms
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strict import compiled, cuda, device
 
-from nanogen import backend
-from nanogen.kernels import convolution, joining, normalization, reduction, softmax
+import nanogen as ng
+from nanogen.backend import moving_average
+from nanogen.functional.activation import softmax, softmax_gradient
+from nanogen.functional.conv import convolve, convolve_adjoint, convolve_weight, output_size
+from nanogen.functional.loss import label_cross_entropy
+from nanogen.functional.normalization import moments_of, normalize_groups
+from nanogen.kernels import winograd
+from nanogen.kernels.cuda import convolution, launch, normalization, reduction, updates
+from nanogen.kernels.cuda import softmax as softmax_kernels
+from nanogen.optim import adam
 
 SOURCES = {
     "convolution": convolution.SOURCE,
-    "softmax": softmax.SOURCE,
+    "softmax": softmax_kernels.SOURCE,
     "normalization": normalization.SOURCE,
     "reduction": reduction.SOURCE,
-    "joining": joining.SOURCE,
+    "updates": updates.SOURCE,
 }
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}  # of the largest number: some roundings
 BLOCKS = st.tuples(st.integers(1, 5), st.integers(1, 4))
@@ -33,9 +42,9 @@ def cp() -> Iterator[Any]:
         yield module
 
 
-def on_device(cp: Any, array: np.ndarray, turned: bool) -> Any:
-    """The array there; turned, its numbers lie in memory with the last axis first."""
-    return cp.asarray(np.ascontiguousarray(array.T)).T if turned else cp.asarray(array)
+def on_device(cp: Any, array: np.ndarray, transposed: bool) -> Any:
+    """The array there; transposed, its numbers lie in memory with the last axis first."""
+    return cp.asarray(np.ascontiguousarray(array.T)).T if transposed else cp.asarray(array)
 
 
 def assert_near(found: Any, expected: np.ndarray) -> None:
@@ -45,143 +54,188 @@ def assert_near(found: Any, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found.get(), expected, rtol=0, atol=TOLERANCE[expected.dtype.name] * scale)
 
 
+def by_plain_form(operation: Any, arrays: list[np.ndarray], g: np.ndarray, **how: Any) -> list[np.ndarray]:
+    """The output of an operation and the gradients of its inputs, in NumPy."""
+    with plain_forms(), np.errstate(all="ignore"):
+        inputs = [leaf(array) for array in arrays]
+        out = operation(*inputs, **how)
+        return [out.data, *(found.data for found in ng.grad(out, inputs, g))]
+
+
+def by_kernel(operation: Any, arrays: list[Any], g: Any, **how: Any) -> list[Any]:
+    """The same by the operation's kernel for a GPU."""
+    forward, gradient = operation.kernels["cuda"]
+    out, saved = forward(*arrays, **how)
+    return [out, *gradient(g, saved, *arrays, wanted=[True] * len(arrays), **how)]
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@given(st.integers(0, 99), st.integers(0, 9), st.integers(1, 7), BLOCKS, st.booleans())
-def test_cross_entropy(dtype: str, seed: int, rows: int, classes: int, block: Any, turned: bool) -> None:
-    """Loss and slope of the kernels are those of NumPy's forms, for any number of rows, classes and threads, and for
-    logits and labels (of another type) that do not lie one after the other; a logit of −∞ or of 80 does no harm."""
+@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 7), BLOCKS, st.booleans())
+def test_cross_entropy(dtype: str, seed: int, rows: int, classes: int, block: Any, transposed: bool) -> None:
+    """Loss and gradient of the kernels are those of the plain form, for any number of rows, classes and threads, and
+    for logits and labels (of another type) that do not lie one after the other; a logit of −∞ or of 80 does no harm.
+    """
     rng = np.random.default_rng(seed)
     logits, g = 3 * rng.normal(size=(rows, classes)).astype(dtype), rng.normal(size=rows).astype(dtype)
     logits[rng.uniform(size=logits.shape) < 0.1] = 80
     logits[rng.uniform(size=logits.shape) < 0.1] = -np.inf
     labels = rng.integers(0, classes, rows)
-    with np.errstate(invalid="ignore"):  # a row of −∞ alone
-        loss, saved = softmax.cross_entropy(logits, labels)
-        slope = softmax.cross_entropy_slope(g, logits, labels, *saved)
+    expected = by_plain_form(label_cross_entropy, [logits], g, labels=labels)
     with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "LARGEST_BLOCK", block)
-        there = [cp.asarray(a) for a in (g, logits, labels)]
-        if turned:
+        there = [cp.asarray(a) for a in (logits, g, labels)]
+        if transposed:
             small = labels.astype("int32")
-            there = [cp.asarray(np.repeat(a.T, 2).reshape(*a.T.shape, 2))[..., 0].T for a in (g, logits, small)]
-        found, kept = softmax.cross_entropy(*there[1:])
-        assert_near(found, loss)
-        for one, other in zip(kept, saved, strict=True):
+            there = [cp.asarray(np.repeat(a.T, 2).reshape(*a.T.shape, 2))[..., 0].T for a in (logits, g, small)]
+        found = by_kernel(label_cross_entropy, there[:1], there[1], labels=there[2])
+        for one, other in zip(found, expected, strict=True):
             assert_near(one, other)
-        assert_near(softmax.cross_entropy_slope(*there, *kept), slope)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@given(st.integers(0, 99), st.integers(0, 9), st.integers(1, 7), BLOCKS, st.booleans())
-def test_softmax(dtype: str, seed: int, rows: int, classes: int, block: Any, turned: bool) -> None:
-    """Softmax and slope of the kernels are those of NumPy's forms, for any number of rows, classes and threads, and for
-    arrays that do not lie one row after the other; a logit of −∞ or of 1000 does no harm, a row of −∞ alone is NaN."""
+@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 7), BLOCKS, st.booleans(), st.sampled_from([0, 1, (0, 1)]))
+def test_softmax(dtype: str, seed: int, rows: int, classes: int, block: Any, transposed: bool, dim: Any) -> None:
+    """Softmax and gradient of the kernels are those of the plain forms, over any axes, for any number of threads, and
+    for any memory; a logit of −∞ or of 1000 does no harm, one of −∞ alone is NaN.  Other types are declined."""
     rng = np.random.default_rng(seed)
     logits, g = (3 * rng.normal(size=(rows, classes)).astype(dtype) for _ in range(2))
     logits[rng.uniform(size=logits.shape) < 0.1] = 1000
     logits[rng.uniform(size=logits.shape) < 0.1] = -np.inf
     with np.errstate(invalid="ignore"):
-        out = softmax.softmax.form(logits)
-        slope = softmax.softmax_slope.form(g.astype("float64"), out)
+        out = softmax.plain(logits, dim=dim)
+        gradient = softmax_gradient.plain(g, out, dim=dim)
     with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "LARGEST_BLOCK", block)
-        there = [on_device(cp, a, turned) for a in (logits, g)]
-        assert_near(softmax.softmax(there[0]), out)
-        assert_near(softmax.softmax_slope(there[1].astype("float64"), cp.asarray(out)), slope)
-        assert_near(softmax.softmax_slope(there[1], cp.asarray(out)), slope.astype(dtype))
+        logits, g = (on_device(cp, a, transposed) for a in (logits, g))
+        assert_near(softmax.kernels["cuda"][0](logits, dim=dim), out)
+        assert_near(softmax_gradient.kernels["cuda"][0](g, cp.asarray(out), dim=dim), gradient)
+        assert softmax_gradient.kernels["cuda"][0](g, cp.asarray(out.astype("float16")), dim=dim) is NotImplemented
 
 
 @given(st.integers(0, 10**6), st.integers(0, 300))
 def test_a_warp_a_row(rows: int, classes: int) -> None:
     """A row is for a warp at most, which waits for nobody else; no thread has no class; and every row has a thread."""
-    (blocks,), (each, together) = backend.shared_out(rows, classes)
+    (blocks,), (each, together) = launch.launch_grid(rows, classes)
     assert each == (classes if 0 < classes < 32 else 32 if classes else 1)
-    assert backend.THREADS - each < each * together <= backend.THREADS
+    assert launch.THREADS - each < each * together <= launch.THREADS
     assert (blocks - 1) * together < rows <= blocks * together
 
 
 def test_a_label_that_is_no_class_has_no_loss(cp: Any) -> None:
     """On a GPU labels are not looked at before: a wrong one gives NaN, where the memory beside would give a number."""
     labels = cp.asarray(np.array([0, 3, -1, 2]))
-    loss, _ = softmax.cross_entropy(cp.asarray(np.ones((4, 3))), labels)
+    loss, _ = label_cross_entropy.kernels["cuda"][0](cp.asarray(np.ones((4, 3))), labels=labels)
     assert np.isnan(loss.get()).tolist() == [False, True, True, False]
 
 
-def normalised(module: Any, rows: Any, g: Any, weight: Any, bias: Any, how: tuple[Any, ...]) -> list[Any]:
-    """Output and gradients, from the forms for the device where the arrays are put."""
-    rows, g, weight, bias = (module.asarray(a) for a in (rows, g, weight, bias))
-    out, saved = normalization.normalize(rows, weight, bias, *how)
-    again, _ = normalization.normalize(rows, weight, bias, *how, normalization.moments(rows, how[0], how[2]))
-    return [out, again, *normalization.normalize_gradients(g, saved, rows, weight, bias, *how)]
+def normalized(cp: Any, arrays: list[np.ndarray], g: np.ndarray, how: dict[str, Any], known: bool = False) -> Any:
+    """Output and gradients of `normalize_groups` by its kernels; over the batch, with moments that are known or not."""
+    there = [cp.asarray(a) for a in arrays]
+    moments = moments_of.kernels["cuda"][0](there[0]) if known else None
+    return by_kernel(normalize_groups, there, cp.asarray(g), **how, moments=moments)
 
 
-@pytest.mark.filterwarnings("ignore:Mean of empty slice")
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @settings(max_examples=3 * settings().max_examples)
 @given(
-    st.integers(0, 99), st.tuples(st.integers(0, 4), st.integers(1, 7)), st.integers(1, 5), st.integers(1, 3), BLOCKS,
-    st.booleans(), st.booleans(), st.booleans(), st.sampled_from([1, 5, 8]),
+    st.integers(0, 99), st.tuples(st.integers(1, 4), st.integers(1, 7)), st.integers(1, 5), st.integers(1, 3), BLOCKS,
+    st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.sampled_from([1, 5, 8]),
 )  # fmt: skip
-def test_normalisation(dtype, seed, size, groups, each, block, over_batch, own, gated, fetched):
-    """Output and gradients of the kernels are those of NumPy's forms in float64, for any number of images, pixels,
+def test_normalisation(dtype, seed, size, groups, each, block, over_batch, known, own, gated, fetched):
+    """Output and gradients of the kernels are those of the plain form in float64, for any number of images, pixels,
     groups and threads, one group a block or several; over images, with weights of all or each one's own, and over the
-    batch; with SiLU and without."""
-    rng, c, how = np.random.default_rng(seed), groups * each, (groups, 0.1, over_batch, gated)
-    of = (size[0], c) if own and not over_batch else (c,)
-    rows, g = rng.normal(1.0, 2.0, (*size, c)).astype(dtype), rng.normal(size=(*size, c)).astype(dtype)
-    weight, bias = rng.normal(size=of).astype(dtype), rng.normal(size=of).astype(dtype)
-    with np.errstate(all="ignore"):  # moments of nothing
-        exact = normalised(np, *(a.astype("float64") for a in (rows, g, weight, bias)), how)
+    batch, with moments that are known or not; with SiLU and without."""
+    rng, (n, pixels), c = np.random.default_rng(seed), size, groups if over_batch else groups * each
+    how = {"groups": groups, "eps": 0.1, "over_batch": over_batch, "gated": gated}
+    of = (n, c) if own and not over_batch else (c,)
+    x, g = rng.normal(1.0, 2.0, (n, c, pixels)).astype(dtype), rng.normal(size=(n, c, pixels)).astype(dtype)
+    arrays = [x, rng.normal(size=of).astype(dtype), rng.normal(size=of).astype(dtype)]
+    exact = by_plain_form(normalize_groups, [a.astype("float64") for a in arrays], g.astype("float64"), **how)
     with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "LARGEST_BLOCK", block)
         patch.setattr(normalization, "FETCHED", fetched)
-        for found, expected in zip(normalised(cp, rows, g, weight, bias, how), exact, strict=True):
-            assert_near(found, expected.astype(dtype))
+        found = normalized(cp, arrays, g, how, known and over_batch)
+        for one, other in zip(found, exact, strict=True):
+            assert_near(one, other.astype(dtype))
 
 
-def test_images_of_no_pixels(cp: Any) -> None:
-    """Nothing comes out, and the gradients of weight and bias are sums of nothing."""
-    for over_batch in (False, True):
-        nothing = np.ones((2, 0, 4))
-        out, _, dx, *slopes = normalised(cp, nothing, nothing, np.ones(4), np.ones(4), (2, 0.1, over_batch, True))
-        assert out.shape == dx.shape == nothing.shape
-        assert [slope.get().tolist() for slope in slopes] == [[0.0] * 4] * 2
+def test_what_normalisation_leaves_to_the_plain_form(cp: Any) -> None:
+    """No images or no pixels, groups over the batch, weights of another type."""
+    how = {"groups": 2, "eps": 0.1, "over_batch": False, "gated": True, "moments": None}
+    forward, _ = normalize_groups.kernels["cuda"]
+    x, ones = cp.ones((2, 4, 3)), cp.ones(4)
+    assert moments_of.kernels["cuda"][0](x[:0]) is NotImplemented
+    for given_, changes in (
+        ((x[:0], ones, ones), {}),
+        ((x[:, :, :0], ones, ones), {}),
+        ((x, ones, ones), {"over_batch": True}),
+        ((x, ones.astype(np.float32), ones), {}),
+    ):
+        assert forward(*given_, **{**how, **changes}) is NotImplemented
 
 
-@pytest.mark.parametrize("over_batch", [False, True])
-def test_moments(cp: Any, over_batch: bool) -> None:
-    """Mean and variance of each column's group; where all numbers are near 10,000 too, to as many digits."""
-    rows = 1e4 + np.random.default_rng(0).normal(size=(3, 20, 6))
+def test_moments(cp: Any) -> None:
+    """Mean and variance of each channel; where all numbers are near 10,000 too, to as many digits."""
+    x = 1e4 + np.random.default_rng(0).normal(size=(3, 6, 20))
     for dtype in TOLERANCE:
-        there = cp.asarray(rows.astype(dtype))
-        exact = normalization.moments(rows.astype(dtype).astype("float64"), 3, over_batch)
-        for found, expected in zip(normalization.moments(there, 3, over_batch), exact, strict=True):
+        exact = moments_of.plain(x.astype(dtype).astype("float64"))
+        for found, expected in zip(moments_of.kernels["cuda"][0](cp.asarray(x.astype(dtype))), exact, strict=True):
             assert_near(found, expected.astype(dtype))
 
 
 @given(st.integers(0, 99), st.tuples(st.integers(0, 3), st.integers(0, 7), st.integers(1, 9)), BLOCKS, st.booleans())
-def test_column_sums(seed: int, shape: Any, block: Any, turned: bool) -> None:
+def test_column_sums(seed: int, shape: Any, block: Any, transposed: bool) -> None:
     """Σ over the rows of each image, of integers exactly, for any number of images, rows, columns and threads."""
     (rows,) = integers(seed, shape)
     with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "LARGEST_BLOCK", block)
-        there = on_device(cp, rows, turned)
+        there = on_device(cp, rows, transposed)
         np.testing.assert_array_equal(reduction.column_sums(there).get(), rows.sum(axis=1))
+        images = rows.swapaxes(1, 2)[..., None]
+        summed = convolution.sum_of_pixels(cp.asarray(images))
+        np.testing.assert_array_equal(summed.get(), images.sum(axis=(0, 2, 3)))
 
 
-@given(st.integers(0, 99), st.lists(st.integers(0, 40), min_size=1, max_size=40), BLOCKS, st.booleans())
-@example(0, [3, 1, 0, 2] * 9, (2, 1), True)  # three launches
-def test_join(seed: int, sizes: list[int], block: Any, turned: bool) -> None:
-    """Every array comes to its part, however many there are, of any sizes, 0 too, and another type, and wherever their
-    numbers lie; for any number of threads."""
-    arrays = integers(seed, *[(size, 2) for size in sizes], dtype="float32")
+PARAMETERS = st.lists(st.integers(0, 40), min_size=1, max_size=20)
+UPDATES: dict[str, tuple[Any, int, dict[str, Any]]] = {  # the operation, of how many lists; settings, exact in float32
+    "adam": (adam, 4, {"betas": (0.9, 0.999), "eps": 1e-3, "correction": 1.5, "rate": 0.125}),
+    "moving average": (moving_average, 2, {"kept": 0.984375, "share": 0.015625}),
+}
+STEPPED = ("correction", "rate", "kept", "share")  # what changes from step to step
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", UPDATES)
+@given(st.integers(0, 99), PARAMETERS, BLOCKS, st.booleans(), st.booleans())
+@example(0, [3, 0, 1, 2] * 5, (2, 1), True, True)  # three launches
+@example(0, [0, 0], (1, 1), False, False)  # none
+@example(0, [600], (256, 1), False, True)  # several blocks
+def test_updates(name: str, dtype: str, seed: int, sizes: Any, block: Any, transposed: bool, as_arrays: bool) -> None:
+    """Every parameter and what is remembered of it change as in the plain form, however many there are, of any sizes, 0
+    too, and wherever the numbers that are read lie; what changes from step to step is a number or an array of one."""
+    operation, many, how = UPDATES[name]
+    rng, reads = np.random.default_rng(seed), 1
+    lists = [[rng.uniform(0.1, 1, (2, size)).astype(dtype) for size in sizes] for _ in range(many)]
     with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "LARGEST_BLOCK", block)
-        there = [on_device(cp, a, turned) for a in arrays]
-        whole, ends = cp.full(2 * sum(sizes), np.nan), 2 * np.cumsum(sizes)
-        parts = [whole[end - a.size : end].reshape(a.shape) for a, end in zip(arrays, ends.tolist(), strict=True)]
-        joining.join(whole, parts, there)
-        np.testing.assert_array_equal(whole.get(), np.concatenate([a.ravel() for a in arrays]))
+        there = [[on_device(cp, a, transposed and i == reads) for a in some] for i, some in enumerate(lists)]
+        numbers = {key: cp.asarray(np.float32([x]))[0] for key, x in how.items() if as_arrays and key in STEPPED}
+        assert operation.kernels["cuda"][0](*there, **{**how, **numbers}) is None
+        operation.plain(*lists, **how)
+        for found, expected in zip(itertools.chain(*there), itertools.chain(*lists), strict=True):
+            assert_near(found, expected)
+
+
+def test_what_updates_leave_to_the_plain_form(cp: Any) -> None:
+    """Lists of several types, other types than float32 and float64, parameters that are not contiguous: unchanged."""
+    whole = np.ones((2, 3))
+    for average, value in (
+        (cp.asarray(whole), cp.asarray(whole.astype("float32"))),
+        (cp.asarray(whole.astype("float16")), cp.asarray(whole.astype("float16"))),
+        (on_device(cp, whole, True), cp.asarray(whole)),
+    ):
+        assert moving_average.kernels["cuda"][0]([average], [value], kept=0.5, share=1.0) is NotImplemented
+        assert (average.get() == 1).all()
 
 
 def integers(seed: int, *shapes: tuple[int, ...], dtype: Any = "float64") -> list[np.ndarray]:
@@ -190,14 +244,16 @@ def integers(seed: int, *shapes: tuple[int, ...], dtype: Any = "float64") -> lis
     return [rng.integers(-4, 5, shape).astype(dtype) for shape in shapes]
 
 
-def assert_exact(results: Callable[[Any], list[Any]], block: tuple[int, int]) -> None:
-    """The same numbers from the kernels, in blocks of some size, as from NumPy's forms, to the last bit."""
-    expected = results(np)
-    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "LARGEST_BLOCK", block)
-        for found, right in zip(results(cp), expected, strict=True):
-            assert (found.dtype, found.shape) == (right.dtype, right.shape)
-            np.testing.assert_array_equal(found.get(), right)
+def channels_last(array: np.ndarray) -> np.ndarray:
+    """The same images, in memory as the kernels leave theirs."""
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+def assert_exact(found: Any, expected: list[np.ndarray]) -> None:
+    """The same numbers to the last bit."""
+    for one, other in zip(found, expected, strict=True):
+        assert (type(one), one.dtype, one.shape) == (device.ndarray, other.dtype, other.shape)
+        np.testing.assert_array_equal(one.get(), other)
 
 
 SIZES = st.tuples(st.integers(0, 3), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9))  # N, C, H, W
@@ -205,65 +261,66 @@ TWO, FROM_ONE = (st.tuples(st.integers(least, 3), st.integers(least, 3)) for lea
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("F", convolution.TILINGS)
-@given(st.integers(0, 99), SIZES, st.integers(1, 4), TWO, st.booleans(), st.booleans(), BLOCKS)
-def test_tiles(F: Any, dtype: str, seed: int, of: Any, o: int, padding: Any, biased: bool, turned: bool, block: Any):
-    """Bᵀ d of tiles, Aᵀ m with a bias or none, and their adjoints are exactly those of NumPy's forms, for images and
-    paddings of any size, in memory channels last or not, and any number of threads."""
+@pytest.mark.parametrize("F", winograd.TILINGS)
+@given(st.integers(0, 99), SIZES, st.integers(1, 4), TWO, TWO, st.booleans(), st.booleans(), BLOCKS)
+def test_winograd(
+    F: Any, dtype: str, seed: int, of: Any, o: int, padding: Any, more: Any, biased: bool, last: bool, block
+):
+    """Convolutions by tiles, with a bias or none, their adjoints, and both gradients at once, are exactly the plain
+    forms, for images and paddings of any size, more places than padding on both sides gives, in memory channels last or
+    not, and any number of threads."""
     n, c, *size = of
     kernel, stride = (F.r * F.s,) * 2, (F.s, F.s)
-    places = convolution.output_size(tuple(size), kernel, stride, padding, (1, 1))
+    places = output_size(tuple(size), kernel, stride, padding, (1, 1))
     if min(places) < 1:
         return
-    counts = convolution.tile_counts(places)
-    tiles = n * counts[0] * counts[1]
-    x, y, of_x, of_y = integers(seed, of, (n, o, *places), (F.t**2, tiles, F.s**2 * c), (F.t**2, tiles, o), dtype=dtype)
-    (bias,) = integers(seed + 1, (o,))  # of another type or not
-    if turned:
-        x, y = convolution.in_order(x), convolution.in_order(y)
-
-    def results(xp: Any) -> list[Any]:
-        arrays = [xp.asarray(a) for a in (x, y, of_x, of_y, bias)]
-        images, outputs = xp.empty((n, *size, c), dtype), xp.empty((n, *places, o), dtype)
-        convolution.add_tiles(arrays[2], images, padding, counts, F)
-        convolution.put_tiles(arrays[3], arrays[4] if biased else None, outputs, F)
-        there = convolution.tiles(arrays[0], padding, counts, np.dtype(dtype), F)
-        return [there, convolution.slopes_of_tiles(arrays[1], np.dtype(dtype), F), images, outputs]
-
-    assert_exact(results, block)
+    places, how = tuple(np.add(places, more).tolist()), {"stride": stride, "padding": padding, "dilation": (1, 1)}
+    x, w, y, bias = integers(seed, of, (o, c, *kernel), (n, o, *places), (o,), dtype=dtype)
+    forward, weight = convolve.plain(x, w, size=places, **how), convolve_weight.plain(x, y, kernel=kernel, **how)
+    adjoint = convolve_adjoint.plain(y, w, size=tuple(size), **how)
+    x, y = (channels_last(a) if last else a for a in (x, y))
+    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "LARGEST_BLOCK", block)
+        x, w, y, b = (cp.asarray(a) for a in (x, w, y, bias))
+        found = convolution.winograd(x, w, b if biased else None, y, padding, F, places)
+        assert_exact(found, [forward + bias[:, None, None] if biased else forward, weight])
+        assert_exact(convolution.winograd_adjoint(y, w, x, padding, F, tuple(size)), [adjoint, weight])
+        assert convolution.winograd(x, w, None, None, padding, F, places)[1] is None
+        assert convolution.winograd(x, None, None, y, padding, F, places)[0] is None
+        assert convolution.winograd_adjoint(y, w, None, padding, F, tuple(size))[1] is None
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@given(st.integers(0, 99), SIZES, FROM_ONE, FROM_ONE, TWO, FROM_ONE, TWO, BLOCKS)
-def test_patches(
-    dtype: str, seed: int, of: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, more: Any, block
-):
-    """The pixels under a kernel, and what falls on each pixel, are exactly those of NumPy's forms, for any kernel,
+@given(st.integers(0, 99), SIZES, st.integers(1, 4), FROM_ONE, FROM_ONE, TWO, FROM_ONE, TWO, st.booleans(), BLOCKS)
+def test_patches(dtype, seed, of, o, kernel, stride, padding, dilation, more, biased, block):
+    """Convolutions by patches, with a bias or none, and their adjoints are exactly the plain forms, for any kernel,
     stride, padding, dilation, more places than padding on both sides gives, and any number of threads."""
     n, c, *size = of
-    places = convolution.output_size(tuple(size), kernel, stride, padding, dilation)
+    places = output_size(tuple(size), kernel, stride, padding, dilation)
     if min(places) < 1:
         return
-    wider = tuple(p + m for p, m in zip(places, more, strict=True))
-    once = convolution.output_size(tuple(size), kernel, stride, padding, (1, 1))
-    x, products = integers(seed, of, (n, *once, *kernel, c), dtype=dtype)
-
-    def results(xp: Any) -> list[Any]:
-        sums = xp.empty((n, *size, c), dtype)
-        convolution.add_patches(xp.asarray(products), sums, stride, padding)
-        return [convolution.patches(xp.asarray(x), kernel, stride, padding, dilation, wider), sums]
-
-    assert_exact(results, block)
+    places, how = tuple(np.add(places, more).tolist()), {"stride": stride, "padding": padding, "dilation": dilation}
+    x, w, y, b, d = integers(seed, of, (o, c, *kernel), (n, o, *places), (o,), (c,), dtype=dtype)
+    expected = [convolve.plain(x, w, size=places, **how), convolve_weight.plain(x, y, kernel=kernel, **how)]
+    adjoint = convolve_adjoint.plain(y, w, size=tuple(size), **how)
+    if biased:
+        expected[0], adjoint = expected[0] + b[:, None, None], adjoint + d[:, None, None]
+    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "LARGEST_BLOCK", block)
+        x, w, y, b, d = (cp.asarray(a) for a in (x, w, y, b, d))
+        found = convolution.im2col(x, w, b if biased else None, y, kernel, *how.values(), places)
+        assert_exact(found, expected)
+        assert_exact([convolution.col2im(y, w, d if biased else None, tuple(size), *how.values())], [adjoint])
 
 
 @given(st.integers(0, 99), st.integers(0, 40), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2000))
 def test_sums_over_tiles(seed: int, tiles: int, o: int, c: int, least: int) -> None:
-    """Σ over tiles of slopes times tiles in each coordinate, in groups or not: the same integers."""
-    slopes, of_x = integers(seed, (9, tiles, o), (9, tiles, c))
+    """Σ over tiles of gradients times tiles in each coordinate, in groups or not: the same integers."""
+    of_y, of_x = integers(seed, (9, tiles, o), (9, tiles, c))
     with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolution, "LEAST_SUMS", least)
-        found = convolution.sums_over_tiles(cp.asarray(slopes), cp.asarray(of_x))
-        np.testing.assert_array_equal(found.get(), np.einsum("tno,tnc->toc", slopes, of_x))
+        found = convolution.sums_over_tiles(cp.asarray(of_y), cp.asarray(of_x))
+        np.testing.assert_array_equal(found.get(), np.einsum("tno,tnc->toc", of_y, of_x))
 
 
 def test_few_sums_are_taken_in_groups(cp: Any, monkeypatch: Any) -> None:
@@ -282,92 +339,99 @@ def test_blocks_have_whole_groups(images: int, groups: int, each: int) -> None:
     """A block has neighbouring columns of one image: as many as are fetched at once, but whole groups; its threads are
     at most a warp wide, and there is none without a column."""
     channels, most = groups * each, normalization.FETCHED
-    columns, (along, across), (wide, high) = normalization.sizes(images, channels, each)
+    columns, (along, across), (wide, high) = normalization.launch_sizes(images, channels, each)
     assert columns % each == 0
     assert columns == each or columns <= most < columns + each
     assert (along, across) == (images, -(-channels // columns))
     assert wide == (columns if columns < 32 else 32)
-    assert normalization.THREADS - wide < wide * high <= normalization.THREADS
+    assert launch.THREADS - wide < wide * high <= launch.THREADS
 
 
 def test_how_many_launches_there_are(cp: Any) -> None:
-    """Sums of columns are one kernel, as is what brings up to 16 arrays to their places; softmax, cross-entropy and
-    group norm are one each way; what goes around the products of a convolution is one before and one after. Over the
-    batch each step waits for all blocks of the one before: the moments are four, the output a fifth, and the gradient
-    two. With known moments, one."""
-    rows, ones = cp.asarray(np.random.default_rng(0).normal(size=(3, 4, 6))), cp.ones(6)
-    labels, found = cp.zeros(12, np.int64), []
+    """Sums of columns are one kernel, as is the update of up to 8 parameters; softmax, cross-entropy and group norm are
+    one each way; what goes around the products of a convolution is one before and one after.  Over the batch each step
+    waits for all blocks of the one before: the moments are four, the output a fifth, and the gradient two.  With known
+    moments, one."""
+    x, ones, found = cp.asarray(np.random.default_rng(0).normal(size=(3, 6, 4))), cp.ones(6), []
 
-    def counted(work: Callable[[], Any]) -> Any:
-        before, result = cuda.launches, work()
+    def counted(work: Callable[..., Any], *given_: Any, **how: Any) -> Any:
+        before, result = cuda.launches, work(*given_, **how)
         found.append(cuda.launches - before)
         return result
 
-    loss, saved = counted(lambda: softmax.cross_entropy(rows.reshape(12, 6), labels))
-    counted(lambda: softmax.cross_entropy_slope(loss, rows.reshape(12, 6), labels, *saved))
-    counted(lambda: softmax.softmax_slope(ones[None], softmax.softmax(ones[None])))
-    counted(lambda: reduction.column_sums(rows))
-    for many in (16, 17):
-        counted(lambda many=many: joining.join(cp.ones(many), cp.ones((many, 1)), cp.ones((many, 1))))
-    for over_batch in (False, True):
-        how = (rows, ones, ones, 3, 0.1, over_batch, True)
-        counted(lambda over_batch=over_batch: normalization.moments(rows, 3, over_batch))
-        out, saved = counted(lambda how=how: normalization.normalize(*how))
-        known = normalization.moments(rows, 3, over_batch)
-        counted(lambda how=how, known=known: normalization.normalize(*how, known))
-        counted(lambda saved=saved, out=out, how=how: normalization.normalize_gradients(out, saved, *how))
-    x, w, y, (F, _) = cp.ones((2, 3, 8, 8)), cp.ones((5, 3, 3, 3)), cp.ones((2, 5, 8, 8)), convolution.TILINGS
-    how = ((1, 1), (1, 1), (1, 1), (8, 8))
-    counted(lambda: convolution.by_tiles(x, w, cp.ones(5), (1, 1), F, (8, 8)))
-    counted(lambda: convolution.both_by_tiles(x, w, y, (1, 1), F))
-    counted(lambda: convolution.both_adjoints_by_tiles(x, w, y, (1, 1), F))
-    counted(lambda: convolution.gather(x, w, None, *how))
-    counted(lambda: convolution.scatter(y, w, None, (8, 8), *how[:3]))
-    assert found == [1, 1, 2, 1, 1, 2, 1, 1, 1, 1, 4, 5, 1, 2, 2, 3, 3, 1, 1]
+    def both_ways(operation: Any, *inputs: Any, **how: Any) -> None:
+        forward, gradient = operation.kernels["cuda"]
+        out, saved = counted(forward, *inputs, **how)
+        counted(gradient, out, saved, *inputs, wanted=[True] * len(inputs), **how)
+
+    both_ways(label_cross_entropy, x.reshape(12, 6), labels=cp.zeros(12, np.int64))
+    counted(softmax_gradient, ones[None], counted(softmax, ng.Tensor(ones[None]), dim=1).data, dim=1)
+    counted(reduction.column_sums, x)
+    assert found == [1, 1, 1, 1, 1]
+    found.clear()
+    for many in (8, 9):
+        counted(adam, *[[*cp.ones((many, 1))] for _ in range(4)], **UPDATES["adam"][2])
+        counted(moving_average, [*cp.ones((many, 1))], [*cp.ones((many, 1))], kept=0.5, share=0.5)
+    assert found == [1, 1, 2, 2]
+    found.clear()
+    known = counted(moments_of, x)
+    for groups, over_batch, moments in ((3, False, None), (6, True, None), (6, True, known)):
+        how = {"groups": groups, "over_batch": over_batch, "moments": moments, "eps": 0.1, "gated": True}
+        both_ways(normalize_groups, x, ones, ones, **how)
+    assert found == [4, 1, 1, 5, 2, 1, 2]
+    found.clear()
+    x, w, y, (F, _) = cp.ones((2, 3, 8, 8)), cp.ones((5, 3, 3, 3)), cp.ones((2, 5, 8, 8)), winograd.TILINGS
+    how = ((1, 1), (1, 1), (1, 1))
+    counted(convolution.winograd, x, w, cp.ones(5), None, (1, 1), F, (8, 8))
+    counted(convolution.winograd, x, w, None, y, (1, 1), F, (8, 8))
+    counted(convolution.winograd_adjoint, y, w, x, (1, 1), F, (8, 8))
+    counted(convolution.im2col, x, w, None, y, (3, 3), *how, (8, 8))
+    counted(convolution.col2im, y, w, None, (8, 8), *how)
+    assert found == [2, 3, 3, 1, 1]
 
 
 def test_layouts(cp: Any) -> None:
-    """Rows and gradients that do not lie one after the other, and weights of another type."""
-    rng, how = np.random.default_rng(0), (2, 0.1, False, True)
-    rows, g = rng.normal(size=(6, 5, 3)).T, rng.normal(size=(3, 6, 5)).swapaxes(1, 2)
-    assert not any(cp.asarray(a).flags.c_contiguous for a in (rows, g))
-    weight, bias = (rng.normal(size=6).astype("float32") for _ in range(2))
-    for found, expected in zip(normalised(cp, rows, g, weight, bias, how), normalised(np, rows, g, weight, bias, how)):
+    """Images and gradients, weights and biases that do not lie one after the other."""
+    rng, how = np.random.default_rng(0), {"groups": 2, "eps": 0.1, "over_batch": False, "gated": True}
+    x, g = rng.normal(size=(5, 6, 3)).T, rng.normal(size=(3, 5, 6)).swapaxes(1, 2)
+    arrays = [x, *(rng.normal(size=(6, 3)).T for _ in range(2))]
+    assert not any(cp.asarray(a).flags.c_contiguous for a in (*arrays, g))
+    for found, expected in zip(normalized(cp, arrays, g, how), by_plain_form(normalize_groups, arrays, g, **how)):
         assert_near(found, expected)
 
 
 def test_blocks_as_they_are_launched(cp: Any, monkeypatch: Any) -> None:
-    """With the numbers of threads that a GPU is told, and more rows, columns and pixels than one block has threads."""
+    """With the numbers of threads that a GPU is given, and more rows, columns and pixels than one block has threads."""
     monkeypatch.setattr(device, "LARGEST_BLOCK", (1024, 1024))
     rng = np.random.default_rng(0)
     for classes in (3, 40):
         logits, labels, g = rng.normal(size=(100, classes)), rng.integers(0, classes, 100), rng.normal(size=100)
-        loss, saved = softmax.cross_entropy(cp.asarray(logits), cp.asarray(labels))
-        expected, kept = softmax.cross_entropy(logits, labels)
-        assert_near(loss, expected)
-        slope = softmax.cross_entropy_slope(cp.asarray(g), cp.asarray(logits), cp.asarray(labels), *saved)
-        assert_near(slope, softmax.cross_entropy_slope(g, logits, labels, *kept))
+        expected = by_plain_form(label_cross_entropy, [logits], g, labels=labels)
+        there = by_kernel(label_cross_entropy, [cp.asarray(logits)], cp.asarray(g), labels=cp.asarray(labels))
+        for one, other in zip(there, expected, strict=True):
+            assert_near(one, other)
     for c, groups, over_batch in ((40, 1, False), (12, 3, False), (12, 12, True)):
-        rows, g, how = rng.normal(size=(2, 70, c)), rng.normal(size=(2, 70, c)), (groups, 0.1, over_batch, True)
-        weight, bias = rng.normal(size=c), rng.normal(size=c)
-        there, here = (normalised(module, rows, g, weight, bias, how) for module in (cp, np))
-        for found, expected in zip(there, here, strict=True):
-            assert_near(found, expected)
+        arrays, g = [rng.normal(size=size) for size in ((2, c, 70), c, c)], rng.normal(size=(2, c, 70))
+        how = {"groups": groups, "eps": 0.1, "over_batch": over_batch, "gated": True}
+        there = normalized(cp, arrays, g, how)
+        for one, other in zip(there, by_plain_form(normalize_groups, arrays, g, **how), strict=True):
+            assert_near(one, other)
 
 
-def calls() -> dict[str, Callable[[Any], None]]:
-    """Of each source, what launches all of its kernels."""
+def calls() -> dict[str, Callable[[Any], Any]]:
+    """Of each source with barriers, what launches its kernels."""
     rng = np.random.default_rng(0)
     rows, labels, g = rng.normal(size=(5, 7)), np.arange(5), rng.normal(size=5)
 
     def softmaxes(cp: Any) -> None:
-        there = [cp.asarray(a) for a in (g, rows, labels)]
-        softmax.softmax_slope(there[1], softmax.softmax(there[1]))
-        softmax.cross_entropy_slope(*there, *softmax.cross_entropy(*there[1:])[1])
+        rows_there = cp.asarray(rows)
+        softmax_gradient(rows_there, softmax(rows_there, dim=1), dim=1)
+        by_kernel(label_cross_entropy, [rows_there], cp.asarray(g), labels=cp.asarray(labels))
 
     def normalisations(cp: Any) -> None:
-        rows, g, weight, bias = (rng.normal(size=shape) for shape in ((2, 9, 6), (2, 9, 6), 6, 6))
-        normalised(cp, rows, g, weight, bias, (2, 0.1, False, True))
+        x, g, weight, bias = (rng.normal(size=shape) for shape in ((2, 6, 9), (2, 6, 9), 6, 6))
+        how = {"groups": 2, "eps": 0.1, "over_batch": False, "gated": True}
+        normalized(cp, [x, weight, bias], g, how)
 
     return {"softmax": softmaxes, "normalization": normalisations}
 
@@ -385,9 +449,9 @@ def without_barrier(name: str, i: int) -> str:
 @pytest.mark.parametrize(("name", "i"), BARRIERS)
 def test_no_barrier_can_be_left_out(cp: Any, monkeypatch: Any, name: str, i: int) -> None:
     """Without any one `__syncthreads()` the numbers depend on which thread comes first, which a run notices."""
-    without, launch = without_barrier(name, i), cuda.run
+    without, run = without_barrier(name, i), cuda.run
     monkeypatch.setattr(device, "LARGEST_BLOCK", (4, 3))
-    monkeypatch.setattr(cuda, "run", lambda code, *how: launch(code.replace(SOURCES[name], without), *how))
+    monkeypatch.setattr(cuda, "run", lambda code, *how: run(code.replace(SOURCES[name], without), *how))
     with pytest.raises(RuntimeError, match="a barrier"):
         calls()[name](cp)
 
@@ -483,7 +547,7 @@ def test_without_a_compiler(cp: Any, monkeypatch: Any) -> None:
 def test_launch_says_what_it_takes(cp: Any) -> None:
     """`Real` is one of two types; a grid of no blocks is left alone; a source that does not compile is an error."""
     with pytest.raises(TypeError, match="float32 or float64, got int64"):
-        backend.launch(ADD, "add", (1,), (1,), cp.zeros(3, np.int64))
-    backend.launch("nonsense", "add", (0, 2), (1,), cp.zeros(3))
+        launch.launch(ADD, "add", (1,), (1,), cp.zeros(3, np.int64))
+    launch.launch("nonsense", "add", (0, 2), (1,), cp.zeros(3))
     with pytest.raises(ValueError, match="no kernel"):
-        backend.launch('extern "C" __global__ void add(Real* x) { nonsense; }', "add", (1,), (1,), cp.zeros(3))
+        launch.launch('extern "C" __global__ void add(Real* x) { nonsense; }', "add", (1,), (1,), cp.zeros(3))

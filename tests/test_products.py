@@ -18,16 +18,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Draw, by_tiles
+from helpers import Draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nanogen.capture import Replayed
-from nanogen.kernels.reduction import column_sums
 from strict import cublas, device, graph
 
 from nanogen import backend
-from nanogen.backend import array_module
-from nanogen.kernels import convolution, products
+from nanogen.backend import array_module, replay
+from nanogen.functional.conv import convolve, convolve_adjoint, convolve_weight, output_size
+from nanogen.functional.matrix import matrix_product
+from nanogen.kernels import winograd
+from nanogen.kernels.cuda import convolution, products
+from nanogen.kernels.cuda.reduction import column_sums
 
 library = products.library  # the stand-in takes its place in a moment
 GEMMS = {"gemm", "gemm_strided_batched"}
@@ -105,18 +107,21 @@ def test_product_is_numpys(data: st.DataObject) -> None:
 @pytest.mark.parametrize("shapes", [((2, 0), (0, 3)), ((4, 2, 0), (0, 3)), ((0, 2, 1), (1, 3)), ((0, 1), (1, 3))])
 def test_a_sum_of_nothing(shapes: Any) -> None:
     """It is 0, whatever the memory held before; a product without numbers has the right shape."""
-    a, b = map(np.ones, shapes)
-    out = there(np.full((a @ b).shape, np.nan))
-    assert products.product(there(a), there(b), out) is out
-    assert np.array_equal(out.get(), a @ b)
+    a, b = map(np.ones, shapes)  # on the stand-in new memory is NaN
+    assert np.array_equal(products.product(there(a), there(b)).get(), a @ b)
 
 
 @given(st.data())
 def test_matmul_is_the_product(data: st.DataObject) -> None:
-    """What the primitive calls is the same on a device."""
+    """The primitive's kernel is the same; other types than real numbers it leaves to CuPy."""
     draw = Draw(data)
     a, b = integers(draw, (3, 2, 4), np.float32), integers(draw, (3, 4, 2), np.float32)
-    assert np.array_equal(products.matmul(there(a), there(b)).get(), a @ b)
+    cublas.called.clear()
+    assert np.array_equal(matrix_product(there(a), there(b)).data.get(), a @ b)
+    assert {*cublas.called} & GEMMS
+    cublas.called.clear()
+    assert np.array_equal(matrix_product(there(a.astype(int)), there(b.astype(int))).data.get(), a @ b)
+    assert not cublas.called
 
 
 UNCOPIED = {
@@ -166,29 +171,6 @@ def test_what_cublas_can_read_is_not_copied(name: str, monkeypatch: pytest.Monke
     )
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_into_an_array(count: int) -> None:
-    """`out` is what comes back, with the product in it, and may be a part of an array; what lies beside it stays."""
-    a, b = (np.arange(n * count, dtype=np.float32).reshape(count, *shape) for n, shape in ((6, (2, 3)), (12, (3, 4))))
-    for left, right in ((a, b), (there(a), there(b))):
-        xp = array_module(left)
-        whole = xp.full((count + 2, 2, 4), 7.0, dtype=np.float32)
-        part = whole[1:-1]
-        assert products.product(left, right, part) is part
-        seen = backend.to_numpy(whole)
-        assert np.array_equal(seen[1:-1], a @ b)
-        assert (seen[[0, -1]] == 7).all()
-
-
-def test_an_out_that_is_no_place() -> None:
-    """An `out` of another shape or type, or with gaps, is refused before anything is written."""
-    a, b = there(np.ones((2, 3), np.float32)), there(np.ones((3, 4), np.float32))
-    for out in (np.zeros((4, 2), np.float32), np.zeros((2, 4)), np.zeros((2, 8), np.float32)[:, ::2]):
-        with pytest.raises(ValueError, match="out"):
-            products.product(a, b, there(out))
-        assert not out.any()
-
-
 def test_shapes_that_do_not_fit() -> None:
     """Sums of different lengths and stacks of different numbers are refused."""
     for a, b in (((2, 3), (4, 2)), ((3, 2, 3), (2, 3, 2)), ((2, 3), (2, 4, 3))):
@@ -197,12 +179,10 @@ def test_shapes_that_do_not_fit() -> None:
 
 
 def test_what_cublas_does_not_multiply() -> None:
-    """Integers, truths and vectors are CuPy's to multiply; `out` goes along."""
+    """Integers, truths and vectors are CuPy's to multiply."""
     cublas.called.clear()
     x, v = np.arange(6).reshape(2, 3), np.arange(3.0)
-    out = there(np.zeros((2, 2), x.dtype))
-    assert products.product(there(x), there(x.T), out) is out
-    assert np.array_equal(out.get(), x @ x.T)
+    assert np.array_equal(products.product(there(x), there(x.T)).get(), x @ x.T)
     assert np.array_equal(products.product(there(x > 2), there(x.T > 2)).get(), (x > 2) @ (x.T > 2))
     assert np.array_equal(products.product(there(x * 1.0), there(v)).get(), x @ v)
     assert np.array_equal(products.product(there(v), there(x.T * 1.0)).get(), v @ x.T)
@@ -220,38 +200,35 @@ def test_tf32_where_it_is_allowed(shape: tuple[int, ...], monkeypatch: pytest.Mo
         x, y = a.astype(dtype), b.astype(dtype)
         shortened = allowed and dtype == np.float32
         expected = cublas.in_tf32(x) @ cublas.in_tf32(y) if shortened else x @ y
-        for multiply in (products.product, products.matmul):
-            assert np.array_equal(multiply(there(x), there(y)).get(), expected)
-            assert np.array_equal(multiply(there(x), there(y), exact=True).get(), x @ y)
+        assert np.array_equal(products.product(there(x), there(y)).get(), expected)
+        assert np.array_equal(matrix_product(there(x), there(y)).data.get(), expected)
+        assert np.array_equal(products.product(there(x), there(y), exact=True).get(), x @ y)
     monkeypatch.delenv("CUPY_TF32")
-    assert not backend.tf32_allowed()
+    assert not products.tf32_allowed()
 
 
-@pytest.mark.parametrize("tiling", convolution.TILINGS)
-def test_sums_and_transformations_lose_nothing_by_tf32(
-    monkeypatch: pytest.MonkeyPatch, tiling: convolution.Tiling
-) -> None:
+@pytest.mark.parametrize("F", winograd.TILINGS)
+def test_sums_and_transformations_lose_nothing_by_tf32(monkeypatch: pytest.MonkeyPatch, F: winograd.Tiling) -> None:
     """Where TF32 is allowed, sums of columns are none of its products; and of the products of a convolution by tiles,
     and of each of its adjoints, that of the pixels and the kernel, or with the other pixels, is in TF32, but not the
     transformation of the kernel before, nor that of its gradient after it."""
-    sizes = [4 * tiling.s] * 2, [tiling.r * tiling.s] * 2, [4] * 2
-    x, w, y = (np.random.default_rng(0).standard_normal((32, 32, *size)).astype(np.float32) for size in sizes)
+    size, kernel = (4 * F.s,) * 2, (F.r * F.s,) * 2
+    arrays = (np.random.default_rng(0).standard_normal((32, 32, *of)) for of in (size, kernel, (4, 4)))
+    x, w, y = (there(array.astype(np.float32)) for array in arrays)
     monkeypatch.setenv("CUPY_TF32", "1")
     cublas.computed.clear()
-    column_sums(there(x[0]))
+    column_sums(x[0])
     assert not cublas.computed
-    x, w, y = map(there, (x, w, y))
-    whole, short = products.COMPUTE_32F, products.COMPUTE_32F_FAST_TF32
-    one, two = [whole, short], [whole, short, short, whole]
-    for convolve, of, expected in (
-        (by_tiles, (x, w, None), one),
-        (convolution.adjoint_by_tiles, (y, w, x.shape[2:]), one),
-        (convolution.weight_by_tiles, (x, y), [short, whole]),
-        (convolution.both_by_tiles, (x, w, y), two),
-        (convolution.both_adjoints_by_tiles, (x, w, y), two),
+    whole, short, how = products.COMPUTE_32F, products.COMPUTE_32F_FAST_TF32, ((1, 1), F)
+    for convolve_by_tiles, given_, expected in (
+        (convolution.winograd, (x, w, None, None, *how, (4, 4)), [whole, short]),
+        (convolution.winograd, (x, None, None, y, *how, (4, 4)), [short, whole]),
+        (convolution.winograd, (x, w, None, y, *how, (4, 4)), [whole, short, short, whole]),
+        (convolution.winograd_adjoint, (y, w, None, *how, size), [whole, short]),
+        (convolution.winograd_adjoint, (y, w, x, *how, size), [whole, short, short, whole]),
     ):
         cublas.computed.clear()
-        convolve(*of, (1, 1), tiling)
+        convolve_by_tiles(*given_)
         assert list(cublas.computed) == expected
 
 
@@ -309,9 +286,7 @@ def test_without_a_handle_cupy_multiplies(name: str, anew: None, monkeypatch: py
         assert np.array_equal(products.product(there(x), there(x)).get(), x @ x)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        out = there(np.zeros_like(x))
-        assert products.product(there(x), there(x), out) is out
-    assert np.array_equal(out.get(), x @ x)
+        assert np.array_equal(products.product(there(x), there(x)).get(), x @ x)
     with capture(), pytest.raises(RuntimeError, match=r"^no product of matrices can be captured$") as raised:
         products.product(there(x), there(x))
     assert "no cuBLAS handle of our own" in str(raised.value.__cause__)
@@ -338,8 +313,8 @@ def test_a_status_is_an_error(name: str, shape: Any, anew: None, monkeypatch: py
         products.product(x, x)
 
 
-@pytest.mark.parametrize(("tiling", "expected"), [*zip(convolution.TILINGS, (5 / 3, 2), strict=True)])
-def test_what_tf32_costs_by_tiles(monkeypatch: pytest.MonkeyPatch, tiling: convolution.Tiling, expected: float) -> None:
+@pytest.mark.parametrize(("F", "expected"), [*zip(winograd.TILINGS, (5 / 3, 2), strict=True)])
+def test_what_tf32_costs_by_tiles(monkeypatch: pytest.MonkeyPatch, F: winograd.Tiling, expected: float) -> None:
     """How many times larger than by patches the error of TF32 is by tiles, on white noise.
 
     Every factor is off by a share of its own size, so an error's variance is as the sum of the squares of the products.
@@ -347,23 +322,23 @@ def test_what_tf32_costs_by_tiles(monkeypatch: pytest.MonkeyPatch, tiling: convo
     one: (1 + ¾ + ¾) · 2 = 5 in place of 3 for r = 3, and 1 · 2 + 2 · 1 = 4 in place of 2 for r = 2.  In two dimensions
     both are squared, and the error is the root."""
     monkeypatch.setenv("CUPY_TF32", "1")
-    size = tiling.r * tiling.s
-    rng, how = np.random.default_rng(0), ((tiling.s,) * 2, (1, 1), (1, 1))
+    size, how = F.r * F.s, {"stride": (F.s,) * 2, "padding": (1, 1), "dilation": (1, 1)}
+    rng = np.random.default_rng(0)
     x, w = rng.standard_normal((4, 32, 16, 16)), rng.standard_normal((32, 32, size, size))
-    y = rng.standard_normal((4, 32, *convolution.output_size(x.shape[2:], w.shape[2:], *how)))
-    exact = all_three(x, w, y, how)
+    y = rng.standard_normal((4, 32, *output_size(x.shape[2:], w.shape[2:], **how)))
+    exact = [found.data for found in all_three(x, w, y, how)]
     x, w, y = (there(a.astype(np.float32)) for a in (x, w, y))
     ways = [all_three(x, w, y, how)]
-    monkeypatch.setattr(convolution, "LEAST_CHANNELS_OF_TILES", 33)
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 33)
     ways.append(all_three(x, w, y, how))
-    tiles, patches = ([np.std(a.get() - b) for a, b in zip(way, exact, strict=True)] for way in ways)
+    tiles, patches = ([np.std(a.data.get() - b) for a, b in zip(way, exact, strict=True)] for way in ways)
     assert np.divide(tiles, patches) == pytest.approx(expected, rel=0.06)
 
 
 def all_three(x: Any, w: Any, y: Any, how: Any) -> list[Any]:
     """A convolution, and its adjoints in the image and in the kernel."""
-    adjoint = convolution.convolve_adjoint(y, w, x.shape[2:], *how)
-    return [convolution.convolve(x, w, None, *how), adjoint, convolution.convolve_weight(x, y, w.shape[2:], *how)]
+    adjoint = convolve_adjoint(y, w, size=x.shape[2:], **how)
+    return [convolve(x, w, **how), adjoint, convolve_weight(x, y, kernel=w.shape[2:], **how)]
 
 
 def test_more_than_cublas_counts_to() -> None:
@@ -376,9 +351,9 @@ def test_more_than_cublas_counts_to() -> None:
             given += [(count, *shape), (0, 8, 8 * line) if turn else (0, 8 * line, 8)]
         if size == 2**31:
             with pytest.raises(ValueError, match="2147483647"):
-                products.told(*given, "d", False)
+                products.gemm_arguments(*given, "d", False)
         else:
-            call = products.told(*given, "d", False)
+            call = products.gemm_arguments(*given, "d", False)
             numbers = [x.value for x in (*call.sizes[:5], call.left[1], call.right[1], call.out[1], call.out[3])]
             assert numbers == [*turned[::-1], m, n, k, factors[1][1], factors[0][1], m, count]
 
@@ -388,14 +363,14 @@ def test_products_in_a_graph(way: str) -> None:
     """What is captured is done again at each launch, in the same places; nothing else is needed for it."""
     w = there(np.random.default_rng(0).standard_normal((32, 32, 3, 3)))
     made = {
-        "single": lambda x: products.product(x[0, 0], w[0, 0], out=products.product(x[0, 0], w[0, 0])),
+        "single": lambda x: products.product(x[0, 0], w[0, 0]),
         "stack": lambda x: products.product(x, w.transpose(0, 1, 3, 2)),
         "one for all": lambda x: products.product(x, w[0, 0]) * 2.0,
         "copied": lambda x: products.product(x.transpose(1, 0, 3, 2), w[:, :, ::-1]),
-        "tiles": lambda x: by_tiles(x, w, None, (1, 1), convolution.TILINGS[0]),
-        "two by tiles": lambda x: sum(convolution.both_by_tiles(x, w, x, (1, 1), convolution.TILINGS[0])),
+        "tiles": lambda x: convolution.winograd(x, w, None, None, (1, 1), winograd.TILINGS[0], (3, 3))[0],
+        "two by tiles": lambda x: sum(convolution.winograd(x, w, None, x, (1, 1), winograd.TILINGS[0], (3, 3))),
     }[way]
-    replayed = Replayed(lambda x: [made(x)])
+    replayed = replay(lambda x: [made(x)])
     for seed in range(5):
         x = np.random.default_rng(seed).standard_normal((32, 32, 3, 3))
         assert np.array_equal(replayed(x)[0].get(), made(there(x)).get())
@@ -404,7 +379,7 @@ def test_products_in_a_graph(way: str) -> None:
 def test_cupys_products_can_not_be_captured(cp: Any) -> None:
     """On the stand-in as in CuPy: so every product of a captured step is our handle's."""
     for theirs in (lambda x: [x @ x], lambda x: [x.dot(x)], lambda x: [cp.matmul(x, x)]):
-        replayed = Replayed(theirs)
+        replayed = replay(theirs)
         replayed(np.ones((2, 2))), replayed(np.ones((2, 2)))
         with pytest.raises(NotImplementedError, match="cuBLAS"):
             replayed(np.ones((2, 2)))

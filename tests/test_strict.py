@@ -19,16 +19,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import plain_forms
 from museum import ROOT, functions
-from nanogen.capture import WARM_UPS, Replayed
 from strict import compiled, device, graph, record
 from tiny_runs import TINY, begun, settings_of, some_images, trained
 
 import nanogen as ng
-from nanogen import compiled as c_functions
-from nanogen.backend import ByDevice
+from nanogen.backend import replay
 from nanogen.cli import main
 from nanogen.data import Images
+from nanogen.kernels.cuda.graph import WARM_UPS
 from nanogen.metrics import likelihood
 from nanogen.training.loop import Trainer, train
 from nanogen.training.run import make_settings
@@ -295,11 +295,11 @@ def drawing_on_the_host(seed: int, device: str = "cpu") -> ng.Generator:
 
 
 @pytest.fixture
-def without_kernels(monkeypatch: Any) -> None:
-    """What has a CUDA kernel, or C functions, takes its form in NumPy: the others' sums are in another order, so not
-    the same to the bit.  How near they are: `test_cuda.py`, `test_parity.py`, `test_compiled.py`."""
-    monkeypatch.setattr(ByDevice, "__call__", lambda self, *given, **named: self.form(*given, **named))
-    monkeypatch.setattr(c_functions, "has", lambda *of: False)
+def without_kernels() -> Iterator[None]:
+    """The plain forms alone: kernels' sums are in another order, so not the same to the bit.  How near they are:
+    `test_cuda.py`, `test_parity.py`, `test_kernels.py`."""
+    with plain_forms():
+        yield
 
 
 @pytest.mark.usefixtures("without_kernels")
@@ -407,11 +407,11 @@ def test_a_captured_run_goes_on_from_a_checkpoint(cp: Any, tmp_path: Path) -> No
 )
 def test_a_capture_refuses_what_waits(cp: Any, what: str, step: Callable[[Any], Any]) -> None:
     """What needs the host is refused in a capture, and the capture is over then: another can begin."""
-    broken = Replayed(lambda x: [x * 2.0, step(x)])
+    broken = replay(lambda x: [x * 2.0, step(x)])
     broken(np.ones(3)), broken(np.ones(3))
     with pytest.raises(RuntimeError, match="while a stream is captured"):
         broken(np.ones(3))
-    doubled = Replayed(lambda x: [x * 2.0])
+    doubled = replay(lambda x: [x * 2.0])
     assert [doubled(np.full(3, i))[0].get().tolist() for i in range(5)] == [[2.0 * i] * 3 for i in range(5)]
 
 

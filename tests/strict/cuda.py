@@ -95,36 +95,39 @@ extern "C" int launch_{name}(const unsigned* sizes, bool from_the_last, void** a
 """
 KERNEL = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
 TYPES = {"int": np.int32, "long long": np.int64, "Int": np.int64, "float": np.float32, "double": np.float64}
-NUMBERS: dict[type, type] = {
-    int: np.int64,
-    float: np.float64,
-}  # what CuPy makes of Python's; of a bool, now this now that
+NUMBERS: dict[type, type] = {int: np.int64, float: np.float64}  # CuPy's; of a bool it makes now this now that
 GUARD = 4096  # bytes around each array
 CACHE = Path(platformdirs.user_cache_dir("nanogen-tests"))
 launches = 0  # how often a kernel has run
 
 
+def compiler() -> str:
+    found = shutil.which("g++")
+    if found is None:
+        pytest.skip("the stand-in runs CUDA kernels as C++: that needs g++")
+    return found
+
+
+@functools.cache
+def expanded(code: str) -> str:
+    """A source without its macros and comments."""
+    command = [compiler(), "-E", "-P", "-x", "c++", "-"]
+    return subprocess.run(command, input=code, capture_output=True, text=True, check=True).stdout
+
+
 @functools.cache
 def library(code: str) -> Any:
     """The kernels of a source, compiled; kept for the next process too."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("the stand-in runs CUDA kernels as C++: that needs g++")
-    names = [found[1] for found in KERNEL.finditer(code)]
+    names = [found[1] for found in KERNEL.finditer(expanded(code))]
     source = FIBRES + BEFORE + code + AFTER + "".join(LAUNCH.format(name=name) for name in names)
     made = CACHE / f"{hashlib.sha256(source.encode()).hexdigest()}.so"
     if not made.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
             new = Path(scratch) / made.name
-            options = [
-                "-std=c++17",
-                "-O1",
-                "-U_FORTIFY_SOURCE",
-                "-shared",
-                "-fPIC",
-            ]  # fortified, longjmp stays on its stack
-            command = [compiler, *options, "-x", "c++", "-", "-o", str(new)]
+            options = ["-std=c++17", "-O1", "-shared", "-fPIC"]
+            options += ["-U_FORTIFY_SOURCE"]  # fortified, longjmp stays on its stack
+            command = [compiler(), *options, "-x", "c++", "-", "-o", str(new)]
             done = subprocess.run(command, input=source, capture_output=True, text=True)
             if done.returncode:
                 raise ValueError(f"no kernel:\n{done.stderr}")
@@ -132,10 +135,11 @@ def library(code: str) -> Any:
     return ctypes.PyDLL(str(made))  # one thread at a time: the library's own state is global
 
 
+@functools.cache
 def parameters(code: str, name: str) -> list[tuple[np.dtype, bool, bool]]:
     """Of each parameter of a kernel: its type, whether it is an array, and whether the kernel may write there."""
     real = re.search(r"typedef (\w+) Real;", code)
-    declared = next(found[2] for found in KERNEL.finditer(code) if found[1] == name)
+    declared = next(found[2] for found in KERNEL.finditer(expanded(code)) if found[1] == name)
     words = [parameter.rpartition(" ")[0].strip() for parameter in declared.split(",")]
     return [
         (
@@ -173,11 +177,15 @@ def run(code: str, name: str, grid: tuple[int, ...], block: tuple[int, ...], arg
     written = [is_array and may for _, is_array, may in declared]
     results = []
     for from_the_last in (False, True):
-        memory = [guarded(a) if isinstance(a, np.ndarray) else np.array([a], d[0]) for a, d in zip(arguments, declared)]
+        copies = {place(a): guarded(a) for a in arguments if isinstance(a, np.ndarray)}
+        memory = [
+            copies[place(a)] if isinstance(a, np.ndarray) else np.array([a], dtype)
+            for a, (dtype, *_) in zip(arguments, declared)
+        ]
         places = [m.ctypes.data + GUARD for m in memory]
         values = [
-            np.array([place], np.uintp) if is_array else m
-            for m, place, (_, is_array, _) in zip(memory, places, declared)
+            np.array([pointer], np.uintp) if is_array else m
+            for m, pointer, (_, is_array, _) in zip(memory, places, declared)
         ]
         pointers = (ctypes.c_void_p * len(values))(*[v.ctypes.data for v in values])
         failed = getattr(kernels, f"launch_{name}")(
@@ -199,6 +207,11 @@ def run(code: str, name: str, grid: tuple[int, ...], block: tuple[int, ...], arg
     for a, m in zip([a for a, may in zip(arguments, written) if may], results[0], strict=True):
         if m.tobytes() != a.tobytes():  # an array that is not to be changed may be read there
             a[...] = m.view(a.dtype).reshape(a.shape)
+
+
+def place(array: np.ndarray) -> tuple[int, int]:
+    """Where an array lies: one that is there twice is copied once, as on a GPU both are the same memory."""
+    return array.ctypes.data, array.nbytes
 
 
 def guarded(array: np.ndarray) -> np.ndarray:

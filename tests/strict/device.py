@@ -646,7 +646,8 @@ def array(obj: Any, *args: Any, **kwargs: Any) -> ndarray:
     Taken("array", RECORD["functions"]["array"]).check((obj, *args), kwargs)
     if type(obj) is not ndarray and not isinstance(obj, bool | int | float | np.generic):
         _note("to device", "array")
-    return _device(np.array(_seen(obj), *args, **{k: v for k, v in kwargs.items() if k != "blocking"}))
+    made = np.array(_seen(obj), *args, **{k: v for k, v in kwargs.items() if k != "blocking"})
+    return _device(made.copy(order="K") if made is obj else made)  # what comes from the host lies in other memory
 
 
 @noted

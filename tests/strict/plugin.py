@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanogen.autograd import Primitive
+from nanogen.autograd import Composite, Primitive
+from nanogen.backend import OPERATIONS, Operation, Update
 from nanogen.kernels.cuda import products
 from strict import cublas, device
 
@@ -64,10 +65,8 @@ def _placed(value: Any, kinds: str = "f") -> Any:
     return value
 
 
-def placing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, which finds a test's arrays on the device; a primitive's raw parameters too."""
-    raw = function is Primitive.__call__ or function.__name__.endswith("_definition")
-    kinds = "fiub" if raw else "f"
+def placing(function: Callable[..., Any], kinds: str = "f") -> Callable[..., Any]:
+    """The function, which finds a test's arrays on the device; of the parameters those of these kinds."""
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -99,6 +98,16 @@ def arriving(construct: Callable[..., None]) -> Callable[..., None]:
         construct(self, *args, **kwargs)
         if _by_a_test():
             self.to("cuda")
+
+    return call
+
+
+def of_the_device(register: Callable[..., Any]) -> Callable[..., Any]:
+    """`Operation.kernel`, by which a test's kernel for the CPU is one for the device, and the other way round."""
+
+    @functools.wraps(register)
+    def call(self: Any, device: str) -> Any:
+        return register(self, {"cpu": "cuda", "cuda": "cpu"}[device] if _by_a_test() else device)
 
     return call
 
@@ -151,8 +160,12 @@ def move_in() -> None:
         for name, value in list(vars(module).items()):
             if isinstance(value, types.FunctionType) and value in moved:
                 setattr(module, name, moved[value])
-            elif isinstance(value, autograd.Fused):
-                value.definition = moved.get(value.definition, value.definition)
+    for operation in OPERATIONS:
+        if isinstance(operation, Composite):
+            operation.plain = placing(operation.plain, "fiub")
+    Operation.kernel = of_the_device(Operation.kernel)  # type: ignore[method-assign]
+    for cls in (Operation, Update, Primitive, Composite):
+        cls.__call__ = placing(cls.__call__, "fiub")  # type: ignore[method-assign]
     ng.Generator.__init__ = with_device(ng.Generator.__init__)  # type: ignore[method-assign]
     slot: Any = autograd.Tensor.data
 
@@ -162,13 +175,13 @@ def move_in() -> None:
     autograd.Tensor.data = property(slot.__get__, put)  # type: ignore[assignment]
     autograd.Tensor.__array__ = lambda self, *args, **kwargs: self.data.__array__(*args, **kwargs)  # type: ignore
     tables = NoiseSchedule.__init__  # are the host's
-    classes = [autograd.Primitive, autograd.Fused, *subclasses(autograd.Tensor), NoiseSchedule, *subclasses(Module)]
+    classes = [*subclasses(autograd.Tensor), NoiseSchedule, *subclasses(Module)]
     classes += [
         c for c in vars(distributions).values() if inspect.isclass(c) and c.__module__ == distributions.__name__
     ]
     for cls in classes:
         for name, value in list(vars(cls).items()):
-            if isinstance(value, types.FunctionType) and name not in ("__array__", "vjp", "gradient"):
+            if isinstance(value, types.FunctionType) and name != "__array__":
                 density = cls.__module__ == distributions.__name__ and name == "__init__"
                 setattr(cls, name, of_numbers(value) if density else placing(value))
     NoiseSchedule.__init__ = tables  # type: ignore[method-assign]

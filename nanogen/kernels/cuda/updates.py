@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from nanogen.backend import Array, array_module, moving_average
 from nanogen.kernels.cuda.launch import THREADS, covers, cuda_source, launch
 from nanogen.optim import adam
@@ -17,15 +19,14 @@ def update(name: str, read: list[Array], changed: list[list[Array]], *settings: 
     every = [array for arrays in changed for array in arrays]
     if not covers(*every, *read) or not all(array.flags.c_contiguous for array in every):
         return NotImplemented
-    xp, like = array_module(every[0]), every[0]
-    nothing = xp.empty(1, like.dtype)
-    numbers = [s.astype(like.dtype) if isinstance(s, xp.ndarray) else xp.full(1, s, like.dtype) for s in settings]
+    xp = array_module(every[0])
+    numbers = [s.astype(np.float64) if isinstance(s, xp.ndarray) else xp.full((), s, np.float64) for s in settings]
     for first in range(0, len(read), MANY):
         here = slice(first, first + MANY)
         some = [xp.ascontiguousarray(array) for array in read[here]]
         lists = [some, *(arrays[here] for arrays in changed)]
         missing = MANY - len(some)
-        arrays = [array for one in lists for array in [*one, *[nothing] * missing]]
+        arrays = [array for one in lists for array in [*one, *[one[0]] * missing]]
         sizes = [*(array.size for array in some), *[0] * missing]
         blocks = min(-(-max(sizes) // THREADS), 1024)
         launch(SOURCE, name, (blocks,), (THREADS,), *arrays, *sizes, *numbers)
