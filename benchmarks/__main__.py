@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
 import nanogen as ng
@@ -27,7 +26,7 @@ from benchmarks import cuda, torch_models
 from benchmarks.steps import step_of_ours, step_of_theirs
 from benchmarks.timing import SETTLING_AFTER_OPENBLAS, Comparison, compare, seconds
 from nanogen import functional as F
-from nanogen.backend import DEVICES, keep_freed_memory
+from nanogen.backend import DEVICES, keep_freed_memory, use_threads
 from nanogen.training.recipes import recipe
 
 SIZES = {"8×8": ((1, 8, 8), 17), "28×28": ((1, 28, 28), 256)}
@@ -356,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.error("--tf32 is a GPU's: it needs --device cuda")
     torch.set_num_threads(chosen.threads)
     keep_freed_memory()  # as the command line does; for PyTorch too
-    with threadpool_limits(chosen.threads):
+    with use_threads(chosen.threads):
         if chosen.memory:
             side, model, steps = chosen.memory
             print(memory_of(side, model, int(steps)))

@@ -34,7 +34,7 @@ def step_of_ours(
             optimizers[name].step(numbers=own)
 
     def work_on_device(levels: Any, key: Any, *numbers: Any) -> list[Any]:
-        work(levels, rng.at(key), [[some[i : i + 1] for i in range(len(some))] for some in numbers])
+        work(levels, rng.at(key), [[some[i] for i in range(len(some))] for some in numbers])
         return []
 
     def step() -> None:

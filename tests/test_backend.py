@@ -7,7 +7,6 @@ import math
 import platform
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import nanogen as ng
-from nanogen import backend, random
+from nanogen import backend
+from nanogen.kernels.cuda import random  # draws on a device; here that is the CPU
 
 DRAWS = {
     "normal": lambda rng, n: rng.normal((n,)),
@@ -27,18 +27,6 @@ DRAWS = {
 }
 DRAWN = pytest.mark.parametrize("drawn", ["host", "device"])
 SAMPLES = 40_000  # tells a mean that is off by 0.05 standard deviations, with both errors below 1e-6
-
-
-@pytest.mark.parametrize(
-    ("told", "mebibytes"),
-    [("1024K\n", 4), ("1536K", 6), ("2048K\n", 8), ("256K\n", 2), ("266240K\n", 8), ("", 4), ("much\n", 4), (None, 4)],
-)
-def test_a_block_is_four_times_the_cache(told: str | None, mebibytes: int, tmp_path: Path) -> None:
-    """Of 2 to 8 MiB, and 4 where nobody tells."""
-    file = tmp_path / "size"
-    if told is not None:
-        file.write_text(told)
-    assert backend.block_bytes(str(file)) == mebibytes << 20
 
 
 @DRAWN
@@ -262,6 +250,14 @@ def test_where_numbers_are_drawn() -> None:
         ng.Generator(0, "cpu", "gpu")
 
 
+def test_without_kernels_the_host_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for on a device is drawn on the host where nothing draws there."""
+    monkeypatch.setattr(backend.device_source, "filled", lambda key, device: None)
+    for kind, draw in DRAWS.items():
+        expected = draw(ng.Generator(3, drawn="host").stream(2), 7)
+        assert np.array_equal(draw(ng.Generator(3, drawn="device").stream(2), 7), expected), kind
+
+
 def test_what_a_device_does_not_draw() -> None:
     """Integers from none, or from more than fit a word, and types that are no floating-point ones, are refused."""
     rng = ng.Generator(0, drawn="device")
@@ -319,6 +315,54 @@ def test_bad_settings(seed: object, device: str, error: type[Exception], word: s
         ng.Generator(seed, device)  # type: ignore[arg-type]
 
 
+def test_an_operation_takes_the_kernel_of_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one registered counts; where it declines, or there is none, the plain form runs; so for updates too."""
+    monkeypatch.setattr(backend, "OPERATIONS", [])
+    called: list[str] = []
+
+    @backend.Operation
+    def double(x: Any) -> Any:
+        return 2 * x
+
+    @backend.Update
+    def halve(arrays: Any) -> None:
+        for array in arrays:
+            array *= 0.5
+
+    x = np.ones(3)
+    for operation, arrays, expected in ((double, x, [2.0] * 3), (halve, [x], None)):
+        for name, declines in (("first", False), ("second", True), ("third", False)):
+
+            def kernel(given: Any, name: str = name, declines: bool = declines) -> Any:
+                called.append(name)
+                return NotImplemented if declines else None
+
+            operation.kernel("cpu")(kernel)
+            operation.kernel("cuda")(lambda given: pytest.fail("another device's kernel"))
+            found = operation(arrays)
+            assert (None if found is None else found.tolist()) == (expected if declines else None)
+    assert called == ["first", "second", "third"] * 2
+    assert x.tolist() == [0.5] * 3
+    assert double.__name__ == "double"
+    assert len(backend.OPERATIONS) == 2
+
+
+def test_hooks_do_nothing_until_they_are_filled() -> None:
+    """Without kernels threads, memory and precision stay as they are, nothing draws on a device, and no step can be
+    replayed; what fills a hook is called in place of that."""
+    for hook, arguments in ((backend.keep_freed_memory, ()), (backend.allow_tf32, (True,))):
+        assert hook.__wrapped__(*arguments) is None
+    assert backend.device_source.__wrapped__([], "cuda") is None
+    with backend.use_threads.__wrapped__(1):
+        pass
+    with pytest.raises(RuntimeError, match="CUDA kernels"):
+        backend.replay.__wrapped__(np.sin)
+    hook = backend.Hook(lambda x: x)
+    assert hook(3) == 3
+    assert hook.fill(abs) is abs
+    assert hook(-3) == 3
+
+
 def test_array_modules() -> None:
     """The module follows the data; NumPy is everyone's who is not CuPy's."""
     for array in (np.zeros(2), np.float32(1), [1.0], 2):
@@ -347,27 +391,29 @@ def test_gpu_is_asked_for_by_name() -> None:
 BARE = """
 import sys
 
-class Blocked:
+class Without:
     names = {"matplotlib", "PIL", "tqdm", "safetensors", "threadpoolctl", "scipy", "sklearn", "torch", "cupy"}
 
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in self.names:
-            raise ModuleNotFoundError(name)
+    def __init__(self, finder):
+        self.finder = finder
 
-sys.meta_path.insert(0, Blocked())
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in self.names else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
 import nanogen as ng
 model = ng.models.PixelCNN((1, 2, 2), 2, channels=4, blocks=1)
 images = ng.data.load("digits").images[:2, :, :2, :2] // 16
 model.loss(images, ng.Generator(0)).backward()
-print(sorted(Blocked.names & {name.partition(".")[0] for name in sys.modules}))
+print(ng.kernels.registered(), sorted(Without.names & {name.partition(".")[0] for name in sys.modules}))
 """
 
 
 def test_import_needs_numpy_alone() -> None:
-    """`import nanogen`, a loss and its gradients, with every other package unavailable; none is looked for."""
+    """`import nanogen`, a loss and its gradients, without any other package; then there are no kernels."""
     done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "{} []"
 
 
 FAULTS = """

@@ -993,6 +993,30 @@ def test_gradients_at_kinks_and_bounds():
     assert (ng.tensor([2, 3]) ** 2).dtype.kind == "i"
 
 
+@pytest.mark.parametrize("form", ["chosen", "plain"])
+@given(data=st.data())
+def test_normalisation_by_its_equations(form, data):
+    """w (x − mean) / √(variance + ε) + b, the moments those of an image's group of channels (Wu & He 2018, eq. 7), or
+    of a channel over the batch (Ioffe & Szegedy 2015, algorithm 1); w and b of each channel."""
+    draw = Draw(data)
+    groups, each, eps = draw.number(1, 3), draw.number(1, 2), draw.pick([0.1, 1e-3])
+    x = 2 + 3 * draw.array((draw.number(2, 3), groups * each, 2, 3))
+    w, b = draw.array((groups * each,)), draw.array((groups * each,))
+
+    def scaled(over: tuple[int, ...], x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        mean = x.mean(over, keepdims=True)
+        variance = ((x - mean) ** 2).mean(over, keepdims=True)
+        return w[:, None, None] * ((x - mean) / np.sqrt(variance + eps)).reshape(shape) + b[:, None, None]
+
+    with plain_forms() if form == "plain" else contextlib.nullcontext():
+        by_group = scaled((2, 3, 4), x.reshape(len(x), groups, each, 2, 3), x.shape)
+        by_batch = scaled((0, 2, 3), x, x.shape)
+        found = F.group_norm(Tensor(x), groups, Tensor(w), Tensor(b), eps)
+        np.testing.assert_allclose(found.data, by_group, rtol=1e-10, atol=1e-10)
+        found = F.batch_norm(Tensor(x), None, None, Tensor(w), Tensor(b), training=True, eps=eps)
+        np.testing.assert_allclose(found.data, by_batch, rtol=1e-10, atol=1e-10)
+
+
 @given(st.data())
 def test_group_norm_invariances(data):
     """The output does not change when a group is scaled or shifted, has mean 0 and variance 1, and one group over

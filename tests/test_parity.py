@@ -3,8 +3,8 @@
 The same noise is drawn on the host for both (`Generator(seed, "cuda", "host")`); what a GPU draws is a test of its own.
 
 On the stand-in (`strict`), which has NumPy underneath, the plain forms of an operation are equal to the bit.  With
-kernels, in models, whose arrays have other strides on the two sides, and on a real GPU (marker `gpu`, skipped where there
-is none), sums are taken in another order: they agree within TOLERANCE of the largest number.
+kernels, in models, whose arrays have other strides on the two sides, and on a real GPU (marker `gpu`, skipped where
+there is none), sums are taken in another order: they agree within TOLERANCE of the largest number.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from functools import reduce
 from pathlib import Path
 
 import nanogen as ng
+import nanogen.distributed
 import nanogen.distributions
 import nanogen.functional.conv
 import nanogen.metrics
@@ -40,6 +41,8 @@ def test_the_reading_order_is_the_import_order() -> None:
         folder = Path(names[0]).parent if not names[0].endswith("/") else Path(names[0])
         for name in (names[0], *(str(folder / other) for other in names[1:])):
             path = ROOT / name
+            if "kernels" in path.parts and not (ROOT / "nanogen" / "kernels").exists():
+                continue  # the annex may be left out
             assert path.exists(), name
             listed |= {path} if path.is_file() else set(path.glob("*.py"))
     for path in (ROOT / "nanogen").rglob("*.py"):

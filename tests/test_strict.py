@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 from helpers import plain_forms
 from museum import ROOT, functions
-from strict import compiled, device, graph, record
+from strict import compiled, cuda, device, graph, record
 from tiny_runs import TINY, begun, settings_of, some_images, trained
 
 import nanogen as ng
-from nanogen.backend import replay
+from nanogen.backend import OPERATIONS, Operation, replay
 from nanogen.cli import main
 from nanogen.data import Images
 from nanogen.kernels.cuda.graph import WARM_UPS
@@ -262,6 +262,31 @@ def test_a_training_step_leaves_the_device_alone(model: str, cp: Any, tmp_path: 
     assert {type(array) for array in held} == {cp.ndarray}
 
 
+def test_training_steps_go_by_kernels(cp: Any, monkeypatch: Any) -> None:
+    """Whatever has a kernel for a GPU goes by it in a training step of each model, and all of them are needed but those
+    of a convolution without a bias; our own CUDA sources are run."""
+    taken: Counter[str] = Counter()
+
+    def noted(operation: Operation, forward: Any) -> Any:
+        def call(*arrays: Any, **parameters: Any) -> Any:
+            found = forward(*arrays, **parameters)
+            assert found is not NotImplemented, operation.__name__
+            taken[operation.__name__] += 1
+            return found
+
+        return call
+
+    with_kernels = [operation for operation in OPERATIONS if "cuda" in operation.kernels]
+    for operation in with_kernels:
+        forward, gradient = operation.kernels["cuda"]
+        monkeypatch.setitem(operation.kernels, "cuda", (noted(operation, forward), gradient))
+    for model in TINY:
+        before = cuda.launches
+        Trainer(settings_of(model, device="cuda"), some_images()).advance()
+        assert cuda.launches > before
+    assert {operation.__name__ for operation in with_kernels} - {*taken} == {"convolve", "convolve_weight"}
+
+
 @pytest.mark.parametrize("channels", [4, 32])
 @pytest.mark.parametrize(("side", "stride"), [(3, 1), (4, 2)])
 @pytest.mark.parametrize("convolve", [ng.conv2d, ng.conv_transpose2d])
@@ -305,7 +330,7 @@ def without_kernels() -> Iterator[None]:
 @pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("model", TINY)
 def test_a_run_on_the_stand_in_is_the_run_on_the_cpu(model: str, cp: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    """Training, sampling and loss, bit for bit: the same draws, and NumPy underneath both."""
+    """Training, sampling and loss, to all digits that are logged: the same draws, and NumPy underneath both."""
     monkeypatch.setattr("nanogen.training.loop.Generator", drawing_on_the_host)
     runs = {where: trained(model, tmp_path / where, device=where)[1] for where in ("cpu", "cuda")}
     assert runs["cpu"].metrics_file.read_text() == runs["cuda"].metrics_file.read_text()
@@ -488,7 +513,7 @@ def test_the_benchmark_of_the_gpu_runs(cp: Any, monkeypatch: Any) -> None:
     and there is a row for each training step and the sampling step, and for each as a graph."""
     pytest.importorskip("torch")
     monkeypatch.syspath_prepend(ROOT)  # `benchmarks` stands beside the tests and is not installed
-    from benchmarks import cuda
+    from benchmarks import cuda as on_gpu
 
     settings = {
         "pixelcnn": {"channels": 6, "blocks": 1, "dropout": 0.0},
@@ -496,7 +521,7 @@ def test_the_benchmark_of_the_gpu_runs(cp: Any, monkeypatch: Any) -> None:
         "gan": {"channels": 4},
         "ddpm": {"channels": 4, "multipliers": (1,), "T": 10},
     }
-    rows = cuda.comparisons("cpu", lambda: None, (3, 4, 4), 2, settings, 0.0, compiled=False)
+    rows = on_gpu.comparisons("cpu", lambda: None, (3, 4, 4), 2, settings, 0.0, compiled=False)
     assert [row.name.split(",")[0] for row in rows] == ["training step"] * 8 + ["sampling step"] * 2
     assert sum("as a graph" in row.name for row in rows) == 5
     assert all(row.ours > 0 < row.theirs for row in rows)

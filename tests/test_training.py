@@ -21,7 +21,7 @@ from tiny_runs import STEPS, TINY, assert_same, begun, resumed, settings_of, som
 import nanogen as ng
 from nanogen import data, metrics
 from nanogen import functional as F
-from nanogen.autograd import Fused, Primitive
+from nanogen.autograd import Primitive
 from nanogen.data import Images
 from nanogen.functional.normalization import normalize_groups
 from nanogen.models import GAN, MODELS
@@ -317,13 +317,13 @@ class SimpleStop:
 def test_looking_at_every_number_changes_none(model: str, tmp_path: Path) -> None:
     """Training with an eye on every result finds nothing to complain of in a sound run, and gives the same bits; the
     engine is afterwards as it was."""
-    before = (Primitive.__call__, Primitive.gradients, Fused.gradients)
+    before = (Primitive.recorded, Primitive.gradients)
     whole, _ = trained(model, tmp_path / "whole")
     trainer, run = begun(settings_of(model), tmp_path / "inspected")
     trainer.inspected = True
     train(trainer, run, lambda step, loss: None)
     assert_same(trainer.arrays(), whole.arrays())
-    assert (Primitive.__call__, Primitive.gradients, Fused.gradients) == before
+    assert (Primitive.recorded, Primitive.gradients) == before
 
 
 def wrong_from(step: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,18 +335,22 @@ def wrong_from(step: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         steps["now"] = self.step + 1
         return advance(self)
 
-    def forward(*given: Any, **more: Any) -> Any:
-        output, saved = right_forward(*given, **more)
-        return (output * np.float32(np.inf) if steps["now"] >= step and kind == "forward" else output), saved
+    def forward(*arrays: Any, **how: Any) -> Any:
+        output = normalize_groups.plain(*map(ng.Tensor, arrays), **how).data
+        return (output * np.float32(np.inf) if steps["now"] >= step and kind == "forward" else output), None
 
-    def backward(*given: Any, **more: Any) -> Any:
-        found = right_gradient(*given, **more)
+    def backward(g: Any, saved: Any, *arrays: Any, wanted: Any, **how: Any) -> Any:
+        inputs = [ng.Tensor(array) for array in arrays]
+        for x in inputs:
+            x.requires_grad = True
+        with ng.set_grad_enabled(True):
+            output = normalize_groups.plain(*inputs, **how)
+        found = [x.data for x in ng.grad(output, inputs, ng.Tensor(g))]
         return [x * np.float32(np.nan) for x in found] if steps["now"] >= step and kind == "backward" else found
 
-    right_forward, right_gradient = normalize_groups.forward, normalize_groups.fast_gradient
     monkeypatch.setattr(Trainer, "advance", counted)
-    monkeypatch.setattr(normalize_groups, "forward", forward)
-    monkeypatch.setattr(normalize_groups, "fast_gradient", backward)
+    for device in ("cpu", "cuda"):
+        monkeypatch.setitem(normalize_groups.kernels, device, (forward, backward))
 
 
 @pytest.mark.filterwarnings("error")  # the exception is all that is said
@@ -409,7 +413,7 @@ class Stage(Module):
 def test_a_number_that_goes_wrong_is_traced_to_its_place(function: Any, x: float, said: str) -> None:
     """The primitive, the innermost module in which it was called, what it gave and on which way; outside of any module
     that is said too.  The engine is as before when the block ends, though by an error."""
-    before = (Primitive.__call__, Primitive.gradients, Fused.gradients)
+    before = (Primitive.recorded, Primitive.gradients)
     model, alone = Stage(lambda y: y + 1.0, Stage(function)), Stage(F.log)
 
     def look(run: Any) -> str:
@@ -420,7 +424,7 @@ def test_a_number_that_goes_wrong_is_traced_to_its_place(function: Any, x: float
     assert look(lambda: model(ng.tensor([x], requires_grad=True)).sum().backward()) == said
     assert look(lambda: F.log(ng.tensor([-1.0]))) == "log in no module gave NaN going forward"
     assert look(None) == "log in Stage gave NaN going forward"
-    assert (Primitive.__call__, Primitive.gradients, Fused.gradients) == before
+    assert (Primitive.recorded, Primitive.gradients) == before
 
 
 def test_an_update_that_goes_wrong(tmp_path: Path) -> None:
