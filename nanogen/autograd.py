@@ -25,13 +25,14 @@ import contextvars
 import functools
 import inspect
 import itertools
+import operator
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nanogen.backend import Array, Operation, array_module, device_of, to_device, to_numpy
+from nanogen.backend import DEVICES, Array, Operation, array_module, device_of, to_device, to_numpy, unsupported
 
 _recording: contextvars.ContextVar[bool] = contextvars.ContextVar("recording", default=True)
 _next_index = itertools.count().__next__
@@ -47,14 +48,8 @@ def set_grad_enabled(enabled: bool) -> Iterator[None]:
         _recording.reset(token)
 
 
-def no_grad() -> contextlib._GeneratorContextManager[None]:
-    """Within this context nothing is recorded, so nothing is kept for a backward pass."""
-    return set_grad_enabled(False)
-
-
-def is_grad_enabled() -> bool:
-    """Whether operations build a graph here."""
-    return _recording.get()
+no_grad = functools.partial(set_grad_enabled, False)  # so nothing is kept for a backward pass
+is_grad_enabled = _recording.get  # whether operations build a graph here
 
 
 class Node:
@@ -67,13 +62,10 @@ class Node:
 
     __slots__ = ("grad", "gradient", "index", "inputs", "output", "parameters", "primitive", "saved")
 
-    def __init__(
-        self, primitive: Any = None, inputs: Any = (), output: Any = None, parameters: Any = None, saved: Any = None,
-        gradient: Any = None,
-    ):  # fmt: skip
+    def __init__(self, primitive=None, inputs=(), output=None, parameters=None, saved=None, gradient=None):
         self.primitive, self.inputs, self.parameters = primitive, inputs, parameters
         self.output, self.saved, self.gradient = output, saved, gradient
-        self.grad: Tensor | None = None
+        self.grad = None
         self.index = _next_index()  # a node is younger than all it was made from: sorting by age is topological
 
 
@@ -143,28 +135,16 @@ class Tensor:
     if TYPE_CHECKING:  # attached by `functional`: the engine knows no operation
 
         def __getattr__(self, name: str) -> Callable[..., Any]: ...
-        def __neg__(self) -> Tensor: ...
-        def __add__(self, other: Any) -> Tensor: ...
+        def __add__(self, *other: Any) -> Tensor: ...
 
-        __abs__ = __invert__ = __neg__
-        __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __add__
+        __neg__ = __abs__ = __invert__ = __radd__ = __add__
+        __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __add__
         __matmul__ = __rmatmul__ = __getitem__ = __lt__ = __le__ = __gt__ = __ge__ = __and__ = __or__ = __add__
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.data.shape
-
-    @property
-    def ndim(self) -> int:
-        return self.data.ndim
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.data.dtype
-
-    @property
-    def device(self) -> str:
-        return device_of(self.data)
+    shape = property(operator.attrgetter("data.shape"))
+    ndim = property(operator.attrgetter("data.ndim"))
+    dtype = property(operator.attrgetter("data.dtype"))
+    device = property(lambda self: device_of(self.data))
 
     @property
     def requires_grad(self) -> bool:
@@ -190,11 +170,7 @@ class Tensor:
             raise ValueError("a tensor that does not require gradients has no grad to assign")
 
     def backward(
-        self,
-        gradient: Tensor | Array | None = None,
-        retain_graph: bool | None = None,
-        create_graph: bool = False,
-        inputs: Tensor | Sequence[Tensor] | None = None,
+        self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False, inputs: None = None
     ) -> None:
         """Add the gradient of this tensor to `.grad` of every leaf that it depends on.
 
@@ -202,17 +178,15 @@ class Tensor:
             gradient: the cotangent, of this tensor's shape; may be left out for a single number.
             retain_graph: as in torch, but without effect: a graph lives as long as a name that holds its end.
             create_graph: whether the gradients can themselves be differentiated.
-            inputs: the tensors whose `.grad` is added to, in place of all leaves.
 
         Raises:
+            ValueError: no gradients are required; `inputs`, for which there is `grad`.
             RuntimeError: an array that a gradient needs was changed in place since.
         """
+        unsupported("backward", inputs=inputs)
         if self.node is None:
             raise ValueError("backward: this tensor does not depend on any that requires gradients")
-        if inputs is None:
-            leaves = [node for node in _ancestors([self.node]) if node.primitive is None]
-        else:
-            leaves = _nodes([inputs] if isinstance(inputs, Tensor) else inputs)
+        leaves = [node for node in _ancestors([self.node]) if node.primitive is None]
         cotangent = _cotangent(self, gradient, "gradient")
         found, private = _vector_jacobian_product([(self, cotangent)], leaves, create_graph)
         for leaf, g in [(leaf, found[leaf]) for leaf in leaves if leaf in found]:
@@ -240,7 +214,7 @@ class Tensor:
         for one in (*target, device, dtype):
             if isinstance(one, Tensor):
                 out = out.to(one.device, one.dtype)
-            elif isinstance(one, str) and one in ("cpu", "cuda"):
+            elif isinstance(one, str) and one in DEVICES:
                 out = out if one == out.device else move(out, device=one)
             elif one is not None and not isinstance(one, bool) and np.dtype(one) != out.dtype:
                 out = cast(out, dtype=np.dtype(one))
@@ -250,18 +224,6 @@ class Tensor:
         if self.device != "cpu":
             raise TypeError("a tensor on a GPU does not turn into a NumPy array silently: use .numpy()")
         return np.array(self.data, dtype=dtype, copy=copy)
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __float__(self) -> float:
-        return float(self.item())
-
-    def __int__(self) -> int:
-        return int(self.item())
-
-    def __bool__(self) -> bool:
-        return bool(self.item())
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec and self.ndim == 0 else object.__format__(self, spec)
@@ -290,14 +252,14 @@ def constant(value: Any, beside: Sequence[Any] = ()) -> Tensor:
     or arrays `beside` it, so that `x * 0.5` keeps the type of x; an array of integers or bools takes the device."""
     if isinstance(value, Tensor):
         return value
-    others = [x.data for x in beside if isinstance(x, Tensor)]
-    others += [x for x in beside if hasattr(x, "ndim") and not isinstance(x, Tensor | np.generic)]
+    arrays = [x.data if isinstance(x, Tensor) else x for x in beside]
+    others = [x for x in arrays if hasattr(x, "ndim") and not isinstance(x, np.generic)]
     if not isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating):
         array = real(array_module(value).asarray(value))
         return Tensor(to_device(array, device_of(others[0])) if others and array.dtype.kind != "f" else array)
     like = next((x for x in others if x.dtype.kind == "f"), others[0] if others else np.asarray(value))
     keeps_type = like.dtype.kind == "f" or (like.dtype.kind in "iu" and isinstance(value, int | np.integer))
-    return Tensor(real(array_module(like).asarray(value, dtype=like.dtype if keeps_type else None)))
+    return Tensor(array_module(like).asarray(value, dtype=like.dtype if keeps_type else None))
 
 
 def real(array: Array) -> Array:
@@ -323,10 +285,9 @@ class Primitive(Operation):
         super().__init__(plain)
         self.rules: tuple[Any, ...] = ()
         declared = list(inspect.signature(plain).parameters.values())
-        static = [p for p in declared if p.kind is p.KEYWORD_ONLY]
-        self.names = [p.name for p in declared[: len(declared) - len(static)]]
+        self.names = [p.name for p in declared if p.kind is not p.KEYWORD_ONLY]
         self.reads: Any = itertools.repeat(True)  # all inputs
-        self.defaults = {p.name: p.default for p in static if p.default is not p.empty}
+        self.defaults = {p.name: p.default for p in declared if p.default is not p.empty}
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in declared)
         if not self.variadic:
             by_position = [p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in declared]
@@ -350,33 +311,30 @@ class Primitive(Operation):
     def __call__(self, *inputs: Any, **parameters: Any) -> Tensor:
         tensors, parameters = self.bind(inputs, parameters)
         arrays = [x.data for x in tensors]
-        found = self.by_kernel(arrays, parameters) or (self.plain(*arrays, **parameters), None, None)
+        found = self.by_kernel(arrays, parameters) or (self.plain(*arrays, **parameters),)
         return self.recorded(tensors, parameters, *found)
 
     def bind(self, inputs: tuple[Any, ...], parameters: dict[str, Any]) -> tuple[list[Tensor], dict[str, Any]]:
         """The tensors and all parameters of a call."""
         if len(inputs) != len(self.names) and not self.variadic:
-            bound = self.__signature__.bind(*inputs, **parameters).arguments
-            inputs = tuple(bound.pop(name) for name in self.names)
-            parameters = bound
+            parameters = self.__signature__.bind(*inputs, **parameters).arguments
+            inputs = tuple(parameters.pop(name) for name in self.names)
         if self.defaults:
             parameters = {**self.defaults, **parameters}
         return [x if isinstance(x, Tensor) else constant(x, inputs) for x in inputs], parameters
 
-    def recorded(
-        self, tensors: list[Tensor], parameters: dict[str, Any], output: Array, saved: Any, gradient: Any
-    ) -> Tensor:
+    def recorded(self, tensors: list[Tensor], parameters: dict[str, Any], output: Array, *by_kernel: Any) -> Tensor:
         """The output as a tensor, with a node if gradients are to flow.  The node holds the inputs as they are now; of
-        an array that no rule reads, the outline."""
+        an array that no rule reads, the outline.  `by_kernel`: what a kernel saved, and its gradient, if it has one."""
         if isinstance(output, np.generic):
             output = np.asarray(output)  # NumPy, and it alone, turns 0-d results into scalars
         if _recording.get() and output.dtype.kind == "f":
             for x in tensors:
                 if x.node is not None:
-                    read = zip(itertools.repeat(True) if gradient else self.reads, tensors)
+                    read = zip(itertools.repeat(True) if by_kernel else self.reads, tensors)
                     held = [Tensor(x.data if whole else Outline(x.data), x.node) for whole, x in read]
                     kept = output if self.reads_output else None
-                    return Tensor(output, Node(self, held, kept, parameters, saved, gradient))
+                    return Tensor(output, Node(self, held, kept, parameters, *by_kernel))
         return Tensor(output)
 
     def gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
@@ -407,32 +365,20 @@ class Composite(Primitive):
         return self.plain(*tensors, **parameters) if found is None else self.recorded(tensors, parameters, *found)
 
     def differentiable_gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
-        copies = [identity(x) if want else x for x, want in zip(node.inputs, wanted, strict=True)]
+        copies = [broadcast_to(x, shape=x.shape) if want else x for x, want in zip(node.inputs, wanted, strict=True)]
         targets = list(itertools.compress(copies, wanted))
         again = self.plain(*copies, **node.parameters)
         found = iter(grad(again, targets, g, create_graph=is_grad_enabled(), allow_unused=True))
         return [next(found) if want else None for want in wanted]
 
 
-def primitive(forward: Callable[..., Array]) -> Primitive:
-    """Declare a primitive by its forward; its gradient rules follow with `.vjp(…)`."""
-    return Primitive(forward)
-
-
-def composite(function: Callable[..., Tensor]) -> Composite:
-    """Declare a composite by its function of tensors; what follows its `*` are static parameters."""
-    return Composite(function)
+primitive, composite = Primitive, Composite  # as decorators
 
 
 def grad(
-    outputs: Tensor | Sequence[Tensor],
-    inputs: Tensor | Sequence[Tensor],
-    grad_outputs: Any = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
-    only_inputs: bool = True,
-    allow_unused: bool | None = None,
-) -> tuple[Tensor | None, ...]:
+    outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
+    only_inputs: bool = True, allow_unused: bool | None = None,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
     """The gradients of `outputs` with respect to `inputs`, one a tensor of `inputs`, of its shape and type.
 
     Args:
@@ -455,7 +401,10 @@ def grad(
     given = grad_outputs if isinstance(grad_outputs, list | tuple) else [grad_outputs] * len(outputs)
     if len(given) != len(outputs):
         raise ValueError(f"grad_outputs must be one an output: got {len(given)} for {len(outputs)}")
-    nodes = _nodes(inputs)
+    for i, x in enumerate(inputs):
+        if x.node is None:
+            raise ValueError(f"inputs[{i}] does not require gradients")
+    nodes = [x.node for x in inputs]
     for i, y in enumerate(outputs):
         if y.node is None and not allow_unused:
             raise ValueError(f"outputs[{i}] does not depend on any tensor that requires gradients")
@@ -467,13 +416,6 @@ def grad(
     return tuple(found.get(node) for node in nodes)
 
 
-def _nodes(inputs: Sequence[Tensor]) -> list[Node]:
-    for i, x in enumerate(inputs):
-        if x.node is None:
-            raise ValueError(f"inputs[{i}] does not require gradients")
-    return [x.node for x in inputs]
-
-
 def _cotangent(y: Tensor, given: Any, name: str) -> Tensor:
     if given is None:
         if y.data.size != 1:
@@ -482,7 +424,7 @@ def _cotangent(y: Tensor, given: Any, name: str) -> Tensor:
     g = constant(given, [y])
     if g.shape != y.shape:
         raise ValueError(f"{name} must have the output's shape {y.shape}, got {g.shape}")
-    return g if g.dtype == y.dtype else cast(g, dtype=y.dtype)
+    return g.to(y.dtype)
 
 
 def _ancestors(nodes: Sequence[Node]) -> list[Node]:
@@ -591,12 +533,3 @@ def move(x, *, device):
 
 
 move.vjp(lambda g, out, x, device: move(g, device=x.device))
-
-
-@primitive
-def identity(x):
-    """x itself, at a new place in the graph."""
-    return x
-
-
-identity.vjp(lambda g, out, x: g, reads="")

@@ -98,14 +98,14 @@ def only(owner: str, there: Any) -> Callable[[str], Any]:
     return refuse
 
 
-def unsupported(name: str, **given: Any) -> None:
-    """Refuse what torch takes here and nanogen does not, unless it is left at None or False.
+def unsupported(name: str, default: Any = False, **given: Any) -> None:
+    """Refuse what torch takes here and nanogen does not, unless it is left at None or at its default.
 
     Raises:
         ValueError: a setting of another value, by its name.
     """
     for setting, value in given.items():
-        if value is not None and value is not False:
+        if value is not None and (type(value) is not type(default) or value != default):
             raise ValueError(f"{name}: {setting}={value!r} is not supported")
 
 
@@ -128,7 +128,7 @@ class Operation:
         """Register what is decorated as the kernel for a device; the device's last one counts."""
 
         def register(form: Any) -> Any:
-            self.kernels[device] = (form, None) if not isinstance(form, type) else (form.forward, form.gradient)  # type: ignore[attr-defined]
+            self.kernels[device] = getattr(form, "forward", form), getattr(form, "gradient", None)
             return form
 
         return register
@@ -137,12 +137,13 @@ class Operation:
         found = self.by_kernel(list(arrays), parameters)
         return self.plain(*arrays, **parameters) if found is None else found[0]
 
-    def by_kernel(self, arrays: list[Array], parameters: dict[str, Any]) -> tuple[Any, Any, Any] | None:
-        """The kernel's output, what it saved and its gradient; None without a kernel that takes these arrays."""
+    def by_kernel(self, arrays: list[Array], parameters: dict[str, Any]) -> tuple[Any, ...] | None:
+        """What the kernel returns, and if it brings a gradient, what it saved for it and the gradient; None if there is
+        no kernel, or it declines."""
         kernel = self.kernels.get(device_of(arrays[0]))
         if kernel is None or (found := kernel[0](*arrays, **parameters)) is NotImplemented:
             return None
-        return (found, None, None) if kernel[1] is None else (*found, kernel[1])
+        return (found,) if kernel[1] is None else (*found, kernel[1])
 
 
 OPERATIONS: list[Operation] = []

@@ -7,6 +7,7 @@ the arguments of one call; ours gets the same ones, by position and by keyword a
 from __future__ import annotations
 
 import collections
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,14 +31,13 @@ IN_TORCH = [
     "log1p", "sqrt", "sign", "abs", "clamp", "maximum", "minimum", "where", "sum", "mean", "var", "amax", "amin",
     "logsumexp", "matmul", "reshape", "permute", "transpose", "flip", "cat", "stack", "split", "gather", "flatten",
     "squeeze", "unsqueeze", "sin", "cos", "square", "erf", "max", "min", "argmax", "std", "prod", "norm", "chunk",
-    "unflatten",
 ]  # fmt: skip
 METHODS = [
     "__radd__", "__rsub__", "__rmul__", "__rdiv__", "__rpow__", "__rmatmul__", "__getitem__", "expand", "view",
     "exp", "log", "sqrt", "abs", "clamp", "maximum", "minimum", "where", "sum", "mean", "var", "amax", "amin",
     "logsumexp", "matmul", "reshape", "permute", "transpose", "flip", "split", "squeeze", "unsqueeze", "flatten",
     "add", "sub", "mul", "div", "pow", "neg", "sigmoid", "tanh", "softmax", "log_softmax", "sin", "cos", "square",
-    "erf", "max", "min", "argmax", "std", "prod", "norm", "chunk", "repeat", "unflatten", "t", "clone", "contiguous",
+    "erf", "max", "min", "argmax", "std", "prod", "norm", "chunk", "repeat", "t", "clone", "contiguous",
     "masked_fill", "view_as", "expand_as", "eq", "ne", "lt", "le", "gt", "ge", "float", "double", "long",
 ]  # fmt: skip
 
@@ -46,16 +46,19 @@ METHODS = [
 FOREIGN: dict[str, Any] = {
     "max_norm": None, "norm_type": 2.0, "padding_idx": None, "scale_grad_by_freq": False, "sparse": False,
     "dropout_p": 0.0, "dtype": None, "alpha": 1, "rounding_mode": None, "unbiased": None, "enable_gqa": False,
-    "memory_format": None,
+    "memory_format": None, "recompute_scale_factor": None,
 }  # fmt: skip
 
 # Samples that no keyword marks.
 OUTSIDE: dict[str, Callable[[Any], bool]] = {
     "interpolate: a mode that is refused": lambda c: (
-        c.name == "interpolate" and c.variant in ("area", "bicubic", "nearest-exact")
+        c.name == "interpolate" and c.variant not in ("nearest", "bilinear")
     ),
-    "pad: circular, and something cut off": lambda c: c.name == "pad" and c.variant == "circular" and c.cuts_off(),
-    "max_pool2d: the indices": lambda c: c.name == "max_pool2d" and c.sample.kwargs["return_indices"],
+    "images without a batch, or of another number of axes": lambda c: (
+        c.name in ("interpolate", "conv2d", "conv_transpose2d", "avg_pool2d", "max_pool2d") and c.sample.input.ndim != 4
+    ),
+    "pad: a mode that is refused": lambda c: c.name == "pad" and c.variant.startswith(("circular", "replicate")),
+    "a pool's setting that is refused": lambda c: c.name.endswith("_pool2d") and c.pools_otherwise(),
     "instance_norm: running moments": lambda c: (
         c.name == "instance_norm" and c.sample.kwargs.get("running_mean") is not None
     ),
@@ -79,9 +82,13 @@ class Case:
         p = self.sample.kwargs.get("p", 0.5)
         return p > 0 and self.sample.kwargs.get("training", True)
 
-    def cuts_off(self) -> bool:
-        """Whether a width of padding is negative."""
-        return min((*self.sample.args, *self.sample.kwargs.values())[0]) < 0
+    def pools_otherwise(self) -> bool:
+        """Whether a setting of a pool is not that which we have alone."""
+        f = getattr(F, self.name)
+        given = inspect.signature(f).bind(self.sample.input, *self.sample.args, **self.sample.kwargs).arguments
+        alone = ("dilation", "ceil_mode", "return_indices", "count_include_pad", "divisor_override")
+        defaults = {name: p.default for name, p in inspect.signature(f).parameters.items()}
+        return any(name in given and given[name] != defaults[name] for name in alone)
 
     def p(self) -> list[Any]:
         """The order of a norm, if it is given."""

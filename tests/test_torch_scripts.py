@@ -303,12 +303,12 @@ def ddpm(library: Any, start: Any, images: np.ndarray) -> tuple[list[float], dic
     class Block(nn.Module):
         def __init__(self, cin, cout, time):
             super().__init__()
-            self.conv = nn.Conv2d(cin, cout, 3, padding=1, padding_mode="reflect")
+            self.conv = nn.Conv2d(cin, cout, 3)
             self.mix = nn.Conv2d(cout, cout, 3, 1, 1, 1, cout, False)
             self.norm, self.time, self.act = nn.GroupNorm(2, cout), nn.Linear(time, cout), nn.SiLU()
 
         def forward(self, x, t):
-            h = self.act(self.norm(self.conv(x))) + self.time(t)[:, :, None, None]
+            h = self.act(self.norm(self.conv(F.pad(x, (1, 1, 1, 1), mode="reflect")))) + self.time(t)[:, :, None, None]
             return self.act(self.mix(h))
 
     class UNet(nn.Module):

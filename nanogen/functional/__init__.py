@@ -67,7 +67,7 @@ def _requires_grad(input: Tensor, requires_grad: bool) -> Tensor:
 _METHODS: tuple[Callable[..., Any], ...] = (
     exp, expm1, log, log1p, sqrt, abs, clip, maximum, minimum, sign, tanh, sigmoid, softmax, log_softmax, sum,
     mean, var, amax, amin, logsumexp, matmul, reshape, flatten, squeeze, unsqueeze, expand, permute, transpose, flip,
-    gather, sin, cos, square, erf, max, min, argmax, prod, std, norm, chunk, repeat, unflatten,
+    gather, sin, cos, square, erf, max, min, argmax, prod, std, norm, chunk, repeat,
 )  # fmt: skip
 _ALIASES: dict[str, Callable[..., Any]] = {
     "add": add, "sub": subtract, "mul": multiply, "div": divide, "pow": power, "neg": negative, "clamp": clip,
@@ -77,6 +77,8 @@ _ALIASES: dict[str, Callable[..., Any]] = {
     "size": lambda input, dim=None: input.shape if dim is None else input.shape[dim],
     "dim": lambda input: input.ndim, "numel": lambda input: math.prod(input.shape),
     "clone": lambda input: cast(input, dtype=input.dtype), "contiguous": lambda input: input,
+    "__len__": lambda input: len(input.data), "__float__": lambda input: float(input.item()),
+    "__int__": lambda input: int(input.item()), "__bool__": lambda input: bool(input.item()),
     "tolist": lambda input: input.data.tolist(), "t": lambda input: input.permute(*reversed(range(input.ndim))),
     "fill_": lambda input, value: overwrite(input, Tensor(array_module(input.data).full_like(input.data, value))),
     "zero_": lambda input: input.fill_(0),

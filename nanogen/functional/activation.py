@@ -11,7 +11,7 @@ from nanogen.functional.reduction import axes, sum
 from nanogen.random import Generator, default_generator
 
 # relu, leaky_relu and silu as torch calls them are in `composed`.
-__all__ = ["dropout", "log_softmax", "logsigmoid", "sigmoid", "softmax", "softplus", "tanh"]
+__all__ = ["dropout", "log_softmax", "logsigmoid", "sigmoid", "softmax", "softplus"]
 
 
 @primitive
@@ -34,15 +34,6 @@ relu_gradient.vjp(lambda h, out, g, y: relu_gradient(h, y), None, reads="y")
 def leaky_relu(input, *, negative_slope=0.01):
     """x where it is positive, negative_slope · x elsewhere."""
     return where(input > 0, input, input * negative_slope)
-
-
-@primitive
-def tanh(input):
-    """The hyperbolic tangent."""
-    return array_module(input).tanh(input)
-
-
-tanh.vjp(lambda g, out, x: g * (1.0 - out * out), reads="out")
 
 
 @primitive

@@ -86,7 +86,7 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor
     over = axes(dim, input.ndim)
     x = permute(input, [*over, *(i for i in range(input.ndim) if i not in over)])
     x = x.flatten(0, len(over) - 1) if over else x.reshape(1)
-    out, n = Tensor(array_module(x.data).ones(x.shape[1:], x.dtype)), len(x)
+    out, n = Tensor(array_module(x.data).ones(x.shape[1:], x.dtype)), x.shape[0]
     while n:
         out, n = out * x[n - 1] if n % 2 else out, n // 2
         x = x[:n] * x[n : 2 * n]

@@ -61,8 +61,9 @@ def col2im(columns, size, stride, padding, dilation):
     (_, oh, ow, *kernel, c), (top, left) = columns.shape, padding
     padded = zeros_for(columns, c, kernel, (oh, ow), stride, dilation)
     sums = patches(padded, kernel, (oh, ow), stride, dilation)
-    for tap in itertools.product(range(kernel[0]), range(kernel[1])):
-        sums[:, :, :, *tap] += columns[:, :, :, *tap]
+    for k in range(kernel[0]):
+        for l in range(kernel[1]):  # noqa: E741
+            sums[:, :, :, k, l] += columns[:, :, :, k, l]
     out = array_module(columns).zeros((len(columns), *size, c), columns.dtype)
     inside = padded[:, top : top + size[0], left : left + size[1]]
     out[:, : inside.shape[1], : inside.shape[2]] = inside
@@ -134,15 +135,15 @@ def conv2d(
 ) -> Tensor:  # fmt: skip
     """The convolution (without turning the kernel) of images with kernels.
 
-    Shapes: input (N, C, H, W) or (C, H, W), weight (O, C / groups, KH, KW), bias (O,); out (N, O, OH, OW) or
-    (O, OH, OW).  padding is a number of zeros, or two, for height and width, or four as `pad` has them, (left, right,
-    above, below), or `valid` (none), or `same` (the output as large as the input, stride 1 only).
+    Shapes: input (N, C, H, W), weight (O, C / groups, KH, KW), bias (O,); out (N, O, OH, OW).  padding is a number of
+    zeros, or two, for height and width, or four as `pad` has them, (left, right, above, below), or `valid` (none), or
+    `same` (the output as large as the input, stride 1 only).
 
     Raises:
         ValueError: shapes that do not fit or are empty but for N, a kernel larger than the padded image, a setting out
             of range.
     """
-    input, alone = _batched(input, "conv2d")
+    _check_images(input, "conv2d")
     _check_kernel(input, weight, bias, groups, "conv2d")
     how = settings(stride, 0, dilation)
     (left, right), (above, below) = sides(padding, weight.shape[2:], how)
@@ -154,8 +155,9 @@ def conv2d(
             f"the image {input.shape[2:]} with padding {padding}"
         )
     if groups == 1 and bias is not None:
-        return _finished(convolve_with_bias(input, weight, bias, **how), None, alone)
-    return _finished(by_groups(convolve, groups, input, weight, **how), bias, alone)
+        return convolve_with_bias(input, weight, bias, **how)
+    out = by_groups(convolve, groups, input, weight, **how)
+    return out if bias is None else out + bias.reshape(1, -1, 1, 1)
 
 
 def sides(padding: int | Pair | str, kernel: Pair, how: dict[str, Pair]) -> list[Pair]:
@@ -179,15 +181,15 @@ def conv_transpose2d(
 ) -> Tensor:  # fmt: skip
     """The adjoint of `conv2d` in its input, as a layer: from small images to large ones.
 
-    Shapes: input (N, C, H, W) or (C, H, W), weight (C, O / groups, KH, KW), bias (O,); out (N, O, OH, OW) or
-    (O, OH, OW) with OH = (H − 1)·stride − 2·padding + dilation·(KH − 1) + output_padding + 1.  output_padding chooses
+    Shapes: input (N, C, H, W), weight (C, O / groups, KH, KW), bias (O,); out (N, O, OH, OW) with
+    OH = (H − 1)·stride − 2·padding + dilation·(KH − 1) + output_padding + 1.  output_padding chooses
     among the sizes that conv2d would make one of.  Dumoulin & Visin 2016, section 4.
 
     Raises:
         ValueError: shapes that do not fit or are empty but for N, an output of no size, output_padding not below stride
             or dilation.
     """
-    input, alone = _batched(input, "conv_transpose2d")
+    _check_images(input, "conv_transpose2d")
     how = settings(stride, padding, dilation)
     extra = pair(output_padding, "output_padding", 0)
     _check_kernel(input, weight, bias, groups, "conv_transpose2d", transposed=True)
@@ -199,17 +201,14 @@ def conv_transpose2d(
     )
     if min(size) < 1:
         raise ValueError(f"conv_transpose2d: the output would have the size {size}")
-    return _finished(by_groups(convolve_adjoint, groups, input, weight, size=size, **how), bias, alone)
+    out = by_groups(convolve_adjoint, groups, input, weight, size=size, **how)
+    return out if bias is None else out + bias.reshape(1, -1, 1, 1)
 
 
 def conv2d_weight(
-    input: Tensor,
-    output: Tensor,
-    kernel_size: int | Pair,
-    stride: int | Pair = 1,
-    padding: int | Pair = 0,
+    input: Tensor, output: Tensor, kernel_size: int | Pair, stride: int | Pair = 1, padding: int | Pair = 0,
     dilation: int | Pair = 1,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """The adjoint of `conv2d` in its weight: (N, C, H, W), (N, O, OH, OW) to (O, C, KH, KW).
 
     Raises:
@@ -224,65 +223,50 @@ def conv2d_weight(
 
 
 def avg_pool2d(
-    input: Tensor, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0,
-    ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None,
-) -> Tensor:  # fmt: skip
-    """The means under a window: (N, C, H, W) to (N, C, OH, OW); a convolution of each channel with 1 / (KH · KW).
-
-    With ceil_mode a last window may reach beyond the padding, but not begin there.  Where count_include_pad is
-    False the padding does not count in the mean; divisor_override takes the place of the count.
+    input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+):
+    """The means under a window, zeros around the image included: (N, C, H, W) to (N, C, OH, OW); a convolution of each
+    channel with 1 / (KH · KW).
 
     Raises:
-        ValueError: padding of more than half the window, a setting out of range.
+        ValueError: padding of more than half the window, a setting out of range or not supported.
     """
-    input, alone = _batched(input, "avg_pool2d")
-    kernel, stride, (q, b, p, a), _ = _windows("avg_pool2d", input, kernel_size, stride, padding, ceil_mode)
-    if divisor_override == 0:
-        raise ValueError("avg_pool2d: divisor_override must not be 0")
-    xp = array_module(input.data)
-    window = Tensor(xp.ones((1, 1, *kernel), input.dtype))
+    unsupported("avg_pool2d", ceil_mode=ceil_mode, divisor_override=divisor_override)
+    unsupported("avg_pool2d", True, count_include_pad=count_include_pad)
+    kernel, stride, padding, size = _windows("avg_pool2d", input, kernel_size, stride, padding)
+    window = Tensor(array_module(input.data).ones((1, 1, *kernel), input.dtype))
     each = input.reshape(input.shape[0] * input.shape[1], 1, *input.shape[2:])
-    counts: Any = divisor_override or math.prod(kernel)
-    if divisor_override is None and (ceil_mode or not count_include_pad):
-        ones = pad(Tensor(xp.ones((1, 1, *input.shape[2:]), input.dtype)), (q, q, p, p), value=float(count_include_pad))
-        counts = conv2d(pad(ones, (0, b - q, 0, a - p)), window, stride=stride)
-    out = conv2d(pad(each, (q, b, p, a)), window, stride=stride) / counts
-    return _finished(out.reshape(*input.shape[:2], *out.shape[2:]), None, alone)
+    sums = conv2d(each, window, None, stride, padding)
+    return (sums / math.prod(kernel)).reshape(*input.shape[:2], *size)
 
 
 def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
     """The largest under a window: (N, C, H, W) to (N, C, OH, OW); the gradient goes to the first of equal ones.
 
     Raises:
-        ValueError: padding of more than half the window, a setting out of range, return_indices.
+        ValueError: padding of more than half the window, a setting out of range or not supported.
     """
-    unsupported("max_pool2d", return_indices=return_indices)
-    input, alone = _batched(input, "max_pool2d")
-    kernel, (sh, sw), widths, (oh, ow) = _windows(
-        "max_pool2d", input, kernel_size, stride, padding, ceil_mode, dilation
-    )
-    padded, (dh, dw) = pad(input, widths, value=-math.inf), pair(dilation, "dilation", 1)
-    corners = [(i * dh, j * dw) for i in range(kernel[0]) for j in range(kernel[1])]
-    taps = [padded[:, :, i : i + (oh - 1) * sh + 1 : sh, j : j + (ow - 1) * sw + 1 : sw] for i, j in corners]
+    unsupported("max_pool2d", ceil_mode=ceil_mode, return_indices=return_indices)
+    unsupported("max_pool2d", 1, dilation=dilation)
+    kernel, (s, r), (p, q), (oh, ow) = _windows("max_pool2d", input, kernel_size, stride, padding)
+    padded = pad(input, (q, q, p, p), value=-math.inf)
+    corners = [(i, j) for i in range(kernel[0]) for j in range(kernel[1])]
+    taps = [padded[:, :, i : i + (oh - 1) * s + 1 : s, j : j + (ow - 1) * r + 1 : r] for i, j in corners]
     largest = Tensor(array_module(input.data).stack([tap.data for tap in taps]).argmax(0))
-    return _finished(functools.reduce(add, [where(largest == i, tap, 0.0) for i, tap in enumerate(taps)]), None, alone)
+    return functools.reduce(add, [where(largest == i, tap, 0.0) for i, tap in enumerate(taps)])
 
 
-def _windows(name, input, kernel_size, stride, padding, ceil_mode, dilation=1):
-    """The kernel and the stride of windows, how wide to pad (as in `pad`) for them, and how many there are each way."""
+def _windows(name, input, kernel_size, stride, padding):
+    """The kernel, stride and padding of a pool, and how many windows there are each way."""
+    _check_images(input, name)
     kernel = pair(kernel_size, "kernel_size", 1)
-    how = settings(kernel if stride in (None, ()) else stride, padding, dilation)
+    how = settings(kernel if stride in (None, ()) else stride, padding, 1)
     if any(2 * p > k for p, k in zip(how["padding"], kernel, strict=True)):
         raise ValueError(f"{name}: padding {how['padding']} is more than half the window {kernel}")
-    size, beyond = list(output_size(input.shape[2:], kernel, **how)), [0, 0]
-    for i, (n, k, s, p, d) in enumerate(zip(input.shape[2:], kernel, *how.values(), strict=True)):
-        over = (n + 2 * p - d * (k - 1) - 1) % s  # what the last whole window leaves over
-        if ceil_mode and over and size[i] * s < n + p:
-            size[i], beyond[i] = size[i] + 1, s - over
+    size = output_size(input.shape[2:], kernel, **how)
     if min(size) < 1:
         raise ValueError(f"{name}: window {kernel} is larger than the image {input.shape[2:]} with padding {padding}")
-    (p, q), (a, b) = how["padding"], beyond
-    return kernel, how["stride"], (q, q + b, p, p + a), size
+    return kernel, how["stride"], how["padding"], size
 
 
 def settings(stride: int | Pair, padding: int | Pair, dilation: int | Pair) -> dict[str, Pair]:
@@ -299,10 +283,9 @@ def pair(value: int | Pair, name: str, least: int) -> Pair:
     return both
 
 
-def _batched(input: Tensor, name: str) -> tuple[Tensor, bool]:
-    if input.ndim not in (3, 4):
-        raise ValueError(f"{name}: input must be (N, C, H, W) or (C, H, W), got shape {input.shape}")
-    return (input, False) if input.ndim == 4 else (input.reshape(1, *input.shape), True)
+def _check_images(input: Tensor, name: str) -> None:
+    if input.ndim != 4:
+        raise ValueError(f"{name}: input must be (N, C, H, W), got shape {input.shape}")
 
 
 def _check_kernel(input: Any, weight: Any, bias: Any, groups: Any, name: str, transposed: bool = False) -> None:
@@ -319,9 +302,3 @@ def _check_kernel(input: Any, weight: Any, bias: Any, groups: Any, name: str, tr
         raise ValueError(f"{name}: nothing but N may be 0, got input {input.shape} and weight {weight.shape}")
     if bias is not None and bias.shape != (outputs,):
         raise ValueError(f"{name}: bias must have shape {(outputs,)}, got {bias.shape}")
-
-
-def _finished(out: Tensor, bias: Tensor | None, alone: bool) -> Tensor:
-    if bias is not None:
-        out = out + bias.reshape(1, -1, 1, 1)
-    return out.reshape(out.shape[1:]) if alone else out

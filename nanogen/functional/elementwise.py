@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from nanogen.autograd import Tensor, add, constant, is_grad_enabled, primitive
+from nanogen.autograd import Primitive, Tensor, add, constant, is_grad_enabled, primitive
 from nanogen.backend import array_module
 
 __all__ = [
     "abs", "add", "clamp", "clip", "cos", "div", "divide", "exp", "expm1", "log", "log1p", "maximum", "minimum", "mul",
-    "multiply", "neg", "negative", "pow", "power", "sign", "sin", "sqrt", "sub", "subtract", "where",
+    "multiply", "neg", "negative", "pow", "power", "sign", "sin", "sqrt", "sub", "subtract", "tanh",
+    "where",
 ]  # fmt: skip
 
 
@@ -79,85 +81,28 @@ def power(input: Any, exponent: Any) -> Tensor:
     return power_tensor(input, exponent)
 
 
-@primitive
-def exp(input):
-    """eˣ."""
-    return array_module(input).exp(input)
+def elementary(name: str, meaning: str, rule: Callable[..., Tensor], reads: str) -> Primitive:
+    """NumPy's and CuPy's function of this name, with its gradient rule."""
+
+    def forward(input):
+        return getattr(array_module(input), name)(input)
+
+    forward.__name__, forward.__qualname__, forward.__doc__ = name, name, meaning
+    operation = primitive(forward)
+    operation.vjp(rule, reads=reads)
+    return operation
 
 
-exp.vjp(lambda g, out, x: g * out, reads="out")
-
-
-@primitive
-def expm1(input):
-    """eˣ − 1, exact for small x."""
-    return array_module(input).expm1(input)
-
-
-expm1.vjp(lambda g, out, x: g * (out + 1.0), reads="out")
-
-
-@primitive
-def log(input):
-    """The natural logarithm."""
-    return array_module(input).log(input)
-
-
-log.vjp(lambda g, out, x: g / x, reads="input")
-
-
-@primitive
-def log1p(input):
-    """log(1 + x), exact for small x."""
-    return array_module(input).log1p(input)
-
-
-log1p.vjp(lambda g, out, x: g / (x + 1.0), reads="input")
-
-
-@primitive
-def sqrt(input):
-    """The square root."""
-    return array_module(input).sqrt(input)
-
-
-sqrt.vjp(lambda g, out, x: g / (2.0 * out), reads="out")
-
-
-@primitive
-def sin(input):
-    """The sine."""
-    return array_module(input).sin(input)
-
-
-sin.vjp(lambda g, out, x: g * cos(x), reads="input")
-
-
-@primitive
-def cos(input):
-    """The cosine."""
-    return array_module(input).cos(input)
-
-
-cos.vjp(lambda g, out, x: -g * sin(x), reads="input")
-
-
-@primitive
-def sign(input):
-    """−1, 0 or 1; its gradient is 0."""
-    return array_module(input).sign(input)
-
-
-sign.vjp(lambda g, out, x: g * 0.0, reads="")
-
-
-@primitive
-def abs(input):
-    """|input|; the gradient at 0 is 0."""
-    return array_module(input).abs(input)
-
-
-abs.vjp(lambda g, out, x: g * sign(x), reads="input")
+exp = elementary("exp", "eˣ.", lambda g, out, x: g * out, reads="out")
+expm1 = elementary("expm1", "eˣ − 1, exact for small x.", lambda g, out, x: g * (out + 1.0), reads="out")
+log = elementary("log", "The natural logarithm.", lambda g, out, x: g / x, reads="input")
+log1p = elementary("log1p", "log(1 + x), exact for small x.", lambda g, out, x: g / (x + 1.0), reads="input")
+sqrt = elementary("sqrt", "The square root.", lambda g, out, x: g / (2.0 * out), reads="out")
+sin = elementary("sin", "The sine.", lambda g, out, x: g * cos(x), reads="input")
+cos = elementary("cos", "The cosine.", lambda g, out, x: -g * sin(x), reads="input")
+tanh = elementary("tanh", "The hyperbolic tangent.", lambda g, out, x: g * (1.0 - out * out), reads="out")
+sign = elementary("sign", "−1, 0 or 1; its gradient is 0.", lambda g, out, x: g * 0.0, reads="")
+abs = elementary("abs", "|x|; the gradient at 0 is 0.", lambda g, out, x: g * sign(x), reads="input")
 
 
 @primitive
@@ -185,24 +130,17 @@ def maximum(input, other):
     return array_module(input).maximum(input, other)
 
 
-maximum.vjp(  # a NaN is neither larger nor smaller, and takes the gradient with it
-    lambda g, out, a, b: where(a < b, 0.0, where(a == b, 0.5 * g, g)),
-    lambda g, out, a, b: where(b < a, 0.0, where(a == b, 0.5 * g, g)),
-    reads="input other",
-)
-
-
 @primitive
 def minimum(input, other):
     """The smaller of the two; a tie shares the gradient."""
     return array_module(input).minimum(input, other)
 
 
-minimum.vjp(
-    lambda g, out, a, b: where(a > b, 0.0, where(a == b, 0.5 * g, g)),
-    lambda g, out, a, b: where(b > a, 0.0, where(a == b, 0.5 * g, g)),
-    reads="input other",
-)
+# The gradient where a is not below b, or not above; a NaN is neither, and takes the gradient with it.
+_unless_below = lambda g, out, a, b: where(a < b, 0.0, where(a == b, 0.5 * g, g))
+_unless_above = lambda g, out, a, b: where(a > b, 0.0, where(a == b, 0.5 * g, g))
+maximum.vjp(_unless_below, _unless_above, reads="input other")
+minimum.vjp(_unless_above, _unless_below, reads="input other")
 
 
 def clip(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
@@ -211,13 +149,12 @@ def clip(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     Where one of them is NaN, so is what comes out."""
     if min is None and max is None:
         raise ValueError("clip: give min, max or both")
+    out = constant(input)
     if min is not None:
-        input = constant(input)
-        input = where((input >= min) | (input != input), input, min)
+        out = where((out >= min) | (out != out), out, min)
     if max is not None:
-        input = constant(input)
-        input = where((input <= max) | (input != input), input, max)
-    return input
+        out = where((out <= max) | (out != out), out, max)
+    return out
 
 
 def overwrite(input: Tensor, out: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from nanogen.functional.reduction import axes
 
 __all__ = [
     "cat", "chunk", "embedding", "expand", "flatten", "flip", "gather", "index", "interpolate", "one_hot", "pad",
-    "permute", "reshape", "split", "squeeze", "stack", "transpose", "unflatten", "unsqueeze",
+    "permute", "reshape", "split", "squeeze", "stack", "transpose", "unsqueeze",
 ]  # fmt: skip
 
 
@@ -53,12 +53,6 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     first, last = axis_of(start_dim, input), axis_of(end_dim, input)
     merged = math.prod(input.shape[first : last + 1])
     return reshape_to(input, shape=(*input.shape[:first], merged, *input.shape[last + 1 :]))
-
-
-def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
-    """The axis `dim` as several, of these sizes, of which one may be −1."""
-    at = axis_of(dim, input)
-    return input.reshape((*input.shape[:at], *sizes, *input.shape[at + 1 :]))
 
 
 def squeeze(input: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
@@ -112,19 +106,11 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     return permute_to(input, dims=tuple(order))
 
 
-@primitive
-def flip_over(input, *, dims):
-    """The order along the axes `dims` reversed."""
-    return array_module(input).flip(input, dims)
-
-
-flip_over.vjp(lambda g, out, x, dims: flip_over(g, dims=dims), reads="")
-
-
 @one_by_one
 def flip(input: Tensor, dims: Any) -> Tensor:
     """The order along the axes `dims` reversed."""
-    return flip_over(input, dims=axes(dims, input.ndim) if dims != () else ())
+    reversed_axes = axes(dims, input.ndim) if dims != () else ()
+    return get_item(input, tuple(slice(None, None, -1 if i in reversed_axes else 1) for i in range(input.ndim)))
 
 
 @primitive
@@ -307,16 +293,14 @@ pad_by.vjp(lambda g, out, x, widths, value: pad_by(g, widths=tuple((-a, -b) for 
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """`value` (0 if not given) around the last axes: pad = (last before, last after, second last before, …).
 
-    In place of a value the mode `reflect` takes the elements inside mirrored at the first and at the last, `replicate`
-    these two themselves, `circular` those from the other end.
+    In place of a value the mode `reflect` takes the elements inside, mirrored at the first and at the last.
 
     Raises:
-        ValueError: an odd number of widths or more than there are axes, another mode, a value beside one of these
-            three, or wider than they can reach.
+        ValueError: an odd number of widths or more than there are axes, another mode, a value beside `reflect`, or
+            more elements than there are to mirror.
     """
-    if mode not in ("constant", *_MODES) or (value and mode != "constant"):
-        modes = ", ".join(("constant", *_MODES))
-        raise ValueError(f"pad: mode must be one of {modes}, value for the first alone; got {mode!r}, value {value}")
+    if mode not in ("constant", "reflect") or (value and mode != "constant"):
+        raise ValueError(f"pad: mode must be 'constant', or 'reflect' without value; got {mode!r}, value {value}")
     if len(pad) % 2 or len(pad) > 2 * input.ndim:
         raise ValueError(f"pad: needs pairs for at most {input.ndim} axes, got {tuple(pad)}")
     pairs = list(zip(pad[::2], pad[1::2], strict=True))
@@ -326,18 +310,16 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     if mode == "constant":
         return pad_by(input, widths=widths, value=value or 0.0) if any(pad) else constant(input)
     for axis, (n, (a, b)) in enumerate(zip(input.shape, widths, strict=True)):
-        most = {"reflect": n - 1, "circular": n}.get(mode, max(a, b) if n else 0)
         if (a, b) != (0, 0):
-            if max(a, b) > most or (mode == "circular" and min(a, b) < 0):
-                raise ValueError(
-                    f"pad: {mode} takes widths up to {most} (circular from 0) for {n} elements, got {a, b}"
-                )
-            source = np.pad(np.arange(n), (max(a, 0), max(b, 0)), _MODES[mode])[max(-a, 0) : n + a + b + max(-a, 0)]
-            input = get_item(input, (slice(None),) * axis + (resident(source, int, device_of(input.data)),))
+            if max(a, b) >= n:
+                raise ValueError(f"pad: reflect takes widths up to {n - 1} for {n} elements, got {a, b}")
+            input = _places(input, axis, n - 1 - abs(n - 1 - abs(np.arange(-a, n + b))))
     return input
 
 
-_MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # and NumPy's names of them
+def _places(input: Tensor, axis: int, places: np.ndarray) -> Tensor:
+    """The elements at these places along an axis."""
+    return get_item(input, (slice(None),) * axis + (resident(places, int, device_of(input.data)),))
 
 
 @primitive
@@ -367,36 +349,31 @@ def interpolate(
     mode: str = "nearest", align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Tensor:  # fmt: skip
-    """The image (N, C, H, W) at another size: pixel i of m is that of the source at ⌊i · H / m⌋ (`nearest`), or between
-    two of them at (i + ½) · H / m − ½ (`bilinear`; for one axis or three `linear`, `trilinear`).
+    """The images (N, C, H, W) at another size: pixel i of m is the source's at ⌊i · H / m⌋ (`nearest`), or between two
+    of them at (i + ½) · H / m − ½ (`bilinear`).
 
-    With a scale_factor H / m is its inverse, unless recompute_scale_factor asks for the former.  Between corners that
-    are aligned lie (H − 1) / (m − 1).
+    With a scale_factor H / m is its inverse.  Between corners that are aligned lie (H − 1) / (m − 1).
 
     Raises:
-        ValueError: another mode, align_corners for `nearest`, antialias; not exactly one of size and scale_factor.
+        ValueError: another mode, align_corners for `nearest`, a setting that is not supported; not exactly one of size
+            and scale_factor.
     """
-    unsupported("interpolate", antialias=antialias)
-    spatial = input.shape[2:]
-    linear = mode == {1: "linear", 2: "bilinear", 3: "trilinear"}.get(len(spatial))
-    if (mode != "nearest" and not linear) or (mode == "nearest" and align_corners is not None):
-        allowed = "'nearest' without align_corners, or 'linear', 'bilinear', 'trilinear' for 1, 2 or 3 axes"
-        raise ValueError(f"interpolate: mode must be {allowed}; got {mode!r}, {align_corners}, {len(spatial)} axes")
+    unsupported("interpolate", recompute_scale_factor=recompute_scale_factor, antialias=antialias)
+    if mode not in ("nearest", "bilinear") or (mode == "nearest" and align_corners is not None) or input.ndim != 4:
+        allowed = "'nearest' without align_corners, or 'bilinear', for (N, C, H, W)"
+        raise ValueError(f"interpolate: mode must be {allowed}; got {mode!r}, {align_corners}, {input.shape}")
     if (size is None) == (scale_factor is None):
         raise ValueError("interpolate: give either size or scale_factor")
-    if size is not None:
-        sizes = [size] * len(spatial) if isinstance(size, int) else list(size)
-        scales: list[tuple[float, float]] = list(zip(spatial, sizes, strict=True))
-    else:
-        factors = [scale_factor] * len(spatial) if isinstance(scale_factor, int | float) else list(scale_factor or ())
-        sizes = [math.floor(n * f) for n, f in zip(spatial, factors, strict=True)]
-        # As in torch the factor does not count where the length stays the same or, to the nearest pixel, doubles.
-        by_size = [recompute_scale_factor or m in ((n,) if linear else (n, 2 * n)) for n, m in zip(spatial, sizes)]
-        scales = [(n, m) if b else (1, f) for b, n, m, f in zip(by_size, spatial, sizes, factors)]
+    spatial, linear, given = input.shape[2:], mode == "bilinear", scale_factor if size is None else size
+    both: Any = [given, given] if isinstance(given, int | float) else given
+    sizes = [math.floor(n * f) for n, f in zip(spatial, both, strict=True)] if size is None else both
+    # As in torch the factor does not count where the length stays the same or, to the nearest pixel, doubles.
+    by_length = [size is not None or m in ((n,) if linear else (n, 2 * n)) for n, m in zip(spatial, sizes, strict=True)]
+    scales = [(n, m) if b else (1, f) for b, n, m, f in zip(by_length, spatial, sizes, both)]
     whole = {b / a if a and b % a == 0 else 0 for a, b in scales}
-    if not linear and len(spatial) == 2 and len(whole) == 1 and min(whole) >= 1:
+    if not linear and len(whole) == 1 and min(whole) >= 1:
         return repeat_blocks(input, factor=int(whole.pop()))
-    for axis, (n, m, (a, b)) in enumerate(zip(spatial, sizes, scales, strict=True), start=2):
+    for axis, (n, m, (a, b)) in enumerate(zip(spatial, sizes, scales), start=2):
         if linear:
             a, b, shift = (n - 1, m - 1, 0.0) if align_corners else (a, b, 0.5)
             position = np.clip((np.arange(m) + shift) * (a / b if b else 0) - shift, 0, n - 1)
@@ -404,6 +381,5 @@ def interpolate(
             weights = resident(weights, input.dtype, device_of(input.data))
             input = (input.transpose(axis, -1) @ weights).transpose(axis, -1)
         else:
-            source = resident(np.array([int(i * a / b) for i in range(m)]), int, device_of(input.data))
-            input = get_item(input, (slice(None),) * axis + (source,))
+            input = _places(input, axis, np.array([int(i * a / b) for i in range(m)], int))
     return input

@@ -8,8 +8,8 @@ from nanogen.nn import init
 from nanogen.nn.layers import (
     AdaptiveGroupNormSiLU, AvgPool2d, BatchNorm1d, BatchNorm2d, BCELoss, BCEWithLogitsLoss, Conv2d, ConvTranspose2d,
     CrossEntropyLoss, Dropout, Embedding, Flatten, GELU, GroupNorm, GroupNormSiLU, Identity, InstanceNorm2d, L1Loss,
-    LayerNorm, LeakyReLU, Linear, LogSoftmax, MaskedConv2d, MaxPool2d, MSELoss, ReflectionPad2d, ReLU, Sigmoid, SiLU,
-    Softmax, Softplus, Tanh, Unflatten, Upsample,
+    LayerNorm, LeakyReLU, Linear, LogSoftmax, MaskedConv2d, MaxPool2d, MSELoss, ReLU, Sigmoid, SiLU,
+    Softmax, Softplus, Tanh, Upsample,
 )  # fmt: skip
 from nanogen.nn.module import Module, ModuleList, Parameter, Sequential
 

@@ -15,7 +15,7 @@ import numpy as np
 from nanogen import functional as F
 from nanogen.autograd import Tensor
 from nanogen.backend import unsupported
-from nanogen.functional.conv import pair, settings, sides
+from nanogen.functional.conv import pair
 from nanogen.nn.module import Module, Parameter
 from nanogen.random import Generator, default_generator
 
@@ -72,8 +72,7 @@ class Convolution(Module):
 
 
 class Conv2d(Convolution):
-    """(N, in_channels, H, W) to (N, out_channels, OH, OW); see `functional.conv2d`.  padding_mode is `zeros`, or one of
-    `functional.pad`'s."""
+    """(N, in_channels, H, W) to (N, out_channels, OH, OW); see `functional.conv2d`."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Pair, stride: Pair = 1, padding: Pair | str = 0,
@@ -81,16 +80,13 @@ class Conv2d(Convolution):
         dtype: Any = None, *, rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__()
-        self.stride, self.padding, self.dilation, self.padding_mode = stride, padding, dilation, padding_mode
+        unsupported("Conv2d", "zeros", padding_mode=padding_mode)
+        self.stride, self.padding, self.dilation = stride, padding, dilation
         self.set_kernels(in_channels, out_channels, kernel_size, groups, bias, rng)
         self.to(device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            (left, right), (above, below) = sides(padding, self.kernel_size, settings(self.stride, 0, self.dilation))
-            x, padding = F.pad(x, (left, right, above, below), self.padding_mode), 0
-        return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class MaskedConv2d(Conv2d):
@@ -152,7 +148,7 @@ class ConvTranspose2d(Convolution):
         device: Any = None, dtype: Any = None, *, rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__()
-        unsupported("ConvTranspose2d", padding_mode=None if padding_mode == "zeros" else padding_mode)
+        unsupported("ConvTranspose2d", "zeros", padding_mode=padding_mode)
         self.stride, self.padding, self.output_padding, self.dilation = stride, padding, output_padding, dilation
         self.set_kernels(in_channels, out_channels, kernel_size, groups, bias, rng, transposed=True)
         self.to(device, dtype)
@@ -220,39 +216,34 @@ class AdaptiveGroupNormSiLU(GroupNorm):
 
 
 class BatchNorm2d(Module):
-    """(N, num_features, H, W), each channel normalised over the batch; see `functional.batch_norm`.
-
-    momentum None gives every batch of the training the same weight in the running moments; without these
-    (track_running_stats=False) evaluation normalises by its batch too."""
+    """(N, num_features, H, W), each channel normalised over the batch; see `functional.batch_norm`."""
 
     shapes: tuple[str, ...] = ("(N, C, H, W)",)
 
     def __init__(
-        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
+        self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True,
         track_running_stats: bool = True, device: Any = None, dtype: Any = None, *, bias: bool = True,
     ):  # fmt: skip
         super().__init__()
-        _sizes(type(self).__name__, num_features=num_features)
+        name = type(self).__name__
+        _sizes(name, num_features=num_features)
+        unsupported(name, True, track_running_stats=track_running_stats)
+        if momentum is None:
+            raise ValueError(f"{name}: momentum=None is not supported")
         self.num_features, self.eps, self.momentum, self.affine = num_features, eps, momentum, affine
         self.weight, self.bias = scale_and_shift(num_features, affine, bias)
-        self.running_mean: Tensor
-        self.running_var: Tensor
-        self.num_batches_tracked: Tensor
-        moments = np.zeros(num_features, np.float32), np.ones(num_features, np.float32), np.zeros((), np.int64)
-        for name, array in zip(("running_mean", "running_var", "num_batches_tracked"), moments, strict=True):
-            self.register_buffer(name, Tensor(array) if track_running_stats else None)
+        self.register_buffer("running_mean", Tensor(np.zeros(num_features, np.float32)))
+        self.register_buffer("running_var", Tensor(np.ones(num_features, np.float32)))
+        self.register_buffer("num_batches_tracked", Tensor(np.zeros((), np.int64)))
         self.to(device, dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         if x.ndim not in [shape.count(",") + 1 for shape in self.shapes]:
             raise ValueError(f"{type(self).__name__}: input must be {' or '.join(self.shapes)}, got shape {x.shape}")
-        tracked, momentum = self.num_batches_tracked is not None, self.momentum
-        if self.training and tracked:
+        if self.training:
             self.num_batches_tracked.data += 1
-        if momentum is None:
-            momentum = 1 / max(self.num_batches_tracked.item(), 1) if tracked else 0.0
-        moments, by_batch = (self.running_mean, self.running_var), self.training or not tracked
-        return F.batch_norm(x, *moments, self.weight, self.bias, by_batch, momentum, self.eps)
+        moments = self.running_mean, self.running_var
+        return F.batch_norm(x, *moments, self.weight, self.bias, self.training, self.momentum, self.eps)
 
 
 class BatchNorm1d(BatchNorm2d):
@@ -350,14 +341,10 @@ BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss = of_functions(
     2, BCELoss=F.binary_cross_entropy, BCEWithLogitsLoss=F.binary_cross_entropy_with_logits,
     CrossEntropyLoss=F.cross_entropy, L1Loss=F.l1_loss, MSELoss=F.mse_loss,
 )  # fmt: skip
-Flatten, MaxPool2d, ReflectionPad2d, Unflatten, Upsample = of_functions(
+Flatten, MaxPool2d, Upsample = of_functions(
     Flatten=lambda input, start_dim=1, end_dim=-1: F.flatten(input, start_dim, end_dim),
     MaxPool2d=lambda input, kernel_size, stride=None, padding=0, dilation=1, return_indices=False, ceil_mode=False: (
         F.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
     ),
-    ReflectionPad2d=lambda input, padding: F.pad(
-        input, [padding] * 4 if isinstance(padding, int) else padding, "reflect"
-    ),
-    Unflatten=lambda input, dim, unflattened_size: F.unflatten(input, dim, unflattened_size),
     Upsample=F.interpolate,
 )
