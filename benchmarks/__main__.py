@@ -27,7 +27,6 @@ from benchmarks.steps import step_of_ours, step_of_theirs
 from benchmarks.timing import SETTLING_AFTER_OPENBLAS, Comparison, compare, seconds
 from nanogen import functional as F
 from nanogen.backend import DEVICES, keep_freed_memory, use_threads
-from nanogen.training.recipes import recipe
 
 SIZES = {"8×8": ((1, 8, 8), 17), "28×28": ((1, 28, 28), 256)}
 BATCH = 64
@@ -38,7 +37,7 @@ def models(size: str) -> dict[str, ng.models.GenerativeModel]:
     shape, levels = SIZES[size]
     found = {}
     for name, cls in ng.models.MODELS.items():
-        settings: dict[str, Any] = dict(recipe(name, shape).model)
+        settings: dict[str, Any] = dict(ng.models.MODELS[name].recipe(shape).model)
         if name == "pixelcnn":
             settings["dropout"] = 0.0
         found[name] = cls(shape, levels, **settings)
@@ -106,7 +105,9 @@ def against_dezero() -> list[Comparison]:
     for size in SIZES:
         images, (shape, levels) = random_images(size), SIZES[size]
         for name in ("vae", "gan"):
-            settings = {**recipe(name, shape).model} | ({"decoder": "categorical"} if name == "vae" else {})
+            settings = {**ng.models.MODELS[name].recipe(shape).model} | (
+                {"decoder": "categorical"} if name == "vae" else {}
+            )
             ours = ng.models.MODELS[name](shape, levels, **settings)
             theirs = dezero_models.step(ours, images)
             step, title = step_of_ours(ours, images), f"training step, {name}, {size}"

@@ -264,15 +264,15 @@ class DDPM(Mirror):
 
 
 PARTS: dict[type, type[Mirror]] = {
-    ng.models.pixelcnn.ResidualBlock: PixelBlock,
-    ng.models.vae.Block: VAEBlock,
-    ng.models.vae.Encoder: Encoder,
-    ng.models.vae.Decoder: Decoder,
-    ng.models.gan.GeneratorNetwork: GeneratorNetwork,
-    ng.models.gan.DiscriminatorNetwork: DiscriminatorNetwork,
-    ng.models.unet.ResidualBlock: ResidualBlock,
-    ng.models.unet.Attention: Attention,
-    ng.models.unet.UNet: UNet,
+    ng.models.autoregressive.pixelcnn.ResidualBlock: PixelBlock,
+    ng.models.latent.networks.Block: VAEBlock,
+    ng.models.latent.networks.Encoder: Encoder,
+    ng.models.latent.networks.Decoder: Decoder,
+    ng.models.adversarial.networks.GeneratorNetwork: GeneratorNetwork,
+    ng.models.adversarial.networks.DiscriminatorNetwork: DiscriminatorNetwork,
+    ng.models.diffusion.unet.ResidualBlock: ResidualBlock,
+    ng.models.diffusion.unet.Attention: Attention,
+    ng.models.diffusion.unet.UNet: UNet,
 }
 
 

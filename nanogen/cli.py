@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import inspect
 import io
 import os
 import shlex
@@ -42,14 +43,9 @@ from nanogen.training.run import (
 from nanogen.training.sampling import sample
 from nanogen.training.stopping import Interrupted, Stop
 
-SUMMARIES = {
-    "pixelcnn": "pixel by pixel, exact likelihood (van den Oord et al. 2016)",
-    "vae": "latent variables, a bound on the likelihood (Kingma & Welling 2014)",
-    "gan": "a generator against a discriminator (Goodfellow et al. 2014; DCGAN)",
-    "ddpm": "denoising step by step, a bound on the likelihood (Ho et al. 2020)",
-}
-
 LAUNCHED = ["mpiexec", "-n", str(size())] if size() > 1 else []
+IN_STEPS = "diffusion: sample by DDIM in so many steps (default: all T, ancestral)"
+NOISE = "diffusion: DDIM's noise, 0 to 1 (default: 0)"
 CHANGED = "take the run's data set though its images are not those that the run has known"
 WHERE = {"digits": "bundled"}
 ABOUT = {name: typing.get_type_hints(Settings)[name] for name in ("data_dir", "size", "color")}
@@ -113,8 +109,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png: a grid; .npz: the levels")
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")
-    command.add_argument("--steps", type=int, help="ddpm: sample by DDIM in so many steps (default: all T, ancestral)")
-    command.add_argument("--eta", type=float, help="ddpm: DDIM's noise, 0 to 1 (default: 0)")
+    command.add_argument("--label", type=int, metavar="K", help="of a conditional model's images (default: any)")
+    command.add_argument("--steps", type=int, help=IN_STEPS)
+    command.add_argument("--eta", type=float, help=NOISE)
 
     command = commands.add_parser("evaluate", help="likelihood, quality and diversity of the samples, copies, seconds")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
@@ -122,8 +119,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--images", type=int, help="how many test images, the first ones (default: all)")
     command.add_argument("--data-changed", action="store_true", help=CHANGED)
     command.add_argument("--json", type=Path, metavar="FILE", help="the numbers (default: RUN/evaluation.json)")
-    command.add_argument("--steps", type=int, help="ddpm: sample by DDIM in so many steps (default: all T, ancestral)")
-    command.add_argument("--eta", type=float, help="ddpm: DDIM's noise, 0 to 1 (default: 0)")
+    command.add_argument("--steps", type=int, help=IN_STEPS)
+    command.add_argument("--eta", type=float, help=NOISE)
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")
 
@@ -268,16 +265,16 @@ def free_folder(name: str) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def ddim_settings(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+def sampling_settings(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
     """--steps and --eta.
 
     Raises:
         ValueError: one that this run's model does not have."""
+    having = lambda name: [m for m, cls in MODELS.items() if name in inspect.signature(cls.sample).parameters]
     how = {name: getattr(arguments, name) for name in ("steps", "eta") if getattr(arguments, name) is not None}
-    if how and settings.model != "ddpm":
-        raise ValueError(f"--{next(iter(how))} is for ddpm; {arguments.run} is a run of {settings.model}")
-    if "eta" in how and "steps" not in how:
-        raise ValueError("--eta is DDIM's: give --steps too")
+    for name in how:
+        if model not in having(name):
+            raise ValueError(f"--{name} is for {', '.join(having(name))}; {arguments.run} is a run of {model}")
     return how
 
 
@@ -288,7 +285,9 @@ def run_sample(arguments: argparse.Namespace) -> None:
         raise ValueError(f"-n must be at least 1, got {arguments.n}")
     run = Run(arguments.run)
     settings, model = run.settings(), run.model(arguments.device)
-    rng, how = Generator(arguments.seed, arguments.device), ddim_settings(arguments, settings)
+    rng, how = Generator(arguments.seed, arguments.device), sampling_settings(arguments, settings.model)
+    if arguments.label is not None:
+        how["labels"] = lambda n, _: np.full(n, arguments.label)
     with use_threads(settings.threads):
         images = sample(model, arguments.n, rng.stream(SAMPLES), **how)
     if rank():
@@ -310,7 +309,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             arguments.images,
             arguments.seed,
             arguments.device,
-            **ddim_settings(arguments, settings),
+            **sampling_settings(arguments, settings.model),
         )
     if result is None:  # another rank has it
         return
@@ -326,7 +325,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 def model_lines() -> Iterator[str]:
     """The models and their settings, with defaults and meanings."""
     for name in MODELS:
-        yield f"  {name:9} {SUMMARIES[name]}"
+        yield f"  {name:9} {MODELS[name].summary}"
         for setting, meaning in explained(name):
             yield f"    {setting:26} {meaning}"
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from nanogen.autograd import Tensor, no_grad
 from nanogen.backend import Array, to_numpy
-from nanogen.models import DDPM, VAE, GenerativeModel, PixelCNN
+from nanogen.data.images import nearest
+from nanogen.models import GenerativeModel
 from nanogen.random import Generator
 
 
@@ -27,7 +28,6 @@ class Estimate(NamedTuple):
 
 NORMAL_95, STUDENT_95 = 1.960, 2.093  # quantiles: 0.975 of N(0, 1), and of Student's t with GROUPS − 1 degrees
 GROUPS = 20  # of the jackknife
-ROWS = 256  # images whose distances to all others are in memory at once
 
 
 class Likelihood(NamedTuple):
@@ -66,12 +66,13 @@ def in_batches(f: Callable[[np.ndarray], Any], images: np.ndarray, batch: int) -
     return np.concatenate(parts)
 
 
-def likelihood(model: GenerativeModel, images: np.ndarray, rng: Generator, batch: int = 512) -> Likelihood | None:
-    """Bits per dimension of images (N, C, H, W); None for a family without a density (GAN).
+def likelihood(
+    model: GenerativeModel, images: np.ndarray, rng: Generator, batch: int = 512, labels: np.ndarray | None = None
+) -> Likelihood | None:
+    """Bits per dimension of images (N, C, H, W), given their labels (N,) if the model is conditional; None of a model
+    without a density.  Beside them stand the means of what else the model's `negative_log_likelihoods` says.
 
-    PixelCNN: exact.  VAE: the elbo, and the importance-weighted bound of 64 samples beside it.  DDPM: the bound and
-    its terms L_0, Σ L_{t−1}, L_T, the expectation over each x_t by one draw an image.  Of one image there is no
-    standard error: NaN.
+    Expectations are by one draw an image.  Of one image there is no standard error: NaN.
 
     Raises:
         ValueError: no images.
@@ -79,23 +80,18 @@ def likelihood(model: GenerativeModel, images: np.ndarray, rng: Generator, batch
     if not len(images):
         raise ValueError("likelihood: images must be at least one")
     model.eval()
-    dimensions, terms = model.dimensions, {}
-    if isinstance(model, PixelCNN):
-        kind, nats = "exact", -in_batches(model.log_prob, images, batch)
-    elif isinstance(model, VAE):
-        kind, nats = "upper bound", -in_batches(lambda x: model.elbo(x, rng), images, batch)
-        tighter = in_batches(lambda x: model.importance_weighted_bound(x, rng, samples=64), images, batch)
-        terms["importance-weighted, K = 64"] = float(-bits_per_dim(tighter, dimensions).mean())
-    elif isinstance(model, DDPM):
-        parts = in_batches(lambda x: model.bound_terms(x, rng), images, batch)
-        kind, nats = "upper bound", parts.sum(axis=1)
-        mean = bits_per_dim(parts.mean(axis=0, dtype=np.float64), dimensions)
-        terms = {"L_0": float(mean[0]), "sum of L_1 … L_{T−1}": float(mean[1:-1].sum()), "L_T": float(mean[-1])}
-    else:
+    nats: dict[str, list[np.ndarray]] = {}
+    with no_grad():
+        for start in range(0, len(images), batch):
+            part = slice(start, start + batch)
+            found = model.negative_log_likelihoods(images[part], rng, None if labels is None else labels[part])
+            for name, values in found.items():
+                nats.setdefault(name, []).append(to_numpy(values.data).astype(np.float64))
+    if not nats:
         return None
-    bits = bits_per_dim(nats.astype(np.float64), dimensions)
+    (kind, bits), *others = ((k, bits_per_dim(np.concatenate(v), model.dimensions)) for k, v in nats.items())
     error = float(bits.std(ddof=1) / math.sqrt(len(bits))) if len(bits) > 1 else math.nan
-    return Likelihood(kind, float(bits.mean()), error, terms)
+    return Likelihood(kind, float(bits.mean()), error, {name: float(values.mean()) for name, values in others})
 
 
 def share_estimate(flags: np.ndarray) -> Estimate:
@@ -249,22 +245,6 @@ def neighbour_metrics(
 
 
 # Copies of training images
-
-
-def nearest(images: Array, among: Array) -> np.ndarray:
-    """For each image, the index of the image `among` others at the smallest Euclidean distance in pixel levels.
-
-    Shapes: (N, C, H, W), (M, C, H, W) to (N,).
-
-    Raises:
-        ValueError: no images on a side, or of different shapes."""
-    if not len(images) or not len(among) or images.shape[1:] != among.shape[1:]:
-        raise ValueError(f"images and among must be some of one shape, got {images.shape} and {among.shape}")
-    a = to_numpy(images).reshape(len(images), -1).astype(np.float64)
-    b = to_numpy(among).reshape(len(among), -1).astype(np.float64)
-    rest = (b**2).sum(1)  # whole numbers below 2⁵³: the products are exact, so equal images are at distance 0
-    parts = [(rest - 2 * a[i : i + ROWS] @ b.T).argmin(axis=1) for i in range(0, len(a), ROWS)]
-    return np.concatenate(parts)
 
 
 def distance_to_nearest(images: Array, among: Array) -> np.ndarray:

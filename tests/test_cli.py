@@ -129,7 +129,7 @@ def test_a_run_is_of_the_training_images(
 
     monkeypatch.setattr(cli, "Trainer", begin)
     monkeypatch.setattr(cli, "draw_pictures", lambda run, *images: seen.update(drawn=images) or [run.folder / "x.png"])
-    monkeypatch.setattr(cli, "threadpool_limits", lambda n: seen.update(threads=n) or contextlib.nullcontext())
+    monkeypatch.setattr(cli, "use_threads", lambda n: seen.update(threads=n) or contextlib.nullcontext())
     command = [*train_command(model, out := tmp_path / "run"), "--steps", "1", "--threads", "2"]
     more = ["--detect-anomaly"] if model == "vae" else []
     assert main([*command, *more]) == 0
@@ -178,7 +178,7 @@ def test_what_is_asked_for_is_handed_on(tmp_path: Path, monkeypatch: pytest.Monk
     run = Asked(np.zeros((9, 1, 8, 8), np.uint8))
     monkeypatch.setattr(cli, "Run", lambda *_: run)
     threads: list[int] = []
-    monkeypatch.setattr(cli, "threadpool_limits", lambda n: threads.append(n) or contextlib.nullcontext())
+    monkeypatch.setattr(cli, "use_threads", lambda n: threads.append(n) or contextlib.nullcontext())
     command = ["sample", "x", "--out", str(tmp_path / "x.npz"), "-n", "5"]
     assert main(command) == 0
     assert main([*command, "--seed", "7", "--steps", "2", "--eta", "0.5"]) == 0
@@ -297,7 +297,7 @@ def test_evaluate_by_ddim(runs: Callable[[str], Path], tmp_path: Path, capsys: p
     found = json.loads((runs("ddpm") / "evaluation.json").read_text())
     assert (found["network_evaluations"], found["sampling"], found["test_images"]) == (2, {"steps": 2}, 50)
     assert "ddpm" in refused(["evaluate", str(runs("vae")), "--steps", "2"], capsys)
-    assert "--steps" in refused(["evaluate", str(runs("ddpm")), "--eta", "1"], capsys)
+    assert "give steps too" in refused(["evaluate", str(runs("ddpm")), "--eta", "1"], capsys)
     assert "40 samples" in refused(["evaluate", str(runs("vae")), "--samples", "3"], capsys)
     assert "298" in refused(["evaluate", str(runs("vae")), "--images", "298"], capsys)
 
@@ -672,7 +672,7 @@ def test_bad_sampling(
 
 
 @pytest.mark.parametrize(("more", "word"), [
-    (["--steps", "4"], "1 … 3"), (["--steps", "0"], "1 … 3"), (["--eta", "0.5"], "--steps"),
+    (["--steps", "4"], "1 … 3"), (["--steps", "0"], "1 … 3"), (["--eta", "0.5"], "give steps too"),
     (["--steps", "2", "--eta", "2"], "eta"),
 ])  # fmt: skip
 def test_bad_ddim(

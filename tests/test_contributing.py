@@ -12,7 +12,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SECTIONS = {part.partition("\n")[0]: part.partition("\n")[2] for part in re.split(r"^## ", TEXT, flags=re.M)[1:]}
-PLACEHOLDER = "*To be written.*"
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -28,10 +27,8 @@ def test_sections() -> None:
 @pytest.mark.parametrize("title", SECTIONS)
 def test_examples_run(title: str, monkeypatch: Any) -> None:
     """Those of the section, after those of the sections before it, in one namespace."""
-    if SECTIONS[title].strip() == PLACEHOLDER:
-        pytest.skip("to be written")
     monkeypatch.chdir(ROOT)
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"__name__": "contributing"}
     ran = 0
     for section, text in SECTIONS.items():
         for block in blocks(text, "python"):

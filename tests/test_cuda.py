@@ -16,7 +16,7 @@ from strict import compiled, cuda, device
 
 import nanogen as ng
 from nanogen.backend import moving_average
-from nanogen.functional.activation import softmax, softmax_gradient
+from nanogen.functional.activation import relu_gradient, softmax, softmax_gradient
 from nanogen.functional.conv import convolve, convolve_adjoint, convolve_weight, output_size
 from nanogen.functional.loss import label_cross_entropy
 from nanogen.functional.normalization import moments_of, normalize_groups
@@ -110,6 +110,15 @@ def test_softmax(dtype: str, seed: int, rows: int, classes: int, block: Any, tra
         assert_near(softmax.kernels["cuda"][0](logits, dim=dim), out)
         assert_near(softmax_gradient.kernels["cuda"][0](g, cp.asarray(out), dim=dim), gradient)
         assert softmax_gradient.kernels["cuda"][0](g, cp.asarray(out.astype("float16")), dim=dim) is NotImplemented
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_relu_lets_no_infinity_through(cp: Any, dtype: str) -> None:
+    """Where its output is 0 the gradient is 0, whatever comes back; a NaN is let through."""
+    g, y = np.array([np.inf, np.nan, 3.0, np.inf, 2.0], dtype), np.array([0.0, 0.0, np.nan, 1.0, -0.0], dtype)
+    found = relu_gradient.kernels["cuda"][0](cp.asarray(g), cp.asarray(y))
+    np.testing.assert_array_equal(found.get(), relu_gradient.plain(g, y))
+    assert found.dtype == dtype
 
 
 @given(st.integers(0, 10**6), st.integers(0, 300))

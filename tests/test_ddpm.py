@@ -16,9 +16,9 @@ from scipy import special, stats
 
 import nanogen as ng
 from nanogen.models import DDPM, NoiseSchedule
-from nanogen.models.ddpm import ddim_times
-from nanogen.models.schedule import SCHEDULES
-from nanogen.models.unet import Attention, UNet, sinusoidal_embedding
+from nanogen.models.diffusion.ddpm import ddim_times
+from nanogen.models.diffusion.schedule import SCHEDULES
+from nanogen.models.diffusion.unet import Attention, UNet, sinusoidal_embedding
 
 LEVELS = 17
 FLOOR = 1e-6

@@ -27,7 +27,7 @@ from nanogen.metrics import (
     share_estimate,
 )
 from nanogen.models import DDPM, GAN, VAE, PixelCNN
-from nanogen.models.pixelcnn import Columns
+from nanogen.models.autoregressive.pixelcnn import Columns
 from nanogen.optim import AdamW
 from nanogen.random import Generator
 from nanogen.training import evaluation, features
@@ -38,7 +38,6 @@ from nanogen.training.evaluation import (
     class_metrics,
     copy_metrics,
     evaluate,
-    network_evaluations,
     quality,
     shown,
     table,
@@ -438,7 +437,7 @@ def test_network_evaluations_are_counted(
     monkeypatch.setattr(cls, name, lambda self, *args: (calls.append(1), run(self, *args))[1])
     model.eval()
     model.sample(2, Generator(0), **sampling)
-    assert network_evaluations(model, **sampling) == len(calls) == expected
+    assert model.evaluations_with(**sampling) == len(calls) == expected
 
 
 # All of it

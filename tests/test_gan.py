@@ -15,7 +15,8 @@ from scipy.spatial import distance
 
 import nanogen as ng
 from nanogen import nn
-from nanogen.models import GAN, gan
+from nanogen.models import GAN
+from nanogen.models.adversarial import gan, networks
 
 OBJECTIVES = ("non-saturating", "minimax")  # of the classical game
 
@@ -173,7 +174,7 @@ def test_architecture_is_dcgans(shape: tuple[int, int, int], monkeypatch: pytest
 
             return call
 
-    monkeypatch.setattr(gan, "F", Recorder())
+    monkeypatch.setattr(networks, "F", Recorder())
     x = model.generate(2, ng.Generator(0))
     norms = len(model.generator.norms)
     assert called == [("relu",)] * norms + [("tanh",)]
@@ -199,7 +200,7 @@ def test_how_often_an_image_is_halved(height: int, width: int) -> None:
     allowed = [
         k for k in range(8) if height % 2**k == width % 2**k == 0 and min(height, width) > 4 * 2 ** max(k - 1, 0)
     ]
-    assert gan.halvings(height, width) == max([0, *allowed])
+    assert networks.halvings(height, width) == max([0, *allowed])
 
 
 SHAPES = st.sampled_from([(1, 7, 5), (3, 8, 4), (1, 1, 1), (3, 6, 6), (2, 12, 20), (1, 16, 8)])

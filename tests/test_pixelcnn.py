@@ -14,7 +14,7 @@ from scipy import stats
 
 import nanogen as ng
 from nanogen.models import PixelCNN
-from nanogen.models.pixelcnn import Columns
+from nanogen.models.autoregressive.pixelcnn import Columns
 
 SAMPLES = 20_000  # tells the sampler from one whose every factor is tilted as below, with both errors below 1e-6
 FLOOR = 1e-6

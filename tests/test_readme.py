@@ -11,7 +11,7 @@ import nanogen.distributed
 import nanogen.distributions
 import nanogen.functional.conv
 import nanogen.metrics
-import nanogen.models.gan
+import nanogen.models.adversarial.gan
 import nanogen.nn.layers
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nanogen as ng
-from nanogen.models.schedule import SCHEDULES, NoiseSchedule
+from nanogen.models.diffusion.schedule import SCHEDULES, NoiseSchedule
 
 STEPS = st.one_of(st.integers(2, 12), st.integers(2, 1500))
 KINDS = st.sampled_from(sorted(SCHEDULES))

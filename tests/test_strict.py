@@ -32,6 +32,7 @@ from nanogen.kernels.cuda.graph import WARM_UPS
 from nanogen.metrics import likelihood
 from nanogen.training.loop import Trainer, train
 from nanogen.training.run import make_settings
+from nanogen.training.sampling import as_graphs
 
 EXCLUDED = tomllib.loads((Path(__file__).parent / "strict" / "excluded.toml").read_text())
 
@@ -367,6 +368,32 @@ def test_a_captured_step_is_the_step(model: str, cp: Any, tmp_path: Path) -> Non
     assert one.metrics_file.read_text() == other.metrics_file.read_text()
     for name, array in eager.arrays().items():
         assert np.array_equal(graph.arrays()[name], array), name
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_a_captured_step_of_a_conditional_model(model: str, cp: Any) -> None:
+    """Labels go to the device once an update, as images do; captured, they are an input that changes at each step: the
+    losses are those of the eager run, and of one whose model is told other labels they are not.  Conditional sampling
+    by graphs is sampling."""
+    bare, losses = some_images(), {}
+    uploads = 2 * UPLOADS[model] + (model == "gan")  # in the GAN the generator's update has labels, and no images
+    for name, labels in {"right": np.arange(30) % 2, "other": np.arange(30) // 15}.items():
+        images = Images(bare.images, labels, bare.levels, bare.name)
+        for execution in ("eager", "graph"):
+            how = {"device": "cuda", "execution": execution, "steps": 6, "batch": 8, "lr": 0.05, "warmup": 0}
+            trainer = Trainer(make_settings(model, images, {**TINY[model], "classes": 2}, **how), images)
+            losses[name, execution] = [[x.item() for x in trainer.advance().values()] for _ in range(5)]
+            with device.watched() as seen:
+                trainer.advance()
+            assert execution == "graph" or len(seen) == uploads, Counter(seen)
+            assert [transfer for transfer in seen if transfer.kind == "to host"] == []
+    assert losses["right", "eager"] == losses["right", "graph"] != losses["other", "graph"]
+    network = trainer.model.eval()
+    first = network.sample(3, ng.Generator(0, "cuda"), cp.arange(3) % 2)
+    for part in network.repeated():
+        as_graphs(part)
+    for _ in range(4):
+        assert (network.sample(3, ng.Generator(0, "cuda"), cp.arange(3) % 2) == first).all()
 
 
 @pytest.mark.parametrize(

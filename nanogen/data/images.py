@@ -12,8 +12,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from nanogen.backend import check_range
+from nanogen.backend import Array, check_range, to_numpy
 
+ROWS = 256  # images whose distances to all others are in memory at once
 MOST_CLASSES = 1 << 16  # labels are below this: the classifier of `evaluate` has one output per class
 # Names of folders and (parts of) names of arrays, and the split that each stands for.
 ROLES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
@@ -85,6 +86,22 @@ def check_levels(images: np.ndarray, levels: int, shape: tuple[int, ...] | None 
     if shape is not None and images.shape[1:] != tuple(shape):
         raise ValueError(f"images must be (N, {', '.join(map(str, shape))}), got shape {images.shape}")
     check_range("images: levels", images, levels)
+
+
+def nearest(images: Array, among: Array) -> np.ndarray:
+    """For each image, the index of the image `among` others at the smallest Euclidean distance in pixel levels.
+
+    Shapes: (N, C, H, W), (M, C, H, W) to (N,).
+
+    Raises:
+        ValueError: no images on a side, or of different shapes."""
+    if not len(images) or not len(among) or images.shape[1:] != among.shape[1:]:
+        raise ValueError(f"images and among must be some of one shape, got {images.shape} and {among.shape}")
+    a = to_numpy(images).reshape(len(images), -1).astype(np.float64)
+    b = to_numpy(among).reshape(len(among), -1).astype(np.float64)
+    rest = (b**2).sum(1)  # whole numbers below 2⁵³: the products are exact, so equal images are at distance 0
+    parts = [(rest - 2 * a[i : i + ROWS] @ b.T).argmin(axis=1) for i in range(0, len(a), ROWS)]
+    return np.concatenate(parts)
 
 
 def own_splits(roles: Mapping[Part, str]) -> dict[str, Part]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import re
@@ -11,9 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nanogen.models import MODELS
+from nanogen.models import MODELS, Recipe
 from nanogen.training.files import from_utf8
-from nanogen.training.recipes import LARGE, SMALL
 from nanogen.training.run import FORMER, PATHS, Settings, check_model, convert, model_parameters, nearest
 
 NOT_GIVEN = "image_shape", "levels", "fingerprints"  # settings that the images tell
@@ -42,13 +42,13 @@ TRAINING = {  # what can be set for all models
 
 def default(name: str) -> str:
     """A training setting's default; it may go by the model and the size of the images."""
-    if not hasattr(SMALL["vae"], name):
+    if name not in {field.name for field in dataclasses.fields(Recipe)}:
         return as_text(Settings.__dataclass_fields__[name].default)
     by_size = []
-    for recipes in (SMALL, LARGE):
-        values = {model: as_text(getattr(recipes[model], name)) for model in MODELS}
-        parts = [f"{value} {model}" for model, value in values.items()]
-        by_size.append(values["vae"] if len(set(values.values())) == 1 else ", ".join(parts))
+    for recipes in ([cls.small for cls in MODELS.values()], [cls.large for cls in MODELS.values()]):
+        values = [as_text(getattr(recipe, name)) for recipe in recipes]
+        parts = [f"{value} {model}" for model, value in zip(MODELS, values, strict=True)]
+        by_size.append(values[0] if len(set(values)) == 1 else ", ".join(parts))
     return by_size[0] if by_size[0] == by_size[1] else f"{by_size[0]}; images beyond 16 pixels: {by_size[1]}"
 
 
@@ -63,9 +63,9 @@ def explained(model: str) -> Iterator[tuple[str, str]]:
     meaning = {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
     for name, parameter in model_parameters(model).items():
         changed = [
-            f"{as_text(recipes[model].model[name])} for images {size} 16 pixels"
-            for recipes, size in ((SMALL, "of up to"), (LARGE, "beyond"))
-            if name in recipes[model].model
+            f"{as_text(recipe.model[name])} for images {size} 16 pixels"
+            for recipe, size in ((MODELS[model].small, "of up to"), (MODELS[model].large, "beyond"))
+            if name in recipe.model
         ]
         aside = f" ({', '.join(changed)})" if changed else ""
         yield f"{name}={as_text(parameter.default)}", meaning[name] + aside

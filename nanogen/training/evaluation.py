@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from nanogen.backend import to_numpy
 from nanogen.data import Images
 from nanogen.distributed import rank
 from nanogen.metrics import (
@@ -31,7 +32,6 @@ from nanogen.metrics import (
     radii,
     share_estimate,
 )
-from nanogen.models import DDPM, GenerativeModel, PixelCNN
 from nanogen.random import Generator
 from nanogen.training.features import Features
 from nanogen.training.files import write_atomically
@@ -91,7 +91,7 @@ def evaluate(
     Args:
         n: how many images to sample, in batches of 250: what is drawn depends on how many a batch has.
         test_images: how many test images, the first ones; all unless given.
-        sampling: `steps` and `eta` of DDIM.
+        sampling: the model's own settings of `sample`.
 
     Returns:
         The numbers, and images by the names of the pictures that show them.  None on ranks other than the first, which
@@ -106,11 +106,15 @@ def evaluate(
         raise ValueError(f"at least 2 test images are needed, of the {len(test)} there are, got {count}")
     if n < FEWEST:
         raise ValueError(f"at least {FEWEST} samples are needed, got {n}")
+    evaluations = model.evaluations_with(**sampling)
     real, rng = test.images[:count], Generator(seed, device)
-    fake, seconds = timed(lambda n, *indices: sample(model, n, rng.stream(*indices), **sampling), n)
+    labels = test.labels[:count] if model.classes and test.labels is not None else None
+    by_frequency = {"labels": drawn_from(train.labels)} if model.classes and train.labels is not None else {}
+    draw = lambda n, *indices: sample(model, n, rng.stream(*indices), **by_frequency, **sampling)
+    fake, seconds = timed(draw, n)
     if rank():
         return None
-    found = likelihood(model, real, rng.stream(EVALUATION))
+    found = likelihood(model, real, rng.stream(EVALUATION), labels=labels)
     features = Features(train)
     as_if_drawn = train.images[Generator(seed).stream(REAL_AS_IF_DRAWN).permutation(len(train))[:n]]
     of_real, of_fake = features(real), features(fake)
@@ -123,9 +127,14 @@ def evaluate(
         copied, expected,
         class_metrics(features, fake, train, Images(real, None if test.labels is None else test.labels[:count],
                                                     test.levels, test.name)),
-        network_evaluations(model, **sampling), seconds,
+        evaluations, seconds,
     )  # fmt: skip
     return result, shown(fake, train.images, real, of_real, of_fake) if compared else {}
+
+
+def drawn_from(labels: np.ndarray) -> Callable[[int, Generator], np.ndarray]:
+    """What draws n of the labels, each as likely as another: classes come as often as among them."""
+    return lambda n, rng: labels[to_numpy(rng.integers(0, len(labels), n))]
 
 
 def timed(draw: Callable[..., np.ndarray], n: int) -> tuple[np.ndarray, float]:
@@ -136,15 +145,6 @@ def timed(draw: Callable[..., np.ndarray], n: int) -> tuple[np.ndarray, float]:
             parts.append(draw(min(BATCH, n - i), SAMPLES, i))
             bar.update(len(parts[-1]))
     return np.concatenate(parts), (time.perf_counter() - start) / n
-
-
-def network_evaluations(model: GenerativeModel, steps: int | None = None, **_: Any) -> int:
-    """How often the network is run for one image, or one batch of them; a PixelCNN at one pixel."""
-    if isinstance(model, PixelCNN):
-        return model.dimensions
-    if isinstance(model, DDPM):
-        return steps or model.T
-    return 1
 
 
 def quality(real: np.ndarray, fake: np.ndarray, rng: Generator) -> dict[str, Estimate]:

@@ -27,7 +27,7 @@ from nanogen.training.anomaly import Anomaly, detect_anomaly, is_finite
 from nanogen.training.checkpoint import Checkpoint, save_checkpoint, with_prefix, without_prefix
 from nanogen.training.files import write_atomically
 from nanogen.training.pictures import draw_progress
-from nanogen.training.run import SHUFFLES, STEPS, Run, Settings, averaged_weights, build_model, log
+from nanogen.training.run import SHUFFLES, STEPS, Run, Settings, averaged_weights, build_model, check_labels, log
 
 
 def learning_rate(step: int, settings: Settings) -> float:
@@ -70,6 +70,8 @@ class Trainer:
         self.settings, self.images, self.step = settings, images, 0
         allow_tf32(settings.precision == "tf32")
         self.model: GenerativeModel = build_model(settings)
+        check_labels(images, self.model.classes)
+        self.dataset: tuple[Any, ...] = (images.images, images.labels) if self.model.classes else (images.images,)
         self.updates: list[Update] = self.model.updates()
         self.parameters = {update.name: list(update.part.parameters()) for update in self.updates}
         self.optimizers = {
@@ -96,23 +98,23 @@ class Trainer:
 
     def update(self) -> dict[str, Tensor]:
         """What `advance` does, but for the looking."""
-        images, numbers = self.batches(), self.numbers()
+        batches, numbers = self.batches(), self.numbers()
         own = Generator(self.settings.seed, self.settings.device).part(self.part, self.settings.batch)
         rng = own.stream(STEPS, self.step)
         if self.replayed is None or self.inspected:
-            return self.compute(images, numbers, rng)
-        losses = self.replayed(rng.key, *images, *[np.array(some, np.float32) for some in numbers])
+            return self.compute(batches, numbers, rng)
+        arrays = [array for batch in batches for array in batch]
+        losses = self.replayed(rng.key, *arrays, *[np.array(some, np.float32) for some in numbers])
         return {name: Tensor(loss) for name, loss in zip(self.parameters, losses, strict=True)}
 
-    def batches(self) -> list[np.ndarray]:
+    def batches(self) -> list[tuple[np.ndarray, ...]]:
         """This rank's part of the step's images, for each of the model's updates: one that is repeated sees others
-        each time."""
+        each time.  If the model is conditional, their labels come with them."""
         names = [update.name for update in self.updates]
         repeats = max(names.count(name) for name in names)
         orders = [(self.step - 1) * repeats + names[:i].count(name) + 1 for i, name in enumerate(names)]
-        return [
-            self.images.images[batch_indices(order, len(self.images), self.settings)[self.part]] for order in orders
-        ]
+        chosen = [batch_indices(order, len(self.images), self.settings)[self.part] for order in orders]
+        return [tuple(array[which] for array in self.dataset) for which in chosen]
 
     def numbers(self) -> list[list[float]]:
         """What each update's optimiser, and the average, take from the number of the step."""
@@ -122,11 +124,13 @@ class Trainer:
             rates.append(self.optimizers[update.name].advance())
         return [*rates, self.average.advance()]
 
-    def compute(self, images: Sequence[Any], numbers: Sequence[Sequence[Any]], rng: Generator) -> dict[str, Tensor]:
+    def compute(
+        self, batches: Sequence[Sequence[Any]], numbers: Sequence[Sequence[Any]], rng: Generator
+    ) -> dict[str, Tensor]:
         """The model's updates in their order, then the average's; the losses by name."""
         losses, (*rates, decay) = {}, numbers
-        for (name, loss_of, _), batch, rate in zip(self.updates, images, rates, strict=True):
-            loss = loss_of(batch, rng)
+        for (name, loss_of, _), (images, *labels), rate in zip(self.updates, batches, rates, strict=True):
+            loss = loss_of(images, rng, *labels)
             slopes: Any = grad(loss, self.parameters[name])
             mean, *means = mean_over_ranks(loss.data, *[g.data for g in slopes])
             for parameter, g in zip(self.parameters[name], means, strict=True):
@@ -141,10 +145,12 @@ class Trainer:
 
     def compute_on_device(self, key: Array, *arrays: Array) -> list[Array]:
         """`compute` from arrays on the device: all that changes from step to step lies in them."""
-        images, numbers = arrays[: len(self.updates)], arrays[len(self.updates) :]
+        each = len(self.dataset)
+        batches = [arrays[i * each : (i + 1) * each] for i in range(len(self.updates))]
+        numbers = arrays[len(self.updates) * each :]
         rng = Generator(self.settings.seed, self.settings.device).at(key)
         rates = [[some[i] for i in range(len(some))] for some in numbers]
-        return [loss.data for loss in self.compute(images, rates, rng).values()]
+        return [loss.data for loss in self.compute(batches, rates, rng).values()]
 
     def samples_due(self) -> bool:
         """Whether it is time for a picture, and the weights are fit for one."""

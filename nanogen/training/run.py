@@ -26,7 +26,6 @@ from nanogen.models import MODELS, GenerativeModel
 from nanogen.random import Generator
 from nanogen.training.checkpoint import Checkpoint, load_checkpoint, without_prefix
 from nanogen.training.files import from_utf8, remove_parts, to_utf8, write_atomically
-from nanogen.training.recipes import recipe
 from nanogen.training.sampling import as_graphs
 
 log = logging.getLogger("nanogen")
@@ -45,7 +44,7 @@ MOST_PIXELS = 128 * 128  # attention among more than a quarter of a side of thes
 
 @dataclass(frozen=True)
 class Settings:
-    """All that a run follows from.  `model_settings` are the model's own; see `recipes` for the others' meaning.
+    """All that a run follows from.  `model_settings` are the model's own; see `Recipe` for the others' meaning.
 
     `fingerprints` are those of the images of `train` and of `test`; None in a run of an earlier version."""
 
@@ -88,7 +87,7 @@ def make_settings(model: str, images: Images, model_settings: dict[str, Any] | N
         raise ValueError(
             f"images must have at most {MOST_PIXELS} pixels, got shape {images.shape}: take a smaller size"
         )
-    basis = dataclasses.asdict(recipe(model, images.shape))
+    basis = dataclasses.asdict(MODELS[model].recipe(images.shape))
     basis["batch"] = min(basis["batch"], len(images))
     own = {**basis.pop("model"), **(model_settings or {})}
     known = model_parameters(model)
@@ -103,7 +102,21 @@ def make_settings(model: str, images: Images, model_settings: dict[str, Any] | N
         raise ValueError(f"batch must be at most the {len(images)} images there are, got {settings.batch}")
     device_module(settings.device)
     build_model(settings)
+    check_labels(images, own.get("classes", 0))
     return settings
+
+
+def check_labels(images: Images, classes: int) -> None:
+    """Whether a model of so many classes can be told what the images are; one of none needs no labels.
+
+    Raises:
+        ValueError: it can't: images without labels, or with other labels than 0 … classes − 1."""
+    if not classes:
+        return
+    if images.labels is None:
+        raise ValueError(f"classes={classes} needs labels, and {images.name} has none")
+    if images.labels.max() >= classes:
+        raise ValueError(f"classes={classes} needs labels below it, and {images.name} has {images.labels.max()}")
 
 
 def check_ranges(settings: Settings) -> None:
@@ -178,9 +191,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def build_model(settings: Settings) -> GenerativeModel:
     """The model with its initial weights, on the settings' device."""
-    rng = Generator(settings.seed).stream(INITIAL_WEIGHTS)
     cls: Any = MODELS[settings.model]
-    model = cls(settings.image_shape, settings.levels, rng=rng, **settings.model_settings)
+    draws = "rng" in inspect.signature(cls).parameters  # else all its weights begin as constants
+    rng = {"rng": Generator(settings.seed).stream(INITIAL_WEIGHTS)} if draws else {}
+    model = cls(settings.image_shape, settings.levels, **rng, **settings.model_settings)
     return model.to(settings.device)
 
 
@@ -205,6 +219,7 @@ def load_images(settings: Settings, split: str, data_changed: bool = False) -> I
         raise ValueError(
             f"{settings.data} has other images for {split} now than the run has known: --data-changed takes them"
         )
+    check_labels(images, settings.model_settings.get("classes", 0))
     return images
 
 

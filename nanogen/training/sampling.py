@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,20 @@ from nanogen.nn import Module
 from nanogen.random import Generator
 
 
-def sample(model: GenerativeModel, n: int, rng: Generator, **how: Any) -> np.ndarray:
+def sample(
+    model: GenerativeModel, n: int, rng: Generator, labels: Callable[[int, Generator], Any] | None = None, **how: Any
+) -> np.ndarray:
     """n images, uint8 (n, C, H, W) on the host of every rank.  Each rank draws its part of them, with its part of the
     random numbers: whatever their number, they draw the images of one process, but for rounding.
 
     Args:
+        labels: gives n images' labels, by what is drawn before the images; the model's own way unless given.
         how: the model's settings of sampling.
     """
     own = part(n)
     images = np.empty((0, *model.image_shape), np.uint8)
+    if labels is not None:
+        how["labels"] = labels(n, rng)[own]
     if n < 1 or own.start < own.stop:  # of fewer images than ranks some draw none
         images = to_numpy(model.sample(own.stop - own.start, rng.part(own, n), **how))
     return np.concatenate(everyones(images))

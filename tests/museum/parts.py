@@ -18,7 +18,7 @@ class Part:
 
 
 PARTS = {
-    "schedule": Part(("models/schedule.py",), ("test_schedule.py",), ("test_ddpm.py", "test_known.py")),
+    "schedule": Part(("models/diffusion/schedule.py",), ("test_schedule.py",), ("test_ddpm.py", "test_known.py")),
     "distributions": Part(("distributions.py",), ("test_distributions.py",), ("test_ddpm.py", "test_vae.py")),
     "autograd": Part(
         ("autograd.py",),
@@ -72,19 +72,19 @@ PARTS = {
         ("test_products.py", "test_optim.py", "test_distributed.py", "test_strict.py"),
     ),
     "pixelcnn": Part(
-        ("models/pixelcnn.py", "models/columns.py"),
+        ("models/autoregressive/pixelcnn.py", "models/autoregressive/columns.py"),
         ("test_pixelcnn.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
     ),
     "vae": Part(
-        ("models/vae.py",),
+        ("models/latent/vae.py", "models/latent/networks.py"),
         ("test_vae.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
     ),
     "gan": Part(
-        ("models/gan.py",),
+        ("models/adversarial/gan.py", "models/adversarial/networks.py"),
         ("test_gan.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
     ),
     "ddpm": Part(
-        ("models/ddpm.py",),
+        ("models/diffusion/ddpm.py",),
         ("test_ddpm.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
     ),
     "metrics": Part(("metrics.py",), ("test_metrics.py",), ("test_evaluation.py",)),
@@ -96,7 +96,7 @@ PARTS = {
         ("training/pictures.py", "training/page.py"), ("test_pictures.py", "test_page.py"), ("test_training.py",),
     ),
     "training": Part(
-        ("training/loop.py", "training/run.py", "training/recipes.py", "training/config.py", "training/anomaly.py"),
+        ("training/loop.py", "training/run.py", "training/config.py", "training/anomaly.py"),
         ("test_training.py", "test_checkpoint.py"),
         ("test_page.py", "test_pictures.py", "test_cli.py", "test_distributed.py", "test_strict.py"),
     ),

@@ -12,8 +12,8 @@ from typing import Any
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor
-from nanogen.backend import array_module
-from nanogen.nn import AdaptiveGroupNormSiLU, Conv2d, Dropout, GroupNorm, GroupNormSiLU, Linear, Module
+from nanogen.backend import Array, array_module
+from nanogen.nn import AdaptiveGroupNormSiLU, Conv2d, Dropout, Embedding, GroupNorm, GroupNormSiLU, Linear, Module
 from nanogen.random import Generator
 
 
@@ -75,16 +75,19 @@ class Attention(Module):
 class UNet(Module):
     """Images (N, colors, H, W) and times (N,) to as many numbers as the images have.
 
+    What is learned for a label is added to the embedding of the time: Dhariwal & Nichol 2021, section 3.
+
     Args:
         channels: the width at full size.
         multipliers: the widths of the resolutions, in `channels`; each resolution halves the one before.
         blocks: residual blocks a resolution, on the way down; one more on the way up.
         heads: of the attention at the lowest resolution.
+        classes: of labels (N,), or 0.
     """
 
     def __init__(
         self, colors: int, channels: int, multipliers: tuple[int, ...], blocks: int, heads: int, dropout: float,
-        rng: Generator,
+        rng: Generator, classes: int = 0,
     ):  # fmt: skip
         super().__init__()
         time, widths = 4 * channels, [channels * m for m in multipliers]
@@ -116,9 +119,12 @@ class UNet(Module):
                 self.up.append(Conv2d(width, width, 3, padding=1, rng=rng))
         self.norm = GroupNormSiLU(groups(width), width)
         self.last = zeroed(Conv2d(width, colors, 3, padding=1, rng=rng))
+        self.label = Embedding(classes, time, rng=rng) if classes else None
 
-    def forward(self, x: Tensor, t: Any, rng: Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Any, labels: Array | None = None, rng: Generator | None = None) -> Tensor:
         time = self.time2(F.silu(self.time1(sinusoidal_embedding(t, self.channels, x))))
+        if self.label is not None:
+            time = time + self.label(labels)
         h = self.first(x)
         kept = [h]
         for part in self.down:

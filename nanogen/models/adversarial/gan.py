@@ -11,72 +11,21 @@ Or the Wasserstein distance in place of the divergence, d being held to slopes o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from nanogen import functional as F
 from nanogen.autograd import Tensor, grad, no_grad
-from nanogen.backend import Array, to_device
+from nanogen.backend import Array, to_device, to_numpy
+from nanogen.data.images import Images, nearest
 from nanogen.distributions import unscale_levels
+from nanogen.models.adversarial.networks import DiscriminatorNetwork, GeneratorNetwork
 from nanogen.models.base import GenerativeModel, Update, check_choice, check_counts
-from nanogen.nn import BatchNorm2d, Conv2d, ConvTranspose2d, GroupNorm, Module
+from nanogen.models.recipe import Recipe, large
 from nanogen.random import Generator
-
-
-def halvings(height: int, width: int) -> int:
-    """How often both sides can be halved before they are odd or at most 4."""
-    count = 0
-    while height % 2 == width % 2 == 0 and min(height, width) > 4:
-        height, width, count = height // 2, width // 2, count + 1
-    return count
-
-
-class GeneratorNetwork(Module):
-    """Latents (N, latent) to images in [−1, 1]: the first layer makes a small image, each further one doubles it."""
-
-    def __init__(self, image_shape: tuple[int, int, int], channels: int, latent: int, rng: Generator):
-        super().__init__()
-        colors, height, width = image_shape
-        doublings = halvings(height, width)
-        wide = channels * 2**doublings
-        self.first = ConvTranspose2d(latent, wide, (height >> doublings, width >> doublings), bias=False, rng=rng)
-        self.norms = [BatchNorm2d(wide >> i) for i in range(doublings + 1)]
-        self.convs = [
-            ConvTranspose2d(wide >> i, wide >> (i + 1), 4, stride=2, padding=1, bias=False, rng=rng)
-            for i in range(doublings)
-        ]
-        self.last = Conv2d(channels, colors, 3, padding=1, rng=rng)
-
-    def forward(self, z: Tensor) -> Tensor:
-        h = F.relu(self.norms[0](self.first(z.reshape(*z.shape, 1, 1))))
-        for conv, norm in zip(self.convs, self.norms[1:], strict=True):
-            h = F.relu(norm(conv(h)))
-        return F.tanh(self.last(h))
-
-
-class DiscriminatorNetwork(Module):
-    """Images in [−1, 1] to the logit of being real (N,): each layer halves the image, the last one takes it whole.
-
-    With `alone`, each image is normalised by itself, not with its batch, so that it has a slope of its own."""
-
-    def __init__(self, image_shape: tuple[int, int, int], channels: int, rng: Generator, alone: bool = False):
-        super().__init__()
-        colors, height, width = image_shape
-        count = halvings(height, width)
-        self.first = Conv2d(colors, channels, 3, padding=1, rng=rng)
-        self.convs = [
-            Conv2d(channels << i, channels << (i + 1), 4, stride=2, padding=1, bias=False, rng=rng)
-            for i in range(count)
-        ]
-        widths = [channels << (i + 1) for i in range(count)]
-        self.norms = [GroupNorm(1, width) if alone else BatchNorm2d(width) for width in widths]
-        self.last = Conv2d(channels << count, 1, (height >> count, width >> count), rng=rng)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = F.leaky_relu(self.first(x), 0.2)
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            h = F.leaky_relu(norm(conv(h)), 0.2)
-        return self.last(h).reshape(len(x))
 
 
 class GAN(GenerativeModel):
@@ -91,21 +40,20 @@ class GAN(GenerativeModel):
             both, `wasserstein`, min_G max_D E[d(x)] − E[d(G(z))], which needs the penalty.
         discriminator_steps: k of algorithm 1, updates of D to one of G.
         gradient_penalty: the weight λ of `gradient_penalty` in the discriminator's loss; Gulrajani et al. take 10.
+        classes: of the labels that images are conditioned on; 0: none.
         rng: draws the initial weights; `Generator(0)` unless given.
     """
 
+    summary = "a generator against a discriminator (Goodfellow et al. 2014; DCGAN)"
+    small = Recipe(steps=800, lr=5e-4, betas=(0.5, 0.999), warmup=0)
+    large = large(steps=4000, lr=3e-4, betas=(0.5, 0.999), warmup=0, model={"channels": 32})
+
     def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        levels: int,
-        latent: int = 64,
-        channels: int = 64,
-        objective: str = "non-saturating",
-        discriminator_steps: int = 1,
-        gradient_penalty: float = 0.0,
-        rng: Generator | None = None,
-    ):
-        super().__init__(image_shape, levels)
+        self, image_shape: tuple[int, int, int], levels: int, latent: int = 64, channels: int = 64,
+        objective: str = "non-saturating", discriminator_steps: int = 1, gradient_penalty: float = 0.0,
+        classes: int = 0, rng: Generator | None = None,
+    ):  # fmt: skip
+        super().__init__(image_shape, levels, classes)
         check_counts(latent=latent, channels=channels, discriminator_steps=discriminator_steps)
         check_choice(objective=(objective, ("non-saturating", "minimax", "wasserstein")))
         if not (gradient_penalty > 0 or (gradient_penalty == 0 and objective != "wasserstein")):
@@ -113,29 +61,36 @@ class GAN(GenerativeModel):
         rng = rng or Generator(0)
         self.latent, self.objective, self.discriminator_steps = latent, objective, discriminator_steps
         self.gradient_penalty = gradient_penalty
-        self.generator = GeneratorNetwork(image_shape, channels, latent, rng)
-        self.discriminator = DiscriminatorNetwork(image_shape, channels, rng, alone=gradient_penalty > 0)
+        self.generator = GeneratorNetwork(image_shape, channels, latent, rng, classes)
+        alone = gradient_penalty > 0
+        self.discriminator = DiscriminatorNetwork(image_shape, channels, rng, alone, classes)
         for name, parameter in self.named_parameters():  # all weights from N(0, 0.02²): Radford et al., section 4
-            if name.endswith("weight") and parameter.ndim == 4:
+            if name.endswith("weight") and (parameter.ndim == 4 or "label" in name):
                 parameter.data = 0.02 * rng.normal(parameter.shape)
 
-    def generate(self, n: int, rng: Generator) -> Tensor:
+    def generate(self, n: int, rng: Generator, labels: Any = None) -> Tensor:
         """x = G(z), z ~ N(0, I): images in [−1, 1]."""
-        return self.generator(Tensor(rng.normal((n, self.latent), dtype=self.anchor.dtype)))
+        given = self.condition(labels, n)
+        return self.generator(Tensor(rng.normal((n, self.latent), dtype=self.anchor.dtype)), **given)
 
-    def discriminator_loss(self, images: Any, rng: Generator) -> Tensor:
-        """−E[log D(x)] − E[log(1 − D(G(z)))], which D makes small, with the penalty if there is one.  Algorithm 1."""
+    def discriminator_loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
+        """−E[log D(x)] − E[log(1 − D(G(z)))], which D makes small, with the penalty if there is one.  Algorithm 1.
+
+        With labels (N,) G draws an image of each, and D is told them of both; so are the images in between."""
+        given = self.condition(labels, len(images))
+        critic = functools.partial(self.discriminator, **given)
         with no_grad():
-            fake = self.generate(len(images), rng)
+            fake = self.generate(len(images), rng, **given)
         real = self.scaled(self.pixels(images))
-        loss = discriminator_loss(self.discriminator(real), self.discriminator(fake), self.objective)
+        loss = discriminator_loss(critic(real), critic(fake), self.objective)
         if self.gradient_penalty:
-            loss = loss + self.gradient_penalty * gradient_penalty(self.discriminator, real, fake, rng)
+            loss = loss + self.gradient_penalty * gradient_penalty(critic, real, fake, rng)
         return loss
 
-    def generator_loss(self, images: Any, rng: Generator) -> Tensor:
+    def generator_loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """What G makes small, on as many draws as there are images: nats.  Section 3."""
-        return generator_loss(self.discriminator(self.generate(len(images), rng)), self.objective)
+        given = self.condition(labels, len(images))
+        return generator_loss(self.discriminator(self.generate(len(images), rng, **given), **given), self.objective)
 
     def updates(self) -> list[Update]:
         """Algorithm 1: k steps of the discriminator, then one of the generator."""
@@ -144,19 +99,34 @@ class GAN(GenerativeModel):
             Update("generator", self.generator_loss, self.generator),
         ]
 
-    def sample(self, n: int, rng: Generator) -> Array:
+    def sample(self, n: int, rng: Generator, labels: Any = None) -> Array:
         """x = G(z), rounded to the nearest levels: uint8 (n, C, H, W)."""
         check_counts(n=n)
-        return self.picture(rng.normal((n, self.latent), dtype=self.anchor.dtype))
+        given = self.condition(labels, n, rng)
+        return self.picture(rng.normal((n, self.latent), dtype=self.anchor.dtype), **given)
 
-    def picture(self, z: Array) -> Array:
+    def picture(self, z: Array, labels: Any = None) -> Array:
         """The images of latents z (N, latent), as levels: uint8 (N, C, H, W)."""
-        mode = self.training
+        mode, given = self.training, self.condition(labels, len(z))
         self.eval()
         with no_grad():
-            x = self.generator(Tensor(to_device(z, self.anchor.device)))
+            x = self.generator(Tensor(to_device(z, self.anchor.device)), **given)
         self.train(mode)
         return unscale_levels(x.data, self.levels)
+
+    def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
+        """interpolation: arcs between latents, a row each, along which z stays as long as a draw is.  nearest: rows of
+        samples, each above the training image that is nearest to it: one that *is* it was learned by heart."""
+        a, b = map(to_numpy, rng.normal((2, 8, 1, self.latent), dtype=self.anchor.dtype))
+        angles = np.linspace(0, np.pi / 2, 10, dtype=a.dtype)[:, None]
+        arcs = (np.cos(angles) * a + np.sin(angles) * b).reshape(-1, self.latent)
+        lines = to_numpy(self.picture(arcs, **self.class_by_row(8, 10)))
+        drawn = to_numpy(self.sample(32, rng))
+        closest = train.images[nearest(drawn, train.images)]
+        return {
+            "interpolation": lines.reshape(8, 10, *self.image_shape),
+            "nearest": np.stack([part[i : i + 16] for i in (0, 16) for part in (drawn, closest)]),
+        }
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, objective: str = "non-saturating") -> Tensor:

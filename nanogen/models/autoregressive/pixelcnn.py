@@ -17,10 +17,12 @@ import numpy as np
 from nanogen import functional as F
 from nanogen.autograd import Tensor, no_grad
 from nanogen.backend import Array, array_module, to_numpy
+from nanogen.data.images import Images
 from nanogen.distributions import Categorical
+from nanogen.models.autoregressive.columns import Column, RememberingColumn
 from nanogen.models.base import GenerativeModel, check_counts
-from nanogen.models.columns import Column, RememberingColumn
-from nanogen.nn import Dropout, MaskedConv2d, Module
+from nanogen.models.recipe import Recipe, large
+from nanogen.nn import Dropout, MaskedConv2d, Module, Parameter
 from nanogen.random import Generator
 
 
@@ -51,20 +53,19 @@ class PixelCNN(GenerativeModel):
         blocks: the number of residual blocks.
         kernel_size: of the first, masked-A convolution; odd.
         dropout: inside the residual blocks, for small data sets.
+        classes: of the labels that images are conditioned on; 0: none.
         rng: draws the initial weights; `Generator(0)` unless given.
     """
 
+    summary = "pixel by pixel, exact likelihood (van den Oord et al. 2016)"
+    small = Recipe(steps=800, lr=3e-3, model={"channels": 64})
+    large = large(steps=3000, lr=1e-3, model={"channels": 64, "kernel_size": 7, "dropout": 0.0})
+
     def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        levels: int,
-        channels: int = 96,
-        blocks: int = 5,
-        kernel_size: int = 5,
-        dropout: float = 0.25,
-        rng: Generator | None = None,
-    ):
-        super().__init__(image_shape, levels)
+        self, image_shape: tuple[int, int, int], levels: int, channels: int = 96, blocks: int = 5,
+        kernel_size: int = 5, dropout: float = 0.25, classes: int = 0, rng: Generator | None = None,
+    ):  # fmt: skip
+        super().__init__(image_shape, levels, classes)
         check_counts(channels=channels, blocks=blocks, kernel_size=kernel_size)
         colors, rng = image_shape[0], rng or Generator(0)
         if channels < 2 * colors:
@@ -73,47 +74,63 @@ class PixelCNN(GenerativeModel):
         self.blocks = [ResidualBlock(channels, colors, dropout, rng) for _ in range(blocks)]
         self.mix = MaskedConv2d("B", channels, channels, 1, colors, rng=rng)
         self.last = MaskedConv2d("B", channels, colors * levels, 1, colors, rng=rng)
+        maps = np.zeros((classes, channels, *image_shape[1:]), np.float32)
+        self.label = Parameter(maps) if classes else None
 
-    def forward(self, x: Tensor, rng: Generator | None = None) -> Tensor:
-        """The logits of every factor: scaled images (N, C, H, W) to (N, H, W, C, levels)."""
+    def forward(self, x: Tensor, rng: Generator | None = None, labels: Array | None = None) -> Tensor:
+        """The logits of every factor: scaled images (N, C, H, W) to (N, H, W, C, levels).
+
+        What is learned for a label, at each pixel, is added to the first features: the bias that depends on the place
+        of van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders, section 2.3."""
         h = self.first(x)
+        if self.label is not None:
+            h = h + self.label[labels]
         for block in self.blocks:
             h = block(h, rng)
         logits = self.last(F.relu(self.mix(F.relu(h))))
         n, _, height, width = logits.shape
         return logits.permute(0, 2, 3, 1).reshape(n, height, width, self.image_shape[0], self.levels)
 
-    def _log_prob(self, images: Any, rng: Generator | None) -> Tensor:
+    def _log_prob(self, images: Any, rng: Generator | None, labels: Any) -> Tensor:
         levels = self.pixels(images)
-        logits = self(self.scaled(levels), rng)
+        logits = self(self.scaled(levels), rng, **self.condition(labels, len(levels)))
         return Categorical(logits).log_prob(levels.transpose(0, 2, 3, 1)).sum((1, 2, 3))
 
-    def log_prob(self, images: Any) -> Tensor:
-        """log p(x) = Σ_i log p(x_i | x_1, …, x_{i−1}), exact: (N, C, H, W) to (N,), nats per image.  Eq. 1 and 2."""
-        return self._log_prob(images, None)
+    def log_prob(self, images: Any, labels: Any = None) -> Tensor:
+        """log p(x) = Σ_i log p(x_i | x_1, …, x_{i−1}), exact: (N, C, H, W) to (N,), nats per image.  Eq. 1 and 2.
 
-    def loss(self, images: Any, rng: Generator) -> Tensor:
+        With labels (N,): log p(x | label)."""
+        return self._log_prob(images, None, labels)
+
+    def loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """−log p(x), the mean over images and dimensions, in nats per dimension."""
-        return -self._log_prob(images, rng).mean() / self.dimensions
+        return -self._log_prob(images, rng, labels).mean() / self.dimensions
 
-    def sample(self, n: int, rng: Generator) -> Array:
+    @property
+    def network_evaluations(self) -> int:
+        """One for each number, at its pixel alone."""
+        return self.dimensions
+
+    def sample(self, n: int, rng: Generator, labels: Any = None) -> Array:
         """Ancestral sampling, number by number in the order of the factorisation: uint8 (n, C, H, W)."""
         check_counts(n=n)
+        given = self.condition(labels, n, rng)
         xp = array_module(self.anchor.data)
-        return self.complete(xp.zeros((n, *self.image_shape), "uint8"), 0, rng)
+        return self.complete(xp.zeros((n, *self.image_shape), "uint8"), 0, rng, **given)
 
-    def complete_naively(self, images: Any, rows: int, rng: Generator) -> Array:
+    def complete_naively(self, images: Any, rows: int, rng: Generator, labels: Any = None) -> Array:
         """The definition of `complete`: the whole network once for every number, in the order of the factorisation."""
         x, (colors, height, width) = self._begun(images, rows), self.image_shape
+        given = self.condition(labels, len(x))
         with no_grad():
             for i in range(rows, height):
                 for j in range(width):
                     for c in range(colors):
-                        logits = self(self.scaled(x))[:, i, j, c]
+                        logits = self(self.scaled(x), **given)[:, i, j, c]
                         x[:, c, i, j] = Categorical(logits).sample(rng).data
         return x
 
-    def complete(self, images: Any, rows: int, rng: Generator) -> Array:
+    def complete(self, images: Any, rows: int, rng: Generator, labels: Any = None) -> Array:
         """The images with all below the first `rows` rows drawn from p(rest | first rows): bit for bit the images of
         `complete_naively` with the same rng, for the work of a few passes of the network in place of C·H·W.
 
@@ -124,17 +141,19 @@ class PixelCNN(GenerativeModel):
         Raises:
             ValueError: rows that are not in 0 … H, images that are none of this shape and these levels."""
         x, (colors, height, width) = self._begun(images, rows), self.image_shape
+        given = self.condition(labels, len(x))
         u = array_module(x).empty((height - rows, width, colors, len(x)))
         for numbers_of_one in u.reshape(-1, len(x)):
             numbers_of_one[...] = rng.uniform(len(x), dtype=np.float64)
-        columns, numbers = Columns(self, len(x)), list(itertools.product(range(height), range(width), range(colors)))
+        columns = Columns(self, len(x), **given)
+        numbers = list(itertools.product(range(height), range(width), range(colors)))
         while numbers:
             for i, j, c in numbers:
                 logits = columns.logits(i, j, c)
                 if i >= rows:
                     x[:, c, i, j] = Categorical(logits).icdf(u[i - rows, j, c]).data
                 columns.learn(x, i, j)
-            drawn = self.redrawn(x, u)
+            drawn = self.redrawn(x, u, **given)
             wrong = to_numpy((drawn != x).any(axis=0))
             # The first draw that the whole network sees otherwise is put right; where there is none, all are right.
             slips = [k for k, (i, j, c) in enumerate(numbers) if wrong[c, i, j]]
@@ -146,12 +165,12 @@ class PixelCNN(GenerativeModel):
             numbers = numbers[slips[0] + 1 :]
         return x
 
-    def redrawn(self, images: Array, u: Array) -> Array:
+    def redrawn(self, images: Array, u: Array, **given: Array) -> Array:
         """Each number of the last rows drawn by the whole network from those before it as they are.
 
         Shapes: images (N, C, H, W); u, uniform on [0, 1), (rows to draw, W, C, N)."""
         with no_grad():
-            x, logits = images.copy(), self(self.scaled(images)).data
+            x, logits = images.copy(), self(self.scaled(images), **given).data
         for i in range(-len(u), 0):  # a row at a time, as there are `levels` numbers to each of the images'
             x[:, :, i] = Categorical(logits[:, i]).icdf(u[i].transpose(2, 0, 1)).data.transpose(0, 2, 1)
         return x
@@ -161,6 +180,17 @@ class PixelCNN(GenerativeModel):
             raise ValueError(f"rows must be in 0 … {self.image_shape[1]}, got {rows}")
         return self.pixels(images).copy()
 
+    def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
+        """completions: a row a test image, first itself, then its upper half, then ways of completing that."""
+        (n, ways), half = (8, 6), self.image_shape[1] // 2
+        originals, given = self.first_images(test, n)
+        upper = originals.copy()
+        upper[:, :, half:] = 0
+        each = {name: labels.repeat(ways) for name, labels in given.items()}
+        done = to_numpy(self.complete(np.repeat(upper, ways, axis=0), half, rng, **each))
+        done = done.reshape(n, ways, *self.image_shape)
+        return {"completions": np.concatenate([originals[:, None], upper[:, None], done], axis=1)}
+
 
 class Columns:
     """The network at one pixel after the other, in raster order: columns (channels, n) go through the layers of
@@ -168,9 +198,10 @@ class Columns:
 
     Args:
         network: the whole network.
-        n: the number of images."""
+        n: the number of images.
+        labels: theirs (n,), if the network is conditional."""
 
-    def __init__(self, network: PixelCNN, n: int):
+    def __init__(self, network: PixelCNN, n: int, labels: Array | None = None):
         size = network.image_shape[1:]
         self.first = RememberingColumn(network.first, n, size)
         self.blocks = [
@@ -179,6 +210,7 @@ class Columns:
         self.mix, self.last = Column(network.mix, n), Column(network.last, n)
         self.levels, self.xp = network.levels, array_module(network.anchor.data)
         self.scaled = network.scaled(self.xp.arange(network.levels)).data
+        self.label = None if network.label is None else network.label.data[labels].transpose(2, 3, 1, 0)
         self.zeros = self.xp.zeros_like(self.mix.bias)
 
     def learn(self, x: Array, i: int, j: int) -> None:
@@ -189,6 +221,8 @@ class Columns:
         """Of colour c at pixel (i, j), where all before is known: (n, levels)."""
         relu = self.relu
         h = self.first.recall(i, j)
+        if self.label is not None:
+            h = h + self.label[i, j]
         for reduce, look, expand in self.blocks:
             look.remember(relu(reduce(relu(h))), i, j)
             h = h + expand(relu(look.recall(i, j)))

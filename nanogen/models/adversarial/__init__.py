@@ -1,0 +1,1 @@
+"""A generator against a discriminator: no density, a game."""

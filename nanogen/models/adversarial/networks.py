@@ -1,0 +1,102 @@
+"""Generator and discriminator of the DCGAN.  Radford, Metz & Chintala 2016, section 3.
+
+With labels, G is told the label beside z, by what is learned for it and added to the first features (Mirza & Osindero
+2014, Conditional Generative Adversarial Nets, section 3.2, whose one-hot label goes through the same layer as z), and
+its normalisation has a scale and a shift for each (de Vries et al. 2017, Modulating Early Visual Processing by
+Language).  D's logit has one more term, the product of its features and what is learned for the label:
+Miyato & Koyama 2018, cGANs with Projection Discriminator.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from nanogen import functional as F
+from nanogen.autograd import Tensor
+from nanogen.backend import Array
+from nanogen.nn import BatchNorm2d, Conv2d, ConvTranspose2d, Embedding, GroupNorm, Module, Parameter
+from nanogen.random import Generator
+
+
+def halvings(height: int, width: int) -> int:
+    """How often both sides can be halved before they are odd or at most 4."""
+    count = 0
+    while height % 2 == width % 2 == 0 and min(height, width) > 4:
+        height, width, count = height // 2, width // 2, count + 1
+    return count
+
+
+class ConditionalBatchNorm2d(BatchNorm2d):
+    """(1 + scale) · norm(x) + shift, norm a batch norm, scale and shift (C,) learned for each label; they begin as 0.
+
+    de Vries et al. 2017, section 3."""
+
+    def __init__(self, classes: int, num_features: int):
+        super().__init__(num_features)
+        self.scale = Parameter(np.zeros((classes, num_features), np.float32))
+        self.shift = Parameter(np.zeros((classes, num_features), np.float32))
+
+    def forward(self, x: Tensor, labels: Array) -> Tensor:  # type: ignore[override]
+        scale, shift = (F.embedding(labels, table).reshape(*x.shape[:2], 1, 1) for table in (self.scale, self.shift))
+        return (1.0 + scale) * super().forward(x) + shift
+
+
+class GeneratorNetwork(Module):
+    """Latents (N, latent) to images in [−1, 1]: the first layer makes a small image, each further one doubles it."""
+
+    def __init__(self, image_shape: tuple[int, int, int], channels: int, latent: int, rng: Generator, classes: int = 0):
+        super().__init__()
+        colors, height, width = image_shape
+        doublings = halvings(height, width)
+        wide = channels * 2**doublings
+        self.first = ConvTranspose2d(latent, wide, (height >> doublings, width >> doublings), bias=False, rng=rng)
+        norm = functools.partial(ConditionalBatchNorm2d, classes) if classes else BatchNorm2d
+        self.norms = [norm(wide >> i) for i in range(doublings + 1)]
+        self.convs = [
+            ConvTranspose2d(wide >> i, wide >> (i + 1), 4, stride=2, padding=1, bias=False, rng=rng)
+            for i in range(doublings)
+        ]
+        self.last = Conv2d(channels, colors, 3, padding=1, rng=rng)
+        small = wide * (height >> doublings) * (width >> doublings)
+        self.label = Embedding(classes, small, rng=rng) if classes else None
+
+    def forward(self, z: Tensor, **given: Array) -> Tensor:
+        h = self.first(z.reshape(*z.shape, 1, 1))
+        if self.label is not None:
+            h = h + self.label(given["labels"]).reshape(h.shape)
+        h = F.relu(self.norms[0](h, **given))
+        for conv, norm in zip(self.convs, self.norms[1:], strict=True):
+            h = F.relu(norm(conv(h), **given))
+        return F.tanh(self.last(h))
+
+
+class DiscriminatorNetwork(Module):
+    """Images in [−1, 1] to the logit of being real (N,): each layer halves the image, the last one takes it whole.
+
+    With `alone`, each image is normalised by itself, not with its batch, so that it has a slope of its own."""
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], channels: int, rng: Generator, alone: bool = False, classes: int = 0
+    ):
+        super().__init__()
+        colors, height, width = image_shape
+        count = halvings(height, width)
+        self.first = Conv2d(colors, channels, 3, padding=1, rng=rng)
+        self.convs = [
+            Conv2d(channels << i, channels << (i + 1), 4, stride=2, padding=1, bias=False, rng=rng)
+            for i in range(count)
+        ]
+        widths = [channels << (i + 1) for i in range(count)]
+        self.norms = [GroupNorm(1, width) if alone else BatchNorm2d(width) for width in widths]
+        self.last = Conv2d(channels << count, 1, (height >> count, width >> count), rng=rng)
+        features = (channels << count) * (height >> count) * (width >> count)
+        self.label = Embedding(classes, features, rng=rng) if classes else None
+
+    def forward(self, x: Tensor, labels: Array | None = None) -> Tensor:
+        h = F.leaky_relu(self.first(x), 0.2)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            h = F.leaky_relu(norm(conv(h)), 0.2)
+        logit = self.last(h).reshape(len(x))
+        return logit if self.label is None else logit + (self.label(labels) * h.reshape(len(x), -1)).sum(1)
