@@ -161,7 +161,7 @@ def test_a_blas_without_such_a_function(monkeypatch: pytest.MonkeyPatch) -> None
 def test_products_in_pieces(seed: int, small: int, kernels: bool, count: int) -> None:
     """Of integers exactly, in pieces of every height, width and depth, and in groups of those."""
     rng = np.random.default_rng(seed)
-    m, n, k, stack = *rng.integers(1, [80, 700, 80]), (3,) if rng.integers(2) else ()
+    m, n, k, stack = *rng.integers(1, [60, 700, 400]), (3,) if rng.integers(2) else ()
     numbers = lambda *shape: rng.integers(-4, 5, shape).astype(float)
     a = numbers(*stack, m, k) if rng.integers(2) else numbers(*stack, k, m).swapaxes(-1, -2)
     b = numbers(k, n) if rng.integers(2) else numbers(n, k).T
@@ -262,6 +262,7 @@ def test_outputs_that_share_cache_lines(dtype: str, channels: int) -> None:
 @given(st.floats(-100, 100, width=32), st.sampled_from(sorted(EPSILON)))
 @example(-88.5, "float32")
 @example(-87.5, "float32")
+@example(-5.9, "float32")  # as far from a multiple of ln 2 as can be
 def test_silu(x: float, dtype: str) -> None:
     """x / (1 + e⁻ˣ) to four roundings, wherever e⁻ˣ is a number of the type."""
     exact = x / (1 + math.exp(-x))

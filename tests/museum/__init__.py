@@ -238,9 +238,9 @@ tests and {files} files that are left out, with reasons.
 Our CUDA kernels (convolution without its products, sums, normalisation, softmax, cross-entropy, updates) run there too.
 g++ compiles them as C++ (tests that need them are skipped without g++), and each thread of a block is a fibre that
 waits at `__syncthreads()` (`strict/cuda.py`). Each launch runs twice, once in order and once from the last block and
-thread to the first, and both must give the same bits. Writing outside of an array is an error, and so is a barrier that some
-threads do not reach. `test_cuda.py` compares the kernels with the plain forms for blocks of every size, checks that
-leaving out any one barrier is noticed, and compiles the source with NVRTC where CuPy is installed.
+thread to the first, and both must give the same bits. Writing outside of an array is an error, and so is a barrier that
+some threads do not reach. `test_cuda.py` compares the kernels with the plain forms for blocks of every size, checks
+that leaving out any one barrier is noticed, and compiles the source with NVRTC where CuPy is installed.
 
 `test_strict.py` checks the stand-in against CuPy's rules. It also checks that a training step of each model copies only
 its images to the device, and nothing back. `test_parity.py` compares every operation and every model between
