@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from threadpoolctl import threadpool_limits
 import nanogen as ng
 from nanogen import functional as F
 from nanogen.autograd import Tensor
-from nanogen.functional.conv import convolve, convolve_adjoint, convolve_weight
+from nanogen.backend import moving_average
+from nanogen.functional.conv import convolve, convolve_adjoint, convolve_weight, output_size
 from nanogen.kernels import convolution as choice
 from nanogen.kernels import winograd
 from nanogen.kernels.cpu import compiled, convolution, products, threads
@@ -101,6 +103,49 @@ def test_pieces_of_products(
         assert height * width * depth <= products.SMALL
 
 
+@pytest.mark.parametrize("F", [None, *winograd.TILINGS], ids=["patches", "3x3", "4x4"])
+@given(SEEDS, st.sampled_from([1, 1 << 10, 1 << 13]), st.sampled_from([4, 8]), st.integers(1, 3))
+def test_images_some_at_a_time(F: winograd.Tiling | None, seed: int, room: int, groups: int, count: int) -> None:
+    """Convolutions and their adjoints, of integers exactly, are the plain forms, however few images, or lines of one,
+    are taken at a time, in however many groups, and by however many threads."""
+    rng = np.random.default_rng(seed)
+    n, c, o, *size = rng.integers(1, [40, 4, 4, 9, 9]).tolist()
+    numbers = lambda *shape: rng.integers(-4, 5, shape).astype(float)
+    kernel, stride, dilation, padding = (tuple(rng.integers(1, 4, 2).tolist()) for _ in range(4))
+    if F is not None:
+        kernel, stride, dilation = (F.r * F.s,) * 2, (F.s, F.s), (1, 1)
+    places = output_size(tuple(size), kernel, stride, padding, dilation)
+    if min(places) < 1:
+        return
+    how = {"stride": stride, "padding": padding, "dilation": dilation}
+    x, w, y, b, d = (numbers(*of) for of in ((n, c, *size), (o, c, *kernel), (n, o, *places), (o,), (c,)))
+    exact = [convolve.plain(x, w, **how) + b[:, None, None], convolve_weight.plain(x, y, kernel=kernel, **how)]
+    adjoint = convolve_adjoint.plain(y, w, size=tuple(size), **how)
+    exact += [adjoint + d[:, None, None]] if F is None else [adjoint, exact[1]]
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(count):
+        patch.setattr(convolution, "CHUNK_BYTES", room)
+        patch.setattr(convolution, "GROUPS", groups)
+        convolution.job.cache_clear()
+        try:
+            if F is None:
+                found = [*convolution.im2col(x, w, b, y, kernel, *how.values(), places)]
+                found += [convolution.col2im(y, w, d, tuple(size), *how.values())]
+            else:
+                found = [*convolution.winograd(x, w, b, y, padding, F, places)]
+                found += convolution.winograd_adjoint(y, w, x, padding, F, tuple(size))
+        finally:
+            convolution.job.cache_clear()
+    assert [np.array_equal(one, other) for one, other in zip(found, exact, strict=True)] == [True] * len(exact)
+
+
+@pytest.mark.parametrize(("kernels", "small"), [("SkylakeX", True), ("Haswell", False), (None, False)])
+def test_kernels_for_small_matrices(kernels: str | None, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those of OpenBLAS for AVX-512; other processors and libraries have none."""
+    found = None if kernels is None else types.SimpleNamespace(architecture=kernels)
+    monkeypatch.setattr(products, "blas", lambda: found)
+    assert products.kernels_for_small.__wrapped__() == small
+
+
 def test_a_blas_without_such_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then it has no address, which is 0; convolutions, which need it, decline, and so do products."""
     monkeypatch.setattr(products, "blas_function", lambda name: None)
@@ -119,7 +164,7 @@ def test_a_blas_without_such_a_function(monkeypatch: pytest.MonkeyPatch) -> None
 def test_products_in_pieces(seed: int, small: int, kernels: bool, count: int) -> None:
     """Of integers exactly, in pieces of every height, width and depth, and in groups of those."""
     rng = np.random.default_rng(seed)
-    m, n, k, stack = *rng.integers(1, 80, 3), (3,) if rng.integers(2) else ()
+    m, n, k, stack = *rng.integers(1, [60, 700, 400]), (3,) if rng.integers(2) else ()
     numbers = lambda *shape: rng.integers(-4, 5, shape).astype(float)
     a = numbers(*stack, m, k) if rng.integers(2) else numbers(*stack, k, m).swapaxes(-1, -2)
     b = numbers(k, n) if rng.integers(2) else numbers(n, k).T
@@ -134,6 +179,14 @@ def test_products_in_pieces(seed: int, small: int, kernels: bool, count: int) ->
     large = a.size * n > small and n > 1
     assert (found is not NotImplemented) == large
     assert not large or np.array_equal(found, a @ b)
+
+
+def test_what_updates_leave_to_the_plain_form() -> None:
+    """Parameters that are not contiguous, and lists of several types: unchanged."""
+    whole = np.ones((2, 3))
+    for average, value in ((whole.T, whole.T), (whole, whole.astype("float32")), (whole[:, ::2], whole[:, :2])):
+        assert moving_average.kernels["cpu"][0]([average], [value], kept=0.5, share=1.0) is NotImplemented
+        assert (average == 1).all()
 
 
 @given(st.integers(0, 10**6), st.integers(1, 5000))
@@ -212,6 +265,7 @@ def test_outputs_that_share_cache_lines(dtype: str, channels: int) -> None:
 @given(st.floats(-100, 100, width=32), st.sampled_from(sorted(EPSILON)))
 @example(-88.5, "float32")
 @example(-87.5, "float32")
+@example(-5.9, "float32")  # as far from a multiple of ln 2 as can be
 def test_silu(x: float, dtype: str) -> None:
     """x / (1 + e⁻ˣ) to four roundings, wherever e⁻ˣ is a number of the type."""
     exact = x / (1 + math.exp(-x))

@@ -65,7 +65,8 @@ def _(rng):
     shapes = [(), (0, 3), (1,), (3, 2), (2, 3, 4, 5), (20000,)]
     return [
         *(Sample(f"shape {shape}".replace(" ", ""), [rng.normal(size=shape)], {}) for shape in shapes),
-        Sample("special", [special[1:]], {}), Sample("integers", [np.arange(-3, 4)], {}),
+        Sample("special", [special[1:]], {}), Sample("nan", [np.array([1.0, np.nan, -1.0])], {}),
+        Sample("integers", [np.arange(-3, 4)], {}),
     ]  # fmt: skip
 
 

@@ -134,7 +134,7 @@ def _score_table() -> list[str]:
     mutants, killed = (sum(s[key] for s in scores().values()) for key in ("mutants", "killed"))
     lines.append(f"| together | {mutants} | {killed}, {killed / mutants:.1%} | | | |")
     if unmeasured := [f"{part} ({', '.join(PARTS[part].files)})" for part in PARTS if part not in scores()]:
-        lines += ["", f"Not measured yet: {'; '.join(unmeasured)}."]
+        lines += ["", f"Not measured as they are now: {'; '.join(unmeasured)}."]
     lines += ["", "A score is for the files as they were on that date."]
     return [*lines, ""]
 
@@ -186,7 +186,7 @@ power is stated and which must reject a deliberately wrong sampler. No test comp
     python -m pytest -m torture tests/test_malformed.py     # 9,000 malformed inputs; some minutes
     python -m pytest -m museum                          # the museum below, 25 minutes
     python -m pytest --device strict                    # all on the stand-in for a GPU: three minutes
-    CC= python -m pytest                                # all without C: NumPy's forms
+    CC= python -m pytest                                # all without C: the plain forms
     python -m pytest -m gpu                             # CPU against GPU, where there is one
 
 `helpers.py` checks gradients against central differences, and makes arrays in every memory layout. Hypothesis draws the
@@ -214,11 +214,12 @@ for more memory, and get an error if there is too little). Nothing may be unpick
 By default there are 30 inputs of each of 14 kinds, with `-m torture` 1,000 of each. The last such run: 14,000 runs on
 9,344 different inputs; 11,860 refused in one line, 2,140 still valid, no other outcome.
 
-## C and NumPy
+## Kernels and plain forms
 
-Where there is a C compiler, most operations on a CPU run in C, so the tests of layers and models check C against the
-equations. `test_compiled.py` compares each C function with the NumPy form that it replaces: exactly for integers, up to
-rounding for other numbers. The museum's changes of NumPy's forms are tested without a compiler.
+Every operation has a plain form in NumPy, and some have kernels besides, in C for a CPU and in CUDA for a GPU. Where
+there is a C compiler, the tests of layers and models check C against the equations. `test_kernels.py` compares every
+kernel that is registered with its plain form, over one table of samples: values, gradients, and what a kernel declines.
+`test_compiled.py` has what is particular to C. The museum's changes of plain forms are tested without a compiler.
 
 ## A GPU where there is none
 
@@ -234,12 +235,12 @@ Arrays that a test passes to nanogen are moved to the device on the way in, and 
 copied them back (`strict/plugin.py`). The library itself gets no such help. `strict/excluded.toml` lists the {excluded}
 tests and {files} files that are left out, with reasons.
 
-Our CUDA kernels (convolution without its products, sums, normalisation, softmax, cross-entropy) run there too. g++
-compiles them as C++ (tests that need them are skipped without g++), and each thread of a block is a fibre that waits at
-`__syncthreads()` (`strict/cuda.py`). Each launch runs twice, once in order and once from the last block and thread to
-the first, and both must give the same bits. Writing outside of an array is an error, and so is a barrier that some
-threads do not reach. `test_cuda.py` compares the kernels with NumPy's forms for blocks of every size, checks that
-leaving out any one barrier is noticed, and compiles the source with NVRTC where CuPy is installed.
+Our CUDA kernels (convolution without its products, sums, normalisation, softmax, cross-entropy, updates) run there too.
+g++ compiles them as C++ (tests that need them are skipped without g++), and each thread of a block is a fibre that
+waits at `__syncthreads()` (`strict/cuda.py`). Each launch runs twice, once in order and once from the last block and
+thread to the first, and both must give the same bits. Writing outside of an array is an error, and so is a barrier that
+some threads do not reach. `test_cuda.py` compares the kernels with the plain forms for blocks of every size, checks
+that leaving out any one barrier is noticed, and compiles the source with NVRTC where CuPy is installed.
 
 `test_strict.py` checks the stand-in against CuPy's rules. It also checks that a training step of each model copies only
 its images to the device, and nothing back. `test_parity.py` compares every operation and every model between

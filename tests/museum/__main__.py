@@ -24,7 +24,8 @@ def try_out(copy: Copy, mutation: Mutation) -> tuple[bool, str]:
         mutation.apply(copy.folder)
     except (ValueError, OSError) as error:
         return False, str(error)
-    in_c = mutation.file.endswith(".c") or mutation.test.startswith("test_compiled")  # else C would hide NumPy's form
+    # Else C would hide the plain form.
+    in_c = mutation.file.startswith("kernels/") or mutation.test.startswith(("test_compiled", "test_kernels"))
     status, outcomes, printed = copy.run(mutation.test, in_c=in_c)
     errors = [
         o["error"] for o in outcomes if o["phase"] == "call" and o["outcome"] == "failed"
