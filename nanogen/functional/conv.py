@@ -12,6 +12,7 @@ for each place where the kernel stands, times the kernel.  The adjoint adds the 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from typing import Any
 
