@@ -268,8 +268,7 @@ def test_average_pooling_along_one_axis():
 @settings(max_examples=2 * settings().max_examples)
 @given(st.data())
 def test_average_pooling(data):
-    """The mean under each window along both axes, of the input's type; and what is taken where a setting is not given.
-    """
+    """The mean under each window along both axes, of the input's type; and what a setting is if not given."""
     draw = Draw(data)
     pair = lambda low, high: (draw.number(low, high), draw.number(low, high))
     kernel, stride = pair(1, 4), draw.pick([None, pair(1, 4)])
