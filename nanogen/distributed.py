@@ -15,13 +15,12 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from nanogen.backend import Array, device_of, to_device, to_numpy
 
-T = TypeVar("T")
 LAUNCHERS = ("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")  # what they tell each process
 PATIENCE = 1.0  # seconds that a rank which fails waits for the others, which may fail alike
 
@@ -75,10 +74,8 @@ def mean_over_ranks(*arrays: Array) -> list[Array]:
     communicator().Reduce(row, total)
     communicator().Bcast(total)  # Allreduce need not give the same bits everywhere
     ends = np.cumsum([array.size for array in arrays])[:-1]
-    means = [
-        part.reshape(a.shape).astype(a.dtype) for part, a in zip(np.split(total / size(), ends), arrays, strict=True)
-    ]
-    return [to_device(mean, device_of(array)) for mean, array in zip(means, arrays, strict=True)]
+    parts = zip(np.split(total / size(), ends), arrays, strict=True)
+    return [to_device(mean.reshape(a.shape).astype(a.dtype), device_of(a)) for mean, a in parts]
 
 
 def part(n: int) -> slice:
@@ -86,12 +83,12 @@ def part(n: int) -> slice:
     return slice(rank() * n // size(), (rank() + 1) * n // size())
 
 
-def everyones(value: T) -> list[T]:
+def everyones(value: Any) -> list[Any]:
     """What each rank has, on every rank."""
     return [value] if size() == 1 else communicator().allgather(value)
 
 
-def broadcast(value: T) -> T:
+def broadcast(value: Any) -> Any:
     """The first rank's value, on every rank."""
     return value if size() == 1 else communicator().bcast(value)
 

@@ -6,6 +6,7 @@ Each job runs `mpiexec` of the wheel `mpich`, in processes of its own with a lim
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import os
 import signal
@@ -230,8 +231,10 @@ def test_parts_of_random_numbers_are_those_of_the_whole(
                 part.normal((length + 1, 2))
 
 
+@pytest.mark.skipif(not importlib.util.find_spec("nanogen.kernels"), reason="what draws on a device is a kernel")
 def test_a_part_at_a_key() -> None:
     """Of a captured step, too, whose generator begins at a key."""
+    importlib.import_module("nanogen.kernels.cuda")
     rng = ng.Generator(5, drawn="device")
     assert np.array_equal(rng.part(slice(1, 3), 4).at(rng.key).normal((2, 3)), rng.at(rng.key).normal((4, 3))[1:3])
 

@@ -539,11 +539,6 @@ def _(f, draw):
     return lambda x: f(x, (2, 3), **how), [draw.array((2, 2, 5, 6), "distinct")]
 
 
-@example("instance_norm")
-def _(f, draw):
-    return lambda x, w, b: f(x, weight=w, bias=b), [draw.array((2, 3, 2, 3)), draw.array((3,)), draw.array((3,))]
-
-
 @example("binary_cross_entropy", "log_loss")
 def _(f, draw):
     shape = draw.shape(least=1)

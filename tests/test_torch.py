@@ -22,7 +22,7 @@ from nanogen import functional as F
 
 IN_TORCH_NN = [
     "conv2d", "conv_transpose2d", "linear", "pad", "interpolate", "avg_pool2d", "max_pool2d", "embedding", "one_hot",
-    "group_norm", "batch_norm", "layer_norm", "instance_norm", "scaled_dot_product_attention", "relu", "leaky_relu",
+    "group_norm", "batch_norm", "layer_norm", "scaled_dot_product_attention", "relu", "leaky_relu",
     "silu", "gelu", "logsigmoid", "softplus", "dropout", "mse_loss", "l1_loss", "cross_entropy", "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
 ]  # fmt: skip
@@ -59,9 +59,6 @@ OUTSIDE: dict[str, Callable[[Any], bool]] = {
     ),
     "pad: a mode that is refused": lambda c: c.name == "pad" and c.variant.startswith(("circular", "replicate")),
     "a pool's setting that is refused": lambda c: c.name.endswith("_pool2d") and c.pools_otherwise(),
-    "instance_norm: running moments": lambda c: (
-        c.name == "instance_norm" and c.sample.kwargs.get("running_mean") is not None
-    ),
     "norm: a p that is refused": lambda c: (
         c.name == "norm" and any(p == "nuc" or (not isinstance(p, str) and p <= 0) for p in c.p())
     ),

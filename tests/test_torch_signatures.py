@@ -167,7 +167,6 @@ FOREIGN = {
     "return_indices": lambda: nn.MaxPool2d(2, None, 0, 1, True)(x(1, 1, 4, 4)),
     "antialias": lambda: F.interpolate(x(1, 1, 4, 4), 2, antialias=True),
     "InstanceNorm2d: track_running_stats": lambda: nn.InstanceNorm2d(3, 1e-5, 0.1, True, True),
-    "running_mean": lambda: F.instance_norm(x(1, 2, 3, 3), x(2)),
     "assign": lambda: nn.Linear(2, 2).load_state_dict({}, True, True),
     "alpha": lambda: x(2).add(x(2), alpha=2),
     "dtype": lambda: F.softmax(x(2, 2), dim=1, dtype=np.float64),

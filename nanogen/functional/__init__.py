@@ -58,11 +58,6 @@ for _name, _operation in _OPERATORS.items():
     setattr(Tensor, f"__r{_name}__", lambda self, other, f=_operation: f(other, self))
 
 
-def _requires_grad(input: Tensor, requires_grad: bool) -> Tensor:
-    input.requires_grad = requires_grad
-    return input
-
-
 _METHODS: tuple[Callable[..., Any], ...] = (
     exp, expm1, log, log1p, sqrt, abs, clip, maximum, minimum, sign, tanh, sigmoid, softmax, log_softmax, sum,
     mean, var, amax, amin, logsumexp, matmul, reshape, flatten, squeeze, unsqueeze, expand, permute, transpose, flip,
@@ -81,7 +76,7 @@ _ALIASES: dict[str, Callable[..., Any]] = {
     "tolist": lambda input: input.data.tolist(), "t": lambda input: input.permute(*reversed(range(input.ndim))),
     "fill_": lambda input, value: overwrite(input, Tensor(array_module(input.data).full_like(input.data, value))),
     "zero_": lambda input: input.fill_(0),
-    "requires_grad_": lambda input, requires_grad=True: _requires_grad(input, requires_grad),
+    "requires_grad_": lambda input, requires_grad=True: setattr(input, "requires_grad", requires_grad) or input,  # type: ignore
     "view_as": lambda input, other: input.reshape(other.shape),
     "expand_as": lambda input, other: input.expand(other.shape),
     "masked_fill": lambda input, mask, value: where(mask, value, input),
@@ -106,10 +101,10 @@ def _in_place(self: Tensor, name: str) -> Callable[..., Tensor]:
 setattr(Tensor, "__getattr__", _in_place)
 
 # NumPy's functions of tensors.  Of its ufuncs a tensor takes part in the operators alone: `np.exp(x)` is a TypeError.
-_OF_NUMPY: dict[Callable[..., Any], Callable[..., Tensor]] = {
+_OF_NUMPY: dict[Callable[..., Any], Callable[..., Any]] = {
     np.stack: lambda arrays, axis=0: stack(arrays, axis),
     np.concatenate: lambda arrays, axis=0: cat(arrays, axis),
-    np.where: lambda condition, x, y: where(condition, x, y),
+    np.where: lambda condition, x=None, y=None: np.nonzero(condition.data) if x is None else where(condition, x, y),
     np.clip: lambda a, a_min=None, a_max=None: clip(a, a_min, a_max),
     np.reshape: lambda a, shape: reshape(a, shape),
     np.transpose: lambda a, axes=None: permute(a, axes or tuple(reversed(range(a.ndim)))),
@@ -127,20 +122,14 @@ def _at_most_2(b: Any) -> Tensor:
     return constant(b)
 
 
-def _takes(function: Callable[..., Any], args: Any, named: Any) -> bool:
-    try:
-        inspect.signature(function).bind(*args, **named)
-    except TypeError:
-        return False
-    return True
-
-
 def _array_function(self: Tensor, function: Any, types: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
     """What NumPy's `function` gives of tensors: by ours, if there is the same; otherwise of their numbers.
 
     Raises:
         TypeError: these give numbers, of tensors that require gradients."""
-    if (ours := _OF_NUMPY.get(function)) and _takes(ours, args, named):
+    ours = _OF_NUMPY.get(function)
+    takes = inspect.signature(ours).parameters if ours else {}
+    if ours and named.keys() <= takes.keys() and len(args) <= len(takes):
         return ours(*args, **named)
     found: list[Tensor] = []
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from nanogen import distributed
 from nanogen.autograd import Tensor, changes, composite, primitive
-from nanogen.backend import Operation, array_module, moving_average, unsupported
+from nanogen.backend import Operation, array_module, moving_average
 from nanogen.functional.activation import silu
 from nanogen.functional.reduction import mean, normalize
 
-__all__ = ["batch_norm", "group_norm", "group_norm_silu", "instance_norm", "layer_norm"]
+__all__ = ["batch_norm", "group_norm", "group_norm_silu", "layer_norm"]
 
 
 @primitive
@@ -120,22 +119,6 @@ def batch_norm(
         changes.note(running_var.data)
     how = {"groups": channels, "eps": eps, "over_batch": True, "gated": False}
     return normalize_groups(input, weight, bias, **how, moments=(mean, variance))
-
-
-def instance_norm(
-    input, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5
-):
-    """Each channel of each image normalised over its pixels.  Ulyanov et al. 2016, eq. 3.
-
-    Shapes: input (N, C, *), weight and bias (C,).
-
-    Raises:
-        ValueError: no pixels to average over, running moments, a weight of another shape.
-    """
-    unsupported("instance_norm", running_mean=running_mean, running_var=running_var)
-    if not use_input_stats or input.ndim < 3 or math.prod(input.shape[2:]) < 2:
-        raise ValueError(f"instance_norm: needs use_input_stats and more than one pixel, got input {input.shape}")
-    return group_norm(input, input.shape[1], weight, bias, eps)
 
 
 def layer_norm(

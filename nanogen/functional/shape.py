@@ -376,8 +376,8 @@ def interpolate(
             a, b, shift = (n - 1, m - 1, 0.0) if align_corners else (a, b, 0.5)
             position = np.clip((np.arange(m) + shift) * (a / b if b else 0) - shift, 0, n - 1)
             weights = np.maximum(0, 1 - abs(position - np.arange(n)[:, None]))  # of each source pixel (n, m)
-            weights = resident(weights, input.dtype, device_of(input.data))
-            input = (input.transpose(axis, -1) @ weights).transpose(axis, -1)
+            product = input.transpose(axis, -1) @ resident(weights, input.dtype, device_of(input.data))
+            input = product.transpose(axis, -1)
         else:
             input = _places(input, axis, np.array([int(i * a / b) for i in range(m)], int))
     return input
