@@ -342,7 +342,7 @@ class Primitive(Operation):
         if node.gradient and not _recording.get():
             arrays = [x.data for x in node.inputs]
             found = node.gradient(g.data, node.saved, *arrays, wanted=wanted, **node.parameters)
-            return [None if array is None else Tensor(array) for array in found]
+            return [Tensor(a) if want and a is not None else None for a, want in zip(found, wanted, strict=True)]
         return self.differentiable_gradients(node, g, wanted)
 
     def differentiable_gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:

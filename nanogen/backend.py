@@ -57,9 +57,7 @@ def device_of(array: Array) -> str:
 def to_device(array: Array, device: str) -> Array:
     """The same numbers on `device`; the array itself if it lies there already."""
     xp = device_module(device)
-    if array_module(array) is xp:
-        return xp.asarray(array)
-    return xp.asarray(array) if xp is not np else array.get()
+    return array.get() if xp is np and array_module(array) is not np else xp.asarray(array)
 
 
 def to_numpy(array: Array) -> np.ndarray:
@@ -156,7 +154,7 @@ class Update(Operation):
     """
 
     def __call__(self, *arrays: list[Array], **parameters: Any) -> None:
-        kernel, _ = self.kernels.get(device_of(arrays[0][0]), (None, None))
+        kernel, _ = self.kernels.get(device_of(arrays[0][0]), (None, None)) if arrays[0] else (None, None)
         if kernel is None or kernel(*arrays, **parameters) is NotImplemented:
             self.plain(*arrays, **parameters)
 

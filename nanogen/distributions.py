@@ -6,6 +6,7 @@ Parameters are tensors, arrays or numbers.  They broadcast against each other an
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,8 @@ class Discretized:
     Salimans et al. 2017, eq. 2; Ho et al. 2020, eq. 13.
     """
 
+    log_below: Callable[..., Tensor]  # log F(z), F the standard cumulative distribution function; F(−z) = 1 − F(z)
+
     def __init__(self, mean: Any, log_scale: Any, levels: int):
         if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:
             raise ValueError(f"levels must be an integer of at least 2, got {levels!r}")
@@ -162,10 +165,6 @@ class Discretized:
 
         width = high − low, without the rounding error of that difference; below = log F(high);
         above = log(1 − F(low))."""
-        raise NotImplementedError
-
-    def log_below(self, z: Tensor) -> Tensor:
-        """log F(z) = log(1 − F(−z))."""
         raise NotImplementedError
 
     def log_prob(self, x: Any) -> Tensor:
@@ -195,17 +194,9 @@ class Discretized:
 
 
 class DiscretizedNormal(Discretized):
-    """The normal distribution N(mean, exp(log_std)²) on [−1, 1], over integer levels.  Ho et al. 2020, eq. 13."""
+    """The normal distribution N(mean, exp(log_scale)²) on [−1, 1], over integer levels.  Ho et al. 2020, eq. 13."""
 
-    def __init__(self, mean: Any, log_std: Any, levels: int):
-        super().__init__(mean, log_std, levels)
-
-    @property
-    def log_std(self) -> Tensor:
-        return self.log_scale
-
-    def log_below(self, z: Tensor) -> Tensor:
-        return F.log_ndtr(z)
+    log_below = staticmethod(F.log_ndtr)
 
     def log_mass(self, low: Tensor, high: Tensor, width: Tensor, below: Tensor, above: Tensor) -> Tensor:
         """log(Φ(h) − Φ(l)) without cancellation, in one of two ways.
@@ -237,8 +228,7 @@ class DiscretizedLogistic(Discretized):
 
     Salimans et al. 2017, eq. 2."""
 
-    def log_below(self, z: Tensor) -> Tensor:
-        return F.logsigmoid(z)
+    log_below = staticmethod(F.logsigmoid)
 
     def log_mass(self, low: Tensor, high: Tensor, width: Tensor, below: Tensor, above: Tensor) -> Tensor:
         """log(σ(h) − σ(l)) = log σ(h) + log σ(−l) + log(1 − e^−(h−l))."""
@@ -276,12 +266,10 @@ def kl_divergence(q: Any, p: Any) -> Tensor:
     Raises:
         TypeError: a pair of distributions without a closed form here.
     """
-    if isinstance(q, Normal) and isinstance(p, Normal):
-        return normal_kl(q, p)
-    if isinstance(q, Bernoulli) and isinstance(p, Bernoulli):
-        return bernoulli_kl(q, p)
-    if isinstance(q, Categorical) and isinstance(p, Categorical):
-        return categorical_kl(q, p)
+    families: Any = ((Normal, normal_kl), (Bernoulli, bernoulli_kl), (Categorical, categorical_kl))
+    for family, divergence in families:
+        if isinstance(q, family) and isinstance(p, family):
+            return divergence(q, p)
     raise TypeError(f"kl_divergence: no closed form for {type(q).__name__} and {type(p).__name__}")
 
 

@@ -30,13 +30,13 @@ class Optimizer:
 
     remembered: tuple[str, ...] = ()
 
-    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float = 0.0):
+    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float = 0.0, **others: float):
         self.params = [params] if isinstance(params, Tensor) else list(params)
         if any(not isinstance(p, Tensor) for p in self.params):
             raise TypeError(f"params must be tensors, got {', '.join({type(p).__name__ for p in self.params})}")
         if not self.params or len({id(p) for p in self.params}) < len(self.params):
             raise ValueError(f"params: nothing to optimise, or one twice, in {len(self.params)}")
-        _at_least_zero(lr=lr, weight_decay=weight_decay)
+        _at_least_zero(lr=lr, weight_decay=weight_decay, **others)
         self.lr, self.weight_decay = lr, weight_decay
         zeros = lambda: [array_module(p.data).zeros_like(p.data) for p in self.params]
         self.state: dict[str, Arrays] = {name: zeros() for name in self.remembered}
@@ -57,17 +57,17 @@ class Optimizer:
             ValueError: a gradient of another shape than its parameter's; no parameter has moved then.
         """
         loss = None if closure is None else closure()
-        moving = [i for i, p in enumerate(self.params) if p.grad is not None]
-        for p in (self.params[i] for i in moving):
-            if p.grad.shape != p.shape:  # type: ignore[union-attr]
-                raise ValueError(f"expected a gradient of shape {p.shape}, got {p.grad.shape}")  # type: ignore[union-attr]
+        grads = {i: p.grad.data for i, p in enumerate(self.params) if p.grad is not None}
+        for i, g in grads.items():
+            if g.shape != self.params[i].shape:
+                raise ValueError(f"expected a gradient of shape {self.params[i].shape}, got {g.shape}")
         if numbers is None:
-            self.steps[moving] += 1
+            self.steps[list(grads)] += 1
         kinds: dict[Any, list[int]] = {}  # one, unless some parameter was left out before
-        for i in moving:
+        for i in grads:
             kinds.setdefault((int(self.steps[i]), self.params[i].dtype, self.params[i].device), []).append(i)
         for (t, _, _), some in kinds.items():
-            x, g = [self.params[i].data for i in some], [self.params[i].grad.data for i in some]  # type: ignore[union-attr]
+            x, g = [self.params[i].data for i in some], [grads[i] for i in some]
             for array in x:
                 changes.note(array)
             memory = [[arrays[i] for i in some] for arrays in self.state.values()]
@@ -124,13 +124,9 @@ class SGD(Optimizer):
 
     remembered = ("velocity",)
 
-    def __init__(
-        self, params: Iterable[Tensor], lr: float = 1e-3, momentum: float = 0.0, dampening: float = 0.0,
-        weight_decay: float = 0.0, nesterov: bool = False,
-    ):  # fmt: skip
-        super().__init__(params, lr, weight_decay)
+    def __init__(self, params, lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False):
+        super().__init__(params, lr, weight_decay, dampening=dampening)
         _at_least_zero(1, momentum=momentum)
-        _at_least_zero(dampening=dampening)
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError(f"nesterov needs a momentum, got {momentum}, and no dampening, got {dampening}")
         self.momentum, self.dampening, self.nesterov = momentum, dampening, nesterov
@@ -152,13 +148,9 @@ class Adam(Optimizer):
 
     remembered = ("mean", "square")
 
-    def __init__(
-        self, params: Iterable[Tensor], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-        weight_decay: float = 0.0,
-    ):  # fmt: skip
-        super().__init__(params, lr, weight_decay)
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+        super().__init__(params, lr, weight_decay, eps=eps)
         _at_least_zero(1, beta1=betas[0], beta2=betas[1])
-        _at_least_zero(eps=eps)
         self.betas, self.eps = betas, eps
 
     def numbers(self, t: int) -> list[float]:
@@ -188,24 +180,19 @@ def adam(params, grads, means, squares, *, betas, eps, correction, rate):
 class AdamW(Adam):
     """Adam with decoupled weight decay: x ← x − lr·λ·x besides.  Loshchilov & Hutter 2019, algorithm 2."""
 
-    def __init__(
-        self, params: Iterable[Tensor], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-    ):  # fmt: skip
-        super().__init__(params, lr, betas, eps)
-        _at_least_zero(weight_decay=weight_decay)
-        self.decoupled_decay = weight_decay
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
+        super().__init__(params, lr, betas, eps, weight_decay)
 
     def numbers(self, t: int) -> list[float]:
         """Adam's, and 1 − lr·λ."""
-        return [*super().numbers(t), 1 - self.lr * self.decoupled_decay]
+        return [*super().numbers(t), 1 - self.lr * self.weight_decay]
 
     def update(self, x: Arrays, g: Arrays, *memory: Arrays, numbers: Sequence[Number]) -> None:
-        *adams, kept = numbers
-        if self.decoupled_decay:
+        correction, rate, kept = numbers
+        if self.weight_decay:
             for a in x:
                 a *= kept
-        super().update(x, g, *memory, numbers=adams)
+        adam(x, g, *memory, betas=self.betas, eps=self.eps, correction=correction, rate=rate)
 
 
 class RMSprop(Optimizer):
@@ -213,13 +200,9 @@ class RMSprop(Optimizer):
 
     remembered = ("square",)
 
-    def __init__(
-        self, params: Iterable[Tensor], lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
-        weight_decay: float = 0.0,
-    ):  # fmt: skip
-        super().__init__(params, lr, weight_decay)
+    def __init__(self, params, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0.0):
+        super().__init__(params, lr, weight_decay, eps=eps)
         _at_least_zero(1, alpha=alpha)
-        _at_least_zero(eps=eps)
         self.alpha, self.eps = alpha, eps
 
     def update(self, x: Arrays, g: Arrays, *memory: Arrays, numbers: Sequence[Number]) -> None:
@@ -276,10 +259,7 @@ class ExponentialMovingAverage:
 
 
 def clip_grad_norm_(
-    parameters: Tensor | Iterable[Tensor],
-    max_norm: float,
-    norm_type: float = 2.0,
-    error_if_nonfinite: bool = False,
+    parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> Tensor:
     """Scale all gradients by one factor, min(1, max_norm/(‖g‖ + 1e-6)), so that together they are no longer than
     max_norm; parameters without a gradient are left out.  Pascanu et al. 2013, algorithm 1, in torch's form.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Generator:
         self._source = self._make_source()
         self._part: tuple[slice, int] | None = None
 
-    def _make_source(self) -> Source:
+    def _make_source(self) -> Any:
         indices = self._indices
         if any(index >= 1 << 32 for index in indices):  # SeedSequence would read such an index as two
             indices = tuple(hashlib.sha256(repr(indices).encode()).digest())
@@ -112,7 +112,7 @@ class Generator:
 
     def permutation(self, n: int) -> Array:
         """0 … n − 1 in random order."""
-        return self._place(self._source.permutation(n))
+        return to_device(self._source.permutation(n), self.device)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -131,25 +131,11 @@ class Generator:
 
     def _draw(self, draw: Callable[[Size], Array], size: Size) -> Array:
         if self._part is None or size == ():
-            return self._place(draw(size))
+            return to_device(draw(size), self.device)
         (own, whole), (n, *others) = self._part, (size,) if isinstance(size, int | np.integer) else size
         if n != own.stop - own.start:
             raise ValueError(f"a part of {own.stop - own.start} of a batch draws along its first axis, got size {size}")
-        return self._place(draw((whole, *others)))[own]
-
-    def _place(self, drawn: Any) -> Array:
-        return to_device(drawn, self.device)
-
-
-class Source(Protocol):
-    """What a `Generator` draws from; `state` as there."""
-
-    state: dict[str, Any]
-
-    def normal(self, size: Size, dtype: np.dtype) -> Array: ...
-    def uniform(self, size: Size, dtype: np.dtype) -> Array: ...
-    def integers(self, low: int, high: int, size: Size) -> Array: ...
-    def permutation(self, n: int) -> Array: ...
+        return to_device(draw((whole, *others)), self.device)[own]
 
 
 class HostSource:

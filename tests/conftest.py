@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, Phase, settings
 sys.path.append(str(Path(__file__).parents[1]))  # `benchmarks`, and `tests` itself, are not installed
 
 if not importlib.util.find_spec("nanogen.kernels"):  # the core is complete without the annex
-    collect_ignore = [f"test_{name}.py" for name in ("kernels", "compiled", "cuda", "products", "parity", "strict")]
+    collect_ignore = [
+        f"test_{name}.py" for name in ("kernels", "compiled", "cuda", "products", "parity", "philox", "strict")
+    ]
 
 slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=20, suppress_health_check=slow)

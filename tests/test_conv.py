@@ -268,8 +268,7 @@ def test_average_pooling_along_one_axis():
 @settings(max_examples=2 * settings().max_examples)
 @given(st.data())
 def test_average_pooling(data):
-    """The mean under each window along both axes, of the input's type; and what is taken where a setting is not given.
-    """
+    """The mean under each window along both axes, of the input's type; and the defaults of settings."""
     draw = Draw(data)
     pair = lambda low, high: (draw.number(low, high), draw.number(low, high))
     kernel, stride = pair(1, 4), draw.pick([None, pair(1, 4)])
@@ -444,7 +443,8 @@ def test_no_gradient_is_computed_that_nobody_asked_for(monkeypatch):
 
 @given(st.data())
 def test_transposed_convolution_with_bias(data):
-    """What is not given is stride 1, no padding, no dilation; a bias is added to each channel.  The transposed convolution without a setting is that of the direct sum ⟨conv(x, w), y⟩ = ⟨x, convᵀ(y, w)⟩."""
+    """What is not given is stride 1, no padding, no dilation; a bias is added to each channel.  The transposed
+    convolution without a setting is that of the direct sum ⟨conv(x, w), y⟩ = ⟨x, convᵀ(y, w)⟩."""
     draw = Draw(data)
     kernel = (draw.number(1, 3), draw.number(1, 3))
     y, w = draw.array((2, 3, 4, 5), "integer"), draw.array((3, 2, *kernel), "integer")

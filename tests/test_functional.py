@@ -58,7 +58,7 @@ def plain(names: str, kind: str = "normal") -> None:
     example(*names.split())(lambda f, draw: (f, [draw.array(draw.shape(), kind)]))
 
 
-plain("exp expm1 tanh sigmoid silu softplus logsigmoid log_ndtr negative neg sin cos square erf")
+plain("exp expm1 tanh sigmoid silu softplus logsigmoid log_ndtr negative neg mean_over_ranks sin cos square erf")
 plain("log sqrt log1p", "positive")
 plain("abs sign relu", "nonzero")
 

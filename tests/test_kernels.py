@@ -252,7 +252,7 @@ BY_NAME = {operation.__name__: operation for operation in OPERATIONS if operatio
 
 def registered(on: str) -> list[str]:
 
-    return sorted(o.__name__ for o in OPERATIONS if on in o.kernels and o.__module__.startswith("nanogen."))
+    return sorted(o.__name__ for o in OPERATIONS if on in o.kernels and (o.__module__ or "").startswith("nanogen."))
 
 
 @pytest.mark.parametrize("on", DEVICES)

@@ -483,6 +483,19 @@ def test_models_take_nothing_from_the_default_generator() -> None:
     assert ng.default_generator.state == before
 
 
+def test_normalisations_without_weights_go_back() -> None:
+    """Two layers of different widths whose scale and shift need no gradient: the images' is that of the equation."""
+    rng = np.random.default_rng(0)
+    x, w = ng.tensor(rng.standard_normal((3, 2, 2, 2)), requires_grad=True), rng.standard_normal((5, 2, 1, 1))
+    narrow, wide = nn.BatchNorm2d(2, affine=False).to(np.float64), nn.BatchNorm2d(5, affine=False).to(np.float64)
+    cotangent = rng.standard_normal((3, 5, 2, 2))
+    f = lambda x: (wide(ng.functional.conv2d(narrow(x), w)) * cotangent).sum()
+    (slope,) = ng.grad(f(x), x)
+    step = 1e-6 * rng.standard_normal(x.shape)
+    difference = (f(ng.Tensor(x.data + step)).item() - f(ng.Tensor(x.data - step)).item()) / 2
+    assert (slope.data * step).sum() == pytest.approx(difference, rel=1e-5)
+
+
 def test_batch_norm_counts_and_keeps_still_in_evaluation() -> None:
     """Evaluation leaves the running moments alone; training counts its batches."""
     layer, x = nn.BatchNorm2d(2), ng.tensor(normal(3, 2, 2, 2).astype(np.float32))

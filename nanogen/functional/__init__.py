@@ -114,18 +114,11 @@ _OF_NUMPY: dict[Callable[..., Any], Callable[..., Tensor]] = {
     np.clip: lambda a, a_min=None, a_max=None: clip(a, a_min, a_max),
     np.reshape: lambda a, shape: reshape(a, shape),
     np.transpose: lambda a, axes=None: permute(a, axes or tuple(reversed(range(a.ndim)))),
-    np.dot: lambda a, b: multiply(a, b) if 0 in (constant(a).ndim, constant(b).ndim) else matmul(a, _at_most_2(b)),
     np.sum: lambda a, axis=None, keepdims=False: sum(a, axis, keepdims),
     np.mean: lambda a, axis=None, keepdims=False: mean(a, axis, keepdims),
     np.max: lambda a, axis=None, keepdims=False: amax(a, dim=axis, keepdim=keepdims),
     np.min: lambda a, axis=None, keepdims=False: amin(a, dim=axis, keepdim=keepdims),
 }
-
-
-def _at_most_2(b: Any) -> Tensor:
-    if constant(b).ndim > 2:
-        raise TypeError(f"np.dot: of tensors the second one has at most two axes, got shape {constant(b).shape}")
-    return constant(b)
 
 
 def _takes(function: Callable[..., Any], args: Any, named: Any) -> bool:

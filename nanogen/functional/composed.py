@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import collections
-import functools
-import inspect
 import math
 from typing import Any
 
@@ -18,24 +16,26 @@ from nanogen.functional.shape import one_by_one, permute
 __all__ = ["argmax", "leaky_relu", "max", "min", "norm", "prod", "relu", "repeat", "silu", "square", "std"]
 
 
-def with_inplace(operation: Any) -> Any:
-    """`operation`, of one tensor, with torch's `inplace` among its parameters."""
-
-    @functools.wraps(operation.plain)
-    def call(input: Tensor, *settings: Any, inplace: bool = False, **named: Any) -> Tensor:
-        if len(settings) > len(operation.defaults):
-            *settings, inplace = settings  # type: ignore[assignment]
-        out = operation(input, *settings, **named)
-        return overwrite(input, out) if inplace else out
-
-    own = list(inspect.signature(operation).parameters.values())
-    last = inspect.Parameter("inplace", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False)
-    call.__signature__ = inspect.Signature([*own, last])  # type: ignore[attr-defined]
-    call.kernel = operation.kernel  # type: ignore[attr-defined]
-    return call
+def relu(input: Tensor, inplace: bool = False) -> Tensor:
+    """max(x, 0); the gradient at 0 is 0."""
+    out = activation.relu(input)
+    return overwrite(input, out) if inplace else out
 
 
-relu, leaky_relu, silu = map(with_inplace, (activation.relu, activation.leaky_relu, activation.silu))
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """x where it is positive, negative_slope · x elsewhere."""
+    out = activation.leaky_relu(input, negative_slope=negative_slope)
+    return overwrite(input, out) if inplace else out
+
+
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """x · sigmoid(x).  Hendrycks & Gimpel 2016; Elfwing et al. 2018."""
+    out = activation.silu(input)
+    return overwrite(input, out) if inplace else out
+
+
+for _function in (relu, leaky_relu, silu):  # kernels are the operations'
+    _function.kernel = getattr(activation, _function.__name__).kernel  # type: ignore[union-attr]
 
 
 def square(input: Tensor) -> Tensor:

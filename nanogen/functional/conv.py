@@ -12,6 +12,7 @@ for each place where the kernel stands, times the kernel.  The adjoint adds the 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -60,9 +61,8 @@ def col2im(columns, size, stride, padding, dilation):
     (_, oh, ow, *kernel, c), (top, left) = columns.shape, padding
     padded = zeros_for(columns, c, kernel, (oh, ow), stride, dilation)
     sums = patches(padded, kernel, (oh, ow), stride, dilation)
-    for k in range(kernel[0]):
-        for l in range(kernel[1]):  # noqa: E741
-            sums[:, :, :, k, l] += columns[:, :, :, k, l]
+    for tap in itertools.product(range(kernel[0]), range(kernel[1])):
+        sums[:, :, :, *tap] += columns[:, :, :, *tap]
     out = array_module(columns).zeros((len(columns), *size, c), columns.dtype)
     inside = padded[:, top : top + size[0], left : left + size[1]]
     out[:, : inside.shape[1], : inside.shape[2]] = inside

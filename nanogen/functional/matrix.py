@@ -49,16 +49,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def scaled_dot_product_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    rng: Any = None,
-) -> Tensor:
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
+    *, scale: float | None = None, rng: Any = None,
+) -> Tensor:  # fmt: skip
     """softmax(Q Kᵀ / √d + mask) V over the last two axes: (…, L, d), (…, S, d), (…, S, v) to (…, L, v).
 
     A boolean mask says which keys a query may look at, a float mask is added.  Vaswani et al. 2017, eq. 1.

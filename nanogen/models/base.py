@@ -37,7 +37,7 @@ class GenerativeModel(Module):
     Args:
         image_shape: (C, H, W).
         levels: the number of integer levels of a pixel, 2 to 256.
-        classes: of the labels that the model is conditioned on; 0: it is unconditional.
+        classes: the number of labels that images are conditioned on; 0: unconditional.
 
     Attributes:
         summary: what it is, in a line.

@@ -121,9 +121,7 @@ class MaskedConv2d(Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         above, left = self.weight.shape[2] // 2, self.weight.shape[3] // 2
-        seen = self.weight * self.mask
-        if above:  # the rows below are not even multiplied by 0
-            seen = seen[:, :, : above + 1]
+        seen = (self.weight * self.mask)[:, :, : above + 1]  # the rows below are not even multiplied by 0
         return F.conv2d(x, seen, self.bias, padding=(left, left, above, 0))
 
 

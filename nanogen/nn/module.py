@@ -211,9 +211,7 @@ class Sequential(Module):
     def add_module(self, name: str, module: Any) -> None:
         """One more at the end."""
         if not callable(module):
-            raise TypeError(
-                f"{type(self).__name__}: {name} must be a module or a function, got {type(module).__name__}"
-            )
+            raise TypeError(f"layer {name} must be a module or a function, got {type(module).__name__}")
         self._names += [name] if name not in self._names else []
         setattr(self, name, module)
 
@@ -244,5 +242,4 @@ class ModuleList(Sequential):
     def __init__(self, modules: Iterable[Module] | Mapping[str, Module] | None = None):
         super().__init__(*([modules] if isinstance(modules, Mapping) else modules or ()))
 
-    def forward(self, *inputs: Any) -> Any:
-        raise NotImplementedError("ModuleList has no forward")
+    forward = Module.forward

@@ -164,6 +164,9 @@ def move_in() -> None:
         if isinstance(operation, Composite):
             operation.plain = placing(operation.plain, "fiub")
     Operation.kernel = of_the_device(Operation.kernel)  # type: ignore[method-assign]
+    for function in moved.values():
+        if hasattr(function, "kernel"):  # an operation under torch's name
+            function.kernel = function.kernel.__self__.kernel
     for cls in (Operation, Update, Primitive, Composite):
         cls.__call__ = placing(cls.__call__, "fiub")  # type: ignore[method-assign]
     ng.Generator.__init__ = with_device(ng.Generator.__init__)  # type: ignore[method-assign]

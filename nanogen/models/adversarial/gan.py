@@ -40,7 +40,7 @@ class GAN(GenerativeModel):
             both, `wasserstein`, min_G max_D E[d(x)] − E[d(G(z))], which needs the penalty.
         discriminator_steps: k of algorithm 1, updates of D to one of G.
         gradient_penalty: the weight λ of `gradient_penalty` in the discriminator's loss; Gulrajani et al. take 10.
-        classes: of the labels that images are conditioned on; 0: none.
+        classes: the number of labels that images are conditioned on; 0: unconditional.
         rng: draws the initial weights; `Generator(0)` unless given.
     """
 

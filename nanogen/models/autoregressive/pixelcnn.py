@@ -53,7 +53,7 @@ class PixelCNN(GenerativeModel):
         blocks: the number of residual blocks.
         kernel_size: of the first, masked-A convolution; odd.
         dropout: inside the residual blocks, for small data sets.
-        classes: of the labels that images are conditioned on; 0: none.
+        classes: the number of labels that images are conditioned on; 0: unconditional.
         rng: draws the initial weights; `Generator(0)` unless given.
     """
 

@@ -40,7 +40,7 @@ class DDPM(GenerativeModel):
         variance: σ_t² of the reverse process: `beta`, β_t, or `posterior`, β̃_t, and β̃_2 at t = 1.  Ho et al. 2020,
             section 3.2, and their code.
         channels, multipliers, blocks, heads, dropout: of the U-Net.
-        classes: of the labels that images are conditioned on; 0: none.
+        classes: the number of labels that images are conditioned on; 0: unconditional.
         rng: draws the initial weights; `Generator(0)` unless given.
     """
 

@@ -38,7 +38,7 @@ class VAE(GenerativeModel):
         stages: how often the size is halved.
         decoder: the density of a pixel given z: `categorical` (a softmax over the levels) or `logistic` (a discretised
             logistic of learned mean and scale, for many levels).
-        classes: of the labels that images are conditioned on; 0: none.
+        classes: the number of labels that images are conditioned on; 0: unconditional.
         rng: draws the initial weights; `Generator(0)` unless given.
     """
 
