@@ -189,9 +189,6 @@ class Discretized:
         log_p = F.where(first, below, F.where(last, above, inside))
         return log_p.to(self.mean.dtype)
 
-    def _round(self, x: Array) -> Tensor:
-        return Tensor(unscale_levels(x, self.levels))
-
 
 class DiscretizedNormal(Discretized):
     """The normal distribution N(mean, exp(log_scale)²) on [−1, 1], over integer levels.  Ho et al. 2020, eq. 13."""
@@ -220,7 +217,8 @@ class DiscretizedNormal(Discretized):
 
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
         """A sample of the normal distribution, rounded to the nearest level: uint8 for at most 256 levels."""
-        return self._round(Normal(self.mean, log_std=self.log_scale).sample(rng, shape).data)
+        x = Normal(self.mean, log_std=self.log_scale).sample(rng, shape).data
+        return Tensor(unscale_levels(x, self.levels))
 
 
 class DiscretizedLogistic(Discretized):
@@ -239,7 +237,8 @@ class DiscretizedLogistic(Discretized):
         size = shape + np.broadcast_shapes(self.mean.shape, self.log_scale.shape)
         xp, u = array_module(self.mean.data), rng.uniform(size, dtype=np.float64)
         u = xp.maximum(u, np.finfo(np.float64).tiny)
-        return self._round(self.mean.data + xp.exp(self.log_scale.data) * (xp.log(u) - xp.log1p(-u)))
+        x = self.mean.data + xp.exp(self.log_scale.data) * (xp.log(u) - xp.log1p(-u))
+        return Tensor(unscale_levels(x, self.levels))
 
 
 def log1mexp(x: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Generator:
         TypeError: a seed that is not an integer.
     """
 
-    def __init__(self, seed: int, device: str = "cpu", drawn: str | None = None):
+    def __init__(self, seed: int, device: str = "cpu", drawn: str | None = None, *, _indices: tuple[int, ...] = ()):
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             raise TypeError(f"seed must be an integer, got {type(seed).__name__}")
         if not 0 <= seed < 1 << 128:  # longer seeds could equal a seed with stream indices
@@ -45,7 +45,7 @@ class Generator:
         device_module(device)
         self.seed, self.device = int(seed), device
         self.drawn = drawn or ("host" if device == "cpu" else "device")
-        self._indices: tuple[int, ...] = ()
+        self._indices = _indices
         self._source = self._make_source()
         self._part: tuple[slice, int] | None = None
 
@@ -67,9 +67,8 @@ class Generator:
         for index in indices:
             if isinstance(index, bool) or not isinstance(index, int | np.integer) or index < 0:
                 raise ValueError(f"stream: indices must be integers of at least 0, got {index!r}")
-        child = Generator(self.seed, self.device, self.drawn)
-        child._indices = (*self._indices, *map(int, indices))
-        child._source, child._part = child._make_source(), self._part
+        child = Generator(self.seed, self.device, self.drawn, _indices=(*self._indices, *map(int, indices)))
+        child._part = self._part
         return child
 
     def part(self, own: slice, whole: int) -> Generator:

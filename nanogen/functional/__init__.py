@@ -43,11 +43,10 @@ def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Tensor, Any], T
     return lambda self, other: Tensor(array_module(self.data).asarray(compare(self.data, constant(other, [self]).data)))
 
 
-for _name in ("lt", "le", "gt", "ge", "eq", "ne", "and_", "or_"):
-    setattr(Tensor, f"__{_name.rstrip('_')}__", _comparison(getattr(operator, _name)))
-    setattr(
-        Tensor, {"and_": "logical_and", "or_": "logical_or"}.get(_name, _name), _comparison(getattr(operator, _name))
-    )
+for _name in ("lt", "le", "gt", "ge", "eq", "ne", "and", "or"):
+    _compare = _comparison(getattr(operator, f"__{_name}__"))
+    setattr(Tensor, f"__{_name}__", _compare)
+    setattr(Tensor, f"logical_{_name}" if _name in ("and", "or") else _name, _compare)
 setattr(Tensor, "__invert__", lambda self: Tensor(array_module(self.data).asarray(~self.data)))
 setattr(Tensor, "__hash__", object.__hash__)  # a tensor is itself: == compares numbers
 
@@ -114,11 +113,18 @@ _OF_NUMPY: dict[Callable[..., Any], Callable[..., Tensor]] = {
     np.clip: lambda a, a_min=None, a_max=None: clip(a, a_min, a_max),
     np.reshape: lambda a, shape: reshape(a, shape),
     np.transpose: lambda a, axes=None: permute(a, axes or tuple(reversed(range(a.ndim)))),
+    np.dot: lambda a, b: multiply(a, b) if 0 in (constant(a).ndim, constant(b).ndim) else matmul(a, _at_most_2(b)),
     np.sum: lambda a, axis=None, keepdims=False: sum(a, axis, keepdims),
     np.mean: lambda a, axis=None, keepdims=False: mean(a, axis, keepdims),
     np.max: lambda a, axis=None, keepdims=False: amax(a, dim=axis, keepdim=keepdims),
     np.min: lambda a, axis=None, keepdims=False: amin(a, dim=axis, keepdim=keepdims),
 }
+
+
+def _at_most_2(b: Any) -> Tensor:
+    if constant(b).ndim > 2:
+        raise TypeError(f"np.dot: of tensors the second one has at most two axes, got shape {constant(b).shape}")
+    return constant(b)
 
 
 def _takes(function: Callable[..., Any], args: Any, named: Any) -> bool:

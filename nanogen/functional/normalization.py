@@ -73,9 +73,7 @@ def group_norm_silu(
     return _group_norm(input, num_groups, weight, bias, eps, gated=True)
 
 
-def _group_norm(
-    input: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, gated: bool
-) -> Tensor:
+def _group_norm(input, num_groups, weight, bias, eps, gated):
     if input.ndim < 2 or num_groups < 1 or input.shape[1] % num_groups:
         raise ValueError(f"group_norm: input of shape {input.shape} has no channels for {num_groups} groups")
     weight, bias = _affine(input, weight, bias, "group_norm", (input.shape[1:2], input.shape[:2]))
@@ -162,9 +160,7 @@ def _at_channels(numbers: Tensor, input: Tensor) -> Tensor:
     return numbers.reshape(*numbers.shape, *[1] * (input.ndim - 2))
 
 
-def _affine(
-    input: Tensor, weight: Tensor | None, bias: Tensor | None, name: str, shapes: Sequence[tuple[int, ...]]
-) -> tuple[Tensor, Tensor]:
+def _affine(input, weight, bias, name, shapes):
     """weight and bias, 1 and 0 where they are not given, of one of the shapes."""
     xp, given = array_module(input.data), [x.shape for x in (weight, bias) if x is not None]
     shape = given[0] if given else shapes[0]

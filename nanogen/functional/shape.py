@@ -231,9 +231,7 @@ def gather(input: Tensor, dim: int, index: Any) -> Tensor:
         return input.reshape(-1)[:0].reshape(places.shape)
     wide, xp = places.reshape(places.shape or (1,)), array_module(places)
     if wide.ndim != len(sizes) or any(m > n for i, (m, n) in enumerate(zip(wide.shape, sizes)) if i != dim):
-        raise ValueError(
-            f"gather: index of shape {places.shape} does not fit input of shape {input.shape} beside {dim}"
-        )
+        raise ValueError(f"gather: index of shape {places.shape} does not fit input {input.shape} beside {dim}")
     if places.dtype.kind not in "iu":
         raise TypeError(f"gather: index must be integers, got dtype {places.dtype}")
     check_range("gather: index", places, sizes[dim])

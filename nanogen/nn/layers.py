@@ -113,9 +113,7 @@ class MaskedConv2d(Conv2d):
             raise ValueError(f"MaskedConv2d: kernel_size must be odd, got {kernel}")
         if colors < 1 or min(in_channels, out_channels) < colors:
             raise ValueError(f"MaskedConv2d: needs a channel for each of {colors} colours in and out")
-        super().__init__(
-            in_channels, out_channels, kernel, padding=(kernel[0] // 2, kernel[1] // 2), bias=bias, rng=rng
-        )
+        super().__init__(in_channels, out_channels, kernel, padding="same", bias=bias, rng=rng)
         self.mask: Tensor
         self.register_buffer("mask", Tensor(causal_mask(mask, self.weight.shape, colors)), persistent=False)
 

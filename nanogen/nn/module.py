@@ -151,8 +151,7 @@ class Module:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """No parameter has a gradient any more; or, set_to_none=False, those that had one have zeros."""
         for p in self.parameters():
-            if p.grad is not None:
-                p.grad = None if set_to_none else Tensor(array_module(p.data).zeros_like(p.data))
+            p.grad = None if set_to_none or p.grad is None else Tensor(array_module(p.data).zeros_like(p.data))
 
     def requires_grad_(self, requires_grad: bool = True) -> Module:
         """Whether the parameters are learned."""
@@ -192,7 +191,6 @@ def _once(named: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
 
 def _array(value: Any) -> Array:
     """The raw array of what may be a tensor of ours, of torch's, or an array already."""
-    value = value.data if isinstance(value, Tensor) else value
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
     return value if hasattr(value, "astype") else np.asarray(value)
