@@ -191,7 +191,10 @@ class Discretized:
 
 
 class DiscretizedNormal(Discretized):
-    """The normal distribution N(mean, exp(log_scale)²) on [−1, 1], over integer levels.  Ho et al. 2020, eq. 13."""
+    """The normal distribution N(mean, exp(log_std)²) on [−1, 1], over integer levels.  Ho et al. 2020, eq. 13."""
+
+    def __init__(self, mean: Any, log_std: Any, levels: int):
+        super().__init__(mean, log_std, levels)
 
     log_below = staticmethod(F.log_ndtr)
 

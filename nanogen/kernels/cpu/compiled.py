@@ -77,9 +77,9 @@ def cache() -> Path:
 def name_of(command: list[str], sources: list[Path]) -> str:
     """Differs with whatever the library depends on: sources, compiler, processor."""
     version = subprocess.run([command[0], "--version"], check=True, capture_output=True).stdout
-    told = Path("/proc/cpuinfo")
-    lines = told.read_bytes().splitlines() if told.exists() else [*map(os.fsencode, os.uname())]
-    processor = sorted({line for line in lines if not told.exists() or line.startswith((b"flags", b"model name"))})
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_bytes().splitlines() if cpuinfo.exists() else [*map(os.fsencode, os.uname())]
+    processor = sorted({line for line in lines if not cpuinfo.exists() or line.startswith((b"flags", b"model name"))})
     texts = [path.read_bytes() for path in [*sources, *sorted(FOLDER.parent.rglob("*.h"))]]
     return hashlib.sha256(b"\0".join([*map(os.fsencode, command), version, *processor, *texts])).hexdigest()
 

@@ -7,9 +7,9 @@
 #include "cpu/products.h"
 #include "tiles.h"
 
-// A tile at all channels; its t·t numbers lie `apart`.
+// A tile at all channels; `stride` is from one of its t·t numbers to the next.
 
-INLINE void tile(int t, Real* const* from, Int c, Real* to, Int apart)
+INLINE void tile(int t, Real* const* from, Int c, Real* to, Int stride)
 {
 #pragma GCC ivdep
     for (Int q = 0; q < c; q++) {
@@ -18,36 +18,36 @@ INLINE void tile(int t, Real* const* from, Int c, Real* to, Int apart)
             for (int l = 0; l < t; l++) d[4 * k + l] = from[4 * k + l][q];
         input_of_tile(t, d);
         for (int k = 0; k < t; k++)
-            for (int l = 0; l < t; l++) to[(t * k + l) * apart + q] = d[4 * k + l];
+            for (int l = 0; l < t; l++) to[(t * k + l) * stride + q] = d[4 * k + l];
     }
 }
 
-INLINE void add_tile(int t, const Real* from, Int apart, Int c, Real* const* to)
+INLINE void add_tile(int t, const Real* from, Int stride, Int c, Real* const* to)
 {
 #pragma GCC ivdep
     for (Int q = 0; q < c; q++) {
         Real d[16];
         for (int k = 0; k < t; k++)
-            for (int l = 0; l < t; l++) d[4 * k + l] = from[(t * k + l) * apart + q];
+            for (int l = 0; l < t; l++) d[4 * k + l] = from[(t * k + l) * stride + q];
         input_of_tile_adjoint(t, d);
         for (int k = 0; k < t; k++)
             for (int l = 0; l < t; l++) to[4 * k + l][q] += d[4 * k + l];
     }
 }
 
-INLINE void put_tile(int t, const Real* from, Int apart, const Real* bias, Int c, Real* const* to)
+INLINE void put_tile(int t, const Real* from, Int stride, const Real* bias, Int c, Real* const* to)
 {
 #pragma GCC ivdep
     for (Int q = 0; q < c; q++) {
         Real d[16];
         for (int k = 0; k < t; k++)
-            for (int l = 0; l < t; l++) d[4 * k + l] = from[(t * k + l) * apart + q];
+            for (int l = 0; l < t; l++) d[4 * k + l] = from[(t * k + l) * stride + q];
         output_of_tile(t, d);
         for (int k = 0; k < 4; k++) to[k][q] = d[4 * (k / 2) + k % 2] + bias[q];
     }
 }
 
-INLINE void slope_of_tile(int t, Real* const* from, Int c, Real* to, Int apart)
+INLINE void gradient_tile(int t, Real* const* from, Int c, Real* to, Int stride)
 {
 #pragma GCC ivdep
     for (Int q = 0; q < c; q++) {
@@ -55,7 +55,7 @@ INLINE void slope_of_tile(int t, Real* const* from, Int c, Real* to, Int apart)
         for (int k = 0; k < 4; k++) d[4 * (k / 2) + k % 2] = from[k][q];
         output_of_tile_adjoint(t, d);
         for (int k = 0; k < t; k++)
-            for (int l = 0; l < t; l++) to[(t * k + l) * apart + q] = d[4 * k + l];
+            for (int l = 0; l < t; l++) to[(t * k + l) * stride + q] = d[4 * k + l];
     }
 }
 
@@ -70,50 +70,50 @@ typedef struct { Int first, count; } Lines;
 
 static void tiles(const Real* x, Size of, Tiles in, Int t, Lines lines, const Real* zeros, Real* out)
 {
-    Int blocks = in.tw * in.s * in.s, apart = of.n * lines.count * blocks * of.c;
+    Int blocks = in.tw * in.s * in.s, stride = of.n * lines.count * blocks * of.c;
     EACH_LINE(of, lines)
     for (Int block = 0; block < blocks; block++) {
         Real* at[16];
         OF_T(pixels_of_tile, x + IMAGE(lines) * of.h * of.w * of.c, of, in, PLACE(lines), block / (in.s * in.s),
              block % (in.s * in.s), zeros, at);
-        OF_T(tile, at, of.c, out + (line * blocks + block) * of.c, apart);
+        OF_T(tile, at, of.c, out + (line * blocks + block) * of.c, stride);
     }
 }
 
 // Lines of tiles overlap: threads share images, each of which has a row outside of its own.
 static void add_tiles(const Real* products, Size of, Tiles in, Int t, Lines lines, Real* outside, Real* x)
 {
-    Int blocks = in.tw * in.s * in.s, apart = of.n * lines.count * blocks * of.c;
+    Int blocks = in.tw * in.s * in.s, stride = of.n * lines.count * blocks * of.c;
     SHARED(of.n > 1)
     for (Int m = 0; m < of.n; m++)
         for (Int block = 0; block < lines.count * blocks; block++) {
             Real* at[16];
             OF_T(pixels_of_tile, x + m * of.h * of.w * of.c, of, in, lines.first + block / blocks,
                  block % blocks / (in.s * in.s), block % (in.s * in.s), outside + m * of.c, at);
-            OF_T(add_tile, products + (m * lines.count * blocks + block) * of.c, apart, of.c, at);
+            OF_T(add_tile, products + (m * lines.count * blocks + block) * of.c, stride, of.c, at);
         }
 }
 
 static void put_tiles(
     const Real* products, Size of, Tiles in, Int t, Lines lines, const Real* bias, Real* outside, Real* y)
 {
-    Int apart = of.n * lines.count * in.tw * of.c;
+    Int stride = of.n * lines.count * in.tw * of.c;
     EACH_LINE(of, lines)
     for (Int j = 0; j < in.tw; j++) {
         Real* at[4];
         outputs_of_tile(y + IMAGE(lines) * of.h * of.w * of.c, of, PLACE(lines), j, outside + line * of.c, at);
-        OF_T(put_tile, products + (line * in.tw + j) * of.c, apart, bias, of.c, at);
+        OF_T(put_tile, products + (line * in.tw + j) * of.c, stride, bias, of.c, at);
     }
 }
 
-static void slopes_of_tiles(const Real* y, Size of, Tiles in, Int t, Lines lines, const Real* zeros, Real* out)
+static void gradient_tiles(const Real* y, Size of, Tiles in, Int t, Lines lines, const Real* zeros, Real* out)
 {
-    Int apart = of.n * lines.count * in.tw * of.c;
+    Int stride = of.n * lines.count * in.tw * of.c;
     EACH_LINE(of, lines)
     for (Int j = 0; j < in.tw; j++) {
         Real* at[4];
         outputs_of_tile(y + IMAGE(lines) * of.h * of.w * of.c, of, PLACE(lines), j, zeros, at);
-        OF_T(slope_of_tile, at, of.c, out + (line * in.tw + j) * of.c, apart);
+        OF_T(gradient_tile, at, of.c, out + (line * in.tw + j) * of.c, stride);
     }
 }
 
@@ -243,9 +243,9 @@ static void multiply(
     }
 }
 
-// out = Aᵀ [(G g) (Bᵀ x)] + bias where there are kernels G g, (t², C, O); slopes = Σ (A y)ᵀ (Bᵀ x) where there is y.
+// out = Aᵀ [(G g) (Bᵀ x)] + bias where there are kernels G g, (t², C, O); gradients = Σ (A y)ᵀ (Bᵀ x) where there is y.
 static void group_of_winograd(
-    const Real* x, const Real* y, const Real* kernels, const Real* bias, Real* out, Real* slopes, Real* memory,
+    const Real* x, const Real* y, const Real* kernels, const Real* bias, Real* out, Real* gradients, Real* memory,
     Int gemm, Job is, Int group)
 {
     Tiles in = is.tiles;
@@ -264,27 +264,27 @@ static void group_of_winograd(
             put_tiles(products, of_y, in, t, lines, bias ? bias : zeros, outside, out + at_y);
         }
         if (y) {
-            slopes_of_tiles(y + at_y, of_y, in, t, lines, zeros, products);
-            Real* sums = slopes + group * size;
+            gradient_tiles(y + at_y, of_y, in, t, lines, zeros, products);
+            Real* sums = gradients + group * size;
             multiply(gemm, t * t, 1, is.o, channels, rows, is.weight, products, of_x, more, sums);
         }
     }
 }
 
 void winograd(
-    const Real* x, const Real* y, const Real* kernels, const Real* bias, Real* out, Real* slopes, Real* memory,
+    const Real* x, const Real* y, const Real* kernels, const Real* bias, Real* out, Real* gradients, Real* memory,
     Int gemm, const Job* job)
 {
     const Job is = *job;
     Int size = is.t * is.t * is.o * is.tiles.s * is.tiles.s * is.c;
     EACH_GROUP(is, group_of_winograd(
-                       x, y, kernels, bias, out, slopes, memory + group * is.memory, gemm, is, group));
-    if (y && is.groups > 1) add_groups(is.groups, size, slopes, slopes);
+                       x, y, kernels, bias, out, gradients, memory + group * is.memory, gemm, is, group));
+    if (y && is.groups > 1) add_groups(is.groups, size, gradients, gradients);
 }
 
-// out = B [(G g) (A y)], with kernels (t², O, C), and slopes = Σ (A y)ᵀ (Bᵀ x) where there is x.
+// out = B [(G g) (A y)], with kernels (t², O, C), and gradients = Σ (A y)ᵀ (Bᵀ x) where there is x.
 static void group_of_winograd_adjoint(
-    const Real* y, const Real* x, const Real* kernels, Real* out, Real* slopes, Real* memory, Int gemm, Job is,
+    const Real* y, const Real* x, const Real* kernels, Real* out, Real* gradients, Real* memory, Int gemm, Job is,
     Int group)
 {
     Tiles in = is.tiles;
@@ -300,12 +300,12 @@ static void group_of_winograd_adjoint(
             Real *of_y = memory, *products = of_y + t * t * rows * is.o;
             Size of_x = {n, is.h, is.w, is.c};
             Size of_out = {n, is.oh, is.ow, is.o};
-            slopes_of_tiles(y + from * is.oh * is.ow * is.o, of_out, in, t, lines, zeros, of_y);
+            gradient_tiles(y + from * is.oh * is.ow * is.o, of_out, in, t, lines, zeros, of_y);
             multiply(gemm, t * t, 0, rows, channels, is.o, is.back, of_y, kernels, 0, products);
             add_tiles(products, of_x, in, t, lines, outside, out + from * image);
             if (x) {
                 tiles(x + from * image, of_x, in, t, lines, zeros, products);
-                Real* sums = slopes + group * size;
+                Real* sums = gradients + group * size;
                 multiply(gemm, t * t, 1, is.o, channels, rows, is.weight, of_y, products, more, sums);
             }
         }
@@ -313,18 +313,18 @@ static void group_of_winograd_adjoint(
 }
 
 void winograd_adjoint(
-    const Real* y, const Real* x, const Real* kernels, Real* out, Real* slopes, Real* memory, Int gemm, const Job* job)
+    const Real* y, const Real* x, const Real* kernels, Real* out, Real* gradients, Real* memory, Int gemm, const Job* job)
 {
     const Job is = *job;
     Int size = is.t * is.t * is.o * is.tiles.s * is.tiles.s * is.c;
     EACH_GROUP(is, group_of_winograd_adjoint(
-                       y, x, kernels, out, slopes, memory + group * is.memory, gemm, is, group));
-    if (x && is.groups > 1) add_groups(is.groups, size, slopes, slopes);
+                       y, x, kernels, out, gradients, memory + group * is.memory, gemm, is, group));
+    if (x && is.groups > 1) add_groups(is.groups, size, gradients, gradients);
 }
 
-// out = patches of x times a kernel (KH·KW·C, O), + bias, where there is one; slopes = Σ yᵀ patches where there is y.
+// out = patches of x times a kernel (KH·KW·C, O), + bias, where there is one; gradients = Σ yᵀ patches where there is y.
 static void group_of_im2col(
-    const Real* x, const Real* y, const Real* kernel, const Real* bias, Real* out, Real* slopes, Real* memory,
+    const Real* x, const Real* y, const Real* kernel, const Real* bias, Real* out, Real* gradients, Real* memory,
     Int gemm, Job is, Int group)
 {
     Places at = is.places;
@@ -342,19 +342,19 @@ static void group_of_im2col(
             multiply(gemm, 1, 0, rows, is.o, row, is.forward, of_x, kernel, 0, out + at_y);
             if (bias) add_bias(bias, rows, is.o, out + at_y);
         }
-        if (y) multiply(gemm, 1, 1, is.o, row, rows, is.weight, y + at_y, of_x, more, slopes + group * is.o * row);
+        if (y) multiply(gemm, 1, 1, is.o, row, rows, is.weight, y + at_y, of_x, more, gradients + group * is.o * row);
     }
 }
 
 void im2col(
-    const Real* x, const Real* y, const Real* kernel, const Real* bias, Real* out, Real* slopes, Real* memory,
+    const Real* x, const Real* y, const Real* kernel, const Real* bias, Real* out, Real* gradients, Real* memory,
     Int gemm, const Job* job)
 {
     const Job is = *job;
     Int size = is.o * is.places.kh * is.places.kw * is.c;
     EACH_GROUP(is, group_of_im2col(
-                       x, y, kernel, bias, out, slopes, memory + group * is.memory, gemm, is, group));
-    if (y && is.groups > 1) add_groups(is.groups, size, slopes, slopes);
+                       x, y, kernel, bias, out, gradients, memory + group * is.memory, gemm, is, group));
+    if (y && is.groups > 1) add_groups(is.groups, size, gradients, gradients);
 }
 
 // out = the sum of y times the kernel (O, KH·KW·C) where patches overlap, + bias.

@@ -42,18 +42,18 @@ static void scale_of(
 // Of each column, Σ s and Σ s·(x − mean), where s is the gradient in y; and s itself if it is not g.
 static void gradient_sums_of(
     const Real* g, const Real* x, Int p, Int c, const Real* mean, const Real* factor, const Real* bias, Int gated,
-    Real* restrict slopes, double* restrict sums, double* restrict products)
+    Real* restrict dy, double* restrict sums, double* restrict products)
 {
     memset(sums, 0, c * sizeof(double));
     memset(products, 0, c * sizeof(double));
-    for (Int i = 0; i < p; i++, g += c, x += c, slopes += c)
+    for (Int i = 0; i < p; i++, g += c, x += c, dy += c)
         if (gated)
             for (Int q = 0; q < c; q++) {
                 Real centred = x[q] - mean[q], y = centred * factor[q] + bias[q], s = sigmoid(y);
-                Real slope = g[q] * (s + y * s * (1 - s));
-                slopes[q] = slope;
-                sums[q] += slope;
-                products[q] += slope * centred;
+                Real d = g[q] * (s + y * s * (1 - s));
+                dy[q] = d;
+                sums[q] += d;
+                products[q] += d * centred;
             }
         else
             for (Int q = 0; q < c; q++) {
@@ -92,14 +92,14 @@ void scale(
 
 void gradient_sums(
     const Real* g, const Real* x, Int n, Int p, Int c, const Real* mean, const Real* factor, const Real* bias,
-    Int gated, Real* slopes, double* scratch, Real* sums)
+    Int gated, Real* dy, double* scratch, Real* sums)
 {
     IMAGES
     {
         Int at = m * p * c, column = m * c;
         double* own = scratch + SCRATCH * column;
         gradient_sums_of(
-            g + at, x + at, p, c, mean + column, factor + column, bias + column, gated, slopes + at, own, own + c);
+            g + at, x + at, p, c, mean + column, factor + column, bias + column, gated, dy + at, own, own + c);
         for (Int q = 0; q < 2 * c; q++) sums[2 * column + q] = own[q];
     }
 }

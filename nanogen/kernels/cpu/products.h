@@ -4,7 +4,7 @@
 
 // cblas_sgemm or cblas_dgemm: order, whether a and b are transposed, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc
 typedef void (*Gemm)(int, int, int, Int, Int, Int, Real, const Real*, Int, const Real*, Int, Real, Real*, Int);
-enum { ROW_MAJOR = 101, AS_IT_LIES = 111 };
+enum { ROW_MAJOR = 101, NO_TRANSPOSE = 111 };
 
 typedef struct { Int height, width, depth; } Piece;
 
@@ -21,7 +21,7 @@ INLINE void multiply_piece(
         const Real* of_a = a + (is.transposed_a ? l * is.lda + i : i * is.lda + l);
         const Real* of_b = b + (is.transposed_b ? j * is.ldb + l : l * is.ldb + j);
         gemm(
-            ROW_MAJOR, AS_IT_LIES + is.transposed_a, AS_IT_LIES + is.transposed_b, height, width,
+            ROW_MAJOR, NO_TRANSPOSE + is.transposed_a, NO_TRANSPOSE + is.transposed_b, height, width,
             least(piece.depth, end - l), 1, of_a, is.lda, of_b, is.ldb, more || l > first, c + i * is.n + j, is.n);
     }
 }

@@ -24,11 +24,11 @@ void softmax(const Real* logits, Int rows, Int k, Real* out)
     }
 }
 
-void softmax_gradient(const Real* slopes, const Real* out, Int rows, Int k, Real* result)
+void softmax_gradient(const Real* gradient, const Real* out, Int rows, Int k, Real* result)
 {
     ROWS
     {
-        const Real *g = slopes + r * k, *y = out + r * k;
+        const Real *g = gradient + r * k, *y = out + r * k;
         Real *d = result + r * k, sum = 0;
         PRAGMA(omp simd reduction(+ : sum))
         for (Int q = 0; q < k; q++) sum += g[q] * y[q];

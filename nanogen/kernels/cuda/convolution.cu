@@ -14,18 +14,18 @@ typedef long long Int;
 #define EACH_CHANNEL(q, c) for (Int q = threadIdx.x; q < c; q += blockDim.x)
 #define OF_T(function, ...) (t == 4 ? function(4, __VA_ARGS__) : function(3, __VA_ARGS__))
 
-// The t·t numbers of a tile lie `apart`.
+// `stride` is from one of the t·t numbers of a tile to the next.
 
-INLINE void load(int t, const Real* from, Int apart, Real* d)
+INLINE void load(int t, const Real* from, Int stride, Real* d)
 {
     for (int k = 0; k < t; k++)
-        for (int l = 0; l < t; l++) d[4 * k + l] = from[(t * k + l) * apart];
+        for (int l = 0; l < t; l++) d[4 * k + l] = from[(t * k + l) * stride];
 }
 
-INLINE void store(int t, const Real* d, Int apart, Real* to)
+INLINE void store(int t, const Real* d, Int stride, Real* to)
 {
     for (int k = 0; k < t; k++)
-        for (int l = 0; l < t; l++) to[(t * k + l) * apart] = d[4 * k + l];
+        for (int l = 0; l < t; l++) to[(t * k + l) * stride] = d[4 * k + l];
 }
 
 // Row `row` of tiles: of the image, and of it the tile (i, j), and of that the place in each block.
@@ -37,7 +37,7 @@ INLINE Tile tile_of(Int row, Int th, Int tw, Int places)
     return {tile / tw / th, tile / tw % th, tile % tw, place};
 }
 
-INLINE void tile(int t, const Real* x, Size of, Tiles in, Tile at, Real* out, Int apart)
+INLINE void tile(int t, const Real* x, Size of, Tiles in, Tile at, Real* out, Int stride)
 {
     Real *from[16], d[16];
     pixels_of_tile(t, x + at.image * of.h * of.w * of.c, of, in, at.i, at.j, at.place, nullptr, from);
@@ -46,7 +46,7 @@ INLINE void tile(int t, const Real* x, Size of, Tiles in, Tile at, Real* out, In
         for (int k = 0; k < t; k++)
             for (int l = 0; l < t; l++) d[4 * k + l] = from[4 * k + l] ? from[4 * k + l][q] : 0;
         input_of_tile(t, d);
-        store(t, d, apart, out + q);
+        store(t, d, stride, out + q);
     }
 }
 
@@ -60,7 +60,7 @@ extern "C" __global__ void tiles(
 }
 
 // The first two blocks of the tile at.i, at.j, each way, are the last of the tiles before it.
-INLINE void add_tiles_at(int t, const Real* products, Size of, Tiles in, Tile at, Int apart, Real* x)
+INLINE void add_tiles_at(int t, const Real* products, Size of, Tiles in, Tile at, Int stride, Real* x)
 {
     Real *to[16], d[16];
     pixels_of_tile(2, x + at.image * of.h * of.w * of.c, of, in, at.i, at.j, at.place, nullptr, to);
@@ -72,7 +72,7 @@ INLINE void add_tiles_at(int t, const Real* products, Size of, Tiles in, Tile at
             Int i = at.i - up, j = at.j - left;
             if (i < 0 || i >= in.th || j < 0 || j >= in.tw) continue;
             Int row = ((at.image * in.th + i) * in.tw + j) * in.s * in.s + at.place;
-            load(t, products + row * of.c + q, apart, d);
+            load(t, products + row * of.c + q, stride, d);
             input_of_tile_adjoint(t, d);
             for (int k = 2 * up; k < 2 * up + 2 && k < t; k++)
                 for (int l = 2 * left; l < 2 * left + 2 && l < t; l++) sums[k % 2 * 2 + l % 2] += d[4 * k + l];
@@ -86,19 +86,19 @@ INLINE void add_tiles_at(int t, const Real* products, Size of, Tiles in, Tile at
 extern "C" __global__ void add_tiles(
     const Real* products, Int n, Int h, Int w, Int c, Int th, Int tw, Int s, Int ph, Int pw, Int t, Real* x)
 {
-    Int apart = n * th * tw * s * s * c, rows = n * (th + 1) * (tw + 1) * s * s;
+    Int stride = n * th * tw * s * s * c, rows = n * (th + 1) * (tw + 1) * s * s;
     EACH_ROW(row, rows)
     OF_T(add_tiles_at, products, Size{n, h, w, c}, Tiles{th, tw, s, ph, pw}, tile_of(row, th + 1, tw + 1, s * s),
-         apart, x);
+         stride, x);
 }
 
-INLINE void put_tile(int t, const Real* products, Int apart, const Real* bias, Size of, Tile at, Real* y)
+INLINE void put_tile(int t, const Real* products, Int stride, const Real* bias, Size of, Tile at, Real* y)
 {
     Real *to[4], d[16];
     outputs_of_tile(y + at.image * of.h * of.w * of.c, of, at.i, at.j, nullptr, to);
     EACH_CHANNEL(q, of.c)
     {
-        load(t, products + q, apart, d);
+        load(t, products + q, stride, d);
         output_of_tile(t, d);
         for (int k = 0; k < 4; k++)
             if (to[k]) to[k][q] = d[4 * (k / 2) + k % 2] + (bias ? bias[q] : 0);
@@ -114,7 +114,7 @@ extern "C" __global__ void put_tiles(
     OF_T(put_tile, products + row * c, rows * c, biased ? bias : nullptr, Size{n, h, w, c}, tile_of(row, th, tw, 1), y);
 }
 
-INLINE void slopes_of_tile(int t, const Real* y, Size of, Tile at, Real* out, Int apart)
+INLINE void gradient_tile(int t, const Real* y, Size of, Tile at, Real* out, Int stride)
 {
     Real *from[4], d[16];
     outputs_of_tile(y + at.image * of.h * of.w * of.c, of, at.i, at.j, nullptr, from);
@@ -122,17 +122,17 @@ INLINE void slopes_of_tile(int t, const Real* y, Size of, Tile at, Real* out, In
     {
         for (int k = 0; k < 4; k++) d[4 * (k / 2) + k % 2] = from[k] ? from[k][q] : 0;
         output_of_tile_adjoint(t, d);
-        store(t, d, apart, out + q);
+        store(t, d, stride, out + q);
     }
 }
 
 // A y of every tile's outputs y: (n, h, w, c) to (t², n·th·tw, c).
-extern "C" __global__ void slopes_of_tiles(
+extern "C" __global__ void gradient_tiles(
     const Real* y, Int n, Int h, Int w, Int c, Int th, Int tw, Int t, Real* out)
 {
     Int rows = n * th * tw;
     EACH_ROW(row, rows)
-    OF_T(slopes_of_tile, y, Size{n, h, w, c}, tile_of(row, th, tw, 1), out + row * c, rows * c);
+    OF_T(gradient_tile, y, Size{n, h, w, c}, tile_of(row, th, tw, 1), out + row * c, rows * c);
 }
 
 // The pixels under the kernel, for each tap of each place: (n, h, w, c) to (n·oh·ow, kh·kw·c).

@@ -125,7 +125,7 @@ def output_tiles_adjoint(y: Array, F: Tiling) -> Array:
     """A y, the adjoint of `output_tiles`: (N, O, OH, OW) to (t², N · tiles, O)."""
     (n, c, h, w), counts = y.shape, tile_counts(y.shape[2:])
     out = array_module(y).empty((F.t**2, n * math.prod(counts), c), y.dtype)
-    launch_by_rows("slopes_of_tiles", out.shape[1], c, channels_last(y), n, h, w, c, *counts, F.t, out)
+    launch_by_rows("gradient_tiles", out.shape[1], c, channels_last(y), n, h, w, c, *counts, F.t, out)
     return out
 
 

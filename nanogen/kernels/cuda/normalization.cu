@@ -1,7 +1,7 @@
 // Normalisation on a GPU: see `normalize` and `normalize_gradients` in normalization.py.
 // Right for any number of threads in a block, as long as these are no more than 1024.
 
-// x (images, pixels, channels); weight and bias: each image's own, apart from each other, or of all, and apart is 0.
+// x (images, pixels, channels); weight and bias: each image's own, batch_stride numbers from the next; of all, and it is 0.
 // A block works on some columns, which are a channel at all pixels of an image each:
 // threadIdx.x goes over the columns, neighbours in memory, and threadIdx.y over the pixels.
 struct Columns {
@@ -71,15 +71,15 @@ __device__ void scale(
 // each, for there all wait for all: in the second and the fourth, a block has its columns of all images.
 extern "C" __global__ void normalize(
     const Real* x, const Real* weight, const Real* bias, long long images, long long pixels, long long channels,
-    long long each, long long columns, long long apart, double eps, long long over_batch, long long gated,
+    long long each, long long columns, long long batch_stride, double eps, long long over_batch, long long gated,
     long long from, long long to, Real* means, Real* mean, Real* variance, Real* out)
 {
     Columns of = columns_of_block(pixels, channels, each, columns);
     long long image = blockIdx.x, together = over_batch ? images : 1;
     x += image * pixels * channels;
     out += image * pixels * channels;
-    weight += image * apart;
-    bias += image * apart;
+    weight += image * batch_stride;
+    bias += image * batch_stride;
     means += image * channels;
     if (!over_batch) {
         mean += image * (channels / each);
@@ -112,9 +112,9 @@ __device__ void gradient_sums(
         for (long long p = threadIdx.y; p < pixels; p += blockDim.y) {
             long long at = p * of.channels + c;
             Real normal = (x[at] - m) * rstd;
-            Real slope = gated ? through_silu(g[at], normal * weight[c] + bias[c]) : g[at];
-            own += slope;
-            own_x += slope * normal;
+            Real dy = gated ? through_silu(g[at], normal * weight[c] + bias[c]) : g[at];
+            own += dy;
+            own_x += dy * normal;
         }
         Real of_g = total(own), of_gx = total(own_x);
         if (mine && threadIdx.y == 0) {
@@ -144,8 +144,8 @@ __device__ void gradient(
         for (long long p = threadIdx.y; p < pixels; p += blockDim.y) {
             long long at = p * of.channels + c;
             Real normal = (x[at] - m) * rstd;
-            Real slope = gated ? through_silu(g[at], normal * weight[c] + bias[c]) : g[at];
-            dx[at] = rstd * (slope * weight[c] - mean_g - normal * mean_gx);
+            Real dy = gated ? through_silu(g[at], normal * weight[c] + bias[c]) : g[at];
+            dx[at] = rstd * (dy * weight[c] - mean_g - normal * mean_gx);
         }
     }
 }
@@ -153,14 +153,14 @@ __device__ void gradient(
 // Both steps, 1 and 2, in one launch or, over the batch, in two; between them the sums are added up over the batch.
 extern "C" __global__ void normalize_gradients(
     const Real* g, const Real* x, const Real* weight, const Real* bias, const Real* mean, const Real* variance,
-    long long images, long long pixels, long long channels, long long each, long long columns, long long apart,
+    long long images, long long pixels, long long channels, long long each, long long columns, long long batch_stride,
     double eps, long long over_batch, long long gated, long long from, long long to,
     Real* sum_g, Real* sum_gx, Real* dx)
 {
     Columns of = columns_of_block(pixels, channels, each, columns);
     long long image = blockIdx.x, at = image * pixels * channels;
-    weight += image * apart;
-    bias += image * apart;
+    weight += image * batch_stride;
+    bias += image * batch_stride;
     if (!over_batch) {
         mean += image * (channels / each);
         variance += image * (channels / each);

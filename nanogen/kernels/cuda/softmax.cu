@@ -50,7 +50,7 @@ extern "C" __global__ void softmax(const Real* logits, long long rows, long long
 }
 
 extern "C" __global__ void softmax_gradient(
-    const Real* g, const Real* out, long long rows, long long classes, Real* slope)
+    const Real* g, const Real* out, long long rows, long long classes, Real* result)
 {
     for (long long first = (long long)blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y) {
         long long row = first + threadIdx.y, start = (row < rows ? row : first) * classes;
@@ -59,7 +59,7 @@ extern "C" __global__ void softmax_gradient(
         sum = together(sum, true);
         if (row < rows)
             for (long long k = threadIdx.x; k < classes; k += blockDim.x)
-                slope[start + k] = out[start + k] * (g[start + k] - sum);
+                result[start + k] = out[start + k] * (g[start + k] - sum);
     }
 }
 
@@ -85,15 +85,15 @@ extern "C" __global__ void cross_entropy(
 
 extern "C" __global__ void cross_entropy_gradient(
     const Real* g, const Real* logits, const long long* labels, const Real* largest, const Real* total,
-    long long rows, long long classes, Real* slope)
+    long long rows, long long classes, Real* result)
 {
     long long step = (long long)gridDim.x * blockDim.y;
     for (long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y; row < rows; row += step) {
-        Real most = largest[row], sum = total[row], of_loss = g[row];  // once: for all the compiler knows, slope is there
+        Real most = largest[row], sum = total[row], of_loss = g[row];  // once: for all the compiler knows, result is there
         long long label = labels[row];
         for (long long k = threadIdx.x; k < classes; k += blockDim.x) {
             Real softmax = exp(logits[row * classes + k] - most) / sum;
-            slope[row * classes + k] = of_loss * (softmax - (k == label));
+            result[row * classes + k] = of_loss * (softmax - (k == label));
         }
     }
 }
