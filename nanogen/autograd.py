@@ -252,7 +252,8 @@ def constant(value: Any, beside: Sequence[Any] = ()) -> Tensor:
     or arrays `beside` it, so that `x * 0.5` keeps the type of x; an array of integers or bools takes the device."""
     if isinstance(value, Tensor):
         return value
-    arrays = [x.data if isinstance(x, Tensor) else x for x in beside]
+    tensors_first = sorted(beside, key=lambda x: not isinstance(x, Tensor))
+    arrays = [x.data if isinstance(x, Tensor) else x for x in tensors_first]
     others = [x for x in arrays if hasattr(x, "ndim") and not isinstance(x, np.generic)]
     if not isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating):
         array = real(array_module(value).asarray(value))
