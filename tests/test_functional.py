@@ -504,6 +504,12 @@ def _(f, draw):
     return lambda x, w, *bias: f(x, w, *bias, **how), arrays + bias
 
 
+@example("add_bias")
+def _(f, draw):
+    shape = (draw.number(0, 2), draw.number(1, 3), draw.number(1, 3), draw.number(1, 3))
+    return f, [draw.array(shape), draw.array(shape[1:2])]
+
+
 @example("convolve_with_bias")
 def _(f, draw):
     how, size, kernel, _ = geometry(draw)

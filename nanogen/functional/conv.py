@@ -19,6 +19,7 @@ from typing import Any
 from nanogen.autograd import Tensor, add, composite, primitive
 from nanogen.backend import array_module, unsupported
 from nanogen.functional.elementwise import where
+from nanogen.functional.reduction import sum
 from nanogen.functional.shape import cat, chunk, pad
 
 __all__ = ["avg_pool2d", "conv2d", "conv2d_weight", "conv_transpose2d", "max_pool2d"]
@@ -115,10 +116,19 @@ convolve_weight.vjp(
 )
 
 
+@primitive
+def add_bias(y, bias):
+    """y[n, o, i, j] + bias[o]."""
+    return y + bias[:, None, None]
+
+
+add_bias.vjp(lambda g, out, y, bias: g, lambda g, out, y, bias: sum(g, dim=(0, 2, 3)), reads="")
+
+
 @composite
 def convolve_with_bias(x, w, bias, *, stride, padding, dilation, size=None):
-    """`convolve`, then a number per output channel."""
-    return convolve(x, w, stride=stride, padding=padding, dilation=dilation, size=size) + bias.reshape(1, -1, 1, 1)
+    """`convolve`, then `add_bias`."""
+    return add_bias(convolve(x, w, stride=stride, padding=padding, dilation=dilation, size=size), bias)
 
 
 def by_groups(face: Any, groups: int, x: Tensor, w: Tensor, **how: Any) -> Tensor:
@@ -132,7 +142,7 @@ def conv2d(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int | Pair = 1, padding: int | Pair | str = 0,
     dilation: int | Pair = 1, groups: int = 1,
 ) -> Tensor:  # fmt: skip
-    """The convolution (without turning the kernel) of images with kernels.
+    """The convolution (cross-correlation: the kernel is not flipped) of images with kernels.
 
     Shapes: input (N, C, H, W), weight (O, C / groups, KH, KW), bias (O,); out (N, O, OH, OW).  padding is a number of
     zeros, or two, for height and width, or four as `pad` has them, (left, right, above, below), or `valid` (none), or
@@ -150,13 +160,12 @@ def conv2d(
     how |= {"padding": (above, left), "size": output_size(whole, weight.shape[2:], **how)}
     if min(how["size"]) < 1:
         raise ValueError(
-            f"conv2d: kernel {weight.shape[2:]} with dilation {how['dilation']} is larger than "
-            f"the image {input.shape[2:]} with padding {padding}"
+            f"conv2d: kernel {weight.shape[2:]} with dilation {how['dilation']} is larger than the padded image {whole}"
         )
     if groups == 1 and bias is not None:
         return convolve_with_bias(input, weight, bias, **how)
     out = by_groups(convolve, groups, input, weight, **how)
-    return out if bias is None else out + bias.reshape(1, -1, 1, 1)
+    return out if bias is None else add_bias(out, bias)
 
 
 def sides(padding: int | Pair | str, kernel: Pair, how: dict[str, Pair]) -> list[Pair]:
@@ -201,7 +210,7 @@ def conv_transpose2d(
     if min(size) < 1:
         raise ValueError(f"conv_transpose2d: the output would have the size {size}")
     out = by_groups(convolve_adjoint, groups, input, weight, size=size, **how)
-    return out if bias is None else out + bias.reshape(1, -1, 1, 1)
+    return out if bias is None else add_bias(out, bias)
 
 
 def conv2d_weight(
