@@ -503,7 +503,7 @@ ERRORS: dict[str, Any] = {
     "conv_transpose2d: bias must have shape (3,), got (4,)": lambda: F.conv_transpose2d(small, kernel, ones(4)),
     "conv2d: padding 'same' needs stride 1": lambda: F.conv2d(image, kernel, stride=(1, 2), padding="same"),
     "conv2d: padding must be numbers, 'same' or 'valid', got 'full'": lambda: F.conv2d(image, kernel, padding="full"),
-    "conv2d: kernel (3, 2) with dilation (2, 7) is larger than the image (6, 7) with padding (1, 0)": lambda: F.conv2d(
+    "conv2d: kernel (3, 2) with dilation (2, 7) is larger than the padded image (8, 7)": lambda: F.conv2d(
         image, kernel, padding=(1, 0), dilation=(2, 7)
     ),
     f"stride {setting} 1, got 0": lambda: F.conv2d(image, kernel, stride=0),
