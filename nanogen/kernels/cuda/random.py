@@ -1,7 +1,7 @@
 """Philox4x32-10, a counter-based generator: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 
-A block of four words is a function of its index, so all blocks are computed at once, by array operations that give the
-same bits on NumPy and on CuPy.
+A block of four words is a function of its index.  So all blocks are computed at once, by array operations that give
+the same bits on NumPy and on CuPy.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class DeviceSource:
     """Philox4x32-10 by array operations: only the key and the position come from the host.
 
     Seed and stream determine four words: two are Philox's key and two are the upper half of its counter.  The lower
-    half is the index of the block.  Successive draws take successive words, so draws of n and of m numbers are one draw
-    of n + m numbers, cut in two."""
+    half is the index of the block.  Successive draws take successive words: drawing n and then m numbers gives the
+    same numbers as drawing n + m at once."""
 
     def __init__(self, key: list[Any], xp: Any):
         self._key, self._xp, self._position = key, xp, 0  # in words
