@@ -160,9 +160,12 @@ class VAE(GenerativeModel):
         return self.picture(z, **self.class_by_row(1, len(z)))
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """reconstructions: test images, each above its reconstruction.  interpolation: each row goes from one test
-        image to another.  prior_means: E[x|z] of z ~ p(z), which are samples without the decoder's noise.  manifold: for a
-        latent of 2 dimensions, the pictures over a grid of quantiles."""
+        """Grids of images by name:
+
+        - reconstructions: test images, each above its reconstruction
+        - interpolation: each row goes from one test image to another
+        - prior_means: E[x|z] of z ~ p(z): samples without the decoder's noise
+        - manifold: with a latent of 2 dimensions, the pictures over a grid of quantiles"""
         chosen, given = self.first_images(test, 32)
         rebuilt, labels = to_numpy(self.reconstruct(chosen, **given)), given.get("labels")
         of_ends = () if labels is None else (labels[:8], labels[8:16])
