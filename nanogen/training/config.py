@@ -81,14 +81,14 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file")
     if path.stat().st_size > LONGEST:
-        raise ValueError(f"{path} is longer than settings are ({LONGEST} bytes)")
+        raise ValueError(f"{path} is longer than a settings file may be ({LONGEST} bytes)")
     try:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold settings by name")
+        raise ValueError(f"{path} must contain settings by name")
     if path.suffix == ".json":
         found = {k: v for k, v in found.items() if k not in (*NOT_GIVEN, *FORMER) and v is not None}
         found |= found.pop("model_settings", {})
@@ -105,7 +105,7 @@ def split_assignment(text: str) -> tuple[str, str]:
         ValueError: there is no equals sign."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise ValueError(f"a setting is written name=value, got {text!r}")
+        raise ValueError(f"a setting must have the form name=value, got {text!r}")
     return name, value
 
 

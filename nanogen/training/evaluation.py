@@ -103,7 +103,7 @@ def evaluate(
     settings, model, train, test = run.settings(), run.model(device), run.images("train"), run.images("test")
     count = len(test) if test_images is None else test_images
     if not 2 <= count <= len(test):
-        raise ValueError(f"at least 2 test images are needed, of the {len(test)} there are, got {count}")
+        raise ValueError(f"at least 2 and at most {len(test)} test images are needed, got {count}")
     if n < FEWEST:
         raise ValueError(f"at least {FEWEST} samples are needed, got {n}")
     evaluations = model.evaluations_with(**sampling)

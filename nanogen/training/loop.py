@@ -64,7 +64,7 @@ class Trainer:
             raise ValueError(f"batch must be a multiple of the {size()} ranks that share it, got {settings.batch}")
         if settings.execution == "graph" and size() > 1:
             raise ValueError(
-                f"execution must be eager for {size()} ranks, whose means go by way of the host, got graph"
+                f"execution must be eager with {size()} ranks, which average gradients on the host, got graph"
             )
         self.inspected = False
         self.settings, self.images, self.step = settings, images, 0

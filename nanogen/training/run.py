@@ -86,7 +86,7 @@ def make_settings(model: str, images: Images, model_settings: dict[str, Any] | N
     check_model(model)
     if math.prod(images.shape[1:]) > MOST_PIXELS:
         raise ValueError(
-            f"images must have at most {MOST_PIXELS} pixels, got shape {images.shape}: take a smaller size"
+            f"images must have at most {MOST_PIXELS} pixels, got shape {images.shape}: choose a smaller size"
         )
     basis = dataclasses.asdict(MODELS[model].recipe(images.shape))
     basis["batch"] = min(basis["batch"], len(images))
@@ -100,7 +100,7 @@ def make_settings(model: str, images: Images, model_settings: dict[str, Any] | N
     settings = Settings(model=model, data=images.name, model_settings=own, **{**basis, **shape, **given})
     check_ranges(settings)
     if settings.batch > len(images):
-        raise ValueError(f"batch must be at most the {len(images)} images there are, got {settings.batch}")
+        raise ValueError(f"batch must be at most the {len(images)} images of the data set, got {settings.batch}")
     device_module(settings.device)
     build_model(settings)
     check_labels(images, own.get("classes", 0))
@@ -115,9 +115,9 @@ def check_labels(images: Images, classes: int) -> None:
     if not classes:
         return
     if images.labels is None:
-        raise ValueError(f"classes={classes} needs labels, and {images.name} has none")
+        raise ValueError(f"classes={classes} needs labels, but {images.name} has none")
     if images.labels.max() >= classes:
-        raise ValueError(f"classes={classes} needs labels below it, and {images.name} has {images.labels.max()}")
+        raise ValueError(f"classes={classes} needs labels below {classes}, but {images.name} has {images.labels.max()}")
 
 
 def check_ranges(settings: Settings) -> None:
@@ -137,7 +137,7 @@ def check_ranges(settings: Settings) -> None:
         if given not in (plain, of_a_gpu):
             raise ValueError(f"{name} must be {plain} or {of_a_gpu}, got {given!r}")
         if given == of_a_gpu and settings.device != "cuda":
-            raise ValueError(f"{name} {of_a_gpu} is a GPU's: it needs device cuda, got {settings.device}")
+            raise ValueError(f"{name} {of_a_gpu} needs device cuda, got {settings.device}")
     if len(settings.betas) != 2 or not all(0 <= beta < 1 for beta in settings.betas):
         raise ValueError(f"betas must be two numbers in [0, 1), got {settings.betas}")
     if not 0 <= settings.ema < 1:
@@ -212,13 +212,13 @@ def load_images(settings: Settings, split: str, data_changed: bool = False) -> I
     images = data.load(settings.data, split, settings.data_dir, settings.size, settings.color)
     if (images.shape, images.levels) != (settings.image_shape, settings.levels):
         raise ValueError(
-            f"{settings.data} has images {images.shape} of {images.levels} levels now, and the model was made for"
+            f"{settings.data} has images {images.shape} of {images.levels} levels now, but the model was made for"
             f" {settings.image_shape} of {settings.levels}"
         )
     known = dict(zip(data.SPLITS, settings.fingerprints or (), strict=False))
     if not data_changed and known.get(split, images.fingerprint) != images.fingerprint:
         raise ValueError(
-            f"{settings.data} has other images for {split} now than the run has known: --data-changed takes them"
+            f"{settings.data} has other images for {split} than at the start of the run: --data-changed accepts them"
         )
     check_labels(images, settings.model_settings.get("classes", 0))
     return images
@@ -284,10 +284,10 @@ class Run:
                 continue
             self.check_owner(path, found)
             for problem in broken:
-                log.warning("nanogen: %s; taking %s", problem, path.name)
+                log.warning("nanogen: %s; using %s", problem, path.name)
             return found
         if broken:
-            raise ValueError(f"{broken[0]}; there is no other")
+            raise ValueError(f"{broken[0]}; there is no other checkpoint")
         return None
 
     def check_owner(self, path: Path, checkpoint: Checkpoint) -> None:
@@ -297,7 +297,7 @@ class Run:
         for name in own.keys() - {"data_dir", "fingerprints"}:
             there = checkpoint.settings.get(name, usual[name])  # older checkpoints lack newer settings
             if there != own[name] and not (name == "data" and data.may_be(own[name], str(there))):
-                raise ValueError(f"{path} is a checkpoint of another run: {name} is {there} there, not {own[name]}")
+                raise ValueError(f"{path} is a checkpoint of another run: its {name} is {there}, not {own[name]}")
 
     def recover(self) -> Checkpoint | None:
         """The checkpoint to resume from: see `checkpoint`.
@@ -330,7 +330,7 @@ class Run:
         ValueError: the folder contains a run, or a part of one."""
         for path in (self.settings_file, self.metrics_file, *self.checkpoint_files()):
             if path.exists():
-                raise ValueError(f"{self.folder} already holds a run ({path.name}): --resume goes on with it")
+                raise ValueError(f"{self.folder} already holds a run ({path.name}): --resume continues it")
 
     def write_settings(self, settings: Settings) -> None:
         for path in (self.checkpoint_file(0), self.samples_file(0)):
