@@ -344,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a character that the console lacks must not stop a run
     given = sys.argv[1:] if arguments is None else list(arguments)
     with contextlib.ExitStack() as held:
-        if rank():  # the first one speaks
+        if rank():  # only the first rank prints
             nowhere = held.enter_context(open(os.devnull, "w", encoding="utf-8"))
             held.enter_context(contextlib.redirect_stdout(nowhere))
             held.enter_context(contextlib.redirect_stderr(nowhere))

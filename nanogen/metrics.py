@@ -114,8 +114,8 @@ def jackknife(
     """Statistics of two samples of sizes n and m, with confidence intervals by the grouped jackknife.
 
     Each sample is split into 20 groups, and each of 20 rounds leaves out one group of both.  Unlike the bootstrap, this
-    never repeats an image, which would give nearest neighbours at distance 0.  The expected variance is never too small
-    (Efron & Stein 1981).
+    never repeats an image, which would give nearest neighbours at distance 0.  On average, the estimate of the variance
+    is not too small (Efron & Stein 1981).
 
     Args:
         statistic: a function of the indices of the remaining images, (≤ n,) and (≤ m,).
@@ -209,7 +209,7 @@ def radii(within: np.ndarray, k: int) -> np.ndarray:
     Raises:
         ValueError: k is not in 1 … N − 1."""
     if not 1 <= k < len(within):
-        raise ValueError(f"k must be in 1 … {len(within) - 1}, the others of a set of {len(within)}, got {k}")
+        raise ValueError(f"k must be in 1 … {len(within) - 1} for a set of {len(within)}, got {k}")
     return np.partition(within, k, axis=1)[:, k]  # the smallest is the distance to itself
 
 
@@ -227,7 +227,7 @@ def neighbour_metrics(
 
     - precision: the share of generated images that lie in the ball of a real image
     - recall: the share of real images that lie in the ball of a generated image.  Kynkäänniemi et al. 2019, eq. 1 – 3
-    - density: the number of real images whose ball contains a generated image, divided by k; about 1 for real images
+    - density: the number of real images whose ball contains a generated image, by k; about 1 for real images, unbounded
     - coverage: the share of real images whose ball contains a generated image.  Naeem et al. 2020, eq. 3, 4
 
     The defaults of k are those that the papers recommend.

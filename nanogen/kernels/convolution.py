@@ -67,7 +67,7 @@ def register(device: str, on: Functions) -> None:
             return on.winograd(x, w, bias, None, padding, F, size)[0]
         around = full_padding(kernel, stride, padding, dilation)
         if around is not None and kernel != (1, 1) and math.prod(x.shape[2:]) * o < math.prod(size) * c:
-            return on.col2im(x, flip_kernel(w), bias, size, stride, around, dilation)  # fewer patches
+            return on.col2im(x, flip_kernel(w), bias, size, stride, around, dilation)  # smaller matrix
         return on.im2col(x, w, bias, None, kernel, stride, padding, dilation, size)[0]
 
     def adjoint(y: Array, w: Array, size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Array:

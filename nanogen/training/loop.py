@@ -191,7 +191,7 @@ class Trainer:
             raise ValueError(f"the checkpoint's losses are {sorted(recent)}, not {sorted(self.recent)}")
         self.recent = {name: recent[name].tolist() for name in self.recent}  # arrays in a file have no fixed order
         if self.replayed:
-            self.replayed = replay(self.compute_on_device)  # some arrays are others now
+            self.replayed = replay(self.compute_on_device)  # capture again: arrays were replaced
 
 
 def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], stop: object = False) -> None:

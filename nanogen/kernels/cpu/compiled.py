@@ -50,7 +50,7 @@ def library(real: str) -> ctypes.CDLL | None:
     command += [*FLAGS, f"-DReal={REAL[real]}", f"-I{FOLDER.parent}"]
     try:
         made = cache() / f"{name_of(command, sources)}.so"
-        os.fsencode(made).decode("utf-8")  # threadpoolctl decodes the paths of all loaded libraries so
+        os.fsencode(made).decode("utf-8")  # else threadpoolctl fails, which decodes all paths so
         if not made.exists():
             with tempfile.TemporaryDirectory(dir=made.parent) as folder:  # other processes never see a partial file
                 new = Path(folder) / made.name

@@ -1,10 +1,10 @@
-"""Softmax and its cross-entropy with labels, a row of logits at a time: see softmax.c.
+"""Softmax and its cross-entropy with labels, over rows of logits.  See softmax.c.
 
     y = eˣ / Σₖ eˣᵏ,  dx = y · (g − Σₖ gₖ yₖ)
     loss = log Σₖ eˣᵏ − x_label,  dx = g · (softmax(x) − one_hot(label))
 
-The loss saves two numbers a row: its largest logit and the sum of e^(x − largest), the total.  To save the softmax
-would take as much memory as the logits, and no less time.
+The loss saves two numbers per row: the largest logit, and `total`, the sum of e^(x − largest).  Saving the softmax
+would take as much memory as the logits, and would not be faster.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ extern "C" __global__ void tiles(
     OF_T(tile, x, Size{n, h, w, c}, Tiles{th, tw, s, ph, pw}, tile_of(row, th, tw, s * s), out + row * c, rows * c);
 }
 
-// The first 2×2 blocks of the tile (at.i, at.j).  Up to three tiles before it overlap them.
+// The sum over all tiles that contain the first 2×2 blocks of the tile (at.i, at.j): this tile and those before it.
 INLINE void add_tiles_at(int t, const Real* products, Size of, Tiles in, Tile at, Int stride, Real* x)
 {
     Real *to[16], d[16];

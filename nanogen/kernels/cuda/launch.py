@@ -46,7 +46,7 @@ def launch(source: str, name: str, grid: tuple[int, ...], block: tuple[int, ...]
     """
     first = arguments[0]
     if (real := first.dtype.char) not in REAL:
-        raise TypeError(f"{name}: on a GPU numbers are float32 or float64, got {first.dtype}")
+        raise TypeError(f"{name}: arrays on a GPU must be float32 or float64, got {first.dtype}")
     if min(grid) > 0:
         _cuda_kernel(source, name, real, array_module(first))(grid, block, arguments)
 

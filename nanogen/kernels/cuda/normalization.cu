@@ -66,7 +66,7 @@ __device__ void scale(
     }
 }
 
-// If a group is within an image, it is within a block, and one launch makes all five steps.  Over the batch, each step
+// If a group is within an image, it is within a block, and one launch runs all five steps.  Over the batch, each step
 // is a launch, because it needs the results of all blocks.  A block of steps 2 and 4 then has columns of all images.
 extern "C" __global__ void normalize(
     const Real* x, const Real* weight, const Real* bias, long long images, long long pixels, long long channels,

@@ -69,7 +69,7 @@ def product(a: Array, b: Array, exact: bool = False) -> Array:
     call = gemm_arguments(a.shape, a.strides, b.shape, b.strides, dtype.char, short)
     out = xp.empty(call.shape, dtype)
     if not a.size or not b.size:
-        out.fill(0)  # a sum of nothing
+        out.fill(0)  # empty sums
         return out
     if any(call.copied):
         whole = [xp.broadcast_to(x, (*call.shape[:-2], *x.shape[-2:])) for x in (a, b)]

@@ -40,7 +40,7 @@ class DeviceSource:
 
     def integers(self, low: int, high: int, size: Size) -> Array:
         if not 0 < high - low < 1 << 32:
-            raise ValueError(f"integers: from low {low} to high {high} there must be some, and fewer than 2^32")
+            raise ValueError(f"integers: high - low must be in 1 … 2^32 - 1, got low {low} and high {high}")
         return self._draw(integers, 2, size, np.int64, np.uint64(high - low)) + low
 
     def permutation(self, n: int) -> Array:
