@@ -44,12 +44,12 @@ from nanogen.training.sampling import sample
 from nanogen.training.stopping import Interrupted, Stop
 
 LAUNCHED = ["mpiexec", "-n", str(size())] if size() > 1 else []
-IN_STEPS = "diffusion: sample by DDIM in so many steps (default: all T, ancestral)"
+IN_STEPS = "diffusion: sample by DDIM with this number of steps (default: all T, ancestral)"
 NOISE = "diffusion: DDIM's noise, 0 to 1 (default: 0)"
-CHANGED = "take the run's data set though its images are not those that the run has known"
+CHANGED = "accept the run's data set although its images have changed"
 WHERE = {"digits": "bundled"}
 ABOUT = {name: typing.get_type_hints(Settings)[name] for name in ("data_dir", "size", "color")}
-ABOUT |= {"model": str | None, "data": str | None}  # what is trained, on what
+ABOUT |= {"model": str | None, "data": str | None}  # the model and its data
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,14 +57,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuse an unknown option with the nearest that there is."""
+        """Refuse an unknown option; the error suggests a similar one."""
         found, rest = super().parse_known_args(args, namespace)
         if rest:
             self.error(f"unknown argument {rest[0]}{nearest(rest[0], self._option_string_actions)}")
         return found, rest
 
     def error(self, message: str) -> NoReturn:
-        """One line as for all other bad input, in place of the usage."""
+        """Print one line, as for all other invalid input, instead of the usage."""
         self.exit(2, f"nanogen: error: {one_line(message)} ({self.prog} --help)\n")
 
 
@@ -75,24 +75,22 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("train", help="train a model and show what it generates")
     command.epilog = "settings of the models, NAME=DEFAULT:\n" + "\n".join(model_lines())
-    command.add_argument("model", nargs="?", help=f"{', '.join(MODELS)}; may stand in the file of --config")
+    command.add_argument("model", nargs="?", help=f"{', '.join(MODELS)}; or given in the --config file")
     command.add_argument(
         "--data", help=f"{', '.join(data.DATASETS)}, a folder of pictures, or an .npz or .npy file (default: digits)"
     )
     command.add_argument(
-        "--data-dir", metavar="DIR", help="where a named set's files are (default: they are downloaded)"
+        "--data-dir", metavar="DIR", help="folder with the files of a named data set (default: download them)"
     )
-    command.add_argument("--size", metavar="N", help="cut and resize a folder's pictures to N×N pixels, or HxW")
+    command.add_argument("--size", metavar="N", help="crop and resize a folder's pictures to N×N pixels, or HxW")
     command.add_argument("--color", metavar="X", help="grey or rgb, of a folder's pictures (default: grey if all are)")
     command.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/MODEL-DATA)")
-    command.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out; if its images moved: --data"
-    )
-    command.add_argument("--data-changed", action="store_true", help=f"{CHANGED}, and go on with them")
+    command.add_argument("--resume", action="store_true", help="continue the run in --out; --data if its images moved")
+    command.add_argument("--data-changed", action="store_true", help=f"{CHANGED}, and continue with them")
     command.add_argument(
         "--detect-anomaly", action="store_true", help="stop at the first number that is not finite; slow"
     )
-    command.add_argument("--quiet", action="store_true", help="say nothing but what went wrong")
+    command.add_argument("--quiet", action="store_true", help="print only errors")
     command.add_argument(
         "--config", type=Path, metavar="FILE", help="settings: TOML, NAME = VALUE, or another run's settings.json"
     )
@@ -105,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("sample", help="draw images from a trained model")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
-    command.add_argument("-n", type=int, default=64, help="how many (default: 64); another number draws others")
+    command.add_argument("-n", type=int, default=64, help="number of images (default: 64); the images depend on it")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png: a grid; .npz: the levels")
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")
@@ -113,12 +111,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", type=int, help=IN_STEPS)
     command.add_argument("--eta", type=float, help=NOISE)
 
-    command = commands.add_parser("evaluate", help="likelihood, quality and diversity of the samples, copies, seconds")
+    command = commands.add_parser("evaluate", help="likelihood, quality, diversity, copies of training images, time")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
-    command.add_argument("--samples", type=int, default=500, help="how many images to draw (default: 500)")
-    command.add_argument("--images", type=int, help="how many test images, the first ones (default: all)")
+    command.add_argument("--samples", type=int, default=500, help="number of images to draw (default: 500)")
+    command.add_argument("--images", type=int, help="use only this many first test images (default: all)")
     command.add_argument("--data-changed", action="store_true", help=CHANGED)
-    command.add_argument("--json", type=Path, metavar="FILE", help="the numbers (default: RUN/evaluation.json)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="output file (default: RUN/evaluation.json)")
     command.add_argument("--steps", type=int, help=IN_STEPS)
     command.add_argument("--eta", type=float, help=NOISE)
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
@@ -129,7 +127,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def given_settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those of the file, of --set and of the options, later ones winning: what is trained on what, and the others."""
+    """The settings of the --config file, of --set and of the options; the later of these take precedence.
+
+    Returns the settings in ABOUT, and the others."""
     given = read_config(arguments.config) if arguments.config else {}
     given |= dict(split_assignment(text) for text in arguments.set)
     given |= {k: v for k in (*ABOUT, *TRAINING) if (v := getattr(arguments, k)) is not None}
@@ -142,7 +142,7 @@ def given_settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[
 
 
 def both_sides(size: Any) -> Any:
-    """Height and width, of which `32` gives both, and `24x32` each."""
+    """[height, width] from `32`, which gives both, or `24x32`."""
     parts = size.split("x") if isinstance(size, str) else [size] if isinstance(size, int) else size
     return parts * 2 if isinstance(parts, list) and len(parts) == 1 else parts
 
@@ -161,7 +161,7 @@ def run_train(arguments: argparse.Namespace) -> None:
             images = load_images(settings, "train", run.data_changed)
     else:
         if about["model"] is None:
-            raise ValueError(f"the model is missing, one of {', '.join(MODELS)}")
+            raise ValueError(f"the model is missing: it must be one of {', '.join(MODELS)}")
         training, own = in_their_types(about["model"], given)
         name = about.pop("data") or "digits"
         run = Run(arguments.out or free_folder(f"{about['model']}-{Path(name).stem[:50]}"))
@@ -172,7 +172,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     with first_rank_first():
         test = load_images(settings, "test", run.data_changed)
     settings = dataclasses.replace(settings, fingerprints=(images.fingerprint, test.fingerprint))
-    if any(other != settings for other in everyones(settings)):  # all have looked at the folder now: it may change
+    if any(other != settings for other in everyones(settings)):  # all ranks have read the folder, so it may change now
         raise ValueError("the ranks have different settings or images")
     trainer = Trainer(settings, images)
     trainer.inspected = arguments.detect_anomaly
@@ -207,16 +207,16 @@ def run_train(arguments: argparse.Namespace) -> None:
                 say(f"wrote {path}")
         except BaseException as error:
             again = as_command([*LAUNCHED, "nanogen", "train", settings.model, "--out", str(run.folder), "--resume"])
-            if not isinstance(error, FloatingPointError):  # which would come again
+            if not isinstance(error, FloatingPointError):  # these would occur again
                 error.add_note(f"at step {trainer.step} of {settings.steps}; go on with: {again}")
             raise
 
 
 def prepared(run: Run, resume: bool) -> Checkpoint | None:
-    """What the run in a folder goes on from.
+    """The checkpoint that a run continues from; None for a new run.
 
     Raises:
-        ValueError: a new run in a folder that holds one."""
+        ValueError: a new run in a folder that already has one."""
     if resume:
         return run.recover()
     run.check_new()
@@ -224,7 +224,7 @@ def prepared(run: Run, resume: bool) -> Checkpoint | None:
 
 
 class Lines(tqdm):
-    """Progress for a file or a pipe: a line every ten seconds in place of one that is drawn over and over."""
+    """A progress bar for files and pipes: it prints a line every ten seconds instead of updating one line."""
 
     def __init__(self, **options: Any):
         form = "step {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} left{postfix}"
@@ -241,11 +241,10 @@ class Lines(tqdm):
 
 
 def check_same(run: Run, settings: Settings, about: dict[str, Any], given: dict[str, Any]) -> None:
-    """A resumed run keeps its settings: what is given besides --resume must not say otherwise, but for where the data
-    lie.
+    """Check that options beside --resume agree with the run's settings.  Only the location of the data may differ.
 
     Raises:
-        ValueError: it does."""
+        ValueError: an option differs from the run's setting."""
     if about["model"] not in (None, settings.model):
         raise ValueError(f"{run.folder} holds a run of {settings.model}, not of {about['model']}")
     training, own = in_their_types(settings.model, given)
@@ -260,16 +259,16 @@ def check_same(run: Run, settings: Settings, about: dict[str, Any], given: dict[
 
 
 def free_folder(name: str) -> Path:
-    """runs/NAME, or runs/NAME-2, -3 … where that is taken."""
+    """runs/NAME; or runs/NAME-2, -3 … if that exists."""
     candidates = (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in range(1, 10_000))
     return next(path for path in candidates if not path.exists())
 
 
 def sampling_settings(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
-    """--steps and --eta.
+    """The options --steps and --eta, if given.
 
     Raises:
-        ValueError: one that this run's model does not have."""
+        ValueError: an option that this run's model does not have."""
     having = lambda name: [m for m, cls in MODELS.items() if name in inspect.signature(cls.sample).parameters]
     how = {name: getattr(arguments, name) for name in ("steps", "eta") if getattr(arguments, name) is not None}
     for name in how:
@@ -311,19 +310,19 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             arguments.device,
             **sampling_settings(arguments, settings.model),
         )
-    if result is None:  # another rank has it
+    if result is None:  # on all ranks but the first
         return
     found, pictures = result
     try:
         paths = write(found, pictures, settings.levels, run, arguments.json or run.folder / "evaluation.json")
-    finally:  # each is of use without the other
+    finally:  # print the numbers even if writing fails
         print(table(found))
     for path in paths:
         print(f"wrote {path}")
 
 
 def model_lines() -> Iterator[str]:
-    """The models and their settings, with defaults and meanings."""
+    """The models and their settings, with defaults and descriptions."""
     for name in MODELS:
         yield f"  {name:9} {MODELS[name].summary}"
         for setting, meaning in explained(name):
@@ -338,14 +337,14 @@ def run_list(_: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status: 0, 1 for a run that failed, 2 for input that can't be used, 130 or 143 for
-    one that was stopped by Ctrl-C or SIGTERM."""
+    """Run a command.  Returns the exit status: 0; 1 if a run failed; 2 for invalid input; 130 or 143 if it was stopped
+    by Ctrl-C or SIGTERM."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # what a console can't show ends no run
+            stream.reconfigure(errors="replace")  # a character that the console lacks must not stop a run
     given = sys.argv[1:] if arguments is None else list(arguments)
     with contextlib.ExitStack() as held:
-        if rank():  # the first one speaks
+        if rank():  # only the first rank prints
             nowhere = held.enter_context(open(os.devnull, "w", encoding="utf-8"))
             held.enter_context(contextlib.redirect_stdout(nowhere))
             held.enter_context(contextlib.redirect_stderr(nowhere))
@@ -360,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def outcome(parsed: argparse.Namespace) -> tuple[int, str]:
-    """The exit status of a command, and what to say of what went wrong."""
+    """Run a command.  Returns the exit status and a line that describes the error, if any."""
     command = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "list": run_list}[parsed.command]
     keep_freed_memory()
     try:
@@ -379,19 +378,19 @@ def outcome(parsed: argparse.Namespace) -> tuple[int, str]:
 
 
 def as_command(words: Iterable[str]) -> str:
-    """What to type in a shell, in one line of text; bytes that are none stand there as `ls` has them: 'caf'$'\\351'."""
+    """A command for a shell, in one line of text.  Bytes that are not UTF-8 are quoted as by `ls`: 'caf'$'\\351'."""
     odd = lambda c: "'$'" + "".join(f"\\{byte:03o}" for byte in c.encode("utf-8", "surrogateescape")) + "''"
     return "".join(c if c.isprintable() else odd(c) for c in shlex.join(words))
 
 
 def in_a_line(error: BaseException, what: str = "") -> str:
-    """What is wrong, and the notes on it."""
+    """The error's message and notes in one line."""
     notes = getattr(error, "__notes__", [])
     return one_line("; ".join([what or str(error) or "out of memory", *notes]))
 
 
 def one_line(text: str) -> str:
-    """Spaces are left as they are: a path may have several."""
+    """Join lines.  Spaces within lines are kept, because a path may contain several."""
     return " ".join(line.strip() for line in text.splitlines())
 
 

@@ -1,7 +1,6 @@
-"""How good a model is, in numbers that compare across families: likelihoods, and distances between sets of images.
+"""Metrics for all families of models: likelihoods, and distances between sets of images.
 
-Sets are compared by features (N, D) of their images, whichever they are; what the features are has to be said beside
-the numbers, which mean nothing without."""
+Sets of images are compared by features (N, D) of any kind.  The values depend on the features, so report both."""
 
 from __future__ import annotations
 
@@ -26,18 +25,18 @@ class Estimate(NamedTuple):
     high: float
 
 
-NORMAL_95, STUDENT_95 = 1.960, 2.093  # quantiles: 0.975 of N(0, 1), and of Student's t with GROUPS − 1 degrees
+NORMAL_95, STUDENT_95 = 1.960, 2.093  # 0.975-quantiles of N(0, 1), and of Student's t with GROUPS − 1 degrees
 GROUPS = 20  # of the jackknife
 
 
 class Likelihood(NamedTuple):
-    """Bits per dimension on a set of images, and what is known of them.
+    """Bits per dimension on a set of images.
 
     Attributes:
-        kind: `exact`, or `upper bound` where the model gives a lower bound of log p(x).
-        bits_per_dim: −log₂ p(x) / dimensions, or its bound, the mean over the images.
-        standard_error: of that mean, from image to image.
-        terms: parts that bits_per_dim is the sum of, or other figures of interest, in bits per dimension.
+        kind: `exact`, or `upper bound` if the model has a lower bound on log p(x).
+        bits_per_dim: −log₂ p(x) / dimensions, or its bound, averaged over the images.
+        standard_error: of that mean, from the variance between images.
+        terms: the terms whose sum is bits_per_dim, or other figures, in bits per dimension.
     """
 
     kind: str
@@ -57,7 +56,7 @@ def bits_per_dim(nats_per_image: Any, dimensions: int) -> Any:
 
 
 def in_batches(f: Callable[[np.ndarray], Any], images: np.ndarray, batch: int) -> np.ndarray:
-    """f of the images, some at a time, without gradients, as one NumPy array."""
+    """f of the images in batches, without gradients, as one NumPy array."""
     parts = []
     with no_grad():
         for start in range(0, len(images), batch):
@@ -69,13 +68,14 @@ def in_batches(f: Callable[[np.ndarray], Any], images: np.ndarray, batch: int) -
 def likelihood(
     model: GenerativeModel, images: np.ndarray, rng: Generator, batch: int = 512, labels: np.ndarray | None = None
 ) -> Likelihood | None:
-    """Bits per dimension of images (N, C, H, W), given their labels (N,) if the model is conditional; None of a model
-    without a density.  Beside them stand the means of what else the model's `negative_log_likelihoods` says.
+    """Bits per dimension of images (N, C, H, W), given their labels (N,) if the model is conditional.
 
-    Expectations are by one draw an image.  Of one image there is no standard error: NaN.
+    None for a model without a density.  `terms` has the means of the further figures of the model's
+    `negative_log_likelihoods`.  Expectations are estimated from one sample per image.  For a single image the standard
+    error is NaN.
 
     Raises:
-        ValueError: no images.
+        ValueError: there are no images.
     """
     if not len(images):
         raise ValueError("likelihood: images must be at least one")
@@ -95,12 +95,12 @@ def likelihood(
 
 
 def share_estimate(flags: np.ndarray) -> Estimate:
-    """The share of what is true among flags (N,), with Wilson's interval, which has a width at 0 and 1 too.
+    """The share of true flags (N,), with Wilson's interval, whose width is positive for shares of 0 and 1 too.
 
     Wilson 1927, eq. 4.
 
     Raises:
-        ValueError: no flags."""
+        ValueError: there are no flags."""
     if not len(flags):
         raise ValueError("share_estimate: flags must be at least one")
     n, p, z2 = len(flags), float(flags.mean()), NORMAL_95**2
@@ -111,16 +111,17 @@ def share_estimate(flags: np.ndarray) -> Estimate:
 def jackknife(
     statistic: Callable[[np.ndarray, np.ndarray], dict[str, float]], n: int, m: int, rng: Generator
 ) -> dict[str, Estimate]:
-    """Numbers that follow from two samples of n and m, with intervals from leaving out a twentieth of both in turn.
+    """Statistics of two samples of sizes n and m, with confidence intervals by the grouped jackknife.
 
-    Unlike the bootstrap it never takes an image twice: nearest neighbours at distance 0 would be the end of them.
-    Efron & Stein 1981: the variance that this gives is too large on average, never too small.
+    Each sample is split into 20 groups, and each of 20 rounds leaves out one group of both.  Unlike the bootstrap, this
+    never repeats an image, which would give nearest neighbours at distance 0.  On average, the estimate of the variance
+    is not too small (Efron & Stein 1981).
 
     Args:
-        statistic: of the indices of what is left in, (≤ n,) and (≤ m,).
+        statistic: a function of the indices of the remaining images, (≤ n,) and (≤ m,).
 
     Raises:
-        ValueError: a sample of fewer than two groups' worth.
+        ValueError: fewer than 40 images in a sample.
     """
     if min(n, m) < 2 * GROUPS:
         raise ValueError(f"at least {2 * GROUPS} images are needed on either side, got {n} and {m}")
@@ -142,7 +143,7 @@ def pair_of_sets(name: str, a: np.ndarray, b: np.ndarray, least: int = 1) -> tup
     """Features (N, D) and (M, D) in float64.
 
     Raises:
-        ValueError: other shapes, fewer than `least` rows, a number that is not finite."""
+        ValueError: other shapes, fewer than `least` rows, or a number that is not finite."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if not (a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1] > 0 and min(len(a), len(b)) >= least):
         raise ValueError(
@@ -156,12 +157,12 @@ def pair_of_sets(name: str, a: np.ndarray, b: np.ndarray, least: int = 1) -> tup
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Between the normal distributions of the means and covariances of features (N, D) and (M, D), in float64.
+    """The Fréchet distance between normal distributions fitted to features (N, D) and (M, D), in float64.
 
-    Heusel et al. 2017, eq. 6, there of Inception features; of others it is not an FID.
+    Heusel et al. 2017, eq. 6.  It is an FID only for Inception features.
 
     Raises:
-        ValueError: fewer than two images on a side, another D or a number that is not finite."""
+        ValueError: fewer than two images in a set, different D, or a number that is not finite."""
     a, b = pair_of_sets("frechet_distance", a, b, least=2)
     return gaussian_frechet_distance(
         a.mean(0), np.atleast_2d(np.cov(a, rowvar=False)), b.mean(0), np.atleast_2d(np.cov(b, rowvar=False))
@@ -173,8 +174,8 @@ def gaussian_frechet_distance(
 ) -> float:
     """‖m_1 − m_2‖² + tr(C_1 + C_2 − 2 (C_1 C_2)^½).  Dowson & Landau 1982, eq. 4.
 
-    The trace of the root is the sum of the singular values of C_1^½ C_2^½, which needs no root of a matrix that is not
-    symmetric.
+    The trace of the root is computed as the sum of the singular values of C_1^½ C_2^½, which only needs roots of
+    symmetric matrices.
 
     Raises:
         ValueError: shapes other than (D,), (D, D), (D,), (D, D), or a number that is not finite."""
@@ -194,43 +195,45 @@ def gaussian_frechet_distance(
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Euclidean, between features (N, D) and (M, D): (N, M).  Exactly 0 between equal ones, and symmetric.
+    """Euclidean distances between features (N, D) and (M, D): (N, M).  Symmetric, and exactly 0 for equal features.
 
     Raises:
-        ValueError: no images on a side, another D or a number that is not finite."""
+        ValueError: an empty set, different D, or a number that is not finite."""
     a, b = pair_of_sets("distances", a, b)
     return np.sqrt(np.stack([((row - b) ** 2).sum(1) for row in a]))
 
 
 def radii(within: np.ndarray, k: int) -> np.ndarray:
-    """The distance of each to the k-th nearest of the others, from the distances (N, N) within a set.
+    """The distance of each image to its k-th nearest neighbour in its set: distances (N, N) within the set to (N,).
 
     Raises:
-        ValueError: fewer than k others."""
+        ValueError: k is not in 1 … N − 1."""
     if not 1 <= k < len(within):
-        raise ValueError(f"k must be in 1 … {len(within) - 1}, the others of a set of {len(within)}, got {k}")
+        raise ValueError(f"k must be in 1 … {len(within) - 1} for a set of {len(within)}, got {k}")
     return np.partition(within, k, axis=1)[:, k]  # the smallest is the distance to itself
 
 
 def inside(across: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Which of M points lie in the ball of which of N, from distances (N, M): bool (N, M)."""
+    """Whether point j lies in the ball of radius[i] around point i: distances (N, M) to bool (N, M)."""
     return across <= radius[:, None]
 
 
 def neighbour_metrics(
     real: np.ndarray, fake: np.ndarray, across: np.ndarray, k_manifold: int = 3, k_coverage: int = 5
 ) -> dict[str, float]:
-    """From the distances within and between real and generated features, (N, N), (M, M) and (N, M):
+    """Metrics from the distances within and between real and generated features, (N, N), (M, M) and (N, M).
 
-    - precision: the share of generated images that lie in the ball of a real one with its k-th neighbour on the surface
-    - recall: the share of real images in such a ball of a generated one.  Kynkäänniemi et al. 2019, eq. 1 – 3
-    - density: how many real balls a generated image lies in, by k: at best about 1 on average, unbounded
-    - coverage: the share of real images with a generated one in their ball.  Naeem et al. 2020, eq. 3, 4
+    The ball of an image reaches to its k-th nearest neighbour in its own set.
 
-    The k are those that the papers recommend.
+    - precision: the share of generated images that lie in the ball of a real image
+    - recall: the share of real images that lie in the ball of a generated image.  Kynkäänniemi et al. 2019, eq. 1 – 3
+    - density: the number of real images whose ball contains a generated image, by k; about 1 for real images, unbounded
+    - coverage: the share of real images whose ball contains a generated image.  Naeem et al. 2020, eq. 3, 4
+
+    The defaults of k are those that the papers recommend.
 
     Raises:
-        ValueError: distances of other shapes, fewer than k others in a set."""
+        ValueError: distances of other shapes, or k not smaller than a set."""
     if [real.shape, fake.shape, across.shape] != [(len(real),) * 2, (len(fake),) * 2, (len(real), len(fake))]:
         shapes = f"{real.shape}, {fake.shape} and {across.shape}"
         raise ValueError(f"real, fake and across must be distances (N, N), (M, M) and (N, M), got {shapes}")
@@ -248,19 +251,19 @@ def neighbour_metrics(
 
 
 def distance_to_nearest(images: Array, among: Array) -> np.ndarray:
-    """The smallest Euclidean distance of each image to one `among` others, in pixel levels: (N,)."""
+    """The Euclidean distance of each image to the nearest image in `among`, in pixel levels: (N,)."""
     closest = to_numpy(among)[nearest(images, among)].astype(np.float64)
     return np.sqrt(((to_numpy(images) - closest) ** 2).sum((1, 2, 3)))
 
 
 def closer_share(a: np.ndarray, b: np.ndarray) -> float:
-    """P(a < b) + ½ P(a = b) for independent draws among numbers (N,) and (M,): Mann & Whitney's U / NM.
+    """P(a < b) + ½ P(a = b) for independent draws from numbers (N,) and (M,): Mann & Whitney's U / NM.
 
-    With a and b the distances of generated and of held-out images to their nearest training images it is ½ where
-    nothing is copied, and 1 where all is.  Meehan, Chaudhuri & Dasgupta 2020, section 3.
+    If a and b are the distances of generated and of held-out images to their nearest training images, the expected
+    value is ½ without copying, and 1 if all generated images are copies.  Meehan, Chaudhuri & Dasgupta 2020, section 3.
 
     Raises:
-        ValueError: no numbers on a side."""
+        ValueError: an empty array."""
     if not len(a) or not len(b):
         raise ValueError(f"closer_share: a and b must be at least one number each, got {len(a)} and {len(b)}")
     ordered = np.sort(b)

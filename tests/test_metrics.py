@@ -116,9 +116,9 @@ REFUSED: dict[str, Callable[[], object]] = {
     "distances: a and b must be .* at least 1": lambda: distances(SOME[:0], SOME),
     r"distances: .* got \(5, 3\) and \(5, 1\)": lambda: distances(SOME, SOME[:, :1]),
     "distances: features must be finite": lambda: distances(SOME, NAN),
-    "k must be in 1 … 4, the others of a set of 5, got 5": lambda: radii(distances(SOME, SOME), 5),
-    "k must be in 1 … 4, the others of a set of 5, got 0": lambda: radii(distances(SOME, SOME), 0),
-    "k must be in 1 … 1, the others of a set of 2, got 3": lambda: compared(SOME[:2], SOME),
+    "k must be in 1 … 4 for a set of 5, got 5": lambda: radii(distances(SOME, SOME), 5),
+    "k must be in 1 … 4 for a set of 5, got 0": lambda: radii(distances(SOME, SOME), 0),
+    "k must be in 1 … 1 for a set of 2, got 3": lambda: compared(SOME[:2], SOME),
     "real, fake and across must be distances": lambda: neighbour_metrics(
         distances(SOME, SOME), distances(SOME[:4], SOME[:4]), distances(SOME[:4], SOME), 1, 1
     ),

@@ -802,7 +802,7 @@ def test_defaults_as_they_are_shown() -> None:
     assert shown["channels=64"] == ("of the U-Net. (32 for images of up to 16 pixels, 32 for images beyond 16 pixels)")
     assert shown["multipliers=1,2"] == "of the U-Net. (1,2,2 for images beyond 16 pixels)"
     assert shown["dropout=0.0"] == "of the U-Net."
-    assert dict(explained("gan"))["discriminator_steps=1"] == "k of algorithm 1, updates of D to one of G."
+    assert dict(explained("gan"))["discriminator_steps=1"] == "k of algorithm 1, updates of D per update of G."
 
 
 def test_files_of_settings(tmp_path: Path) -> None:

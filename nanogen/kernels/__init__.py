@@ -1,6 +1,7 @@
-"""The annex: faster forms of the core's operations, in C for a CPU and in CUDA for a GPU.
+"""The annex: faster kernels of the core's operations, in C for the CPU and in CUDA for the GPU.
 
-Importing it registers what can work on this machine.  Nothing else imports it, and without it everything works, slower.
+Importing it registers the kernels that work on this machine.  No other module needs it: without it everything works,
+but slower.
 """
 
 import importlib.util
@@ -14,5 +15,5 @@ if importlib.util.find_spec("cupy"):
 
 
 def registered() -> dict[str, list[str]]:
-    """The operations that have kernels, by name, and for which devices."""
+    """The names of the operations that have kernels, with the devices of the kernels."""
     return {operation.__name__: sorted(operation.kernels) for operation in OPERATIONS if operation.kernels}

@@ -1,9 +1,9 @@
-"""Which kernel takes which convolution, on a CPU as on a GPU.
+"""Which algorithm computes which convolution, on the CPU and on the GPU.
 
-A device has four functions, each of which goes once through images or through gradients and makes up to two results:
+Each device has four functions.  Each makes one pass over images or gradients and computes up to two results:
 
-- `winograd`, for the kernels that `winograd.tiling` names, and its adjoint;
-- `im2col`: the patches, times the kernel or times a gradient; `col2im`, its adjoint.
+- `winograd` and `winograd_adjoint`, for the kernels for which `winograd.tiling` finds a tiling;
+- `im2col`: the matrix of patches, times the kernel or times a gradient; and its adjoint `col2im`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from nanogen.kernels.winograd import Pair, tiling
 
 
 class Functions(NamedTuple):
-    """What a device has.  Results for which an argument is None are None.
+    """The functions of a device.  A result is None if one of its arguments is None.
 
     Attributes:
-        covers: whether it can take these arrays.
+        covers: whether the device's kernels support these arrays.
         winograd: (x, w, bias, y, padding, F, size) to `convolve` of x and w, and `convolve_weight` of x and y.
         winograd_adjoint: (y, w, x, padding, F, size) to `convolve_adjoint` of y, w and `convolve_weight` of x, y.
-        im2col: (x, w, bias, y, kernel, stride, padding, dilation, size) to the same two as `winograd`.
-        col2im: (y, w, bias, size, stride, padding, dilation) to `convolve_adjoint` of y and w, and a bias.
+        im2col: (x, w, bias, y, kernel, stride, padding, dilation, size) to the same two results as `winograd`.
+        col2im: (y, w, bias, size, stride, padding, dilation) to `convolve_adjoint` of y and w, plus the bias.
         sum_of_pixels: (N, C, H, W) to (C,).
     """
 
@@ -39,24 +39,24 @@ class Functions(NamedTuple):
 
 
 def channels_last(x: Array) -> Array:
-    """(N, C, H, W) as a contiguous (N, H, W, C); no copy if the memory is like that already."""
+    """(N, C, H, W) to a contiguous (N, H, W, C), without a copy if the memory has that layout already."""
     return array_module(x).ascontiguousarray(x.transpose(0, 2, 3, 1))
 
 
 def flip_kernel(w: Array) -> Array:
-    """The kernel of the adjoint: both axes flipped, inputs and outputs swapped."""
+    """The kernel of the adjoint: both spatial axes flipped, input and output channels swapped."""
     return w[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
 
 
 @functools.lru_cache(4096)
 def full_padding(kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair | None:
-    """The padding with which the adjoint is a convolution with the flipped kernel; None where it is not one."""
+    """The padding with which the adjoint is a convolution with the flipped kernel; None if it is not one."""
     found = tuple(d * (k - 1) - p for k, p, d in zip(kernel, padding, dilation, strict=True))
     return found if stride == (1, 1) and min(found) >= 0 else None
 
 
 def register(device: str, on: Functions) -> None:
-    """Register the device's kernels of the three faces of convolution, and of the one with a bias."""
+    """Register the device's kernels of convolution, its two adjoints, and convolution with a bias."""
 
     def forward(
         x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair, dilation: Pair, size: Pair | None
@@ -67,7 +67,7 @@ def register(device: str, on: Functions) -> None:
             return on.winograd(x, w, bias, None, padding, F, size)[0]
         around = full_padding(kernel, stride, padding, dilation)
         if around is not None and kernel != (1, 1) and math.prod(x.shape[2:]) * o < math.prod(size) * c:
-            return on.col2im(x, flip_kernel(w), bias, size, stride, around, dilation)  # the smaller matrix of patches
+            return on.col2im(x, flip_kernel(w), bias, size, stride, around, dilation)  # smaller matrix
         return on.im2col(x, w, bias, None, kernel, stride, padding, dilation, size)[0]
 
     def adjoint(y: Array, w: Array, size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Array:
@@ -115,7 +115,7 @@ def register(device: str, on: Functions) -> None:
             return (forward(x, w, bias, *how), None) if on.covers(x, w, bias) else NotImplemented
 
         def gradient(g, saved, x, w, bias, *, size, wanted, **how):
-            g = channels_last(g).transpose(0, 3, 1, 2)  # once for all who would copy it for themselves
+            g = channels_last(g).transpose(0, 3, 1, 2)  # one copy, which both functions below use
             return [*gradients(x, w, g, wanted, **how), on.sum_of_pixels(g) if wanted[2] else None]
 
     @convolve_adjoint.kernel(device)

@@ -1,7 +1,8 @@
-// Winograd's tiles, for C and for CUDA: F(2×2, r×r), r = 3 and 2, t = r + 1; see TILINGS in convolution.py.
+// Winograd's tiles, for C and for CUDA: F(2×2, r×r) with r = 3 and 2, t = r + 1; see TILINGS in winograd.py.
 //
-// Images lie as (N, H, W, C).  A tile has t×t blocks of s×s pixels, two blocks from the next.  Its numbers, of one
-// channel, and of the s² pixels of a block one, are in rows of 4 here.  t is a constant wherever these are called.
+// The layout of images is (N, H, W, C).  A tile has t×t blocks of s×s pixels; neighbouring tiles are two blocks apart.
+// The functions below process one channel and one of the s² pixels of each block: t×t numbers, in an array with rows
+// of 4.  t is a compile-time constant in every call.
 
 typedef struct { Int n, h, w, c; } Size;
 typedef struct { Int th, tw, s, ph, pw; } Tiles;
@@ -12,7 +13,7 @@ INLINE Real* pixel(const Real* x, Size of, Int row, Int column, const Real* outs
     return (Real*)(inside ? x + (row * of.w + column) * of.c : outside);
 }
 
-// The pixels of the tile (i, j), or of each block of it the one at `place`, of s×s.
+// Pointers to the t×t pixels of the tile (i, j): in each block, the pixel number `place` of s×s.
 INLINE void pixels_of_tile(
     int t, const Real* x, Size of, Tiles in, Int i, Int j, Int place, const Real* outside, Real** at)
 {
@@ -21,13 +22,13 @@ INLINE void pixels_of_tile(
         for (int l = 0; l < t; l++) at[4 * k + l] = pixel(x, of, row + in.s * k, column + in.s * l, outside);
 }
 
-// The four pixels that come out of the tile (i, j).
+// Pointers to the 2×2 output pixels of the tile (i, j).
 INLINE void outputs_of_tile(const Real* y, Size of, Int i, Int j, const Real* outside, Real** at)
 {
     for (int k = 0; k < 4; k++) at[k] = pixel(y, of, 2 * i + k / 2, 2 * j + k % 2, outside);
 }
 
-// Along one axis; numbers lie a step from each other.
+// Along one axis, with stride `step`.
 
 INLINE void input(int t, const Real* d, int step, Real* m)  // Bᵀ d
 {
@@ -63,7 +64,7 @@ INLINE void output_adjoint(int t, const Real* y, int step, Real* m)  // A y
     if (t == 4) m[3 * step] = -y1;
 }
 
-// The same in two dimensions, in place: t×t numbers to t×t; t×t to 2×2, and back.
+// The same in two dimensions, in place: input t×t to t×t, output t×t to 2×2, and their adjoints.
 
 INLINE void input_of_tile(int t, Real* d)
 {

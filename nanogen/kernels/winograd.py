@@ -1,8 +1,9 @@
 """Winograd's convolutions F(2×2, r×r): 4 multiplications for 9 with 3×3 kernels, 9 for 16 with 4×4 kernels of stride 2.
 
-Winograd 1980; Lavin & Gray 2016, section 4.  In one dimension two outputs of a kernel g of r numbers on an input d of
-r + 1 are Aᵀ [(G g) ⊙ (Bᵀ d)]: r + 1 products, not 2 r.  In two dimensions it is the same with the Kronecker squares of
-the matrices.  Their entries are halves and ones: integers stay exact.  The transforms Bᵀ and Aᵀ are in tiles.h.
+Winograd 1980; Lavin & Gray 2016, section 4.  In one dimension, a kernel g of r numbers and an input d of r + 1 numbers
+give two outputs, Aᵀ [(G g) ⊙ (Bᵀ d)].  This takes r + 1 products instead of 2 r.  Two dimensions use the Kronecker
+squares of the matrices.  Their entries are 0, ±1 and ±½, so results on integers are exact.  The transforms Bᵀ and Aᵀ
+are in tiles.h.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from nanogen.backend import Array, device_of, resident
 Pair = tuple[int, ...]  # for height and width
 Matmul = Callable[[Any, Any], Any]
 
-# With fewer channels than this on either side the transforms cost more than the products that they save.
+# With fewer input or output channels than this, the transforms cost more than the products they save.
 LEAST_CHANNELS = 32
 
 
 class Tiling(NamedTuple):
-    """F(2×2, r×r) on blocks of s×s pixels: a convolution with a kernel of r·s and a stride of s, each way.
+    """F(2×2, r×r) on blocks of s×s pixels: a convolution with a kernel of size r·s and stride s along both axes.
 
-    A kernel of 2r and a stride of 2 are a kernel of r and a stride of 1 on blocks of 2×2 pixels, whose four pixels are
-    as many channels.  A tile has t×t blocks, t = r + 1, and 2×2 pixels of the output."""
+    A convolution with kernel size 2r and stride 2 is one with kernel size r and stride 1 on blocks of 2×2 pixels: the
+    four pixels of a block count as channels.  A tile has t×t blocks, t = r + 1, and gives 2×2 pixels of output."""
 
     r: int
     s: int
@@ -49,18 +50,18 @@ TILINGS = (
 
 
 def tiling(kernel: Pair, stride: Pair, dilation: Pair, channels: Pair) -> Tiling | None:
-    """The tiles that suit a convolution, if any do."""
+    """The tiling for a convolution; None if there is none or it would not be faster."""
     found = next((F for F in TILINGS if (kernel, stride) == ((F.r * F.s,) * 2, (F.s,) * 2)), None)
     return found if dilation == (1, 1) and min(channels) >= LEAST_CHANNELS else None
 
 
 def tile_counts(size: Pair) -> Pair:
-    """How many tiles there are each way, for so many pixels of the output."""
+    """The number of tiles along each axis, for an output of this size."""
     return tuple((n + 1) // 2 for n in size)
 
 
 def transformed_kernel(w: Array, F: Tiling, matmul: Matmul = np.matmul, swapped: bool = False) -> Array:
-    """G g: (O, C, KH, KW) to (t², s² · C, O), or swapped, (t², O, s² · C)."""
+    """G g: (O, C, KH, KW) to (t², s² · C, O); to (t², O, s² · C) if `swapped`."""
     (o, c), r, s = w.shape[:2], F.r, F.s
     order, shape = ((0, 3, 5, 1), (o, s * s * c)) if swapped else ((3, 5, 1, 0), (s * s * c, o))
     rows = avoid_conflicts(w).reshape(o, c, r, s, r, s).transpose(2, 4, *order).reshape(r * r, s * s * c * o)
@@ -76,8 +77,10 @@ def kernel_gradient(sums: Array, F: Tiling, matmul: Matmul = np.matmul) -> Array
 
 
 def avoid_conflicts(w: Array) -> Array:
-    """The kernel with one channel of padding where its outputs are a multiple of 4096 bytes apart: these share a few
-    cache lines, and to transpose 128×64×4×4 numbers takes 0.4 ms in place of 0.1."""
+    """The kernel; if the stride of its first axis is a multiple of 4096 bytes, a copy with one channel of padding.
+
+    Addresses that differ by 4096 bytes compete for the same cache lines: transposing a 128×64×4×4 kernel takes 0.4 ms
+    instead of 0.1 ms."""
     o, c, kh, kw = w.shape
     if w.strides[0] % 4096 or not isinstance(w, np.ndarray):
         return w

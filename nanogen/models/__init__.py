@@ -1,6 +1,6 @@
-"""Four families, a wing each.  Each model's file reads as its paper does: the network, the loss, the sampler.
+"""Four families of models, a folder each.  A model's file follows its paper: the network, the loss, the sampler.
 
-`MODELS` is all that the rest knows of them: a new model is one more line there.
+The rest of the library finds the models in `MODELS`: a new model is one more line there.
 """
 
 from nanogen.models.adversarial.gan import GAN

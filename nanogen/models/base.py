@@ -1,6 +1,6 @@
-"""What all models share: images of integer levels in, images of integer levels out, and what each says of itself.
+"""The interface of all models: images of integer levels in, images of integer levels out.
 
-Training, evaluation and pictures know this interface and no model's class.
+Training, evaluation and pictures use only this interface, and no model's class.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from nanogen.random import Generator
 
 
 class Update(NamedTuple):
-    """One part of a training step: the gradient of `loss(images, rng)` moves the parameters of `part`.
+    """One part of a training step: the parameters of `part` follow the gradient of `loss(images, rng)`.
 
-    A conditional model's is `loss(images, rng, labels)`."""
+    For a conditional model the loss is `loss(images, rng, labels)`."""
 
     name: str
     loss: Callable[..., Tensor]
@@ -31,8 +31,10 @@ class Update(NamedTuple):
 
 
 class GenerativeModel(Module):
-    """A model has besides these methods, where it has a density, `log_prob(images, labels=None)`, exact, or
-    `elbo(images, rng, labels=None)`, a lower bound: nats per image, (N,).
+    """The base class of models.
+
+    A model with a density also has `log_prob(images, labels=None)`, which is exact, or `elbo(images, rng,
+    labels=None)`, a lower bound: nats per image, (N,).
 
     Args:
         image_shape: (C, H, W).
@@ -40,8 +42,9 @@ class GenerativeModel(Module):
         classes: the number of labels that images are conditioned on; 0: unconditional.
 
     Attributes:
-        summary: what it is, in a line.
-        small, large: how it is trained on images of up to 16×16, a minute or so on two cores, and on larger ones.
+        summary: a description in one line.
+        small: the recipe for images of up to 16×16, about a minute on two cores.
+        large: the recipe for larger images.
 
     Raises:
         ValueError: a shape that is not three positive integers, levels outside 2 … 256, classes outside 0 … 65536.
@@ -68,31 +71,31 @@ class GenerativeModel(Module):
 
     @property
     def dimensions(self) -> int:
-        """How many numbers an image is made of."""
+        """The number of values in an image: C · H · W."""
         return math.prod(self.image_shape)
 
     @property
     def anchor(self) -> Tensor:
-        """Some parameter: its type and device are the model's."""
+        """The first parameter.  Its dtype and device are those of the model."""
         return next(self.parameters())
 
     def pixels(self, images: Any) -> Array:
-        """The images' levels, checked, on the model's device."""
+        """The images as checked integer levels on the model's device."""
         levels: Array = images.data if isinstance(images, Tensor) else images
         check_levels(levels, self.levels, self.image_shape)
         return to_device(levels, self.anchor.device)
 
     def scaled(self, levels: Array) -> Tensor:
-        """Levels as the network sees them: evenly spaced in [−1, 1], in the model's type."""
+        """Levels scaled to [−1, 1], the input of the network, in the model's dtype."""
         return Tensor(scale_levels(to_device(levels, self.anchor.device), self.levels, self.anchor.dtype))
 
     def condition(self, labels: Any, n: int, rng: Generator | None = None) -> dict[str, Array]:
-        """What the networks are told of n images: their `labels` (n,), on the model's device; nothing if unconditional.
+        """Keyword arguments for the networks: `labels` (n,) on the model's device; empty for an unconditional model.
 
-        Labels that are not given are drawn from `rng`, each class equally likely.
+        Without labels they are drawn from `rng`, each class with equal probability.
 
         Raises:
-            ValueError: labels of an unconditional model; none, and no rng; other than n integers in 0 … classes − 1.
+            ValueError: labels for an unconditional model; neither labels nor rng; not n integers in 0 … classes − 1.
         """
         if not self.classes:
             if labels is not None:
@@ -100,52 +103,52 @@ class GenerativeModel(Module):
             return {}
         if labels is None:
             if rng is None:
-                raise ValueError(f"labels must be given: the model is of {self.classes} classes")
+                raise ValueError(f"labels must be given: the model has {self.classes} classes")
             labels = rng.integers(0, self.classes, n)
         found = labels.data if isinstance(labels, Tensor) else labels if hasattr(labels, "dtype") else np.array(labels)
         if found.shape != (n,) or found.dtype.kind not in "iu":
-            raise ValueError(f"labels must be {n} integers, one an image, got {found.dtype} of shape {found.shape}")
+            raise ValueError(f"labels must be {n} integers, one per image, got {found.dtype} of shape {found.shape}")
         check_range("labels", found, self.classes)
         return {"labels": to_device(found, self.anchor.device)}
 
     def loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """The number that training makes small."""
+        """The scalar that training minimises."""
         raise NotImplementedError
 
     def updates(self) -> list[Update]:
-        """What one training step does, in this order."""
+        """The parts of a training step, in this order."""
         return [Update("loss", self.loss, self)]
 
     def sample(self, n: int, rng: Generator, labels: Any = None) -> Array:
-        """n images of integer levels: uint8 (n, C, H, W).  Arguments beyond these are the model's own settings.
+        """Draw n images of integer levels: uint8 (n, C, H, W).  Further arguments are the model's own settings.
 
-        A conditional model without labels draws them, each class equally likely."""
+        If a conditional model gets no labels, it draws them, each class with equal probability."""
         raise NotImplementedError
 
     @property
     def network_evaluations(self) -> int:
-        """How often the network is run for one image, or one batch of them."""
+        """The number of evaluations of the network per sampled image or batch."""
         return 1
 
     def evaluations_with(self, **sampling: Any) -> int:
         """`network_evaluations` with these settings of `sample`.
 
         Raises:
-            ValueError: settings that `sample` would refuse."""
+            ValueError: settings that `sample` does not accept."""
         return self.network_evaluations
 
     def sampling_within(self, evaluations: int) -> dict[str, Any]:
-        """Settings of `sample` for a picture with about so many evaluations of the network, if it can do with fewer."""
+        """Settings of `sample` that need at most about this many network evaluations, if there are any."""
         return {}
 
     def repeated(self) -> list[Module]:
-        """The networks that sampling calls again and again, with images of one shape."""
+        """The networks that sampling calls repeatedly with inputs of one shape."""
         return []
 
     def negative_log_likelihoods(self, images: Any, rng: Generator, labels: Any = None) -> dict[str, Tensor]:
-        """By name, nats per image, (N,): first −log p(x) as `exact`, or as `upper bound`; then what else is to be said.
+        """By name, nats per image, (N,): first −log p(x) as `exact` or its `upper bound`, then further figures.
 
-        Of a model without a density: nothing."""
+        Empty for a model without a density."""
         given = self.condition(labels, len(images))
         for kind, name, more in (("exact", "log_prob", ()), ("upper bound", "elbo", (rng,))):
             if density := getattr(self, name, None):
@@ -153,17 +156,17 @@ class GenerativeModel(Module):
         return {}
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """What shows the model's idea, by name: uint8 (rows, columns, C, H, W), of training or test images or none."""
+        """Pictures that show the idea of the model, by name: grids of images, uint8 (rows, columns, C, H, W)."""
         return {}
 
     def first_images(self, images: Images, n: int) -> tuple[np.ndarray, dict[str, Array]]:
-        """n images, the first ones again where there are fewer, and their condition."""
+        """The first n images and their condition.  If there are fewer images, they repeat."""
         which = np.arange(n) % len(images)
         labels = images.labels[which] if self.classes and images.labels is not None else None
         return images.images[which], self.condition(labels, n)
 
     def class_by_row(self, rows: int, columns: int) -> dict[str, Array]:
-        """The condition of images in rows, each row of the next class."""
+        """The condition for a grid of images where each row has the next class."""
         labels = np.repeat(np.arange(rows) % self.classes, columns) if self.classes else None
         return self.condition(labels, rows * columns)
 
@@ -175,14 +178,14 @@ def is_count(value: Any) -> bool:
 
 def check_counts(**settings: Any) -> None:
     """Raises:
-    ValueError: a setting that is no positive integer."""
+    ValueError: a setting that is not a positive integer."""
     for name, value in settings.items():
         if not is_count(value):
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
 def check_choice(**settings: Any) -> None:
-    """Each setting is given as `(value, choices)`.
+    """Check settings, each given as `(value, choices)`.
 
     Raises:
         ValueError: a value that is not among the choices."""

@@ -1,4 +1,4 @@
-"""How a model is trained unless told otherwise: what was found to work on the data sets at hand."""
+"""The default settings of training, found by experiments on the built-in data sets."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any
 class Recipe:
     """Attributes:
     steps: training steps.
-    batch: images a step.
-    lr: the largest learning rate; it rises over `warmup` steps and falls to 0 as a half cosine.
+    batch: images per step.
+    lr: the largest learning rate.  It rises over `warmup` steps, then falls to 0 along half a cosine.
     betas: Adam's decay rates.
     weight_decay: AdamW's.
-    ema: the decay of the averaged weights that sampling and evaluation use.  On the digits 0.98 is about the best for
-        all four families (0.998: diffusion has 2.63 bits for 2.58); larger images have five times the steps, and 0.995.
-    threads: of the matrix products.  Small ones gain little by more than one, and lose much on a busy machine.
-    samples_every: steps between the pictures of samples while training.
+    ema: the decay of the averaged weights that sampling and evaluation use.  On the digits, 0.98 is about the best for
+        all four families (with 0.998, diffusion reaches 2.63 bits instead of 2.58).  Larger images train for five times
+        the steps, with 0.995.
+    threads: of the matrix products.  Small products gain little from several threads, and are slow on a busy machine.
+    samples_every: steps between two pictures of samples.
     model: settings of the model that differ from its defaults.
     """
 

@@ -1,1 +1,1 @@
-"""Training runs: settings, the loop, checkpoints, pictures."""
+"""Training runs: settings, the loop, checkpoints, pictures and evaluation."""

@@ -1,4 +1,4 @@
-"""Where numbers first go wrong: the result of every primitive looked at, going forward and going backward."""
+"""Anomaly detection: checks the results of every primitive, in the forward and in the backward pass."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from nanogen.nn import Module
 
 
 class Anomaly(FloatingPointError):
-    """A number that is not finite, and where it came from."""
+    """A number that is not finite, with the operation that produced it."""
 
 
 @contextlib.contextmanager
 def detect_anomaly(model: Module) -> Iterator[None]:
-    """Within this context a primitive that makes a number that is not finite, of numbers that are, raises `Anomaly`
-    with the primitive's name, the direction, and the module of `model` in which it was called.
+    """Within this context, a primitive that gives a number that is not finite for finite inputs raises `Anomaly`.  The
+    error has the primitive's name, the direction, and the module of `model` in which it was called.
 
-    As torch's `detect_anomaly`, which looks at gradients alone.  Slow: it waits for every result.  It is for one
-    thread at a time.
+    Like torch's `detect_anomaly`, which checks only gradients.  It is slow because it waits for every result, and it
+    is not thread-safe.
     """
     names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
-    places: dict[int, str | None] = {}  # of the nodes of the graph, for the way back
-    going_back: list[tuple[str, str | None, str]] = []  # through which primitives: their rules are made of others
+    places: dict[int, str | None] = {}  # the modules of the graph's nodes, for the backward pass
+    going_back: list[tuple[str, str | None, str]] = []  # the primitives in backward: their rules use other primitives
     recorded, gradients = Primitive.recorded, Primitive.gradients
 
     def checked_recorded(self: Primitive, tensors: list[Tensor], *others: Any) -> Tensor:
@@ -55,7 +55,7 @@ def detect_anomaly(model: Module) -> Iterator[None]:
 
 
 def went_wrong(output: Tensor, inputs: list[Tensor]) -> bool:
-    """Whether there are NaNs where none went in, or infinities where all that went in was finite."""
+    """Whether there is a NaN in the output and none in the inputs, or an infinity and all inputs are finite."""
     if is_finite(output.data):
         return False
     nan = bool(array_module(output.data).isnan(output.data).any())
@@ -71,7 +71,7 @@ def _kind(x: Tensor) -> str:
 
 
 def _innermost_module(names: dict[int, str]) -> str:
-    """The module, among those with names, whose method is being run."""
+    """The name of the innermost of these modules whose method is running."""
     frame: Any = sys._getframe(2)
     while frame is not None:
         owner = frame.f_locals.get("self")

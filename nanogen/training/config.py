@@ -1,4 +1,4 @@
-"""Settings as text: NAME=VALUE on the command line, or a file; and what each of them means."""
+"""Settings as text: NAME=VALUE on the command line, or a file; with their descriptions."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from nanogen.models import MODELS, Recipe
 from nanogen.training.files import from_utf8
 from nanogen.training.run import FORMER, PATHS, Settings, check_model, convert, model_parameters, nearest
 
-NOT_GIVEN = "image_shape", "levels", "fingerprints"  # settings that the images tell
-LONGEST = 1 << 15  # bytes of a file of settings: what is nested deeply takes a parser time and memory
+NOT_GIVEN = "image_shape", "levels", "fingerprints"  # settings that are determined by the images
+LONGEST = 1 << 15  # bytes of a settings file: parsing deeply nested data takes time and memory
 
-TRAINING = {  # what can be set for all models
+TRAINING = {  # settings of all models
     "steps": "training steps",
-    "batch": "images a step",
-    "lr": "largest learning rate; it rises over the warm-up and falls to 0 as a half cosine",
+    "batch": "images per step",
+    "lr": "largest learning rate; it rises over the warm-up, then falls to 0 along half a cosine",
     "warmup": "steps over which the learning rate rises",
-    "betas": "Adam's decay rates a step",
-    "weight_decay": "AdamW's, a step, in units of the learning rate",
-    "clip": "longest gradient, of all parameters of a part together; longer ones are scaled down; 0: any length",
-    "ema": "decay a step of the averaged weights, which sampling and evaluation use; 0: the last weights",
+    "betas": "Adam's decay rates per step",
+    "weight_decay": "AdamW's decay per step, in units of the learning rate",
+    "clip": "largest norm of a part's gradient; larger ones are scaled down to it; 0: no clipping",
+    "ema": "decay per step of the averaged weights, which sampling and evaluation use; 0: no averaging",
     "log_every": "steps between the rows of metrics.csv",
     "samples_every": "steps between the pictures of samples while training; 0: none until the end",
     "checkpoint_every": "steps between checkpoints",
-    "keep": "checkpoints that are kept, the newest",
+    "keep": "number of newest checkpoints that are kept",
     "seed": "of all random numbers",
     "device": "cpu or cuda",
-    "precision": "of the products of matrices: float32, or tf32, on a GPU: ten bits of each factor's fraction, faster",
-    "execution": "of steps, sampling's too: eager, kernel by kernel, or graph, on a GPU: captured, then launched whole",
-    "threads": "of the matrix products; another number gives other bits",
+    "precision": "of matrix products: float32; or tf32, on a GPU: faster, but factors have 10-bit fractions",
+    "execution": "of training and sampling steps: eager, kernel by kernel; or graph, on a GPU: as a CUDA graph",
+    "threads": "of the matrix products; another number changes the rounding of results",
 }
 
 
 def default(name: str) -> str:
-    """A training setting's default; it may go by the model and the size of the images."""
+    """The default of a training setting, which may depend on the model and the size of the images."""
     if name not in {field.name for field in dataclasses.fields(Recipe)}:
         return as_text(Settings.__dataclass_fields__[name].default)
     by_size = []
@@ -53,12 +53,12 @@ def default(name: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """As it is written on the command line."""
+    """A value as it is written on the command line."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def explained(model: str) -> Iterator[tuple[str, str]]:
-    """`name=default` of each of a model's own settings, and its meaning by the docstring of the model's class."""
+    """`name=default` of each of a model's own settings, and its description from the docstring of the model's class."""
     entries = re.findall(r"^    ([\w, ]+): (.+(?:\n {8}.+)*)", inspect.getdoc(MODELS[model]) or "", re.MULTILINE)
     meaning = {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
     for name, parameter in model_parameters(model).items():
@@ -72,23 +72,23 @@ def explained(model: str) -> Iterator[tuple[str, str]]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Settings by name in a TOML file, or in the settings.json of a run, whose images tell their shape themselves.
+    """Read settings by name from a TOML file or from the settings.json of a run, without the shape of its images.
 
     Raises:
-        FileNotFoundError: no file there.
-        ValueError: not TOML or JSON, or a table where a setting is expected.
+        FileNotFoundError: there is no such file.
+        ValueError: not TOML or JSON, or a table instead of a setting.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file")
     if path.stat().st_size > LONGEST:
-        raise ValueError(f"{path} is longer than settings are ({LONGEST} bytes)")
+        raise ValueError(f"{path} is longer than a settings file may be ({LONGEST} bytes)")
     try:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold settings by name")
+        raise ValueError(f"{path} must contain settings by name")
     if path.suffix == ".json":
         found = {k: v for k, v in found.items() if k not in (*NOT_GIVEN, *FORMER) and v is not None}
         found |= found.pop("model_settings", {})
@@ -99,21 +99,21 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def split_assignment(text: str) -> tuple[str, str]:
-    """NAME=VALUE.
+    """Split NAME=VALUE.
 
     Raises:
-        ValueError: another form."""
+        ValueError: there is no equals sign."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise ValueError(f"a setting is written name=value, got {text!r}")
+        raise ValueError(f"a setting must have the form name=value, got {text!r}")
     return name, value
 
 
 def in_their_types(model: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of training and the model's own, in the types that they are declared with.
+    """The settings of training and the model's own settings, converted to their declared types.
 
     Raises:
-        ValueError: an unknown name, with the nearest that there is; a value of another type.
+        ValueError: an unknown name (the error suggests a similar one), or a value of another type.
     """
     check_model(model)
     own = {name: parameter.annotation for name, parameter in model_parameters(model).items()}

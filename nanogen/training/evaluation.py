@@ -1,4 +1,4 @@
-"""What `nanogen evaluate` finds out about a run: likelihood, quality, diversity, copies, and what a sample costs."""
+"""`nanogen evaluate`: likelihood, quality and diversity of the samples, copies of training images, time per sample."""
 
 from __future__ import annotations
 
@@ -40,24 +40,25 @@ from nanogen.training.run import EVALUATION, SAMPLES, Run
 from nanogen.training.sampling import sample
 
 BATCH = 250  # images sampled at once
-FEWEST = 2 * GROUPS  # images on either side of a comparison of sets
+FEWEST = 2 * GROUPS  # images in each of two compared sets, at least
 SHOWN = 16  # images in a row of a picture
-# Independent streams of random numbers of the evaluation's seed, beside those of a run.
+# Independent random streams of the evaluation's seed, in addition to those of a run.
 LEFT_OUT, REAL_AS_IF_DRAWN = 100, 101
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Attributes:
-    model, data, seed, settings of sampling; numbers of images.
+    model, data, seed, sampling: the run's model and data set, the seed, and the settings of sampling.
+    train_images, test_images, samples: numbers of images.
     likelihood: bits per dimension of the test images; None without a density.
-    features: which the sets were compared by.
-    quality: by name, of the samples against the test images.
-    floor: the same of training images, as many as samples, in their place: what real images reach.
-    copies: shares, with what is expected of them where nothing is copied.
-    classes: how many of the classes are covered, of how many, the smallest share of a class among the samples, and
-        the share of test images that the classifier gets right; None without labels.
-    network_evaluations, seconds: of one sample.
+    features: a description of the features by which sets of images are compared.
+    quality: metrics of the samples against the test images, by name.
+    floor: the same metrics of as many training images instead of samples: the values that real images reach.
+    copies, copies_expected: metrics of copying, and their expected values if nothing is copied.
+    classes: the number of classes covered, the number of classes, the smallest and the largest share of a class among
+        the samples, and the classifier's accuracy on the test images; None without labels.
+    network_evaluations, seconds: per sample.
     """
 
     model: str
@@ -89,21 +90,20 @@ def evaluate(
     """Evaluate a run's model on its data set's test split.
 
     Args:
-        n: how many images to sample, in batches of 250: what is drawn depends on how many a batch has.
-        test_images: how many test images, the first ones; all unless given.
+        n: the number of images to sample, in batches of 250.  The samples depend on the size of the batches.
+        test_images: use only this many first test images; default all.
         sampling: the model's own settings of `sample`.
 
     Returns:
-        The numbers, and images by the names of the pictures that show them.  None on ranks other than the first, which
-        only draw.
+        The numbers, and the images for pictures, by name.  None on all ranks but the first, which only sample.
 
     Raises:
-        ValueError: too few images on either side.
+        ValueError: too few samples or test images.
     """
     settings, model, train, test = run.settings(), run.model(device), run.images("train"), run.images("test")
     count = len(test) if test_images is None else test_images
     if not 2 <= count <= len(test):
-        raise ValueError(f"at least 2 test images are needed, of the {len(test)} there are, got {count}")
+        raise ValueError(f"at least 2 and at most {len(test)} test images are needed, got {count}")
     if n < FEWEST:
         raise ValueError(f"at least {FEWEST} samples are needed, got {n}")
     evaluations = model.evaluations_with(**sampling)
@@ -133,12 +133,12 @@ def evaluate(
 
 
 def drawn_from(labels: np.ndarray) -> Callable[[int, Generator], np.ndarray]:
-    """What draws n of the labels, each as likely as another: classes come as often as among them."""
+    """A function that draws n of the given labels, so that classes have the same frequencies."""
     return lambda n, rng: labels[to_numpy(rng.integers(0, len(labels), n))]
 
 
 def timed(draw: Callable[..., np.ndarray], n: int) -> tuple[np.ndarray, float]:
-    """n samples, BATCH at a time, and the seconds that one took."""
+    """n samples, drawn in batches of BATCH, and the seconds per sample."""
     parts, start = [], time.perf_counter()
     with tqdm(total=n, desc="sampling", unit="image", disable=None) as bar:
         for i in range(0, n, BATCH):
@@ -148,7 +148,7 @@ def timed(draw: Callable[..., np.ndarray], n: int) -> tuple[np.ndarray, float]:
 
 
 def quality(real: np.ndarray, fake: np.ndarray, rng: Generator) -> dict[str, Estimate]:
-    """The Fréchet distance and the neighbour metrics of features (N, D) and (M, D), with intervals."""
+    """The Fréchet distance and the neighbour metrics of features (N, D) and (M, D), with confidence intervals."""
     within_real, within_fake, across = distances(real, real), distances(fake, fake), distances(real, fake)
 
     def statistic(i: np.ndarray, j: np.ndarray) -> dict[str, float]:
@@ -161,11 +161,11 @@ def quality(real: np.ndarray, fake: np.ndarray, rng: Generator) -> dict[str, Est
 def copy_metrics(
     fake: np.ndarray, train: np.ndarray, test: np.ndarray, rng: Generator
 ) -> tuple[dict[str, Estimate], dict[str, float]]:
-    """How close samples are to the training images, in pixels, and what is expected of images drawn anew:
+    """Metrics of copying by distances between pixels, and their expected values for new images:
 
     - exact copies: the share of samples that equal a training image
-    - nearest is a training image: the share whose nearest of all real images is one of those for training
-    - closer to training images: P(a sample is closer to its nearest training image than a test image is to its)
+    - nearest is a training image: the share of samples whose nearest real image is a training image
+    - closer to training images: P(a sample is closer to its nearest training image than a test image is to its own)
     """
     to_train, to_test, tests_to_train = (
         distance_to_nearest(fake, train), distance_to_nearest(fake, test), distance_to_nearest(test, train)
@@ -184,7 +184,7 @@ def copy_metrics(
 
 
 def class_metrics(features: Features, fake: np.ndarray, train: Images, test: Images) -> dict[str, float] | None:
-    """A class is covered if its share of the samples is at least a tenth of its share of the training images."""
+    """Coverage of the classes: the samples' share of a class is at least a tenth of the training images' share."""
     if train.labels is None or test.labels is None:
         return None
     expected = np.bincount(train.labels, minlength=features.classes) / len(train)
@@ -202,11 +202,11 @@ def class_metrics(features: Features, fake: np.ndarray, train: Images, test: Ima
 def shown(
     fake: np.ndarray, train: np.ndarray, test: np.ndarray, of_real: np.ndarray, of_fake: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Rows of images by the names of pictures.
+    """Images for pictures, by name:
 
-    - closest: the samples closest to a training image, each above that one and above the nearest test image
-    - outside: samples that lie in no test image's ball, the farthest first
-    - missed: test images that lie in no sample's ball, the farthest first"""
+    - closest: the samples closest to a training image, each above its nearest training and nearest test image
+    - outside: samples that are in no test image's ball, the most distant first
+    - missed: test images that are in no sample's ball, the most distant first"""
     order = np.argsort(distance_to_nearest(fake, train), kind="stable")[:SHOWN]
     closest = np.concatenate([fake[order], train[nearest(fake[order], train)], test[nearest(fake[order], test)]])
     across = distances(of_real, of_fake)
@@ -221,9 +221,9 @@ def shown(
 
 
 def write(evaluation: Evaluation, pictures: dict[str, np.ndarray], levels: int, run: Run, file: Path) -> list[Path]:
-    """The numbers as JSON into a file and the pictures into the run's folder; the paths."""
+    """Write the numbers as JSON to a file, and the pictures to the run's folder.  Returns the paths."""
     text = json.dumps(as_json(evaluation), indent=2, ensure_ascii=False) + "\n"
-    write_atomically(file, text.encode(errors="backslashreplace"))  # as JSON has it: a path need not be text
+    write_atomically(file, text.encode(errors="backslashreplace"))  # as JSON escapes: a path need not be valid text
     paths = [file]
     for name, images in pictures.items():
         path = run.folder / f"evaluation-{name}.png"
@@ -235,7 +235,7 @@ def write(evaluation: Evaluation, pictures: dict[str, np.ndarray], levels: int, 
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """The numbers as dictionaries, with the confidence of the intervals beside them."""
+    """The numbers as nested dictionaries, with the confidence level of the intervals."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, tuple) and hasattr(value, "_asdict"):
@@ -251,7 +251,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def table(evaluation: Evaluation) -> str:
-    """The numbers as text, with 95 % intervals."""
+    """The numbers as a text table, with 95 % intervals."""
     e, rows = evaluation, []
     if e.likelihood is None:
         rows.append(("bits/dim", "none", "this model has no density"))

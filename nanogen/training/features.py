@@ -1,8 +1,8 @@
-"""Features to compare images by: what a small classifier of the data set's classes sees in them.
+"""Features for comparing images: a hidden layer of a small classifier that is trained on the data set's labels.
 
-Inception's features are of photographs and of another program's weights; these are of the data set at hand and our own
-layers, and the same for every model of that data set.  Where images have no labels, the network keeps its initial
-weights: random features tell sets of images apart too (Naeem et al. 2020, section 4.3).
+Inception's features are for photographs, and need downloaded weights.  These features are for the data set at hand, use
+our own layers, and are the same for every model of that data set.  Without labels, the network keeps its random initial
+weights: random features can distinguish sets of images too (Naeem et al. 2020, section 4.3).
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from nanogen.training.checkpoint import Checkpoint, load_checkpoint, save_checkp
 
 FEATURES = 64
 STEPS, BATCH, LR, DROPOUT = 400, 64, 2e-3, 0.3
-VERSION = 1  # of network and training: another one has other features
+VERSION = 1  # of the network and its training; must change when the features do
 
 
 class Classifier(Module):
-    """Images in [−1, 1] to features (N, 64) and from there to a logit a class: three convolutions, the last two of
-    which halve the image, and two linear maps.  No image's features depend on the others in its batch."""
+    """Images in [−1, 1] to features (N, 64) and then to a logit per class.
+
+    Three convolutions, of which the last two halve the image, and two linear layers.  The features of an image do not
+    depend on the rest of the batch."""
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int, rng: Generator):
         super().__init__()
@@ -55,10 +57,10 @@ class Classifier(Module):
 
 
 class Features:
-    """The features, and where there are labels the classes, of images of a data set.
+    """Computes the features, and with labels the classes, of images of a data set.
 
     Args:
-        train: its training images; the classifier is trained on them once, then kept in the cache folder.
+        train: the training images.  The classifier is trained on them once and then kept in the cache folder.
     """
 
     def __init__(self, train: Images):
@@ -77,12 +79,12 @@ class Features:
         return f"{FEATURES} features of {kind}, nanogen's own"
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, C, H, W) to float64 (N, 64), of mean 0 and variance 1 each over the training images."""
+        """uint8 (N, C, H, W) to float64 (N, 64), each with mean 0 and variance 1 over the training images."""
         raw = in_batches(lambda x: self.network.features(self._scaled(x)), images, 256).astype(np.float64)
         return (raw - self.mean) / self.std
 
     def classify(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, C, H, W) to the likeliest classes (N,)."""
+        """uint8 (N, C, H, W) to the most probable classes (N,)."""
         return in_batches(lambda x: self.network.last(self.network.features(self._scaled(x))), images, 256).argmax(1)
 
     def _standardize(self, train: Images) -> None:
@@ -96,21 +98,21 @@ class Features:
         described = f"{VERSION} {train.images.shape} {train.levels}".encode()
         key = hashlib.sha256(described + train.images.tobytes() + labels.tobytes()).hexdigest()[:32]
         path = cache_folder() / "features" / f"{key}.safetensors"
-        with contextlib.suppress(OSError, ValueError, KeyError):  # not there, broken, or another file
+        with contextlib.suppress(OSError, ValueError, KeyError):  # missing, broken, or another kind of file
             arrays = load_checkpoint(path).arrays
             self.mean, self.std = arrays.pop("mean"), arrays.pop("std")
             self.network.load_state_dict(arrays)
             return
         train_classifier(self.network, self._scaled, train.images, labels)
         self._standardize(train)
-        with contextlib.suppress(OSError):  # no place to keep it: it will be trained again
+        with contextlib.suppress(OSError):  # if it can't be kept, it is trained again next time
             path.parent.mkdir(parents=True, exist_ok=True)
             arrays = {**self.network.state_dict(), "mean": self.mean, "std": self.std}
             save_checkpoint(path, Checkpoint(STEPS, {"of": train.name}, arrays))
 
 
 def train_classifier(network: Classifier, scaled: Any, images: np.ndarray, labels: np.ndarray) -> None:
-    """Cross-entropy, by AdamW with a rate that falls to 0 as a half cosine."""
+    """Minimise the cross-entropy by AdamW, with a learning rate that falls to 0 along half a cosine."""
     parameters, rng = list(network.parameters()), Generator(0)
     optimizer = AdamW(parameters, LR, weight_decay=1e-2)
     for step in range(STEPS):

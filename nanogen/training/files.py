@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whenever the machine stops; a folder for one process alone; paths as text."""
+"""Atomic writing of files, locking of folders, and paths as text."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from filelock import FileLock, Timeout
 
 
 def write_atomically(path: Path, contents: bytes) -> None:
-    """Write beside the file's place, then move there: a reader finds the old file or the new one, never a part.
+    """Write to a temporary file, then rename it: readers see the old file or the new one, never a partial one.
 
-    The contents reach the disk before the name does, and the name before this returns (Pillai et al. 2014, "All file
-    systems are not created equal").
+    The contents are on the disk before the rename, and the rename is on the disk before this returns (Pillai et al.
+    2014, "All file systems are not created equal").
 
     Raises:
-        OSError: with the file's name, say of a full disk; what was there before is still there.
+        OSError: with the file's name, for example if the disk is full; an earlier file of that name is unchanged.
     """
-    temporary = path.with_name(f".{path.name[:50]}.part")  # a name has at most 255 bytes
+    temporary = path.with_name(f".{path.name[:50]}.part")  # file names have at most 255 bytes
     try:
         with temporary.open("wb") as file:
             file.write(contents)
@@ -36,20 +36,20 @@ def write_atomically(path: Path, contents: bytes) -> None:
 
 
 def to_utf8(path: str) -> str:
-    """A path for a file of text: the same bytes in every locale; those that are no UTF-8 are surrogates (PEP 383)."""
+    """A path as text that is the same in every locale.  Bytes that are not UTF-8 become surrogates (PEP 383)."""
     return os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
 def from_utf8(text: str) -> str:
-    """The path in this process's locale.
+    """The inverse of `to_utf8`: the path in the locale of this process.
 
     Raises:
-        ValueError: text that no path gave."""
+        ValueError: text that is not from a path."""
     return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
+    """Wait until the entries of a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -58,18 +58,18 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what `write_atomically` left of a process that was killed."""
+    """Remove the temporary files that killed processes left behind in `write_atomically`."""
     for part in folder.glob(".*.part"):
         part.unlink()
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Within this context the folder is this process's alone; the kernel ends that if the process is killed.
+    """Lock a folder for this process within the context.  The lock also ends if the process is killed.
 
     Raises:
-        ValueError: another process has it.
-        OSError: a folder that can't be written in.
+        ValueError: another process holds the lock.
+        OSError: the folder is not writable.
     """
     lock = FileLock(folder / ".lock")
     try:

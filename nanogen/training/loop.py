@@ -1,4 +1,4 @@
-"""The training loop: batches in, updates, metrics and checkpoints out.  One loop for all four families."""
+"""The training loop: batches, updates, metrics and checkpoints, for all four families of models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from nanogen.training.run import SHUFFLES, STEPS, Run, Settings, averaged_weight
 
 
 def learning_rate(step: int, settings: Settings) -> float:
-    """At step 1 … steps: up to lr in a straight line over `warmup` steps, down to 0 as a half cosine.
+    """The learning rate at step 1 … steps: a linear rise over `warmup` steps, times half a cosine from lr to 0.
 
     Loshchilov & Hutter 2017, eq. 5, without restarts."""
     rise = min(1.0, step / settings.warmup) if settings.warmup else 1.0
@@ -39,16 +39,16 @@ def learning_rate(step: int, settings: Settings) -> float:
 
 
 def batch_indices(step: int, count: int, settings: Settings) -> np.ndarray:
-    """Which images batch 1, 2, … takes: every pass goes through all `count` images in an order of its own.
+    """The indices of the images in a batch: each epoch is a new random permutation of all `count` images.
 
-    A function of its number alone, so that a resumed run goes on where it was."""
+    A function of the step 1, 2, …, so that a resumed run continues where it was interrupted."""
     positions = range((step - 1) * settings.batch, step * settings.batch)
     return np.array([order(settings.seed, position // count, count)[position % count] for position in positions])
 
 
 @functools.lru_cache(4)
 def order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """In which the images are taken in pass 0, 1, …: made once a pass, not once a batch (1.7 ms for 60,000 images)."""
+    """The order of the images in epoch 0, 1, …; cached, as it takes 1.7 ms for 60,000 images."""
     return Generator(seed).stream(SHUFFLES, epoch).permutation(count)
 
 
@@ -56,7 +56,7 @@ class Trainer:
     """A model in training: its optimisers, its averaged weights and the step it has reached.
 
     Attributes:
-        inspected: whether each result of each step is looked at, and the first that is not finite raises; slow.
+        inspected: whether every result is checked, and the first that is not finite raises an error; slow.
     """
 
     def __init__(self, settings: Settings, images: Images):
@@ -64,7 +64,7 @@ class Trainer:
             raise ValueError(f"batch must be a multiple of the {size()} ranks that share it, got {settings.batch}")
         if settings.execution == "graph" and size() > 1:
             raise ValueError(
-                f"execution must be eager for {size()} ranks, whose means go by way of the host, got graph"
+                f"execution must be eager with {size()} ranks, which average gradients on the host, got graph"
             )
         self.inspected = False
         self.settings, self.images, self.step = settings, images, 0
@@ -79,12 +79,12 @@ class Trainer:
             for name, parameters in self.parameters.items()
         }
         self.average = ExponentialMovingAverage(self.model.parameters(), settings.ema)
-        self.recent: dict[str, list[Any]] = {name: [] for name in self.parameters}  # losses, one a step
+        self.recent: dict[str, list[Any]] = {name: [] for name in self.parameters}  # losses per step
         self.replayed = replay(self.compute_on_device) if settings.execution == "graph" else None
-        self.part = distributed.part(settings.batch)  # of the batch, this rank's
+        self.part = distributed.part(settings.batch)  # this rank's part of the batch
 
     def advance(self) -> dict[str, Tensor]:
-        """One training step, by all ranks; the losses by name.
+        """One training step of all ranks.  Returns the losses by name.
 
         Raises:
             Anomaly: a number that is not finite, if `inspected`.
@@ -97,7 +97,7 @@ class Trainer:
         return losses
 
     def update(self) -> dict[str, Tensor]:
-        """What `advance` does, but for the looking."""
+        """One training step without checks: see `advance`."""
         batches, numbers = self.batches(), self.numbers()
         own = Generator(self.settings.seed, self.settings.device).part(self.part, self.settings.batch)
         rng = own.stream(STEPS, self.step)
@@ -108,8 +108,9 @@ class Trainer:
         return {name: Tensor(loss) for name, loss in zip(self.parameters, losses, strict=True)}
 
     def batches(self) -> list[tuple[np.ndarray, ...]]:
-        """This rank's part of the step's images, for each of the model's updates: one that is repeated sees others
-        each time.  If the model is conditional, their labels come with them."""
+        """This rank's part of the images, and of the labels if the model is conditional, for each update of the step.
+
+        An update that occurs several times gets different images each time."""
         names = [update.name for update in self.updates]
         repeats = max(names.count(name) for name in names)
         orders = [(self.step - 1) * repeats + names[:i].count(name) + 1 for i, name in enumerate(names)]
@@ -117,7 +118,7 @@ class Trainer:
         return [tuple(array[which] for array in self.dataset) for which in chosen]
 
     def numbers(self) -> list[list[float]]:
-        """What each update's optimiser, and the average, take from the number of the step."""
+        """The step-dependent numbers of each update's optimiser, and of the average."""
         rates = []
         for update in self.updates:
             self.optimizers[update.name].lr = learning_rate(self.step, self.settings)
@@ -127,12 +128,12 @@ class Trainer:
     def compute(
         self, batches: Sequence[Sequence[Any]], numbers: Sequence[Sequence[Any]], rng: Generator
     ) -> dict[str, Tensor]:
-        """The model's updates in their order, then the average's; the losses by name."""
+        """The model's updates in order, then the update of the average.  Returns the losses by name."""
         losses, (*rates, decay) = {}, numbers
         for (name, loss_of, _), (images, *labels), rate in zip(self.updates, batches, rates, strict=True):
             loss = loss_of(images, rng, *labels)
-            slopes: Any = grad(loss, self.parameters[name])
-            mean, *means = mean_over_ranks(loss.data, *[g.data for g in slopes])
+            grads: Any = grad(loss, self.parameters[name])
+            mean, *means = mean_over_ranks(loss.data, *[g.data for g in grads])
             for parameter, g in zip(self.parameters[name], means, strict=True):
                 parameter.grad = Tensor(g)
             if self.settings.clip:
@@ -144,7 +145,7 @@ class Trainer:
         return losses
 
     def compute_on_device(self, key: Array, *arrays: Array) -> list[Array]:
-        """`compute` from arrays on the device: all that changes from step to step lies in them."""
+        """`compute` on device arrays, which contain everything that changes from step to step."""
         each = len(self.dataset)
         batches = [arrays[i * each : (i + 1) * each] for i in range(len(self.updates))]
         numbers = arrays[len(self.updates) * each :]
@@ -153,12 +154,12 @@ class Trainer:
         return [loss.data for loss in self.compute(batches, rates, rng).values()]
 
     def samples_due(self) -> bool:
-        """Whether it is time for a picture, and the weights are fit for one."""
+        """Whether this step needs a picture of samples, and the weights are finite."""
         every = self.settings.samples_every
         return every > 0 and self.step % every == 0 and not not_finite(self.model.state_dict())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that the run's future depends on, but for the settings and the step."""
+        """The state of the run, except for the settings and the step."""
         names = [name for name, _ in self.model.named_parameters()]
         arrays = with_prefix("model.", self.model.state_dict())
         arrays |= with_prefix("average.", dict(zip(names, self.average.averages, strict=True)))
@@ -172,10 +173,10 @@ class Trainer:
         return Checkpoint(self.step, settings, self.arrays() | with_prefix("recent.", recent))
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Raises:
-            ValueError: one of another model.
+            ValueError: a checkpoint of another model.
         """
         self.step, arrays = checkpoint.step, checkpoint.arrays
         self.model.load_state_dict(without_prefix("model.", arrays))
@@ -188,35 +189,36 @@ class Trainer:
         recent = without_prefix("recent.", arrays)
         if recent.keys() != self.recent.keys():
             raise ValueError(f"the checkpoint's losses are {sorted(recent)}, not {sorted(self.recent)}")
-        self.recent = {name: recent[name].tolist() for name in self.recent}  # a file's arrays come in any order
+        self.recent = {name: recent[name].tolist() for name in self.recent}  # arrays in a file have no fixed order
         if self.replayed:
-            self.replayed = replay(self.compute_on_device)  # some arrays are others now
+            self.replayed = replay(self.compute_on_device)  # capture again: arrays were replaced
 
 
 def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], stop: object = False) -> None:
-    """Advance to the last step of the settings; write `metrics.csv` and checkpoints into the run's folder.
+    """Train to the last step of the settings.  Writes `metrics.csv` and checkpoints to the run's folder.
 
-    The losses are looked at when they are logged, the other numbers before they are saved: no step waits for a look.
+    Losses are only checked when they are logged, and the state only before it is saved, so that steps do not wait for
+    the GPU.
 
     Args:
-        on_step: is told the step and, every so many steps, the sum of the losses (NaN in between).
-        stop: once it is true, on any rank, the step at hand is finished, a checkpoint written, and that is all.
+        on_step: called with the step and the sum of the losses; the sum is NaN at steps that are not logged.
+        stop: once it is true on any rank, the current step is finished, a checkpoint is written, and this returns.
 
     Raises:
-        FloatingPointError: a number that is not finite, or can't be computed; the last checkpoint stays as it is.
-        OSError: a file that can't be written; the last checkpoint stays as it is.
+        FloatingPointError: a number is not finite, or can't be computed; the last checkpoint is unchanged.
+        OSError: a file can't be written; the last checkpoint is unchanged.
     """
     settings, stopping = trainer.settings, False
-    metrics = Path(os.devnull) if rank() else run.metrics_file  # the first rank alone writes
+    metrics = Path(os.devnull) if rank() else run.metrics_file  # only the first rank writes
     with metrics.open("a", encoding="utf-8") as file, np.errstate(all="ignore"):
         while trainer.step < settings.steps and not stopping:
             try:
-                losses = trainer.advance()  # what overflows is found below
-            except (ValueError, FloatingPointError) as error:  # numbers gone wrong are no density's parameters
+                losses = trainer.advance()  # overflows are detected below
+            except (ValueError, FloatingPointError) as error:  # as of a density with NaN parameters
                 raise failure(trainer, run, str(error)) from error
             for name, loss in losses.items():
                 trainer.recent[name].append(loss)
-            stopping = any(everyones(bool(stop)))  # looked at once: what comes later stops the next step
+            stopping = any(everyones(bool(stop)))  # read once per step: a later signal stops the next step
             last, total = trainer.step == settings.steps, math.nan
             if last or trainer.step % settings.log_every == 0:
                 means = {name: sum(map(float, recent)) / len(recent) for name, recent in trainer.recent.items()}
@@ -233,10 +235,10 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
 
 
 def save(trainer: Trainer, run: Run, metrics: TextIO) -> None:
-    """Write a checkpoint, once the metrics up to its step are on the disk; then remove those beyond the last few.
+    """Write a checkpoint after the metrics up to its step are on the disk, then remove old checkpoints.
 
     Raises:
-        FloatingPointError: a number in it that is not finite; nothing is written then.
+        FloatingPointError: a number in it is not finite; then nothing is written.
     """
     checkpoint = trainer.checkpoint()
     if name := not_finite(checkpoint.arrays):
@@ -250,7 +252,7 @@ def save(trainer: Trainer, run: Run, metrics: TextIO) -> None:
 
 
 def draw(trainer: Trainer, run: Run) -> None:
-    """Pictures of what the averaged weights give now.  None is worth the run: one that can't be drawn is left out."""
+    """Draw pictures with the averaged weights.  A failure is only logged, because a picture must not stop the run."""
     try:
         with trainer.average:
             draw_progress(run, trainer.model, trainer.step)
@@ -259,13 +261,15 @@ def draw(trainer: Trainer, run: Run) -> None:
 
 
 def not_finite(arrays: dict[str, Any]) -> str | None:
-    """The name of the first array with a number that is not finite."""
+    """The name of the first array that contains a number that is not finite, or None."""
     return next((name for name, array in arrays.items() if not is_finite(array)), None)
 
 
 def failure(trainer: Trainer, run: Run, seen: str) -> FloatingPointError:
-    """What to say of numbers that were seen to be wrong: where they first were, found by going through the steps since
-    the last checkpoint once more, with an eye on every result.  Not with several ranks: they need not all be here."""
+    """The error for numbers that are not finite: it names the step, operation and module where they first occurred.
+
+    These are found by repeating the steps since the last checkpoint with `inspected`.  With several ranks they are not
+    searched for, because the other ranks may not take part."""
     checkpoint, step = run.checkpoint(), trainer.step
     if not trainer.inspected and size() == 1:
         again = Trainer(trainer.settings, trainer.images)
@@ -275,7 +279,7 @@ def failure(trainer: Trainer, run: Run, seen: str) -> FloatingPointError:
         try:
             while again.step < trainer.step:
                 again.advance()
-            seen += ", but not so when the steps are gone through again: is the machine sound?"
+            seen += ", but not so when the steps are repeated: is the machine reliable?"
         except (ValueError, FloatingPointError) as error:
             seen, step = str(error), again.step
     good = run.checkpoint_file(checkpoint.step) if checkpoint else "none"
@@ -286,8 +290,9 @@ def failure(trainer: Trainer, run: Run, seen: str) -> FloatingPointError:
 
 
 def begin_metrics(trainer: Trainer, run: Run) -> None:
-    """Write `metrics.csv` with the rows up to the trainer's step: a resumed run writes those after it again, and the
-    last line may be cut off."""
+    """Write `metrics.csv` with the rows up to the trainer's step.
+
+    A resumed run writes the later rows again.  The last line of the old file may be incomplete."""
     header = ",".join(["step", *trainer.parameters])
     known = trainer.step and run.metrics_file.is_file()
     rows = run.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines() if known else []

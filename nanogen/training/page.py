@@ -1,4 +1,4 @@
-"""`index.html` in a run's folder: curves, samples over time and settings, in one file that needs no other."""
+"""`index.html` in a run's folder: curves, samples over time and settings, in one self-contained file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from nanogen.training.files import write_atomically
 from nanogen.training.run import Run
 
-FRAMES = 8  # of the samples over time, spread evenly
+FRAMES = 8  # of the samples over time, evenly spaced
 
 PAGE = string.Template("""\
 <!doctype html>
@@ -52,7 +52,7 @@ $settings</table>
 
 
 def write_page(run: Run, step: int) -> Path:
-    """Write the page as things stand at a step; while the run is not finished it loads itself anew every 30 seconds."""
+    """Write the page for a step.  Until the run is finished, browsers reload it every 30 seconds."""
     settings = run.settings()
     title = f"{settings.model} on {Path(settings.data).stem}"
     values = {k: v for k, v in dataclasses.asdict(settings).items() if k != "model_settings"} | settings.model_settings
@@ -73,11 +73,11 @@ def write_page(run: Run, step: int) -> Path:
         settings="".join(rows),
         commands=html.escape(commands.read_text(encoding="utf-8", errors="replace") if commands.exists() else ""),
     )
-    write_atomically(run.folder / "index.html", page.encode(errors="replace"))  # a path need not be text
+    write_atomically(run.folder / "index.html", page.encode(errors="replace"))  # a path need not be valid text
     return run.folder / "index.html"
 
 
 def figure(path: Path, caption: str) -> str:
-    """A picture within the page itself."""
+    """A picture that is embedded in the page."""
     data, words = base64.b64encode(path.read_bytes()).decode(), html.escape(caption)
     return f'<figure><img src="data:image/png;base64,{data}" alt="{words}"><figcaption>{words}</figcaption></figure>\n'

@@ -1,4 +1,4 @@
-"""What a run shows: grids of images as PNG, the loss as a plot, and what each model has to show of its idea."""
+"""The pictures of a run: grids of images as PNG, a plot of the losses, and each model's own illustrations."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from nanogen.training.page import write_page
 from nanogen.training.run import PICTURES, Run
 
 GREY = 96  # of the lines between images
-IMAGE_SIDE = 56  # pixels at least, in a picture, so that small images can be seen
+IMAGE_SIDE = 56  # pixels of an image in a picture, at least, so that small images are visible
 
 
 def grid(images: np.ndarray, levels: int, columns: int) -> Image.Image:
-    """Images (N, C, H, W) of integer levels, row by row, enlarged without smoothing."""
+    """A picture of images (N, C, H, W) of integer levels in rows, enlarged without interpolation."""
     images = to_numpy(images)
     n, c, height, width = images.shape
     rows, factor = math.ceil(n / columns), max(1, math.ceil(IMAGE_SIDE / max(height, width)))
@@ -38,7 +38,7 @@ def grid(images: np.ndarray, levels: int, columns: int) -> Image.Image:
 
 
 def plot_losses(run: Run) -> None:
-    """`loss.png`: the curves in metrics.csv."""
+    """Write `loss.png`: the curves of metrics.csv."""
     import matplotlib  # slow to import; its backend is chosen before pyplot is imported
 
     matplotlib.use("Agg")
@@ -52,12 +52,12 @@ def plot_losses(run: Run) -> None:
         axes.plot(columns[0], values, label=name, linewidth=1)
     settings = run.settings()
     axes.set(xlabel="step", ylabel="loss")
-    title = f"{settings.model} on {Path(settings.data).stem}"  # a file's name: neither always text, nor with formulas
+    title = f"{settings.model} on {Path(settings.data).stem}"  # a file name: may be invalid text, or contain $
     axes.set_title(title.encode(errors="replace").decode(), parse_math=False)
     axes.grid(alpha=0.3)
     axes.legend()
     contents = io.BytesIO()
-    with warnings.catch_warnings(action="ignore"):  # a letter that the font hasn't
+    with warnings.catch_warnings(action="ignore"):  # a character that the font does not have
         figure.savefig(contents, dpi=120)
     pyplot.close(figure)
     write_atomically(run.folder / "loss.png", contents.getvalue())
@@ -70,7 +70,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 
 def draw_progress(run: Run, model: GenerativeModel, step: int) -> None:
-    """What there is to see of a run that is under way: samples, of the same noise each time, curves, and a page."""
+    """The pictures of an unfinished run: samples from the same noise each time, the losses, and the page."""
     rng = Generator(run.settings().seed, model.anchor.device).stream(PICTURES)
     picture = grid(samples(model, 64, rng, patience=50), model.levels, 8)
     for path in (run.folder / "samples.png", run.samples_file(step)):
@@ -80,7 +80,7 @@ def draw_progress(run: Run, model: GenerativeModel, step: int) -> None:
 
 
 def draw_pictures(run: Run, train: Images, test: Images) -> list[Path]:
-    """Write all pictures of a finished run into its folder; their paths."""
+    """Write all pictures of a finished run to its folder.  Returns their paths."""
     model, settings = run.model(), run.settings()
     rng = Generator(settings.seed, settings.device).stream(PICTURES)
     pictures = {"samples": grid(samples(model, 64, rng), model.levels, 8), **special_pictures(model, train, test, rng)}
@@ -93,11 +93,11 @@ def draw_pictures(run: Run, train: Images, test: Images) -> list[Path]:
 
 
 def samples(model: GenerativeModel, n: int, rng: Generator, patience: int = 250) -> np.ndarray:
-    """As the model samples, or in a faster way that it has if that takes more network evaluations than `patience`."""
+    """n samples, by a faster method of the model if there would be more than `patience` network evaluations."""
     return to_numpy(model.sample(n, rng, **model.sampling_within(patience)))
 
 
 def special_pictures(model: GenerativeModel, train: Images, test: Images, rng: Generator) -> dict[str, Image.Image]:
-    """What shows the idea of a model, by name."""
+    """The illustrations of a model's idea, by name."""
     found = model.illustrations(train, test, rng).items()
     return {name: grid(np.concatenate(rows), model.levels, rows.shape[1]) for name, rows in found}

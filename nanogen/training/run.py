@@ -29,24 +29,25 @@ from nanogen.training.files import from_utf8, remove_parts, to_utf8, write_atomi
 from nanogen.training.sampling import as_graphs
 
 log = logging.getLogger("nanogen")
-MOST = 2**31 - 1  # of anything that is counted
+MOST = 2**31 - 1  # of any integer setting
 PATHS = ("data", "data_dir")  # settings that may be paths
-# Settings of earlier versions that are passed over.  So many `processes` shared each step, as ranks of an MPI job do.
-# Where there were several, a run that goes on draws other noise than it would have, just as independent.
+# Settings of earlier versions that are ignored.  `processes` was the number of processes that shared each step, as the
+# ranks of an MPI job do now.  If it was above 1, a resumed run draws different noise, which is just as independent.
 FORMER = ("processes",)
 
-# Independent streams of random numbers of one seed.
+# Independent random streams of one seed.
 INITIAL_WEIGHTS, STEPS, SHUFFLES, PICTURES, SAMPLES, EVALUATION = range(6)
 
 
-MOST_PIXELS = 128 * 128  # attention among more than a quarter of a side of these takes more memory than there is
+MOST_PIXELS = 128 * 128  # attention in larger images takes too much memory
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that a run follows from.  `model_settings` are the model's own; see `Recipe` for the others' meaning.
+    """The settings of a run, which determine its results.  `Recipe` and `TRAINING` describe them.
 
-    `fingerprints` are those of the images of `train` and of `test`; None in a run of an earlier version."""
+    `model_settings` are the model's own settings.  `fingerprints` are those of the training and the test images, or
+    None in runs of earlier versions."""
 
     model: str
     data: str
@@ -77,15 +78,15 @@ class Settings:
 
 
 def make_settings(model: str, images: Images, model_settings: dict[str, Any] | None = None, **changes: Any) -> Settings:
-    """The settings of the family's recipe for these images, with changes (None: leave as it is).
+    """The settings of the model's recipe for these images, with changes; a change of None is ignored.
 
     Raises:
-        ValueError: an unknown family, a setting out of range, an unknown setting of the model.
+        ValueError: an unknown model, an unknown setting, or a setting out of range.
     """
     check_model(model)
     if math.prod(images.shape[1:]) > MOST_PIXELS:
         raise ValueError(
-            f"images must have at most {MOST_PIXELS} pixels, got shape {images.shape}: take a smaller size"
+            f"images must have at most {MOST_PIXELS} pixels, got shape {images.shape}: choose a smaller size"
         )
     basis = dataclasses.asdict(MODELS[model].recipe(images.shape))
     basis["batch"] = min(basis["batch"], len(images))
@@ -99,7 +100,7 @@ def make_settings(model: str, images: Images, model_settings: dict[str, Any] | N
     settings = Settings(model=model, data=images.name, model_settings=own, **{**basis, **shape, **given})
     check_ranges(settings)
     if settings.batch > len(images):
-        raise ValueError(f"batch must be at most the {len(images)} images there are, got {settings.batch}")
+        raise ValueError(f"batch must be at most the {len(images)} images of the data set, got {settings.batch}")
     device_module(settings.device)
     build_model(settings)
     check_labels(images, own.get("classes", 0))
@@ -107,21 +108,21 @@ def make_settings(model: str, images: Images, model_settings: dict[str, Any] | N
 
 
 def check_labels(images: Images, classes: int) -> None:
-    """Whether a model of so many classes can be told what the images are; one of none needs no labels.
+    """Check that images have labels for a model with this number of classes.  With 0 classes there is nothing to check.
 
     Raises:
-        ValueError: it can't: images without labels, or with other labels than 0 … classes − 1."""
+        ValueError: images without labels, or with labels outside 0 … classes − 1."""
     if not classes:
         return
     if images.labels is None:
-        raise ValueError(f"classes={classes} needs labels, and {images.name} has none")
+        raise ValueError(f"classes={classes} needs labels, but {images.name} has none")
     if images.labels.max() >= classes:
-        raise ValueError(f"classes={classes} needs labels below it, and {images.name} has {images.labels.max()}")
+        raise ValueError(f"classes={classes} needs labels below {classes}, but {images.name} has {images.labels.max()}")
 
 
 def check_ranges(settings: Settings) -> None:
     """Raises:
-    ValueError: a setting of training that is out of its range."""
+    ValueError: a training setting out of range."""
     least = {"steps": 1, "batch": 1, "threads": 1, "log_every": 1, "checkpoint_every": 1, "keep": 1}
     for name, low in (least | {"warmup": 0, "seed": 0, "samples_every": 0}).items():
         if not low <= getattr(settings, name) <= MOST:
@@ -136,7 +137,7 @@ def check_ranges(settings: Settings) -> None:
         if given not in (plain, of_a_gpu):
             raise ValueError(f"{name} must be {plain} or {of_a_gpu}, got {given!r}")
         if given == of_a_gpu and settings.device != "cuda":
-            raise ValueError(f"{name} {of_a_gpu} is a GPU's: it needs device cuda, got {settings.device}")
+            raise ValueError(f"{name} {of_a_gpu} needs device cuda, got {settings.device}")
     if len(settings.betas) != 2 or not all(0 <= beta < 1 for beta in settings.betas):
         raise ValueError(f"betas must be two numbers in [0, 1), got {settings.betas}")
     if not 0 <= settings.ema < 1:
@@ -144,16 +145,16 @@ def check_ranges(settings: Settings) -> None:
 
 
 def model_parameters(model: str) -> dict[str, inspect.Parameter]:
-    """The settings of a family, as its class declares them."""
+    """The settings of a model, as declared by its class."""
     declared = dict(inspect.signature(MODELS[model].__init__, eval_str=True).parameters)
     return {k: v for k, v in declared.items() if k not in ("self", "image_shape", "levels", "rng")}
 
 
 def convert(name: str, value: Any, kind: Any) -> Any:
-    """A setting's value, text or what a file has, in its type; the parts of a tuple are separated by commas, or a list.
+    """Convert a setting's value, text or JSON data, to its type.  In text, commas separate the parts of a tuple.
 
     Raises:
-        ValueError: it can't be."""
+        ValueError: a value of another type."""
     if isinstance(kind, types.UnionType):
         if value is None and types.NoneType in typing.get_args(kind):
             return None
@@ -178,13 +179,13 @@ def convert(name: str, value: Any, kind: Any) -> Any:
 
 def check_model(model: str) -> None:
     """Raises:
-    ValueError: no such family."""
+    ValueError: no such model."""
     if model not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {model!r}{nearest(model, MODELS)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What may have been meant, as an aside in an error."""
+    """A suggestion of a similar known name, for an error; empty if there is none."""
     found = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {found[0]!r}?)" if found else ""
 
@@ -192,42 +193,42 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def build_model(settings: Settings) -> GenerativeModel:
     """The model with its initial weights, on the settings' device."""
     cls: Any = MODELS[settings.model]
-    draws = "rng" in inspect.signature(cls).parameters  # else all its weights begin as constants
+    draws = "rng" in inspect.signature(cls).parameters  # else its initial weights are constant
     rng = {"rng": Generator(settings.seed).stream(INITIAL_WEIGHTS)} if draws else {}
     model = cls(settings.image_shape, settings.levels, **rng, **settings.model_settings)
     return model.to(settings.device)
 
 
 def load_images(settings: Settings, split: str, data_changed: bool = False) -> Images:
-    """The data set that the settings name.
+    """Load the data set that the settings name.
 
     Args:
-        data_changed: whether other images than the run has known are taken.
+        data_changed: accept images whose fingerprint differs from the run's.
 
     Raises:
-        ValueError: its images are not what the model was made for, or not those that the run has known.
+        ValueError: the images have another shape or number of levels, or another fingerprint than the run's.
         ValueError, OSError: as `data.load`.
     """
     images = data.load(settings.data, split, settings.data_dir, settings.size, settings.color)
     if (images.shape, images.levels) != (settings.image_shape, settings.levels):
         raise ValueError(
-            f"{settings.data} has images {images.shape} of {images.levels} levels now, and the model was made for"
+            f"{settings.data} has images {images.shape} of {images.levels} levels now, but the model was made for"
             f" {settings.image_shape} of {settings.levels}"
         )
     known = dict(zip(data.SPLITS, settings.fingerprints or (), strict=False))
     if not data_changed and known.get(split, images.fingerprint) != images.fingerprint:
         raise ValueError(
-            f"{settings.data} has other images for {split} now than the run has known: --data-changed takes them"
+            f"{settings.data} has other images for {split} than at the start of the run: --data-changed accepts them"
         )
     check_labels(images, settings.model_settings.get("classes", 0))
     return images
 
 
 def averaged_weights(model: GenerativeModel, arrays: dict[str, Any]) -> dict[str, Any]:
-    """The averages in a checkpoint, by the names of the parameters.
+    """The averaged weights in a checkpoint, by the names of the parameters.
 
     Raises:
-        ValueError: those of another model.
+        ValueError: averages of another model.
     """
     found = without_prefix("average.", arrays)
     if {k: v.shape for k, v in found.items()} != {k: p.shape for k, p in model.named_parameters()}:
@@ -236,14 +237,14 @@ def averaged_weights(model: GenerativeModel, arrays: dict[str, Any]) -> dict[str
 
 
 class Run:
-    """A run's folder and what is in it.
+    """A run's folder and its contents.
 
     Args:
-        folder: where it is.
-        data_changed: whether its data set may have other images now than it has known.
+        folder: the path.
+        data_changed: accept images whose fingerprint differs from the run's.
 
     Raises:
-        FileNotFoundError, ValueError: on reading, a folder that holds no run, or a broken one.
+        FileNotFoundError, ValueError: on reading, if the folder has no run or a broken one.
     """
 
     def __init__(self, folder: str | Path, data_changed: bool = False):
@@ -264,15 +265,15 @@ class Run:
         return self.folder / "samples" / f"step-{step:08d}.png"
 
     def checkpoint_files(self) -> list[Path]:
-        """Those that are there, the newest first."""
+        """The existing checkpoints, newest first."""
         found = self.checkpoint_file(0).parent.glob("step-*.safetensors")
         return sorted((path for path in found if path.stem[5:].isdecimal()), reverse=True)
 
     def checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint that can be read, those that can't are named; None if there never was one.
+        """The newest readable checkpoint; None if there are no checkpoints.  Unreadable ones are logged.
 
         Raises:
-            ValueError: there are some, and none can be read; or the newest is another run's.
+            ValueError: no checkpoint is readable, or the newest readable one belongs to another run.
         """
         broken: list[str] = []
         for path in self.checkpoint_files():
@@ -283,24 +284,26 @@ class Run:
                 continue
             self.check_owner(path, found)
             for problem in broken:
-                log.warning("nanogen: %s; taking %s", problem, path.name)
+                log.warning("nanogen: %s; using %s", problem, path.name)
             return found
         if broken:
-            raise ValueError(f"{broken[0]}; there is no other")
+            raise ValueError(f"{broken[0]}; there is no other checkpoint")
         return None
 
     def check_owner(self, path: Path, checkpoint: Checkpoint) -> None:
-        """Refuse a checkpoint that was written with other settings; the data are all that may change."""
+        """Raise a ValueError for a checkpoint with other settings.  Only the location of the data may differ."""
         own = json.loads(json.dumps(dataclasses.asdict(self.settings())))
         usual = {setting.name: setting.default for setting in dataclasses.fields(Settings)}
         for name in own.keys() - {"data_dir", "fingerprints"}:
-            there = checkpoint.settings.get(name, usual[name])  # one that is younger than the checkpoint
+            there = checkpoint.settings.get(name, usual[name])  # older checkpoints lack newer settings
             if there != own[name] and not (name == "data" and data.may_be(own[name], str(there))):
-                raise ValueError(f"{path} is a checkpoint of another run: {name} is {there} there, not {own[name]}")
+                raise ValueError(f"{path} is a checkpoint of another run: its {name} is {there}, not {own[name]}")
 
     def recover(self) -> Checkpoint | None:
-        """As `checkpoint`, to go on from: what a killed process left unfinished is removed, and broken checkpoints,
-        which training would write over, are put aside as `….broken`."""
+        """The checkpoint to resume from: see `checkpoint`.
+
+        Temporary files of killed processes are removed.  Broken checkpoints, which training would overwrite, are
+        renamed to `….broken`."""
         found = self.checkpoint()
         for folder in (self.folder, self.checkpoint_file(0).parent, self.samples_file(0).parent):
             remove_parts(folder)
@@ -311,25 +314,23 @@ class Run:
         return found
 
     def remove_old(self) -> None:
-        """Remove all checkpoints but the newest, as many as the settings say."""
+        """Remove old checkpoints, except for the number that the settings keep."""
         for path in self.checkpoint_files()[self.settings().keep :]:
             path.unlink()
 
     def note(self, command: str) -> None:
-        """Add a line to `commands.log`: when, with which versions, and what was asked for."""
+        """Add a line to `commands.log`: time, versions and command."""
         versions = f"nanogen {__version__}, NumPy {np.__version__}, Python {platform.python_version()}"
         with (self.folder / "commands.log").open("a", encoding="utf-8") as file:
             when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
             file.write(f"{when}  {versions}, {platform.machine()}: {command}\n")
 
     def check_new(self) -> None:
-        """Refuse a folder that holds a run, or a part of one.
-
-        Raises:
-            ValueError: it does."""
+        """Raises:
+        ValueError: the folder contains a run, or a part of one."""
         for path in (self.settings_file, self.metrics_file, *self.checkpoint_files()):
             if path.exists():
-                raise ValueError(f"{self.folder} already holds a run ({path.name}): --resume goes on with it")
+                raise ValueError(f"{self.folder} already holds a run ({path.name}): --resume continues it")
 
     def write_settings(self, settings: Settings) -> None:
         for path in (self.checkpoint_file(0), self.samples_file(0)):
@@ -358,8 +359,9 @@ class Run:
             raise ValueError(f"{self.settings_file} is not a run's settings: {error}") from error
 
     def model(self, device: str | None = None) -> GenerativeModel:
-        """The model with its averaged weights, in evaluation, as `sample` and `evaluate` use it; where the run's steps
-        are graphs, on a GPU those of sampling are too."""
+        """The model with its averaged weights, in evaluation mode.
+
+        On a GPU, runs with `execution="graph"` also sample by CUDA graphs."""
         settings = self.settings()
         model = build_model(settings if device is None else dataclasses.replace(settings, device=device))
         if (checkpoint := self.checkpoint()) is None:
@@ -375,5 +377,5 @@ class Run:
         return model
 
     def images(self, split: str) -> Images:
-        """The data set that the run was made for."""
+        """A split of the run's data set."""
         return load_images(self.settings(), split, self.data_changed)

@@ -1,4 +1,4 @@
-"""Images drawn from a model, by one process or by the ranks of an MPI job."""
+"""Sampling from a model, by one process or by the ranks of an MPI job."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ from nanogen.random import Generator
 def sample(
     model: GenerativeModel, n: int, rng: Generator, labels: Callable[[int, Generator], Any] | None = None, **how: Any
 ) -> np.ndarray:
-    """n images, uint8 (n, C, H, W) on the host of every rank.  Each rank draws its part of them, with its part of the
-    random numbers: whatever their number, they draw the images of one process, but for rounding.
+    """n images, uint8 (n, C, H, W) on the host, on every rank.
+
+    Each rank draws its part of the images with its part of the random numbers.  So the images do not depend on the
+    number of ranks, up to rounding.
 
     Args:
-        labels: gives n images' labels, by what is drawn before the images; the model's own way unless given.
-        how: the model's settings of sampling.
+        labels: a function that draws n labels; default: as the model does.
+        how: the model's settings of `sample`.
     """
     own = part(n)
     images = np.empty((0, *model.image_shape), np.uint8)
     if labels is not None:
         how["labels"] = labels(n, rng)[own]
-    if n < 1 or own.start < own.stop:  # of fewer images than ranks some draw none
+    if n < 1 or own.start < own.stop:  # with fewer images than ranks, some draw none
         images = to_numpy(model.sample(own.stop - own.start, rng.part(own, n), **how))
     return np.concatenate(everyones(images))
 
 
 def as_graphs(network: Module) -> None:
-    """From now on, in evaluation, a call of a network on a GPU launches a CUDA graph and has no gradients: Python and
-    CuPy take longer to launch the kernels of a few images one by one than a GPU takes to run them.
+    """Make calls of a network on a GPU, in evaluation mode, launch a CUDA graph.  They have no gradients.
 
-    There is a graph for all inputs of the same shapes and types, a tensor and arrays beside it.  The weights have to
-    stay where they are in memory."""
+    For small batches, launching the kernels one by one from Python takes longer than running them.  There is one graph
+    per combination of input shapes and dtypes; the inputs are a tensor and further arrays.  The memory of the weights
+    must not move."""
     one_by_one, graphs = network.forward, {}
 
     def forward(x: Tensor, *others: Array | None) -> Tensor:

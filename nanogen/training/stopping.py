@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first lets a run finish its step and write a checkpoint, the second stops it at once."""
+"""Ctrl-C and SIGTERM: the first one lets a run finish its step and write a checkpoint, the second one stops it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped by a signal; the exit status is 128 + its number, as shells have it."""
+    """A run was stopped by a signal.  The exit status is 128 + its number, the convention of shells."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -16,12 +16,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """`with Stop() as stop:` true from the first signal on.
+    """`with Stop() as stop:` is true after the first signal.
 
-    A signal that the process was told to ignore, by nohup or by a shell that runs it in the background, stays ignored.
+    Signals that the process ignores, because of nohup or a shell that runs it in the background, stay ignored.
 
     Raises:
-        Interrupted: from within what is being done, at the second signal.
+        Interrupted: at the second signal, wherever the program is.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Stop:
         return self.number != 0
 
     def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():  # only there can handlers be set
+        if threading.current_thread() is threading.main_thread():  # only the main thread can set handlers
             for number in (signal.SIGINT, signal.SIGTERM):
                 if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
                     self.before[number] = handler

@@ -1,7 +1,7 @@
-"""The museum of mistakes: famous bugs and wrong formulas, each one a change of our source that a test must notice.
+"""The museum of mistakes: known bugs and wrong formulas, each a mutation of our source that a test must notice.
 
 `mutations.toml` is the table.  `python -m tests.museum` applies each mutation alone to a copy of the source and runs
-the one test that has to fail then; `python -m tests.museum --write` writes the table into `tests/README.md`.
+the test that must then fail.  `python -m tests.museum --write` writes the table to `tests/README.md`.
 
 Mutation testing: DeMillo, Lipton & Sayward 1978, Hints on Test Data Selection.
 """
@@ -33,12 +33,12 @@ class Mutation:
     """One mistake.
 
     Attributes:
-        name: what to call it on the command line.
+        name: its name on the command line.
         file: the file of `nanogen` that is changed.
-        old: the text that is replaced; it occurs exactly once in the file.
-        new: what takes its place.
-        test: the pytest node, under `tests`, that must fail then; without [parameters], any of its cases.
-        mistake: what is wrong, and where it is known from.
+        old: the text that is replaced; it must occur exactly once in the file.
+        new: the replacement.
+        test: the pytest node under `tests` that must fail; without [parameters], any of its cases.
+        mistake: a description of the mistake, and its source.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Mutation:
         """Change the file below `root`.
 
         Raises:
-            ValueError: a text that does not occur, or more than once."""
+            ValueError: `old` does not occur exactly once."""
         path = root / "nanogen" / self.file
         source = path.read_text()
         if (count := source.count(self.old)) != 1:
@@ -64,7 +64,7 @@ class Mutation:
 
 
 def table() -> dict[str, list[Mutation]]:
-    """The mutations by hall: the parts of the library, in the order of the file."""
+    """The mutations by hall (part of the library), in the order of the file."""
     halls = tomllib.loads(TABLE.read_text())
     return {
         hall: [Mutation(f"{hall}.{name}", **entry) for name, entry in known.items()] for hall, known in halls.items()
@@ -76,17 +76,17 @@ def mutations() -> list[Mutation]:
 
 
 def reasons() -> dict[str, list[dict[str, Any]]]:
-    """Why which of mutmut's changes are not noticed, by part: `kind`, `reason` and the list `changes`."""
+    """The reasons why some of mutmut's changes are not noticed, by part: `kind`, `reason` and the list `changes`."""
     return tomllib.loads(REASONS.read_text())
 
 
 def answered(part: str) -> list[str]:
-    """The changes to a part that nothing notices, with a reason for each."""
+    """The changes to a part that no test notices and that have a reason."""
     return [change for entry in reasons().get(part, []) for change in entry["changes"]]
 
 
 def scores() -> dict[str, dict[str, Any]]:
-    """What `python -m tests.museum.survivors` last gave, by part: date, mutmut, mutants, killed, seconds."""
+    """The last results of `python -m tests.museum.survivors`, by part: date, mutmut, mutants, killed, seconds."""
     return tomllib.loads(SCORES.read_text())
 
 
@@ -98,7 +98,7 @@ def functions(file: str) -> frozenset[str]:
 
 
 def readme() -> str:
-    """`tests/README.md` as it should be: the introduction of this file's template, then the table."""
+    """The contents of `tests/README.md`: the introduction below, then the table."""
     left_out = [node for nodes in tomllib.loads(EXCLUDED.read_text()).values() for node in nodes]
     files = sum("::" not in node for node in left_out)
     cupy = json.loads(RECORD.read_text())["version"]
@@ -134,8 +134,8 @@ def _score_table() -> list[str]:
     mutants, killed = (sum(s[key] for s in scores().values()) for key in ("mutants", "killed"))
     lines.append(f"| together | {mutants} | {killed}, {killed / mutants:.1%} | | | |")
     if unmeasured := [f"{part} ({', '.join(PARTS[part].files)})" for part in PARTS if part not in scores()]:
-        lines += ["", f"Not measured as they are now: {'; '.join(unmeasured)}."]
-    lines += ["", "A score is for the files as they were on that date."]
+        lines += ["", f"Not measured in their current state: {'; '.join(unmeasured)}."]
+    lines += ["", "A score is for the files on that date."]
     return [*lines, ""]
 
 
@@ -152,7 +152,7 @@ def _survivor_table() -> list[str]:
 
 
 def _code(text: str) -> str:
-    """A piece of source in one cell of a table."""
+    """A piece of source as a cell of a table."""
     lines = [re.sub(r"\s+", " ", line.strip()) for line in text.strip("\n").split("\n")]
     return "<br>".join(f"`{_escaped(line)}`" for line in lines if line)
 
@@ -181,49 +181,48 @@ power is stated and which must reject a deliberately wrong sampler. No test comp
     python -m pytest                                    # all: two to three minutes on two cores
     python -m pytest tests/test_schedule.py             # one part
     python -m pytest --hypothesis-profile=thorough      # 500 new examples per property instead of the usual 20
-    python -m pytest --hypothesis-profile=random --hypothesis-seed=1    # 20 others, given by the seed
-    python -m pytest -m torture -s tests/test_stopping.py   # 200 times kill -9, and a full disk; a minute or more
+    python -m pytest --hypothesis-profile=random --hypothesis-seed=1    # 20 others, determined by the seed
+    python -m pytest -m torture -s tests/test_stopping.py   # kill -9, 200 times, and a full disk; a minute or more
     python -m pytest -m torture tests/test_malformed.py     # 9,000 malformed inputs; some minutes
     python -m pytest -m museum                          # the museum below, 25 minutes
-    python -m pytest --device strict                    # all on the stand-in for a GPU: three minutes
-    CC= python -m pytest                                # all without C: the plain forms
+    python -m pytest --device strict                    # all on the simulated GPU: three minutes
+    CC= python -m pytest                                # all without C kernels
     python -m pytest -m gpu                             # CPU against GPU, where there is one
 
 `helpers.py` checks gradients against central differences, and makes arrays in every memory layout. Hypothesis draws the
 same examples on every run (profile `ci`), so a failing test keeps failing until the code changes.
 
-The last three whole runs with `--hypothesis-profile=random`, with the seeds 22 to 24 (2026-11-21), had no failure.
+The last three full runs with `--hypothesis-profile=random`, with seeds 22 to 24 (2026-11-21), had no failures.
 
 The last run of `-m torture` on stopping: 200 processes were killed with kill -9 at random moments, 22 of them while
-writing a file. Every run could be read, and each, once resumed, ended with the same bytes as a run that was never
-killed. A disk of 256 KiB (tmpfs) filled up while a checkpoint was written; the earlier checkpoints stayed intact.
-Mounting a disk needs root.
+writing a file. Every run was readable, and after resuming ended with the same bytes as a run that was never killed. A
+disk of 256 KiB (tmpfs) filled up while a checkpoint was written; the earlier checkpoints stayed intact. Mounting a disk
+needs root.
 
 ## Malformed inputs
 
 `malformed.py` makes broken files: IDX, gzip, CIFAR-10, npy, npz, pictures, downloaded archives, TOML, settings and
 checkpoints. It flips bits, truncates, splices files together, and writes wrong headers, some of them with correct
-checksums. Hypothesis chooses the file, the changes and their places, and shrinks an example that does harm. There are
-also known traps (decompression bombs, pickles, deep nesting, huge sizes), and pipes, folders, devices and links instead
-of files.
+checksums. Hypothesis chooses the file and the changes, and shrinks examples that fail. There are also known attacks
+(decompression bombs, pickles, deep nesting, huge sizes), and pipes, folders, devices and links instead of files.
 
-Each file goes through the command line, which must print one line and exit with status 2, or with 0 if the file is
-still valid. It may use less than 2 s of CPU time and 150 MB of address space (700 MB for a picture; settings may ask
-for more memory, and get an error if there is too little). Nothing may be unpickled, and no folder may stay behind.
+Each file is given to the command line, which must print one line and exit with status 2, or with 0 if the file is still
+valid. It must use less than 2 s of CPU time and 150 MB of address space (700 MB for a picture; settings may need more
+memory, and get an error if there is too little). Nothing may be unpickled, and no folder may be left behind.
 
 By default there are 30 inputs of each of 14 kinds, with `-m torture` 1,000 of each. The last such run: 14,000 runs on
-9,344 different inputs; 11,860 refused in one line, 2,140 still valid, no other outcome.
+9,344 different inputs; 11,860 were refused with one line, 2,140 were still valid, and there was no other outcome.
 
 ## Kernels and plain forms
 
-Every operation has a plain form in NumPy, and some have kernels besides, in C for a CPU and in CUDA for a GPU. Where
-there is a C compiler, the tests of layers and models check C against the equations. `test_kernels.py` compares every
-kernel that is registered with its plain form, over one table of samples: values, gradients, and what a kernel declines.
-`test_compiled.py` has what is particular to C. The museum's changes of plain forms are tested without a compiler.
+Every operation has a plain form in NumPy. Some also have kernels, in C for the CPU and in CUDA for the GPU. With a C
+compiler, the tests of layers and models check the C kernels against the equations. `test_kernels.py` compares every
+registered kernel with its plain form, over one table of inputs: values, gradients, and which inputs a kernel declines.
+`test_compiled.py` tests what is specific to C. The museum's mutations of plain forms are tested without a compiler.
 
-## A GPU where there is none
+## A simulated GPU
 
-`--device strict` runs the same tests on `strict/device.py`, a stand-in for CuPy that computes with NumPy. It is strict:
+`--device strict` runs the same tests on `strict/device.py`, a substitute for CuPy that uses NumPy. It is strict:
 
 - it has only the names and arguments of CuPy {cupy} (`strict/cupy.json`, written by `python -m tests.strict.record`
   where CuPy is installed);
@@ -231,30 +230,30 @@ kernel that is registered with its plain form, over one table of samples: values
 - reductions give arrays, not scalars;
 - every transfer between host and device is recorded.
 
-Arrays that a test passes to nanogen are moved to the device on the way in, and a test may look at results as if it had
-copied them back (`strict/plugin.py`). The library itself gets no such help. `strict/excluded.toml` lists the {excluded}
-tests and {files} files that are left out, with reasons.
+Arrays that a test passes to nanogen are moved to the device automatically, and a test can read results without copying
+them back (`strict/plugin.py`). The library itself gets no such help. `strict/excluded.toml` lists the {excluded} tests
+and {files} files that are excluded, with reasons.
 
-Our CUDA kernels (convolution without its products, sums, normalisation, softmax, cross-entropy, updates) run there too.
-g++ compiles them as C++ (tests that need them are skipped without g++), and each thread of a block is a fibre that
-waits at `__syncthreads()` (`strict/cuda.py`). Each launch runs twice, once in order and once from the last block and
-thread to the first, and both must give the same bits. Writing outside of an array is an error, and so is a barrier that
-some threads do not reach. `test_cuda.py` compares the kernels with the plain forms for blocks of every size, checks
-that leaving out any one barrier is noticed, and compiles the source with NVRTC where CuPy is installed.
+Our CUDA kernels (convolution without its matrix products, sums, normalisation, softmax, cross-entropy, updates) run
+there too. g++ compiles them as C++ (tests that need them are skipped without g++), and each thread of a block is a
+fibre that waits at `__syncthreads()` (`strict/cuda.py`). Each launch runs twice, once in order and once from the last
+block and thread to the first, and both must give the same bits. Writing outside of an array is an error, and so is a
+barrier that some threads do not reach. `test_cuda.py` compares the kernels with the plain forms for blocks of every
+size, checks that the removal of any barrier is noticed, and compiles the source with NVRTC if CuPy is installed.
 
-`test_strict.py` checks the stand-in against CuPy's rules. It also checks that a training step of each model copies only
-its images to the device, and nothing back. `test_parity.py` compares every operation and every model between
-CPU and GPU. On the stand-in they agree bit for bit, except where a CUDA kernel ran, which sums in another order. There,
-and always on a real GPU (marker `gpu`), they agree within 2e-5 of the largest number in float32 and 1e-11 in float64,
-or 20 times that for whole models. A stand-in can't show speed, the results of CuPy's own kernels, or when exactly the
-host waits for a GPU.
+`test_strict.py` checks the simulated GPU against CuPy's rules. It also checks that a training step of each model copies
+only its images to the device, and nothing back. `test_parity.py` compares every operation and every model between CPU
+and GPU. On the simulated GPU they agree bit for bit, except where a CUDA kernel sums in another order. There, and
+always on a real GPU (marker `gpu`), they agree within 2e-5 of the largest number in float32 and 1e-11 in float64, or 20
+times that for whole models. The simulation can't test speed, CuPy's own kernels, or when exactly the host waits for the
+GPU.
 
-The museum's parts on CUDA and on devices contain mistakes that only the stand-in notices.
+The museum's parts on CUDA and on devices contain mistakes that only the simulated GPU notices.
 
 ## The museum of mistakes
 
-{count} famous bugs and wrong formulas. Each is applied alone to a copy of the source. The one test named beside it must
-then fail, in its own body: the changed copy must still import.
+{count} known bugs and wrong formulas. Each is applied alone to a copy of the source. The test named beside it must then
+fail, and not merely because the copy can't be imported.
 
     python -m tests.museum                              # all, 25 minutes; exits 1 if a mistake goes unnoticed
     python -m tests.museum schedule.noise-without-root  # some, by name
@@ -266,17 +265,16 @@ The table is `museum/mutations.toml`. `python -m tests.museum --write` writes th
 EVERY_CHANGE = """\
 ## Every small change
 
-The museum has mistakes that people make. [mutmut](https://github.com/boxed/mutmut) makes every change that a program
-can make: each operator, number, argument and condition of these parts is changed, one at a time, and the tests must
-notice.
+The museum has mistakes that people make. [mutmut](https://github.com/boxed/mutmut) makes changes mechanically: each
+operator, number, argument and condition of these parts is changed, one at a time, and the tests must notice.
 
     pip install -e '.[test,mutation]'
-    python -m tests.museum.survivors                    # all, about {minutes} minutes; exits 1 at one without a reason
+    python -m tests.museum.survivors                    # all, about {minutes} minutes; exits 1 if one has no reason
     python -m tests.museum.survivors schedule           # one part
 
 mutmut does not change decorated functions and lambdas, which here are the primitives and their gradient rules. So it
-gets a copy in which they are plain functions. A change that survives mutmut's run is tested again with more tests, in a
-new process and written into the source, and then with the same tests on the stand-in for a GPU. What survives that too
-is listed with a reason: *equivalent* if results differ at most by rounding, *wording* if only the text of an error
+gets a copy in which they are plain functions. A change that survives mutmut's run is written into the source and tested
+again with more tests, in a new process, and then with the same tests on the simulated GPU. The remaining survivors are
+listed with a reason: *equivalent* if results differ at most by rounding, *wording* if only the text of an error
 differs, *device* if a difference shows only on a real GPU.
 """

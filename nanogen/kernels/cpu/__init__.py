@@ -1,4 +1,4 @@
-"""Kernels in C for a CPU: one pass over memory where NumPy needs several, loops shared by OpenMP's threads."""
+"""Kernels in C for the CPU: one pass over memory where NumPy needs several, loops parallelised by OpenMP."""
 
 from nanogen.kernels.cpu import threads
 from nanogen.kernels.cpu.compiled import compiler

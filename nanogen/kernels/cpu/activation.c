@@ -1,4 +1,4 @@
-// The nonlinearities and sums, number by number: see activation.py.
+// Elementwise kernels: see activation.py.
 
 #include "cpu/compiled.h"
 
@@ -16,7 +16,7 @@ void relu(const Real* x, Real* y, Int n)
 
 void relu_gradient(const Real* g, const Real* y, Real* d, Int n)
 {
-    EACH d[i] = y[i] <= 0 ? 0 : g[i];  // where y is NaN it is g
+    EACH d[i] = y[i] <= 0 ? 0 : g[i];  // g where y is NaN
 }
 
 void leaky_relu(const Real* x, double negative_slope, Real* y, Int n)

@@ -1,4 +1,4 @@
-"""The nonlinearities and large sums, number by number: see activation.c."""
+"""Elementwise kernels: the nonlinearities and the addition of large arrays.  See activation.c."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from nanogen.autograd import add
 from nanogen.functional.activation import leaky_relu, relu, relu_gradient, silu
 from nanogen.kernels.cpu.compiled import elementwise
 
-LARGE = 1 << 15  # numbers, from which on a sum gains by threads
+LARGE = 1 << 15  # elements; the addition of larger arrays is faster with threads
 
 
 @add.kernel("cpu")

@@ -1,4 +1,4 @@
-// What all C sources of this package share.  Each is compiled for float and for double.
+// Shared by all C sources of this folder.  They are compiled twice, with Real as float and as double.
 
 #include <math.h>
 #include <omp.h>
@@ -7,18 +7,19 @@
 
 typedef long long Int;
 
-extern int threads;  // how many share a loop, see compiled.c
+extern int threads;  // of parallel loops, see compiled.c
 
 #define PRAGMA(text) _Pragma(#text)
-// The loop that follows is shared by threads, if it is worth it, and if it is not within one that is.
+// Parallelises the loop that follows, if `when` is true and it is not inside another parallel loop.
 #define SHARED(when) PRAGMA(omp parallel for schedule(static) num_threads(threads) if ((when) && !omp_in_parallel()))
-#define INLINE static inline __attribute__((always_inline))  // so that a constant among the arguments is one inside
+#define INLINE static inline __attribute__((always_inline))  // so that constant arguments are constants inside
 
 INLINE Int least(Int a, Int b) { return a < b ? a : b; }
 INLINE Int most(Int a, Int b) { return a > b ? a : b; }
 
-// eˣ = 2ⁿ eʳ with n = round(x / ln 2), so that |r| ≤ ln 2 / 2; ln 2 in two parts, the first of which times n is exact.
-// Cody & Waite 1980, chapter 6.  Eight terms of eʳ are within 6e-9, a tenth of a float's last bit; a double's are libm's.
+// eˣ = 2ⁿ eʳ with n = round(x / ln 2), so |r| ≤ ln 2 / 2.  ln 2 is split in two: n times its first part is exact.
+// Cody & Waite 1980, chapter 6.  Eight terms of eʳ have an error below 6e-9, a tenth of a float's last bit.  Doubles
+// use libm's exp.
 INLINE Real exponential(Real x)
 {
     if (sizeof(Real) > sizeof(float)) return exp(x);

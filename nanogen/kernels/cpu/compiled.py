@@ -1,7 +1,7 @@
 """The C library: all `*.c` files of this folder, compiled once for each real type.
 
-The compiler is the system's, at the first use on a machine; `CC=` in the environment says that there is none, and then
-the plain forms run.
+The system's compiler compiles it at the first use on a machine.  An empty `CC=` in the environment means that there is
+no compiler; then the plain NumPy forms run.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from nanogen.kernels.cpu.threads import blas_threads
 
 FOLDER = Path(__file__).parent
 REAL = {"f": "float", "d": "double"}  # by NumPy's character
-# Of the processor that it is made on.  No C code here asks for errno or for floating-point exceptions.
+# For the processor that compiles it.  No C code here reads errno or needs floating-point exceptions.
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 
 
 def covers(*arrays: np.ndarray) -> bool:
-    """Whether the library has functions for these arrays: of one real type."""
+    """Whether the library supports these arrays: all of one real type, float32 or float64."""
     real = arrays[0].dtype.char
     return real in REAL and all(array.dtype.char == real for array in arrays) and library(real) is not None
 
 
 def compiler() -> list[str]:
-    """The compiler's command; empty where there is none."""
+    """The compiler's command; empty if there is no compiler."""
     command = shlex.split(os.environ.get("CC", "cc"))
     return command if command and shutil.which(command[0]) else []
 
 
 @functools.cache
 def library(real: str) -> ctypes.CDLL | None:
-    """The functions for NumPy's type `f` or `d`; None without a compiler, or, with a warning, where it fails."""
+    """The functions for NumPy's type `f` or `d`.  None without a compiler; None with a warning if compiling fails."""
     command = compiler()
     if not command:
         return None
@@ -50,23 +50,23 @@ def library(real: str) -> ctypes.CDLL | None:
     command += [*FLAGS, f"-DReal={REAL[real]}", f"-I{FOLDER.parent}"]
     try:
         made = cache() / f"{name_of(command, sources)}.so"
-        os.fsencode(made).decode("utf-8")  # as threadpoolctl reads the path of every library that is loaded
+        os.fsencode(made).decode("utf-8")  # else threadpoolctl fails, which decodes all paths so
         if not made.exists():
-            with tempfile.TemporaryDirectory(dir=made.parent) as folder:  # others find all of it or nothing
+            with tempfile.TemporaryDirectory(dir=made.parent) as folder:  # other processes never see a partial file
                 new = Path(folder) / made.name
                 subprocess.run([*command, *map(str, sources), "-o", str(new), "-lm"], check=True, capture_output=True)
                 new.replace(made)
         return ctypes.CDLL(str(made))
     except (OSError, UnicodeDecodeError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", b"").decode(errors="replace").strip()
-        warnings.warn(f"no C kernels, the plain forms take their place: {error}\n{said}".strip(), stacklevel=2)
+        warnings.warn(f"no C kernels, using the plain NumPy forms: {error}\n{said}".strip(), stacklevel=2)
         return None
 
 
 def cache() -> Path:
-    """Where libraries are kept, this user's own."""
+    """The user's cache folder for compiled libraries."""
     try:
-        import platformdirs  # waits until it is asked for: the library itself needs NumPy alone
+        import platformdirs  # optional: as a library nanogen needs only NumPy
     except ImportError:
         return Path(tempfile.mkdtemp(prefix="nanogen"))
     folder = Path(os.environ.get("NANOGEN_CACHE") or platformdirs.user_cache_path("nanogen")) / "compiled"
@@ -75,7 +75,7 @@ def cache() -> Path:
 
 
 def name_of(command: list[str], sources: list[Path]) -> str:
-    """Differs with whatever the library depends on: sources, compiler, processor."""
+    """A hash of everything the library depends on: sources, compiler, processor."""
     version = subprocess.run([command[0], "--version"], check=True, capture_output=True).stdout
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_bytes().splitlines() if cpuinfo.exists() else [*map(os.fsencode, os.uname())]
@@ -88,10 +88,10 @@ KINDS = {int: ctypes.c_longlong, float: ctypes.c_double}
 
 
 def call(name: str, *arguments: Any) -> None:
-    """Call a C function of the type of the first argument, an array, with as many threads as the BLAS is allowed.
+    """Call the C function for the dtype of the first argument, an array, with as many threads as the BLAS may use.
 
     Args:
-        arguments: contiguous arrays, or None for no memory; an int is an `Int` there (64 bits), a float a `double`.
+        arguments: contiguous arrays, or None for a null pointer; an int becomes an `Int` (64 bits), a float a `double`.
 
     Raises:
         ValueError: an array that is not contiguous.
@@ -120,17 +120,17 @@ def _function(real: str, name: str) -> Any:
 
 
 def address(array: np.ndarray) -> int:
-    """Where a contiguous array lies in memory."""
+    """The address of a contiguous array."""
     if not array.flags.c_contiguous:
         raise ValueError(f"not contiguous: shape {array.shape}, strides {array.strides}")
     try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # in half the time, where it can be written to
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # twice as fast, for writable arrays
     except (TypeError, ValueError):
         return array.ctypes.data
 
 
 def _after_fork() -> None:
-    """OpenMP's threads are lost in a fork, and it waits for them forever."""
+    """Use one thread from now on: OpenMP's threads do not survive a fork, and OpenMP would wait for them forever."""
     global _most
     _most = 1
 
@@ -141,7 +141,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def in_memory_order(*arrays: np.ndarray) -> list[np.ndarray]:
-    """Arrays of one shape, contiguous, their axes in the order in which they lie in the first one's memory."""
+    """Contiguous arrays of one shape, their axes permuted into the memory order of the first one."""
     order = memory_order(arrays[0].strides)
     return [np.ascontiguousarray(a.transpose(order), arrays[0].dtype) if a.ndim else a for a in arrays]
 
@@ -152,7 +152,7 @@ def memory_order(strides: tuple[int, ...]) -> list[int]:
 
 
 def elementwise(name: str, *arrays: np.ndarray, settings: tuple[float, ...] = ()) -> Any:
-    """A new array, which the C function `name` makes of arrays of one shape, number by number, and settings."""
+    """The result of the elementwise C function `name` of arrays of one shape, and of settings, in a new array."""
     if not covers(arrays[0]) or any(a.shape != arrays[0].shape for a in arrays):
         return NotImplemented
     given = in_memory_order(*arrays)

@@ -1,13 +1,13 @@
-// Convolutions by tiles and by patches: see the functions of the same names in convolution.py.
+// Convolution by Winograd's tiles and by im2col: see the functions of the same names in convolution.py.
 //
-// A thread takes a few images through all steps at once, so that what one step makes is in the core's own cache for the
-// next.  Images lie as (N, H, W, C).  What is outside an image is 0: a tile's pixel there is read from a row of zeros,
-// and written to a row that nobody looks at, so that the loop over channels knows nothing of borders.
+// A thread takes a few images through all steps before the next ones, so that the result of one step is still in the
+// core's cache for the next step.  The layout of images is (N, H, W, C).  Images are padded with zeros: pixels outside
+// are read from a row of zeros and written to a row that is never read.  So loops over channels need no bounds checks.
 
 #include "cpu/products.h"
 #include "tiles.h"
 
-// A tile at all channels; `stride` is from one of its t·t numbers to the next.
+// A tile in all channels.  `stride` is the distance between its t·t numbers, each of which is a row of c channels.
 
 INLINE void tile(int t, Real* const* from, Int c, Real* to, Int stride)
 {
@@ -59,7 +59,7 @@ INLINE void gradient_tile(int t, Real* const* from, Int c, Real* to, Int stride)
     }
 }
 
-// Lines of tiles, of some images.  Inside, t is a constant.
+// The same for lines of tiles of several images.
 
 typedef struct { Int first, count; } Lines;
 
@@ -80,7 +80,7 @@ static void tiles(const Real* x, Size of, Tiles in, Int t, Lines lines, const Re
     }
 }
 
-// Lines of tiles overlap: threads share images, each of which has a row outside of its own.
+// Lines of tiles overlap, so the parallel loop is over images.  Each image has its own row for pixels outside.
 static void add_tiles(const Real* products, Size of, Tiles in, Int t, Lines lines, Real* outside, Real* x)
 {
     Int blocks = in.tw * in.s * in.s, stride = of.n * lines.count * blocks * of.c;
@@ -117,11 +117,12 @@ static void gradient_tiles(const Real* y, Size of, Tiles in, Int t, Lines lines,
     }
 }
 
-// Patches of some images
+// im2col and col2im for lines of several images
 
 typedef struct { Int kh, kw, sh, sw, ph, pw, dh, dw; } Places;
 
-// The places of a line at which a tap is inside the image: from `first`, up to but not `end`; none in a line outside.
+// The positions of a line at which the kernel's column `tap` is inside the image: first <= j < end; none if `row` is
+// outside.
 INLINE void inside(Places at, Size of, Int ow, Int row, Int tap, Int* first, Int* end)
 {
     Int before = at.pw - tap * at.dw, in = 0 <= row && row < of.h;
@@ -129,7 +130,7 @@ INLINE void inside(Places at, Size of, Int ow, Int row, Int tap, Int* first, Int
     *end = in && of.w + before > 0 ? most(*first, least(ow, (of.w + before + at.sw - 1) / at.sw)) : *first;
 }
 
-// A line of places, to or from: tap by tap, with c channels each.
+// The patches of a line of positions: for each position, the c channels of each kernel element.
 INLINE void line_of_patches(Int c, const Real* image, Size of, Places at, Int ow, Int i, Real* patches)
 {
     for (Int tap = 0; tap < at.kh * at.kw; tap++) {
@@ -161,7 +162,7 @@ INLINE void add_line_of_patches(Int c, const Real* patches, Size of, Places at, 
     }
 }
 
-// An image's own channels are few: known to the compiler, they are copied without a loop.
+// Colour images have few channels: as a compile-time constant, the inner loop is unrolled.
 #define OF_C(function, ...) \
     (of.c == 1       ? function(1, __VA_ARGS__) \
          : of.c == 2 ? function(2, __VA_ARGS__) \
@@ -192,14 +193,14 @@ static void add_bias(const Real* bias, Int pixels, Int c, Real* y)
         for (Int q = 0; q < c; q++) y[i * c + q] += bias[q];
 }
 
-// What Python calls: x (n, h, w, c) and y (n, oh, ow, o), some images at a time, in groups.  A group has memory of its
-// own, and a sum of its own of gradients in the kernel, to which its images add in their order.  Threads share the
-// groups; where there is one, they share its loops.
+// The functions that Python calls, with x (n, h, w, c) and y (n, oh, ow, o).  The images are split into groups, which
+// run in parallel; the loops of a single group do.  A group processes its images in chunks.  It has its own memory and
+// its own sum of the kernel's gradients, so results do not depend on the number of threads.
 
 typedef struct {
     Int n, h, w, c, oh, ow, o;
-    Int images, lines, groups, memory;  // at a time: images, or lines of one; how many groups; each one's numbers
-    Piece forward, back, weight;        // of the products with the kernel, with it turned, for the gradient in it
+    Int images, lines, groups, memory;  // images and lines per chunk; number of groups; elements of a group's memory
+    Piece forward, back, weight;        // of products: with the kernel, with its transpose, for its gradient
     union { struct { Tiles tiles; Int t; }; Places places; };
 } Job;
 
@@ -210,7 +211,7 @@ static Int begin(const Job* is, Int group)
 }
 
 #define EACH_GROUP(is, work)                                               \
-    if (is.groups == 1) { /* no loop around loops that are to be shared */ \
+    if (is.groups == 1) { /* then the inner loops are parallel */ \
         Int group = 0;                                                     \
         work;                                                              \
     } else                                                                 \
@@ -222,14 +223,14 @@ static Int begin(const Job* is, Int group)
     for (Lines lines = {0, least(is.lines, all)}; lines.first < all; \
          lines.first += is.lines, lines.count = least(is.lines, all - lines.first))
 
-// A row of zeros at the end of a group's memory, behind which each line has one that nobody looks at.
+// The row of zeros near the end of a group's memory.  After it, each line has a row for pixels outside.
 static Real* zeros_in(const Job* is, Real* memory)
 {
     Int row = most(is->c, is->o);
     return memset(memory + is->memory - (1 + is->images * is->lines) * row, 0, row * sizeof(Real));
 }
 
-// c (m, n) of each of `count`: a (m, k), or transposed (k, m), times b (k, n); added to what is there if `more`.
+// `count` products c = a b: a is (m, k), or (k, m) if transposed; b is (k, n).  They are added to c if `more`.
 static void multiply(
     Int gemm, Int count, int transposed, Int m, Int n, Int k, Piece piece, const Real* a, const Real* b, int more,
     Real* c)
@@ -243,7 +244,7 @@ static void multiply(
     }
 }
 
-// out = Aᵀ [(G g) (Bᵀ x)] + bias where there are kernels G g, (t², C, O); gradients = Σ (A y)ᵀ (Bᵀ x) where there is y.
+// If kernels G g (t², C, O) are given, out = Aᵀ [(G g) (Bᵀ x)] + bias.  If y is given, gradients = Σ (A y)ᵀ (Bᵀ x).
 static void group_of_winograd(
     const Real* x, const Real* y, const Real* kernels, const Real* bias, Real* out, Real* gradients, Real* memory,
     Int gemm, Job is, Int group)
@@ -282,7 +283,7 @@ void winograd(
     if (y && is.groups > 1) add_groups(is.groups, size, gradients, gradients);
 }
 
-// out = B [(G g) (A y)], with kernels (t², O, C), and gradients = Σ (A y)ᵀ (Bᵀ x) where there is x.
+// out = B [(G g) (A y)] with kernels G g (t², O, C).  If x is given, gradients = Σ (A y)ᵀ (Bᵀ x).
 static void group_of_winograd_adjoint(
     const Real* y, const Real* x, const Real* kernels, Real* out, Real* gradients, Real* memory, Int gemm, Job is,
     Int group)
@@ -322,7 +323,8 @@ void winograd_adjoint(
     if (x && is.groups > 1) add_groups(is.groups, size, gradients, gradients);
 }
 
-// out = patches of x times a kernel (KH·KW·C, O), + bias, where there is one; gradients = Σ yᵀ patches where there is y.
+// If a kernel (KH·KW·C, O) is given, out = (patches of x) times the kernel, + bias.  If y is given,
+// gradients = Σ yᵀ (patches of x).
 static void group_of_im2col(
     const Real* x, const Real* y, const Real* kernel, const Real* bias, Real* out, Real* gradients, Real* memory,
     Int gemm, Job is, Int group)
@@ -357,7 +359,7 @@ void im2col(
     if (y && is.groups > 1) add_groups(is.groups, size, gradients, gradients);
 }
 
-// out = the sum of y times the kernel (O, KH·KW·C) where patches overlap, + bias.
+// out = the patches y times the kernel (O, KH·KW·C), summed where they overlap, + bias.
 static void group_of_col2im(
     const Real* y, const Real* kernel, const Real* bias, Real* out, Real* memory, Int gemm, Job is, Int group)
 {

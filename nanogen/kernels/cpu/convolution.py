@@ -1,7 +1,7 @@
-"""Convolution in C: images some at a time, as many as stay in a core's cache from one step to the next.
+"""Convolution in C: a chunk of images at a time, small enough to stay in a core's cache from one step to the next.
 
-Arrays have the shape (N, C, H, W) and lie in memory as (N, H, W, C): patches are copied in long runs, and products of
-matrices write their results in place.  See convolution.c and `kernels.convolution`.
+Arrays have the shape (N, C, H, W) and the memory layout (N, H, W, C).  So patches are copied in long contiguous runs,
+and matrix products write their results in place.  See convolution.c and `kernels.convolution`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nanogen.kernels.winograd import Pair, Tiling, avoid_conflicts, kernel_gradi
 
 
 def l2_cache_bytes(file: str = "/sys/devices/system/cpu/cpu0/cache/index2/size") -> int:
-    """A core's own cache, as far as Linux tells, from 512 KiB to 2 MiB.  The file says, for example, 2048K."""
+    """The size of a core's L2 cache, clipped to 512 KiB … 2 MiB.  Linux writes it into the file as, say, 2048K."""
     try:
         with open(file, encoding="ascii") as size:
             kibibytes = int(size.read().strip().removesuffix("K"))
@@ -31,39 +31,40 @@ def l2_cache_bytes(file: str = "/sys/devices/system/cpu/cpu0/cache/index2/size")
     return min(max(kibibytes, 512), 2048) << 10
 
 
-BLOCKS = 4  # groups of images come in multiples of this, for as many threads
-GROUPS = -(-(os.cpu_count() or 1) // BLOCKS) * BLOCKS  # for as many threads as there could be
-CHUNK_BYTES = l2_cache_bytes() // 2  # about what a thread's images take: half of a core's own cache
+BLOCKS = 4  # the number of groups of images is a multiple of this, or 1
+GROUPS = -(-(os.cpu_count() or 1) // BLOCKS) * BLOCKS  # at most: one per thread, rounded up
+CHUNK_BYTES = l2_cache_bytes() // 2  # of a thread's chunk of images: half of the L2 cache
 
 
 class Job(NamedTuple):
-    """How C goes through some images: what `Job` in convolution.c has, in how many groups, with how much memory."""
+    """`Job` of convolution.c as an array of integers, with the number of groups and the size of their memory."""
 
     numbers: np.ndarray
     groups: int
-    memory: int  # numbers, of all groups
+    memory: int  # elements, of all groups together
 
     def run(self, name: str, *arrays: Array) -> None:
-        """Call a function of convolution.c with these arrays, the first of which is there."""
+        """Call a function of convolution.c with these arrays.  Only the first one must not be None."""
         dtype = arrays[0].dtype
         call(name, *arrays, aligned_empty((self.memory,), dtype), gemm_address(dtype.char), self.numbers)
 
 
 @functools.lru_cache(4096)
 def job(x: Pair, y: Pair, lines: int, line: int, row: int, count: int, dtype: np.dtype, small: bool, how: Pair) -> Job:
-    """For images x (N, C, H, W) and y (N, O, OH, OW).
+    """The job for images of shapes x (N, C, H, W) and y (N, O, OH, OW).
 
     Args:
-        lines: of an image, each of which is `line` rows of each of `count` matrices.
-        row: how many numbers a row has before the product with the kernel; after it there are O.
+        lines: the number of lines of an image.
+        line: the number of rows of a line, in each of the `count` matrices.
+        row: the length of a row before the product with the kernel; after it the length is O.
         small: whether the BLAS has kernels for small matrices.
-        how: what C is told besides."""
+        how: the integers at the end of C's `Job`."""
     (n, c, *size), (_, o, *places), itemsize = x, y, dtype.itemsize
     of_line, of_kernel = count * line * (row + o), count * row * o
-    # A group reads the whole kernel and has a gradient of its size, so its images have as many numbers at least.
+    # Each group reads the whole kernel and writes a gradient of that size, so its images must be at least as large.
     groups = min(GROUPS, min(n, n * lines * of_line // of_kernel) // BLOCKS * BLOCKS) or 1
-    room = CHUNK_BYTES if groups > 1 else CHUNK_BYTES * GROUPS  # where there is one group, all threads work at it
-    fit = max(room // (of_line * itemsize), 1)  # lines, of as many images as are whole
+    room = CHUNK_BYTES if groups > 1 else CHUNK_BYTES * GROUPS  # all threads work on a single group
+    fit = max(room // (of_line * itemsize), 1)  # lines, of whole images if possible
     images, lines = min(max(fit // lines, 1), -(-n // groups)), min(fit, lines)
     groups, deep = min(groups, -(-n // images)), images * lines * line
     products = ((deep, o, row, False), (deep, row, o, False), (o, row, deep, True))
@@ -89,7 +90,7 @@ def im2col_job(x: Pair, y: Pair, kernel: Pair, stride: Pair, padding: Pair, dila
 
 
 def rows(x: Array) -> Array:
-    """Images as C takes them, or None."""
+    """Images (N, C, H, W) as contiguous (N, H, W, C), or None."""
     return None if x is None else channels_last(x)
 
 

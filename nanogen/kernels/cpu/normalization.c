@@ -1,5 +1,5 @@
-// Normalisation of rows (N, P, C), for each image in as few passes as it takes, while it is in the cache: see the
-// functions of the same names in normalization.py.  Sums over pixels are made in double.
+// Normalisation of images (N, P, C), each in few passes while it is in the cache: see normalization.py.  A column is a
+// channel at all pixels of an image.  Sums over pixels are in double.
 
 #include "cpu/compiled.h"
 
@@ -12,7 +12,7 @@ static void sums_of(const Real* x, Int p, Int c, double* restrict sums)
         for (Int q = 0; q < c; q++) sums[q] += x[q];
 }
 
-// Of each column, Σ (x − near) and Σ (x − near)², where near is the mean but for rounding.
+// Σ (x − near) and Σ (x − near)² of each column, where `near` is the mean up to rounding.
 static void centred_sums_of(
     const Real* x, Int p, Int c, const Real* near, double* restrict sums, double* restrict squares)
 {
@@ -39,7 +39,7 @@ static void scale_of(
             for (Int q = 0; q < c; q++) y[q] = (x[q] - mean[q]) * factor[q] + bias[q];
 }
 
-// Of each column, Σ s and Σ s·(x − mean), where s is the gradient in y; and s itself if it is not g.
+// Σ s and Σ s·(x − mean) of each column, where s is the gradient of y.  If gated, s is not g, and is written to dy.
 static void gradient_sums_of(
     const Real* g, const Real* x, Int p, Int c, const Real* mean, const Real* factor, const Real* bias, Int gated,
     Real* restrict dy, double* restrict sums, double* restrict products)
@@ -62,7 +62,7 @@ static void gradient_sums_of(
             }
 }
 
-// g may be dx.
+// dx = g·factor + (x − mean)·slope + offset.  g and dx may be the same memory.
 static void combine_of(
     const Real* g, const Real* x, Int p, Int c, const Real* mean, const Real* factor, const Real* slope,
     const Real* offset, Real* dx)
@@ -116,9 +116,9 @@ void combine(
     }
 }
 
-// Where a group lies in an image: all of it at once.
+// Groups within an image (group and layer norm): all steps for one image.
 
-// The mean of each group of numbers, at each of them.
+// The mean of each group of `each` columns, written to all of its columns.
 static void group_means(const double* sums, Int count, Int c, Int each, Real* means)
 {
     for (Int first = 0; first < c; first += each) {
@@ -191,8 +191,8 @@ void normalize_gradients(
         Int at = m * p * c, column = m * c;
         double* own = scratch + SCRATCH * column;
         normalize_gradients_of(
-            g + at, x + at, p, c, each, weight + m * batch_stride, bias + m * batch_stride, gated, mean + column, rstd + column, own,
-            own + c, (Real*)(own + 2 * c), (Real*)(own + 3 * c), (Real*)(own + 4 * c), dx + at, dweight + column,
-            dbias + column);
+            g + at, x + at, p, c, each, weight + m * batch_stride, bias + m * batch_stride, gated, mean + column,
+            rstd + column, own, own + c, (Real*)(own + 2 * c), (Real*)(own + 3 * c), (Real*)(own + 4 * c), dx + at,
+            dweight + column, dbias + column);
     }
 }

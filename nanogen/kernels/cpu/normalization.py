@@ -1,10 +1,10 @@
-"""Normalisation, with a SiLU behind it or none, in few passes over memory: see normalization.c.
+"""Normalisation with an optional SiLU after it, in few passes over memory.  See normalization.c.
 
     x̂ = (x − mean) · rstd,  y = w·x̂ + b,  out = y or silu(y)
-    dx = rstd · (g·w − mean(g·w) − x̂ · mean(g·w·x̂)),  dw = Σ g·x̂,  db = Σ g,  where g is the gradient in y
+    dx = rstd · (g·w − mean(g·w) − x̂ · mean(g·w·x̂)),  dw = Σ g·x̂,  db = Σ g,  where g is the gradient of y
 
-The gradient is Ioffe & Szegedy 2015, section 3.  With a SiLU y is computed again for it: to save it would take as much
-memory as the images.  Images are rows (N, P, C) here, P pixels one after the other.
+The gradient is Ioffe & Szegedy 2015, section 3.  With a SiLU, y is computed again in the backward pass: saving it would
+take as much memory as the images.  Images have the shape (N, P, C) here: P pixels of C channels.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ Array = np.ndarray
 
 
 def rows_of(x: Array, like: Array) -> Array:
-    """(N, C, *) as a contiguous (N, P, C) of like's type; a view where the memory is like that."""
+    """(N, C, *) to a contiguous (N, P, C) with the dtype of `like`; a view if the memory has that layout already."""
     rows = x.reshape(*x.shape[:2], math.prod(x.shape[2:])).swapaxes(1, 2)
     return np.ascontiguousarray(rows, like.dtype)
 
 
 def images_of(rows: Array, shape: tuple[int, ...]) -> Array:
-    """The way back."""
+    """The inverse of `rows_of`."""
     return rows.swapaxes(1, 2).reshape(shape)
 
 
 def scratch(rows: Array) -> Array:
-    """For C's sums of the columns of each image."""
+    """Memory for the sums of the columns of each image: see SCRATCH in normalization.c."""
     return np.empty((len(rows), 5, rows.shape[2]))
 
 
 def of_columns(numbers: Array, rows: Array) -> Array:
-    """Numbers (C,) or (N, C) for the columns of each image: (N, C)."""
+    """(C,) or (N, C) broadcast to (N, C): a number for each column of each image."""
     return np.ascontiguousarray(np.broadcast_to(numbers, (len(rows), rows.shape[2])), rows.dtype)
 
 
 def batch_stride(weight: Array) -> int:
-    """From one image's weights to the next's."""
+    """From one image's weights to the next image's; 0 if all images share them."""
     return weight.shape[1] if weight.ndim == 2 else 0
 
 
@@ -53,7 +53,7 @@ def _(x):
         return NotImplemented
     rows, count = rows_of(x, x), x.size // x.shape[1]
     near = centred_sums(rows, np.zeros(x.shape[1], x.dtype))[0] / count
-    rest, squares = centred_sums(rows, near) / count  # the mean of equal numbers is that number
+    rest, squares = centred_sums(rows, near) / count  # so that the mean of equal numbers is exact
     return near + rest, np.maximum(squares - rest**2, 0)
 
 
@@ -102,13 +102,13 @@ def in_each_image(
 def over_the_batch(
     g: Array, mean: Array, rstd: Array, rows: Array, weight: Array, bias: Array, groups: int, gated: bool
 ) -> list[Any]:
-    """dx = s·factor + (x − mean)·slope + offset, s the gradient in y, the others a number per column."""
+    """dx = s·factor + (x − mean)·slope + offset; s is the gradient of y, the others have a value per column."""
     count, dx, factor = rows.size // rows.shape[2], np.empty(rows.shape, rows.dtype), rstd * weight
     columns = [of_columns(numbers, rows) for numbers in (mean, factor, bias)]
     sums = np.empty((len(rows), 2, rows.shape[2]), rows.dtype)
     call("gradient_sums", g, rows, *rows.shape, *columns, int(gated), dx, scratch(rows), sums)
     dbias, products = sums.sum(axis=0)
-    of_g, of_products = mean_over_ranks(dbias, products)  # the batch is that of all ranks
+    of_g, of_products = mean_over_ranks(dbias, products)  # the batch is distributed over all ranks
     slope, offset = -(rstd**2) * factor * of_products / count, -factor * of_g / count
     others = [of_columns(numbers, rows) for numbers in (mean, factor, slope, offset)]
     call("combine", dx if gated else g, rows, *rows.shape, *others, dx)

@@ -1,13 +1,13 @@
-// Products of matrices, by the BLAS that NumPy has, in pieces that threads share: see `in_pieces` in products.py.
+// Batched matrix products by NumPy's BLAS, in pieces that are distributed over threads: see products.py.
 
 #include "cpu/products.h"
 
-// The matrices (m, k) and (k, n) of a stack lie `next_a` and `next_b` from each other; if transposed, as (k, m) and
-// (n, k).  The depth of pieces is in groups, each of which adds up its own, in `sums` if there is more than one.
+// `count` products of (m, k) and (k, n).  Transposed factors are stored as (k, m) and (n, k).  The depth is split into
+// groups.  If there are several, each writes its own product to `sums`, and these are added up at the end.
 typedef struct {
     Int count;
     Product product;
-    Int next_a, next_b;
+    Int stride_a, stride_b;  // batch strides
     Piece piece;
     Int groups;
 } Plan;
@@ -23,7 +23,7 @@ void products(const Real* a, const Real* b, Real* out, Real* sums, Int gemm, con
         Int j = q % columns * is.piece.width, i = q / columns % rows * is.piece.height;
         Int matrix = q / columns / rows % is.count, group = q / columns / rows / is.count;
         multiply_piece(
-            (Gemm)gemm, is.product, is.piece, a + matrix * is.next_a, b + matrix * is.next_b, i, j, group * deep,
+            (Gemm)gemm, is.product, is.piece, a + matrix * is.stride_a, b + matrix * is.stride_b, i, j, group * deep,
             least(k, (group + 1) * deep), 0, (groups > 1 ? sums + group * size : out) + matrix * m * n);
     }
     if (groups > 1) add_groups(groups, size, sums, out);

@@ -1,4 +1,4 @@
-// A product of matrices by the BLAS that NumPy has, in pieces: see `piece` in products.py.
+// A matrix product by NumPy's BLAS, in pieces: see `piece` in products.py.
 
 #include "cpu/compiled.h"
 
@@ -10,8 +10,7 @@ typedef struct { Int height, width, depth; } Piece;
 
 typedef struct { Int m, n, k, transposed_a, transposed_b, lda, ldb; } Product;  // (m, k) times (k, n)
 
-// The piece of c at row i and column j: a product over the depth from `first` to `end`, added to what is there if
-// `more`.
+// The piece of c at row i and column j: the product over the depth from `first` to `end`.  It is added to c if `more`.
 INLINE void multiply_piece(
     Gemm gemm, Product is, Piece piece, const Real* a, const Real* b, Int i, Int j, Int first, Int end, int more,
     Real* c)
@@ -26,7 +25,7 @@ INLINE void multiply_piece(
     }
 }
 
-// The sum of what groups summed up, in their order, each of `size` numbers.  It may take the place of the first.
+// The sum of the groups' results, in order; each has `size` elements.  `out` may be the same memory as `sums`.
 static inline void add_groups(Int groups, Int size, const Real* sums, Real* out)
 {
     SHARED(size > 1 << 14)

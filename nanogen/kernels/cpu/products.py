@@ -1,4 +1,4 @@
-"""Products of matrices by the BLAS that NumPy has, in pieces that OpenMP's threads share: see products.c."""
+"""Matrix products by NumPy's BLAS, in pieces that are distributed over OpenMP's threads.  See products.c."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Shape = tuple[int, ...]
 
 CACHE_LINE = 64  # bytes
 WORTH_A_LINE = 1 << 14  # bytes
-SMALL = 10**6  # multiplications: up to this OpenBLAS's kernels for AVX-512 read matrices where they are, else copies
-SMALLEST = 256  # numbers of a first factor: with fewer, memory is what a product waits for
-WITH_KERNELS_FOR_SMALL = ("SkylakeX", "Cooperlake", "SapphireRapids")  # as OpenBLAS names its kernels
+SMALL = 10**6  # multiplications; up to this OpenBLAS's AVX-512 kernels read matrices in place, beyond it copies
+SMALLEST = 256  # elements of the first factor; with fewer, a product is limited by memory
+WITH_KERNELS_FOR_SMALL = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLAS's names of kernels
 
 
 @matrix_product.kernel("cpu")
@@ -32,7 +32,7 @@ def _(a, b):
     transposed_a, transposed_b = (not x.flags.c_contiguous for x in (a, b))
     numbers, groups, whole = plan(a.shape, b.shape, shape, transposed_a, transposed_b, kernels_for_small())
     a, b = a.swapaxes(-1, -2) if transposed_a else a, b.swapaxes(-1, -2) if transposed_b else b
-    in_one_call = whole and blas_threads()[0]() == 1  # then NumPy makes the same one
+    in_one_call = whole and blas_threads()[0]() == 1  # NumPy would make the same call
     if in_one_call or not (a.flags.c_contiguous and b.flags.c_contiguous):
         return NotImplemented
     out = aligned_empty(shape, a.dtype)
@@ -42,10 +42,10 @@ def _(a, b):
 
 
 def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
-    """np.empty(shape, dtype) that begins with a cache line, unless it is so small that it does not matter.
+    """np.empty(shape, dtype), aligned to a cache line unless it is so small that it does not matter.
 
-    OpenBLAS's kernels for small matrices read the second factor where it is, 64 bytes at a time.  NumPy's own arrays
-    begin anywhere, and then each time two lines are read: 105 to 120 GFLOP/s in place of 150 to 170 (Intel)."""
+    OpenBLAS's kernels for small matrices read the second factor in place, 64 bytes at a time.  NumPy's arrays are not
+    aligned, so each read touches two cache lines: 105 to 120 GFLOP/s instead of 150 to 170 (Intel)."""
     count = math.prod(shape) * dtype.itemsize
     if count < WORTH_A_LINE:
         return np.empty(shape, dtype)
@@ -55,7 +55,7 @@ def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
 
 
 def aligned(x: np.ndarray) -> np.ndarray:
-    """A contiguous copy that begins with a cache line."""
+    """A contiguous copy, aligned to a cache line."""
     out = aligned_empty(x.shape, x.dtype)
     out[...] = x
     return out
@@ -65,7 +65,7 @@ def aligned(x: np.ndarray) -> np.ndarray:
 def plan(
     a: Shape, b: Shape, out: Shape, transposed_a: bool, transposed_b: bool, small: bool
 ) -> tuple[np.ndarray, int, bool]:  # fmt: skip
-    """`Plan` of products.c; in how many groups the depth is; and whether the matrices are in one piece."""
+    """`Plan` of products.c; the number of groups along the depth; whether a matrix is a single piece."""
     (m, k), n, count = a[-2:], b[-1], math.prod(out[:-2])
     height, width, depth, groups = piece(count, m, n, k, transposed_a, transposed_b, small)
     leading = [m if transposed_a else k, k if transposed_b else n]
@@ -77,10 +77,11 @@ def plan(
 def piece(
     count: int, m: int, n: int, k: int, transposed_a: bool, transposed_b: bool, small: bool
 ) -> tuple[int, int, int, int]:
-    """Height, width and depth of the pieces of a product, and in how many groups the depth is.
+    """Height, width and depth of the pieces of a product, and the number of groups along the depth.
 
-    Where a is transposed, deep products of few rows, as gradients in kernels are, run at 75 GFLOP/s as they are and in
-    pieces of the depth at 115 (Intel, one core).  Without kernels for small matrices pieces are for threads alone."""
+    If a is transposed, deep products of few rows, such as the gradients of convolution kernels, run at 75 GFLOP/s in
+    one piece, and at 115 GFLOP/s if the depth is split (Intel, one core).  Without kernels for small matrices, the only
+    purpose of pieces is to use several threads."""
     height, width, depth, groups = m, n, k, 1
     if small and not transposed_b:
         height = even(m, SMALL // (k * n), 4 if m * k * n > SMALL else 1)
@@ -94,23 +95,23 @@ def piece(
     if count * groups * -(-m // height) * -(-n // width) < 4:
         height = min(max(even(m, -(-m // 4)), 32), m)
     deep = -(-k // depth)
-    return height, width, depth, -(-deep // -(-deep // groups))  # none of the groups is empty
+    return height, width, depth, -(-deep // -(-deep // groups))  # no group is empty
 
 
 def even(count: int, most: int, multiple: int = 1) -> int:
-    """Of pieces that are no larger than `most` the size that makes few, alike but for the last, a multiple of 16."""
+    """The size, a multiple of 16, that splits `count` into few pieces of at most `most`, equal except for the last."""
     pieces = -(-count // max(most, 1) // multiple) * multiple
     return min(-(-count // pieces // 16) * 16, max(most // 16 * 16, 16), count)
 
 
 @functools.cache
 def gemm_address(real: str) -> int:
-    """Where the function is that NumPy multiplies matrices with, of floats (`f`) or doubles (`d`); 0 if not found."""
+    """The address of the BLAS's gemm for floats (`f`) or doubles (`d`); 0 if not found."""
     found = blas_function({"f": "cblas_sgemm", "d": "cblas_dgemm"}[real])
     return ctypes.cast(found, ctypes.c_void_p).value or 0 if found else 0
 
 
 @functools.cache
 def kernels_for_small() -> bool:
-    """Whether NumPy's BLAS is an OpenBLAS that uses its kernels for AVX-512."""
+    """Whether NumPy's BLAS is an OpenBLAS that uses its AVX-512 kernels for small matrices."""
     return getattr(blas(), "architecture", None) in WITH_KERNELS_FOR_SMALL

@@ -1,4 +1,4 @@
-// Softmax and its cross-entropy, a row of logits at a time: see softmax.py.
+// Softmax and its cross-entropy with labels, over rows of k logits: see softmax.py.
 
 #include "cpu/compiled.h"
 
@@ -36,7 +36,7 @@ void softmax_gradient(const Real* gradient, const Real* out, Int rows, Int k, Re
     }
 }
 
-INLINE int known(Int label, Int k) { return 0 <= label && label < k; }  // else its memory is somebody else's
+INLINE int known(Int label, Int k) { return 0 <= label && label < k; }  // other labels would read outside of the row
 
 void cross_entropy(const Real* logits, Int rows, Int k, const Int* labels, Real* largest, Real* total, Real* loss)
 {

@@ -1,10 +1,10 @@
-"""Softmax and its cross-entropy with labels, a row of logits at a time: see softmax.c.
+"""Softmax and its cross-entropy with labels, over rows of logits.  See softmax.c.
 
     y = eˣ / Σₖ eˣᵏ,  dx = y · (g − Σₖ gₖ yₖ)
     loss = log Σₖ eˣᵏ − x_label,  dx = g · (softmax(x) − one_hot(label))
 
-The loss saves two numbers a row: its largest logit and the sum of e^(x − largest), the total.  To save the softmax
-would take as much memory as the logits, and no less time.
+The loss saves two numbers per row: the largest logit, and `total`, the sum of e^(x − largest).  Saving the softmax
+would take as much memory as the logits, and would not be faster.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nanogen.kernels.cpu.compiled import call, covers
 
 
 def over_axes(name: str, over: Sequence[int], *arrays: np.ndarray) -> Any:
-    """What the C function `name` makes of rows, the axes `over` of arrays of one shape."""
+    """The C function `name` applied to rows: the axes `over` of arrays of one shape form a row."""
     if not arrays[0].size or not over or not covers(*arrays):
         return NotImplemented
     order = sorted(range(arrays[0].ndim), key=lambda axis: axis in over)
@@ -50,12 +50,12 @@ class LabelCrossEntropy:
             return NotImplemented
         rows = np.ascontiguousarray(logits.reshape(labels.size, -1))
         largest, total, loss = np.empty((3, len(rows)), rows.dtype)
-        own = np.ascontiguousarray(labels.ravel(), np.int64)
-        call("cross_entropy", rows, *rows.shape, own, largest, total, loss)
+        flat_labels = np.ascontiguousarray(labels.ravel(), np.int64)
+        call("cross_entropy", rows, *rows.shape, flat_labels, largest, total, loss)
         return loss.reshape(labels.shape), (largest, total)
 
     def gradient(g, saved, logits, *, labels, wanted):
         rows = np.ascontiguousarray(logits.reshape(labels.size, -1))
-        own, out = np.ascontiguousarray(labels.ravel(), np.int64), np.empty(rows.shape, rows.dtype)
-        call("cross_entropy_gradient", np.ascontiguousarray(g.ravel()), rows, *rows.shape, own, *saved, out)
+        flat_labels, out = np.ascontiguousarray(labels.ravel(), np.int64), np.empty(rows.shape, rows.dtype)
+        call("cross_entropy_gradient", np.ascontiguousarray(g.ravel()), rows, *rows.shape, flat_labels, *saved, out)
         return [out.reshape(logits.shape)]

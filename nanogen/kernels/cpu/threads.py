@@ -1,7 +1,7 @@
-"""How many threads a kernel has: as many as NumPy's matrix products are allowed.
+"""The number of threads of a kernel: as many as NumPy's matrix products may use.
 
-A kernel that calls the BLAS itself shares its own loops among threads, and each product has one: OpenBLAS's threads
-wait for their next product in a loop that takes a core away from everybody else.
+A kernel that calls the BLAS parallelises its own loops, and each product runs on one thread.  OpenBLAS's threads would
+wait for the next product in a busy loop, which keeps a core from the other threads.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from nanogen import backend
 
 @functools.cache
 def blas() -> Any:
-    """threadpoolctl's handle of the BLAS that NumPy multiplies matrices with; None where there is none."""
+    """threadpoolctl's handle of NumPy's BLAS; None if there is none."""
     found = ThreadpoolController().select(user_api="blas").lib_controllers
     return next((library for library in found if "numpy" in library.filepath), found[0] if found else None)
 
 
 @functools.cache
 def blas_function(name: str) -> Any:
-    """A function of that BLAS, which NumPy's wheels rename; None where it isn't found."""
+    """A function of that BLAS; None if it isn't found.  NumPy's wheels add a prefix and a suffix to its name."""
     found = ctypes.CDLL(blas().filepath) if blas() else None
     names = [f"{prefix}{name}{suffix}" for prefix in ("scipy_", "") for suffix in ("64_", "")]
     return next((getattr(found, name) for name in names if found and hasattr(found, name)), None)
@@ -34,8 +34,9 @@ def blas_function(name: str) -> Any:
 
 @functools.cache
 def blas_threads() -> tuple[Callable[[], int], Callable[[int], Any]]:
-    """To get and to set how many threads a product has.  OpenBLAS's own functions take a tenth of threadpoolctl's
-    time, which is that of a small operation."""
+    """Functions that get and set the number of threads of a product.
+
+    OpenBLAS's own functions take a tenth of the time of threadpoolctl's, which take as long as a small operation."""
     own = blas_function("openblas_get_num_threads"), blas_function("openblas_set_num_threads")
     if all(own):
         return own
@@ -53,11 +54,11 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 @backend.keep_freed_memory.fill
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed for the next array, where it is glibc; for the whole process.
+    """Let glibc keep freed memory for the next arrays, in the whole process.  Without glibc nothing happens.
 
-    A training step makes the arrays of the step before once more.  Given back to the system in between, each page is a
-    fault: a tenth of the time of a step at 28×28, of the GAN's a quarter.  The most memory that is needed stays as it
-    is.  Arrays beyond 32 MiB are given back in any case."""
+    A training step allocates the same arrays as the step before.  If their memory went back to the system in between,
+    each page would cost a page fault: a tenth of the time of a step at 28×28, a quarter of the GAN's.  The peak memory
+    does not change.  Arrays above 32 MiB always go back."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 1 << 25)

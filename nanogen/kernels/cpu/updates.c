@@ -2,8 +2,8 @@
 
 #include "cpu/compiled.h"
 
-// The numbers of `count` arrays, one after the other, in as many parts as there are threads.  `arrays` has the addresses
-// of all first arrays, then of all second ones ...; i is a number's place in the arrays that AT gives.
+// Loops over the elements of `count` parameters, split evenly over the threads.  `arrays` has the addresses of each
+// parameter's first array, then of each one's second array, and so on.  AT gives element i of parameter p.
 #define EACH                                                                                              \
     SHARED(total > 1 << 14)                                                                               \
     for (Int part = 0; part < threads; part++)                                                            \
@@ -13,8 +13,8 @@
 #define AT(which) arrays[which * count + p][i]
 
 void adam(
-    const Real* like, Real* const* arrays, const Int* sizes, Int count, Int total, double beta1, double beta2, double eps,
-    double correction, double rate)
+    const Real* like, Real* const* arrays, const Int* sizes, Int count, Int total, double beta1, double beta2,
+    double eps, double correction, double rate)
 {
     Real b1 = beta1, r1 = 1 - beta1, b2 = beta2, r2 = 1 - beta2, e = eps, c = correction, r = rate;
     EACH

@@ -13,14 +13,14 @@ from nanogen.optim import adam
 
 
 def update(name: str, changed: list[list[np.ndarray]], read: list[np.ndarray], *settings: float) -> Any:
-    """Call a C function of lists of arrays, one a parameter: those that it changes, and one that it reads."""
-    every = list(itertools.chain(*changed))
-    if not covers(*every, *read) or not all(array.flags.c_contiguous for array in every):
+    """Call a C function of lists that have an array per parameter: the lists that it changes, and one that it reads."""
+    outputs = list(itertools.chain(*changed))
+    if not covers(*outputs, *read) or not all(array.flags.c_contiguous for array in outputs):
         return NotImplemented
     contiguous = [np.ascontiguousarray(array) for array in read]
-    addresses = np.array([*map(address, contiguous), *map(address, every)], np.int64)
+    addresses = np.array([*map(address, contiguous), *map(address, outputs)], np.int64)
     sizes = np.array([array.size for array in contiguous], np.int64)
-    call(name, every[0], addresses, sizes, len(sizes), int(sizes.sum()), *map(float, settings))
+    call(name, outputs[0], addresses, sizes, len(sizes), int(sizes.sum()), *map(float, settings))
     return None
 
 

@@ -1,3 +1,3 @@
-"""Kernels for an NVIDIA GPU: CUDA sources compiled by CuPy, cuBLAS, captured graphs and random numbers."""
+"""Kernels for NVIDIA GPUs: CUDA sources compiled by CuPy, cuBLAS, CUDA graphs and random numbers."""
 
 from nanogen.kernels.cuda import activation, convolution, graph, normalization, products, random, softmax, updates

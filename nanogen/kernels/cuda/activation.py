@@ -1,4 +1,4 @@
-"""The nonlinearities, each one kernel that CuPy makes."""
+"""The nonlinearities, each a kernel that CuPy fuses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nanogen.kernels.cuda.launch import covers, fuse
 
 
 def elementwise(kernel: Any, *arrays: Array, settings: tuple[float, ...] = ()) -> Any:
-    """A new array like the first, which a fused kernel makes of arrays of one shape and some settings."""
+    """The result of a fused kernel of arrays of one shape, and of settings, in a new array like the first."""
     if not covers(*arrays) or any(a.shape != arrays[0].shape for a in arrays):
         return NotImplemented
     out = array_module(arrays[0]).empty_like(arrays[0])

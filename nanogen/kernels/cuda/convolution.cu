@@ -1,8 +1,8 @@
-// What goes around the products of a convolution on a GPU: see the functions of the same names in convolution.py.
+// The steps of convolution before and after its matrix products: see convolution.py.
 //
-// Images lie as (N, H, W, C).  threadIdx.x goes over the channels, neighbours in memory; threadIdx.y and the blocks go
-// over rows of channels.  Where tiles or patches overlap, whoever owns a pixel adds up what falls on it: always in the
-// same order, and nobody waits for anybody.  Right for any number of blocks and of threads in them.
+// The layout of images is (N, H, W, C).  threadIdx.x is the channel, so that neighbouring threads access neighbouring
+// memory; threadIdx.y and blockIdx.x are the row of channels.  Where tiles or patches overlap, one thread sums all
+// contributions to a pixel.  So the order of sums is fixed, and no atomics are needed.  Correct for any grid and block.
 
 #define INLINE __device__ __forceinline__
 typedef long long Int;
@@ -14,7 +14,7 @@ typedef long long Int;
 #define EACH_CHANNEL(q, c) for (Int q = threadIdx.x; q < c; q += blockDim.x)
 #define OF_T(function, ...) (t == 4 ? function(4, __VA_ARGS__) : function(3, __VA_ARGS__))
 
-// `stride` is from one of the t·t numbers of a tile to the next.
+// `stride` is the distance between the t·t numbers of a tile.
 
 INLINE void load(int t, const Real* from, Int stride, Real* d)
 {
@@ -28,7 +28,7 @@ INLINE void store(int t, const Real* d, Int stride, Real* to)
         for (int l = 0; l < t; l++) to[(t * k + l) * stride] = d[4 * k + l];
 }
 
-// Row `row` of tiles: of the image, and of it the tile (i, j), and of that the place in each block.
+// Which tile a row belongs to: the image, the tile (i, j) in it, and the pixel number `place` in each block.
 struct Tile { Int image, i, j, place; };
 
 INLINE Tile tile_of(Int row, Int th, Int tw, Int places)
@@ -59,7 +59,7 @@ extern "C" __global__ void tiles(
     OF_T(tile, x, Size{n, h, w, c}, Tiles{th, tw, s, ph, pw}, tile_of(row, th, tw, s * s), out + row * c, rows * c);
 }
 
-// The first two blocks of the tile at.i, at.j, each way, are the last of the tiles before it.
+// The sum over all tiles that contain the first 2×2 blocks of the tile (at.i, at.j): this tile and those before it.
 INLINE void add_tiles_at(int t, const Real* products, Size of, Tiles in, Tile at, Int stride, Real* x)
 {
     Real *to[16], d[16];
@@ -82,7 +82,7 @@ INLINE void add_tiles_at(int t, const Real* products, Size of, Tiles in, Tile at
     }
 }
 
-// B m of every tile's products m, added up where they overlap: (t², n·th·tw·s², c) to (n, h, w, c).
+// B m of every tile's products m, summed where tiles overlap: (t², n·th·tw·s², c) to (n, h, w, c).
 extern "C" __global__ void add_tiles(
     const Real* products, Int n, Int h, Int w, Int c, Int th, Int tw, Int s, Int ph, Int pw, Int t, Real* x)
 {
@@ -105,7 +105,7 @@ INLINE void put_tile(int t, const Real* products, Int stride, const Real* bias, 
     }
 }
 
-// Aᵀ m of every tile's products m, (t², n·th·tw, c), and a bias where there is one, at its pixels' place in (n, h, w, c).
+// Aᵀ m of every tile's products m, plus a bias if `biased`: (t², n·th·tw, c) to (n, h, w, c).
 extern "C" __global__ void put_tiles(
     const Real* products, const Real* bias, Int biased, Int n, Int h, Int w, Int c, Int th, Int tw, Int t, Real* y)
 {
@@ -135,7 +135,7 @@ extern "C" __global__ void gradient_tiles(
     OF_T(gradient_tile, y, Size{n, h, w, c}, tile_of(row, th, tw, 1), out + row * c, rows * c);
 }
 
-// The pixels under the kernel, for each tap of each place: (n, h, w, c) to (n·oh·ow, kh·kw·c).
+// im2col: the pixels under the kernel at each position: (n, h, w, c) to (n·oh·ow, kh·kw·c).
 extern "C" __global__ void patches(
     const Real* x, Int n, Int h, Int w, Int c, Int oh, Int ow, Int kh, Int kw, Int sh, Int sw, Int ph, Int pw, Int dh,
     Int dw, Real* out)
@@ -154,7 +154,7 @@ extern "C" __global__ void patches(
     }
 }
 
-// The adjoint for a dilation of 1: what falls on each pixel.
+// col2im for a dilation of 1: the sum of all contributions to each pixel.
 extern "C" __global__ void add_patches(
     const Real* products, Int n, Int h, Int w, Int c, Int oh, Int ow, Int kh, Int kw, Int sh, Int sw, Int ph, Int pw,
     Real* x)

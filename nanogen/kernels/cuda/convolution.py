@@ -1,6 +1,6 @@
-"""Convolution on a GPU: all images take each step, which is a kernel or a product of cuBLAS; see convolution.cu.
+"""Convolution on the GPU: each step is a kernel or a cuBLAS product over the whole batch.  See convolution.cu.
 
-Images lie in memory as (N, H, W, C).  See `kernels.convolution`.
+The memory layout of images is (N, H, W, C).  See `kernels.convolution`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def col2im(
 
 
 def dilated(w: Array, dilation: Pair) -> Array:
-    """The kernel with zeros between its taps."""
+    """The kernel with zeros between its elements."""
     (kh, kw), (dh, dw) = w.shape[2:], dilation
     if dilation == (1, 1):
         return w
@@ -84,7 +84,7 @@ def dilated(w: Array, dilation: Pair) -> Array:
 
 
 def patches(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, size: Pair) -> Array:
-    """The pixels under the kernel, a row a place: (N, C, H, W) to (N · OH · OW, KH · KW · C)."""
+    """im2col: the pixels under the kernel, a row for each position: (N, C, H, W) to (N · OH · OW, KH · KW · C)."""
     (n, c, h, w), places = x.shape, len(x) * math.prod(size)
     if (kernel, stride, padding, size) == ((1, 1), (1, 1), (0, 0), (h, w)):
         return channels_last(x).reshape(places, c)
@@ -95,7 +95,7 @@ def patches(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair,
 
 
 def input_tiles(x: Array, padding: Pair, counts: Pair, F: Tiling) -> Array:
-    """Bᵀ d of every tile d, two blocks from the next: (N, C, H, W) to (t², N · tiles, s² · C)."""
+    """Bᵀ d of every tile d; tiles are two blocks apart: (N, C, H, W) to (t², N · tiles, s² · C)."""
     (n, c, h, w), rows = x.shape, len(x) * math.prod(counts) * F.s**2
     out = array_module(x).empty((F.t**2, rows, c), x.dtype)
     launch_by_rows("tiles", rows, c, channels_last(x), n, h, w, c, *counts, F.s, *padding, F.t, out)
@@ -103,7 +103,7 @@ def input_tiles(x: Array, padding: Pair, counts: Pair, F: Tiling) -> Array:
 
 
 def input_tiles_adjoint(products: Array, shape: Pair, padding: Pair, counts: Pair, F: Tiling) -> Array:
-    """B m of every tile's products m, added up where they overlap: (t², N · tiles, s² · C) to a shape (N, H, W, C)."""
+    """B m of every tile's products m, summed where tiles overlap: (t², N · tiles, s² · C) to `shape`, (N, H, W, C)."""
     (n, h, w, c), (th, tw), out = shape, counts, array_module(products).empty(shape, products.dtype)
     rows = n * (th + 1) * (tw + 1) * F.s**2
     launch_by_rows("add_tiles", rows, c, products, n, h, w, c, th, tw, F.s, *padding, F.t, out)
@@ -111,7 +111,7 @@ def input_tiles_adjoint(products: Array, shape: Pair, padding: Pair, counts: Pai
 
 
 def output_tiles(products: Array, bias: Array | None, shape: Pair, F: Tiling) -> Array:
-    """Aᵀ m of every tile's products m, (t², N · tiles, O), and a bias, at its four pixels' place in (N, OH, OW, O)."""
+    """Aᵀ m of every tile's products m, plus a bias: (t², N · tiles, O) to `shape`, (N, OH, OW, O)."""
     (n, h, w, c), counts = shape, tile_counts(shape[1:3])
     out = array_module(products).empty(shape, products.dtype)
     own = products if bias is None else array_module(out).ascontiguousarray(bias)
@@ -122,20 +122,20 @@ def output_tiles(products: Array, bias: Array | None, shape: Pair, F: Tiling) ->
 
 
 def output_tiles_adjoint(y: Array, F: Tiling) -> Array:
-    """A y, the adjoint of `output_tiles`: (N, O, OH, OW) to (t², N · tiles, O)."""
+    """A y, the adjoint of `output_tiles` without a bias: (N, O, OH, OW) to (t², N · tiles, O)."""
     (n, c, h, w), counts = y.shape, tile_counts(y.shape[2:])
     out = array_module(y).empty((F.t**2, n * math.prod(counts), c), y.dtype)
     launch_by_rows("gradient_tiles", out.shape[1], c, channels_last(y), n, h, w, c, *counts, F.t, out)
     return out
 
 
-LEAST_SUMS = 1 << 21  # numbers of all products: 512 squares of 64×64, some for each of a GPU's multiprocessors
+LEAST_SUMS = 1 << 21  # elements of all products: 512 blocks of 64×64, several per multiprocessor of a GPU
 
 
 def sums_over_tiles(of_y: Array, of_x: Array) -> Array:
-    """In each coordinate of_y, transposed, times of_x: (t², N · tiles, O), (t², N · tiles, s² · C) to (t², O, s² · C).
+    """of_yᵀ of_x for each of the t² coordinates: (t², N · tiles, O), (t², N · tiles, s² · C) to (t², O, s² · C).
 
-    Few sums over many tiles are made in groups of tiles, so that all multiprocessors have work."""
+    If the result is small, the tiles are split into groups, so that all multiprocessors have work."""
     (coordinates, rows, o), channels = of_y.shape, of_x.shape[2]
     wanted = -(-LEAST_SUMS // (coordinates * o * channels))
     groups = math.gcd(rows, 1 << (wanted - 1).bit_length())

@@ -1,4 +1,4 @@
-"""Launching CUDA kernels: our own sources through CuPy's RawKernel, elementwise functions through its `fuse`."""
+"""Launching CUDA kernels: our own sources by CuPy's RawKernel, elementwise functions by its `fuse`."""
 
 from __future__ import annotations
 
@@ -19,39 +19,41 @@ FOLDER = Path(__file__).parent
 
 
 def covers(*arrays: Array) -> bool:
-    """Whether kernels take these arrays: of one real type."""
+    """Whether kernels support these arrays: all of one real type, float32 or float64."""
     real = arrays[0].dtype.char
     return real in REAL and all(array.dtype.char == real for array in arrays)
 
 
 def cuda_source(name: str) -> str:
-    """The CUDA file of that name with the files that it includes.  CuPy writes it to a file in the locale's encoding:
-    what is not ASCII, all of it in comments, is replaced."""
+    """The text of a CUDA file with the files that it includes.
+
+    CuPy writes it to a file in the locale's encoding.  So characters that are not ASCII are replaced; they only occur
+    in comments."""
     read = lambda file: (FOLDER / file).read_text(encoding="utf-8").encode("ascii", "replace").decode()
     return re.sub(r'#include "(.*)"\n', lambda included: read(included[1]), read(f"{name}.cu"))
 
 
 def launch(source: str, name: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:
-    """Run the kernel `name` of a CUDA source, in which `Real` is the type of the first argument, on a GPU.
+    """Launch the kernel `name` of a CUDA source.  `Real` in the source is the type of the first argument.
 
     Args:
-        grid: how many blocks there are; without any, nothing is run.
-        block: how many threads a block has.
-        arguments: contiguous arrays; an int is a `long long` there, a float a `double`.
+        grid: the number of blocks along each axis; if one is 0, nothing is launched.
+        block: the number of threads of a block along each axis.
+        arguments: contiguous arrays; an int becomes a `long long`, a float a `double`.
 
     Raises:
         TypeError: the first array is neither float32 nor float64.
     """
     first = arguments[0]
     if (real := first.dtype.char) not in REAL:
-        raise TypeError(f"{name}: on a GPU numbers are float32 or float64, got {first.dtype}")
+        raise TypeError(f"{name}: arrays on a GPU must be float32 or float64, got {first.dtype}")
     if min(grid) > 0:
         _cuda_kernel(source, name, real, array_module(first))(grid, block, arguments)
 
 
 def launch_grid(rows: int, columns: int) -> tuple[tuple[int], tuple[int, int]]:
-    """Grid and block for a kernel that goes through rows of numbers: a row for a warp, or for as many of its threads as
-    there are columns."""
+    """Grid and block of a kernel that processes rows of numbers: one warp per row, or fewer threads if there are fewer
+    columns."""
     each = max(min(columns, 32), 1)
     together = THREADS // each
     return (-(-rows // together),), (each, together)
@@ -63,12 +65,12 @@ def _cuda_kernel(source: str, name: str, real: str, xp: ModuleType) -> Callable[
 
 
 def fuse(function: Callable[..., None]) -> Callable[..., None]:
-    """An elementwise function, which writes into its last arguments, as one kernel that CuPy makes; NumPy runs it as it
-    stands.
+    """An elementwise function that writes to its last arguments, as one kernel fused by CuPy.  NumPy arrays run it
+    unchanged.
 
-    It is made of arithmetic, `astype`, the array module's elementwise functions, `out=` and assignments in place; it
-    asks for no shape, index, sum or truth.  Axes are permuted so that neighbouring threads work on neighbours in the
-    first array's memory."""
+    The function may use arithmetic, `astype`, the array module's elementwise functions, `out=` and in-place assignment.
+    It must not use shapes, indexing, reductions or truth values.  Axes are permuted so that neighbouring threads access
+    neighbouring elements of the first array."""
 
     @functools.wraps(function)
     def call(*arguments: Any) -> None:

@@ -1,12 +1,11 @@
-// Normalisation on a GPU: see `normalize` and `normalize_gradients` in normalization.py.
-// Right for any number of threads in a block, as long as these are no more than 1024.
-
-// x (images, pixels, channels); weight and bias: each image's own, batch_stride numbers from the next; of all, and it is 0.
-// A block works on some columns, which are a channel at all pixels of an image each:
-// threadIdx.x goes over the columns, neighbours in memory, and threadIdx.y over the pixels.
+// Normalisation on the GPU: see normalization.py.  Correct for any block of up to 1024 threads.
+//
+// x is (images, pixels, channels).  batch_stride is the distance between the weights of two images (0 if all images
+// share them), and between the biases.  A column is a channel at all pixels of an image.  A block has several columns:
+// threadIdx.x is the column, so that neighbouring threads access neighbouring memory, and threadIdx.y is the pixel.
 struct Columns {
-    long long pixels, channels, each;  // each: channels of a group
-    long long first, end;              // the block's own channels, whole groups
+    long long pixels, channels, each;  // each: channels per group
+    long long first, end;              // the channels of the block, whole groups
 };
 
 __device__ Columns columns_of_block(long long pixels, long long channels, long long each, long long count)
@@ -17,14 +16,14 @@ __device__ Columns columns_of_block(long long pixels, long long channels, long l
 
 #include "total.cuh"
 
-// The mean of each column's numbers; or, of squares, of their squared distances from their group's mean.  So a variance
-// takes two passes: a mean of squares less the square of a mean has no digits left where the mean is large.  A mean is
-// the first number and what the others differ from it by on average: of equal numbers it is that number.
+// The mean of each column; with `squares`, the mean of the squared distances from the group's mean.  The variance takes
+// this second pass because E[x²] − E[x]² loses all digits if the mean is large.  A mean is computed as the first number
+// plus the mean difference from it, so that the mean of equal numbers is exact.
 __device__ void column_means(const Real* x, Columns of, bool squares, const Real* mean, Real* means)
 {
     for (long long left = of.first; left < of.end; left += blockDim.x) {
         long long column = left + threadIdx.x;
-        bool mine = column < of.end;  // else there is nothing to add, but all take part
+        bool mine = column < of.end;  // other threads add nothing, but must reach the barriers in total()
         long long pixels = mine ? of.pixels : 0;
         Real centre = pixels ? squares ? mean[column / of.each] : x[column] : 0, sum = 0;
         for (long long p = threadIdx.y; p < pixels; p += blockDim.y) {
@@ -34,10 +33,10 @@ __device__ void column_means(const Real* x, Columns of, bool squares, const Real
         sum = total(sum);
         if (mine && threadIdx.y == 0) means[column] = (squares ? 0 : centre) + sum / of.pixels;
     }
-    __syncthreads();  // now the block's other threads see them
+    __syncthreads();  // now all threads of the block see the means
 }
 
-// The mean of the columns of each group, in one image or in all.
+// The mean of the columns of each group, over `images` images.
 __device__ void group_means(const Real* columns, long long images, Columns of, bool squares, Real* means)
 {
     for (long long left = of.first / of.each; left < of.end / of.each; left += blockDim.x) {
@@ -67,8 +66,8 @@ __device__ void scale(
     }
 }
 
-// One launch for all five steps where a group lies in an image, and so in a block.  Where it is over the batch, one for
-// each, for there all wait for all: in the second and the fourth, a block has its columns of all images.
+// If a group is within an image, it is within a block, and one launch runs all five steps.  Over the batch, each step
+// is a launch, because it needs the results of all blocks.  A block of steps 2 and 4 then has columns of all images.
 extern "C" __global__ void normalize(
     const Real* x, const Real* weight, const Real* bias, long long images, long long pixels, long long channels,
     long long each, long long columns, long long batch_stride, double eps, long long over_batch, long long gated,
@@ -92,14 +91,14 @@ extern "C" __global__ void normalize(
     if (5 <= to) scale(x, weight, bias, of, mean, variance, eps, gated, out);
 }
 
-// The gradient in y from that in silu(y).
+// The gradient of y, given the gradient of silu(y).
 __device__ Real through_silu(Real g, Real y)
 {
     Real s = 1 / (1 + exp(-y));
     return g * s * (1 + y * (1 - s));
 }
 
-// Of each column, Σ g and Σ g·x̂.
+// Σ g and Σ g·x̂ of each column.
 __device__ void gradient_sums(
     const Real* g, const Real* x, const Real* weight, const Real* bias, Columns of, const Real* mean,
     const Real* variance, Real eps, bool gated, Real* sum_g, Real* sum_gx)
@@ -125,7 +124,7 @@ __device__ void gradient_sums(
     __syncthreads();
 }
 
-// count: the numbers that a group's moments are over.
+// count: the number of elements of a group.
 __device__ void gradient(
     const Real* g, const Real* x, const Real* weight, const Real* bias, Columns of, const Real* mean,
     const Real* variance, Real eps, bool gated, const Real* sum_g, const Real* sum_gx, long long count, Real* dx)
@@ -150,7 +149,7 @@ __device__ void gradient(
     }
 }
 
-// Both steps, 1 and 2, in one launch or, over the batch, in two; between them the sums are added up over the batch.
+// Steps 1 and 2 in one launch; over the batch in two launches, between which the sums are added over the batch.
 extern "C" __global__ void normalize_gradients(
     const Real* g, const Real* x, const Real* weight, const Real* bias, const Real* mean, const Real* variance,
     long long images, long long pixels, long long channels, long long each, long long columns, long long batch_stride,

@@ -1,4 +1,4 @@
-"""Normalisation on a GPU: see normalization.cu.  Images are rows (N, P, C) here, P pixels one after the other."""
+"""Normalisation on the GPU: see normalization.cu.  Images have the shape (N, P, C) here: P pixels of C channels."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from nanogen.functional.normalization import moments_of, normalize_groups
 from nanogen.kernels.cuda.launch import THREADS, covers, cuda_source, launch
 
 SOURCE = cuda_source("normalization")
-FETCHED = 8  # float32 numbers that a GPU fetches at once
+FETCHED = 8  # float32 numbers that a GPU loads in one transaction
 
 
 def rows_of(x: Array) -> Array:
-    """(N, C, *) as a contiguous (N, P, C); a view where the memory is like that."""
+    """(N, C, *) to a contiguous (N, P, C); a view if the memory has that layout already."""
     return array_module(x).ascontiguousarray(x.reshape(*x.shape[:2], math.prod(x.shape[2:])).swapaxes(1, 2))
 
 
 def images_of(rows: Array, shape: tuple[int, ...]) -> Array:
-    """The way back."""
+    """The inverse of `rows_of`."""
     return rows.swapaxes(1, 2).reshape(shape)
 
 
 def launch_sizes(images: int, channels: int, each: int) -> tuple[int, tuple[int, int], tuple[int, int]]:
-    """How many columns a block has, whole groups; how many blocks there are; and how many threads in each."""
+    """The number of columns per block (whole groups of channels), the grid, and the block."""
     columns = each * max(FETCHED // each, 1)
     wide = min(columns, 32)
     return columns, (images, -(-channels // columns)), (wide, THREADS // wide)
@@ -35,7 +35,7 @@ def launch_steps(
     name: str, steps: tuple[int, int], images: int, given: tuple[Array, ...], weight: Array, like: Array, groups: int,
     eps: float, over_batch: bool, gated: bool, *made: Array,
 ) -> None:  # fmt: skip
-    """Run the steps of a kernel on rows like `like`, with the blocks of so many images."""
+    """Launch the steps of a kernel on rows shaped as `like`, with a grid for `images` images."""
     channels, each = like.shape[2], max(like.shape[2] // groups, 1)
     columns, grid, block = launch_sizes(images, channels, each)
     batch_stride = weight.shape[1] if weight.ndim == 2 else 0
@@ -47,8 +47,9 @@ def forward_steps(
     first: int, last: int, found: Any, rows: Array, weight: Array, bias: Array, groups: int, eps: float,
     over_batch: bool, gated: bool,
 ) -> Array:  # fmt: skip
-    """The kernel `normalize` from one of its steps to another: the output, if that is 5; `found` are the groups' means
-    and variances, which steps 2 and 4 write."""
+    """Launch the steps `first` to `last` of the kernel `normalize`; step 5 writes the output, which is returned.
+
+    `found` has the groups' means and variances, which steps 2 and 4 write."""
     xp, (b, _, c) = array_module(rows), rows.shape
     means, out = xp.empty((b, c), rows.dtype), xp.empty(rows.shape, rows.dtype)
     each = [((i, i), 1 if i in (2, 4) else b) for i in range(first, last + 1)]
@@ -64,7 +65,7 @@ def _(x):
         return NotImplemented
     rows, channels = rows_of(x), x.shape[1]
     found = array_module(x).empty((2, 1, channels), x.dtype)
-    forward_steps(1, 4, found, rows, rows, rows, channels, 0.0, True, False)  # which look at no weight and bias
+    forward_steps(1, 4, found, rows, rows, rows, channels, 0.0, True, False)  # these steps read no weight or bias
     return found[0, 0], found[1, 0]
 
 
@@ -90,5 +91,5 @@ class NormalizeGroups:
         launch_steps("normalize_gradients", (1, 1) if over_batch else (1, 2), *how, *sums, dx)
         db, dw = sums.sum(axis=1) if weight.ndim == 1 else sums
         if over_batch:
-            launch_steps("normalize_gradients", (2, 2), *how, *mean_over_ranks(db, dw), dx)  # the batch is all ranks'
+            launch_steps("normalize_gradients", (2, 2), *how, *mean_over_ranks(db, dw), dx)  # over all ranks
         return [images_of(dx, input.shape), dw, db]

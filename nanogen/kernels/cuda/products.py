@@ -1,10 +1,10 @@
-"""Products of matrices by cuBLAS, with a handle of our own.
+"""Matrix products by cuBLAS, with a handle of our own.
 
-CuPy's handle refuses a stream that is being captured as a CUDA graph; its products of stacks copy what is not
-contiguous, make lists of pointers where one matrix is for all, and know nothing of TF32.
+CuPy's handle refuses a stream that is being captured as a CUDA graph.  Its batched products copy arrays that are not
+contiguous, build lists of pointers where a matrix is broadcast, and do not support TF32.
 
-Our matrices are row-major, cuBLAS is column-major: in our memory it sees Aᵀ.  It computes Cᵀ = Bᵀ Aᵀ, which is C here.
-Its functions and numbers are those of NVIDIA's cublas_api.h, cuBLAS 12 and 13.
+Our matrices are row-major, cuBLAS's are column-major: it reads our A as Aᵀ.  It computes Cᵀ = Bᵀ Aᵀ, which we read as
+C.  The functions and constants below are those of NVIDIA's cublas_api.h, cuBLAS 12 and 13.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Shape = tuple[int, ...]
 
 @backend.allow_tf32.fill
 def allow_tf32(allowed: bool) -> None:
-    """For the products of `product` from now on; CuPy's own look at it once, before the first of a process."""
+    """Affects `product` from now on.  CuPy's own products read the setting once, before the first one of a process."""
     os.environ["CUPY_TF32"] = str(int(allowed))
 
 
 def tf32_allowed() -> bool:
-    """What `allow_tf32` said last, or the environment (CUPY_TF32=1)."""
+    """The setting of the last `allow_tf32`, or of the environment (CUPY_TF32=1)."""
     return os.environ.get("CUPY_TF32") == "1"
 
 
@@ -46,14 +46,14 @@ def _(a, b):
 
 
 def product(a: Array, b: Array, exact: bool = False) -> Array:
-    """a @ b of (…, M, K) and (…, K, N), the leading axes broadcast.
+    """a @ b of (…, M, K) and (…, K, N); the leading axes are broadcast.
 
-    What cuBLAS does not multiply (integers, vectors) CuPy does.  Where TF32 is allowed, float32 factors lose bits;
-    `exact` keeps them, for products that are transformations: those wait for memory anyway.
+    Integers and vectors, which cuBLAS does not support, are left to CuPy.  If TF32 is allowed, float32 factors are
+    rounded to it.  `exact` prevents this, for transforms: they are limited by memory, so TF32 would not be faster.
 
     Raises:
         ValueError: shapes that do not fit.
-        RuntimeError: cuBLAS gives a status other than success; under capture: there is no handle of our own.
+        RuntimeError: a cuBLAS call failed; or, during a capture, there is no handle of our own.
     """
     xp, dtype = array_module(a), np.promote_types(a.dtype, b.dtype)
     if min(a.ndim, b.ndim) < 2 or dtype.char not in TYPES:
@@ -69,7 +69,7 @@ def product(a: Array, b: Array, exact: bool = False) -> Array:
     call = gemm_arguments(a.shape, a.strides, b.shape, b.strides, dtype.char, short)
     out = xp.empty(call.shape, dtype)
     if not a.size or not b.size:
-        out.fill(0)  # a sum of nothing
+        out.fill(0)  # empty sums
         return out
     if any(call.copied):
         whole = [xp.broadcast_to(x, (*call.shape[:-2], *x.shape[-2:])) for x in (a, b)]
@@ -80,50 +80,50 @@ def product(a: Array, b: Array, exact: bool = False) -> Array:
     return out
 
 
-# Where the matrices of an array lie
+# The memory layout of matrices
 
 
 class Layout(NamedTuple):
-    """Where cuBLAS finds the matrices of an array; strides in elements."""
+    """How cuBLAS reads the matrices of an array.  Strides are in elements."""
 
-    transposed: bool  # by cuBLAS, since what it reads there is the matrix itself and not, as usual, its transpose
-    leading: int  # from one row to the next; if transposed, from one column to the next
+    transposed: bool  # whether cuBLAS must transpose: the matrix is column-major, not row-major
+    leading: int  # leading dimension: from one row to the next; if transposed, from one column to the next
     batch_stride: int  # from one matrix to the next
 
 
 def matrix_layout(shape: Shape, strides: Shape, itemsize: int, batch: Shape) -> Layout | None:
-    """Of an array of matrices, broadcast to a batch; None if cuBLAS can't read them there."""
+    """The layout of an array of matrices, broadcast to a batch; None if cuBLAS can't read it in place."""
     *outer, rows, columns = shape
     *between, down, right = (stride // itemsize for stride in strides)
     repeated = [0] * (len(batch) - len(outer)) + [s if n > 1 else 0 for n, s in zip(outer, between, strict=True)]
-    apart = batch_stride_of(batch, repeated)
+    batch_stride = batch_stride_of(batch, repeated)
     for transposed, line in enumerate(
         (leading_dimension(rows, columns, down, right), leading_dimension(columns, rows, right, down))
     ):
-        if line is not None and apart is not None:
-            return Layout(bool(transposed), line, apart)
+        if line is not None and batch_stride is not None:
+            return Layout(bool(transposed), line, batch_stride)
     return None
 
 
 def contiguous_layout(shape: Shape) -> Layout:
-    """Of a contiguous array of matrices."""
+    """The layout of a contiguous array of matrices."""
     return Layout(False, shape[-1], shape[-2] * shape[-1])
 
 
 def leading_dimension(lines: int, length: int, between: int, within: int) -> int | None:
-    """From one line to the next, where each lies without gaps and no two overlap; otherwise None."""
-    if lines == 1:  # then its stride means nothing, but cuBLAS looks at it
+    """The stride from one line to the next.  None if lines overlap or are not contiguous."""
+    if lines == 1:  # its stride has no meaning, but cuBLAS checks it
         between = length
     return between if between >= length and (within == 1 or length == 1) else None
 
 
 def batch_stride_of(lengths: Sequence[int], strides: Sequence[int]) -> int | None:
-    """The stride of the one axis that several axes are together; None where they are not."""
+    """The stride of several axes merged into one; None if they can't be merged."""
     axes = [(length, stride) for length, stride in zip(lengths, strides, strict=True) if length > 1]
     if any(outer != length * inner for (_, outer), (length, inner) in itertools.pairwise(axes)):
         return None
-    apart = axes[-1][1] if axes else 0
-    return apart if apart >= 0 else None
+    innermost = axes[-1][1] if axes else 0
+    return innermost if innermost >= 0 else None
 
 
 # cuBLAS
@@ -142,28 +142,28 @@ FUNCTIONS = {
     ],
 }  # fmt: skip
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
-TYPES: dict[str, tuple[int, int, Any]] = {  # CUDA_R_32F, CUDA_R_64F; in what sums are made
+TYPES: dict[str, tuple[int, int, Any]] = {  # CUDA_R_32F, CUDA_R_64F; the type that sums are computed in
     "f": (0, COMPUTE_32F, ctypes.c_float),
     "d": (1, COMPUTE_64F, ctypes.c_double),
 }
 GEMM_DEFAULT = -1
-LARGEST = 2**31 - 1  # of cuBLAS's integers
-WORKSPACE_BYTES = 32 << 20  # what NVIDIA advises for Hopper; 4 MiB for those before
+LARGEST = 2**31 - 1  # integer in cuBLAS's interface
+WORKSPACE_BYTES = 32 << 20  # NVIDIA's recommendation for Hopper; 4 MiB for earlier GPUs
 
 
 def library() -> Any:
     """The cuBLAS that CuPy uses."""
-    from cuda import pathfinder  # CuPy's own way to find it; where there is no CuPy there is none
+    from cuda import pathfinder  # CuPy uses it too, and installs it
 
     return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
 
 
 @functools.cache
 def own_handle(xp: ModuleType, device: int, thread: int) -> Handle | RuntimeError:
-    """The handle of a device and a thread: it serves one at a time.  Or why there is none.
+    """The handle for a device and a thread, because a handle is not thread-safe; or an error why there is none.
 
     Raises:
-        RuntimeError: the first product is under capture.
+        RuntimeError: the first product is during a capture.
     """
     if xp.cuda.get_current_stream().is_capturing():
         raise RuntimeError("a product of matrices has to come before the capture: it makes the cuBLAS handle")
@@ -175,7 +175,7 @@ def own_handle(xp: ModuleType, device: int, thread: int) -> Handle | RuntimeErro
 
 
 class Handle:
-    """A cuBLAS handle with its workspace.  It is never given back: graphs want it, and the driver may end first."""
+    """A cuBLAS handle with its workspace.  It is never destroyed: graphs use it, and the driver may shut down first."""
 
     def __init__(self, xp: ModuleType):
         self.functions: dict[str, Any] = {}
@@ -189,13 +189,13 @@ class Handle:
         self.call("cublasCreate_v2", ctypes.byref(self.handle))
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Raises: RuntimeError: a status other than success."""
+        """Raises: RuntimeError: the call failed."""
         status = self.functions[name](*arguments)
         if status:
             raise RuntimeError(f"{name} gave status {status}")
 
     def work_on(self, stream: int) -> None:
-        """The stream of what follows.  Setting it takes the workspace away, and without one a capture allocates."""
+        """Set the stream of the next calls.  That resets the workspace, and without one a capture would allocate."""
         if stream != self.stream:
             self.call("cublasSetStream_v2", self.handle, stream)
             self.call("cublasSetWorkspace_v2", self.handle, self.workspace.data.ptr, self.workspace.nbytes)
@@ -203,41 +203,41 @@ class Handle:
 
 
 class Call(NamedTuple):
-    """A product of matrices as cuBLAS is told of it: a function's arguments, but for its handle and the addresses."""
+    """A matrix product for cuBLAS: a function and its arguments, except for the handle and the addresses."""
 
-    shape: Shape  # of what comes out
-    copied: tuple[bool, bool]  # whether a and b have to be copied before
+    shape: Shape  # of the product
+    copied: tuple[bool, bool]  # whether a and b must be copied first
     function: str
     sizes: tuple[Any, ...]
-    left: tuple[Any, ...]  # after the address of b,
-    right: tuple[Any, ...]  # of a,
-    out: tuple[Any, ...]  # and of the product
+    left: tuple[Any, ...]  # the arguments after the address of b
+    right: tuple[Any, ...]  # after the address of a
+    out: tuple[Any, ...]  # after the address of the product
 
 
 @functools.lru_cache(4096)
 def gemm_arguments(a: Shape, a_strides: Shape, b: Shape, b_strides: Shape, real: str, short: bool) -> Call:
-    """What cuBLAS is told of a @ b: from shapes and strides alone, so once for all products like it, for to find out
-    takes as long as the rest of a call.  As numbers of C's: ctypes makes them in the time that the call itself takes.
+    """The cuBLAS call for a @ b.  It depends only on shapes and strides, and computing it takes as long as the rest of
+    a product, so it is cached.  Its numbers are ctypes objects: creating them takes as long as the call itself.
 
-    `short`: factors of float32 numbers are TF32.
+    `short`: float32 factors are rounded to TF32.
 
     Raises:
-        ValueError: shapes that do not fit; more than cuBLAS counts to."""
+        ValueError: shapes that do not fit, or are too large for cuBLAS."""
     if a[-1] != b[-2]:
         raise ValueError(f"product: shapes {a} and {b} do not fit")
     batch, (kind, compute, number) = np.broadcast_shapes(a[:-2], b[:-2]), TYPES[real]
     shape, count, size = (*batch, a[-2], b[-1]), math.prod(batch), ctypes.sizeof(number)
     found_a, found_b = matrix_layout(a, a_strides, size, batch), matrix_layout(b, b_strides, size, batch)
-    lie = left, right, _ = found_b or contiguous_layout(b), found_a or contiguous_layout(a), contiguous_layout(shape)
+    layout = left, right, _ = found_b or contiguous_layout(b), found_a or contiguous_layout(a), contiguous_layout(shape)
     if max(*shape[-2:], a[-1], count, left.leading, right.leading) > LARGEST:
-        raise ValueError(f"product: cuBLAS counts to {LARGEST}, the product has a shape of {shape}, sums of {a[-1]}")
+        raise ValueError(f"product: cuBLAS is limited to {LARGEST}, got the shape {shape} with sums of {a[-1]} terms")
     one, zero = ctypes.byref(number(1)), ctypes.byref(number(0))
     sizes = (*map(INT, (left.transposed, right.transposed, b[-1], a[-2], a[-1])), one)
     how = INT(COMPUTE_32F_FAST_TF32 if short else compute), INT(GEMM_DEFAULT)
     copied = found_a is None, found_b is None
     if count == 1:
-        of_left, of_right, of_out = ((INT(kind), INT(x.leading)) for x in lie)
+        of_left, of_right, of_out = ((INT(kind), INT(x.leading)) for x in layout)
         return Call(shape, copied, "cublasGemmEx", sizes, of_left, (*of_right, zero), (*of_out, *how))
-    places = [(INT(kind), INT(x.leading), LONG(x.batch_stride)) for x in lie]
+    places = [(INT(kind), INT(x.leading), LONG(x.batch_stride)) for x in layout]
     name, ending = "cublasGemmStridedBatchedEx", (INT(count), *how)
     return Call(shape, copied, name, sizes, places[0], (*places[1], zero), (*places[2], *ending))

@@ -1,7 +1,7 @@
 """Philox4x32-10, a counter-based generator: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 
-A block of four words is a function of its index, so all blocks are computed at once, by array operations that give the
-same bits on NumPy and on CuPy.
+A block of four words is a function of its index.  So all blocks are computed at once, by array operations that give
+the same bits on NumPy and on CuPy.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class DeviceSource:
     """Philox4x32-10 by array operations: only the key and the position come from the host.
 
     Seed and stream determine four words: two are Philox's key and two are the upper half of its counter.  The lower
-    half is the index of the block.  Successive draws take successive words, so draws of n and of m numbers are one draw
-    of n + m numbers, cut in two."""
+    half is the index of the block.  Successive draws take successive words: drawing n and then m numbers gives the
+    same numbers as drawing n + m at once."""
 
     def __init__(self, key: list[Any], xp: Any):
         self._key, self._xp, self._position = key, xp, 0  # in words
@@ -40,7 +40,7 @@ class DeviceSource:
 
     def integers(self, low: int, high: int, size: Size) -> Array:
         if not 0 < high - low < 1 << 32:
-            raise ValueError(f"integers: from low {low} to high {high} there must be some, and fewer than 2^32")
+            raise ValueError(f"integers: high - low must be in 1 … 2^32 - 1, got low {low} and high {high}")
         return self._draw(integers, 2, size, np.int64, np.uint64(high - low)) + low
 
     def permutation(self, n: int) -> Array:

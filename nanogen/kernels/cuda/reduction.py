@@ -1,4 +1,4 @@
-"""Sums of columns: see reduction.cu."""
+"""Sums over rows: see reduction.cu."""
 
 from __future__ import annotations
 

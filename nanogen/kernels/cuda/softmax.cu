@@ -1,8 +1,7 @@
-// Softmax and its cross-entropy with labels on a GPU: see the functions of the same names in softmax.py.
-// Right for every number of blocks and of threads in them, as long as these are no more than 1024.
+// Softmax and its cross-entropy with labels on the GPU: see softmax.py.  Correct for any grid, and any block of up to
+// 1024 threads.  The threads with the same threadIdx.y share a row of logits.
 
-// The threads of one threadIdx.y have a row of logits together.  Their numbers' sum, or the largest of them: by halves,
-// in the same order every time.
+// The sum or the maximum over the threads of a row: a tree reduction, always in the same order.
 __device__ Real together(Real own, bool sum)
 {
     __shared__ Real numbers[1024];
@@ -20,11 +19,11 @@ __device__ Real together(Real own, bool sum)
     }
     __syncthreads();
     Real result = of_row[0];
-    __syncthreads();  // all have read before anyone writes the next number
+    __syncthreads();  // all threads have read before the next call writes
     return result;
 }
 
-// The largest of a row's logits, and the sum of e^(x − largest).
+// The largest logit of a row, and the sum of e^(x − largest).
 __device__ void largest_and_total(const Real* x, long long classes, Real& most, Real& sum)
 {
     most = x[0];
@@ -39,7 +38,7 @@ extern "C" __global__ void softmax(const Real* logits, long long rows, long long
 {
     for (long long first = (long long)blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y) {
         long long row = first + threadIdx.y;
-        bool mine = row < rows;  // else there is no such row, but a thread that takes part in what is done together
+        bool mine = row < rows;  // other threads have no row, but must reach the barriers
         const Real* x = logits + (mine ? row : first) * classes;
         Real most, sum;
         largest_and_total(x, classes, most, sum);
@@ -69,13 +68,13 @@ extern "C" __global__ void cross_entropy(
 {
     for (long long first = (long long)blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y) {
         long long row = first + threadIdx.y;
-        bool mine = row < rows;  // else there is no such row, but a thread that takes part in what is done together
+        bool mine = row < rows;  // other threads have no row, but must reach the barriers
         const Real* x = logits + (mine ? row : first) * classes;
         Real most, sum;
         largest_and_total(x, classes, most, sum);
         if (mine && threadIdx.x == 0) {
             long long label = labels[row];
-            bool is_class = 0 <= label && label < classes;  // nobody has looked: that would wait for the GPU
+            bool is_class = 0 <= label && label < classes;  // the host does not check labels: it would wait for the GPU
             largest[row] = most;
             total[row] = sum;
             loss[row] = is_class ? log(sum) - (x[label] - most) : Real(nan(""));
@@ -89,7 +88,7 @@ extern "C" __global__ void cross_entropy_gradient(
 {
     long long step = (long long)gridDim.x * blockDim.y;
     for (long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y; row < rows; row += step) {
-        Real most = largest[row], sum = total[row], of_loss = g[row];  // once: for all the compiler knows, result is there
+        Real most = largest[row], sum = total[row], of_loss = g[row];  // once: result might alias
         long long label = labels[row];
         for (long long k = threadIdx.x; k < classes; k += blockDim.x) {
             Real softmax = exp(logits[row * classes + k] - most) / sum;

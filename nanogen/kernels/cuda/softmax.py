@@ -1,6 +1,6 @@
-"""Softmax and its cross-entropy with labels, a row of logits for some threads of a warp: see softmax.cu.
+"""Softmax and its cross-entropy with labels, up to a warp of threads per row of logits.  See softmax.cu.
 
-The loss saves two numbers a row: its largest logit and the sum of e^(x − largest), the total.
+The loss saves two numbers per row: the largest logit, and `total`, the sum of e^(x − largest).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SOURCE = cuda_source("softmax")
 
 
 def over_axes(name: str, over: Sequence[int], *arrays: Array) -> Any:
-    """What the CUDA kernel `name` makes of rows, the axes `over` of arrays of one shape."""
+    """The CUDA kernel `name` applied to rows: the axes `over` of arrays of one shape form a row."""
     if not arrays[0].size or not over or not covers(*arrays):
         return NotImplemented
     xp, order = array_module(arrays[0]), sorted(range(arrays[0].ndim), key=lambda axis: axis in over)

@@ -1,5 +1,5 @@
-// Updates of up to eight parameters in one launch: see updates.py.  Settings are arrays of one double, so that 1 − β has
-// all of its digits in any type.
+// Updates of up to eight parameters in one launch: see updates.py.  Settings are arrays of one double, so that 1 − β is
+// computed in double for every type of parameter.
 
 typedef long long Int;
 

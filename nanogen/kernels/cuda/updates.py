@@ -1,4 +1,4 @@
-"""Updates of all parameters, some in one launch: see updates.cu."""
+"""Updates of all parameters, several per launch.  See updates.cu."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from nanogen.kernels.cuda.launch import THREADS, covers, cuda_source, launch
 from nanogen.optim import adam
 
 SOURCE = cuda_source("updates")
-MANY = 8  # parameters a launch: a kernel's arguments, of which there may be some 4 KB
+MANY = 8  # parameters per launch: the arguments of a kernel are limited to 4 KB
 
 
 def update(name: str, read: list[Array], changed: list[list[Array]], *settings: Any) -> Any:
-    """Launch a kernel for each MANY parameters.  `settings` are numbers, or arrays of one that lie on the device."""
-    every = [array for arrays in changed for array in arrays]
-    if not covers(*every, *read) or not all(array.flags.c_contiguous for array in every):
+    """Launch a kernel for outputs MANY parameters.  `settings` are numbers, or arrays of one element on the device."""
+    outputs = [array for arrays in changed for array in arrays]
+    if not covers(*outputs, *read) or not all(array.flags.c_contiguous for array in outputs):
         return NotImplemented
-    xp = array_module(every[0])
+    xp = array_module(outputs[0])
     numbers = [s.astype(np.float64) if isinstance(s, xp.ndarray) else xp.full((), s, np.float64) for s in settings]
     for first in range(0, len(read), MANY):
         here = slice(first, first + MANY)

@@ -1,1 +1,1 @@
-"""A generator against a discriminator: no density, a game."""
+"""Generative adversarial networks: a generator trained against a discriminator, without a density."""

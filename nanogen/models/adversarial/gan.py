@@ -2,11 +2,11 @@
 
     min_G max_D V(D, G) = E_x[log D(x)] + E_z[log(1 − D(G(z)))]                                       (eq. 1)
 
-D(x) = sigmoid(d(x)); the losses are computed on the logit d, so that none of them overflows.  DCGAN's five rules:
-strided convolutions in place of pooling; batch normalisation in both networks (but for G's output and D's input); no
+D(x) = sigmoid(d(x)).  The losses are computed from the logit d, so that they do not overflow.  DCGAN's five rules:
+strided convolutions instead of pooling; batch normalisation in both networks (except for G's output and D's input); no
 fully connected hidden layers; ReLU in G with tanh at its output; leaky ReLU in D.
 
-Or the Wasserstein distance in place of the divergence, d being held to slopes of norm 1: Gulrajani et al. 2017.
+The alternative objective is the Wasserstein distance, where d must have gradients of norm 1: Gulrajani et al. 2017.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class GAN(GenerativeModel):
         levels: the number of integer levels.
         latent: the dimensions of z.
         channels: the width at full size; it doubles wherever the size halves.
-        objective: the generator's: `non-saturating`, max E[log D(G(z))], or `minimax`, min E[log(1 − D(G(z)))]; or of
-            both, `wasserstein`, min_G max_D E[d(x)] − E[d(G(z))], which needs the penalty.
-        discriminator_steps: k of algorithm 1, updates of D to one of G.
+        objective: of the generator, `non-saturating`, max E[log D(G(z))], or `minimax`, min E[log(1 − D(G(z)))]; or of
+            both networks, `wasserstein`, min_G max_D E[d(x)] − E[d(G(z))], which needs the gradient penalty.
+        discriminator_steps: k of algorithm 1, updates of D per update of G.
         gradient_penalty: the weight λ of `gradient_penalty` in the discriminator's loss; Gulrajani et al. take 10.
         classes: the number of labels that images are conditioned on; 0: unconditional.
-        rng: draws the initial weights; `Generator(0)` unless given.
+        rng: draws the initial weights; default `Generator(0)`.
     """
 
     summary = "a generator against a discriminator (Goodfellow et al. 2014; DCGAN)"
@@ -74,9 +74,10 @@ class GAN(GenerativeModel):
         return self.generator(Tensor(rng.normal((n, self.latent), dtype=self.anchor.dtype)), **given)
 
     def discriminator_loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """−E[log D(x)] − E[log(1 − D(G(z)))], which D makes small, with the penalty if there is one.  Algorithm 1.
+        """−E[log D(x)] − E[log(1 − D(G(z)))], which D minimises, plus the gradient penalty if there is one: nats.
 
-        With labels (N,) G draws an image of each, and D is told them of both; so are the images in between."""
+        Algorithm 1.  With labels (N,), G draws an image for each label, and D gets the labels of both batches and of
+        the penalty's interpolated images."""
         given = self.condition(labels, len(images))
         critic = functools.partial(self.discriminator, **given)
         with no_grad():
@@ -88,7 +89,7 @@ class GAN(GenerativeModel):
         return loss
 
     def generator_loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """What G makes small, on as many draws as there are images: nats.  Section 3."""
+        """The loss that G minimises, for as many samples as there are images: nats.  Section 3."""
         given = self.condition(labels, len(images))
         return generator_loss(self.discriminator(self.generate(len(images), rng, **given), **given), self.objective)
 
@@ -106,7 +107,7 @@ class GAN(GenerativeModel):
         return self.picture(rng.normal((n, self.latent), dtype=self.anchor.dtype), **given)
 
     def picture(self, z: Array, labels: Any = None) -> Array:
-        """The images of latents z (N, latent), as levels: uint8 (N, C, H, W)."""
+        """The images G(z) of latents z (N, latent), rounded to levels: uint8 (N, C, H, W)."""
         mode, given = self.training, self.condition(labels, len(z))
         self.eval()
         with no_grad():
@@ -115,8 +116,10 @@ class GAN(GenerativeModel):
         return unscale_levels(x.data, self.levels)
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """interpolation: arcs between latents, a row each, along which z stays as long as a draw is.  nearest: rows of
-        samples, each above the training image that is nearest to it: one that *is* it was learned by heart."""
+        """Grids of images by name:
+
+        - interpolation: each row is an arc between two latents, along which z keeps the norm of a sample
+        - nearest: samples, each above its nearest training image, so that memorised images show"""
         a, b = map(to_numpy, rng.normal((2, 8, 1, self.latent), dtype=self.anchor.dtype))
         angles = np.linspace(0, np.pi / 2, 10, dtype=a.dtype)[:, None]
         arcs = (np.cos(angles) * a + np.sin(angles) * b).reshape(-1, self.latent)
@@ -139,8 +142,8 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, objective: str 
 
 
 def generator_loss(fake_logits: Tensor, objective: str = "non-saturating") -> Tensor:
-    """`minimax`: log(1 − D), whose gradient in the logit is −D and vanishes when D is sure; `non-saturating`:
-    −log D, whose gradient is −(1 − D); `wasserstein`: −d.  Goodfellow et al. 2014, section 3."""
+    """`minimax`: log(1 − D), whose gradient −D in the logit vanishes when D is confident.  `non-saturating`: −log D,
+    whose gradient is −(1 − D).  `wasserstein`: −d.  Goodfellow et al. 2014, section 3."""
     if objective == "wasserstein":
         return -fake_logits.mean()
     if objective == "minimax":
@@ -149,13 +152,13 @@ def generator_loss(fake_logits: Tensor, objective: str = "non-saturating") -> Te
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, rng: Generator) -> Tensor:
-    """E[(‖∇d(x̂)‖ − 1)²] at x̂ = ε x + (1 − ε) G(z), ε ~ U[0, 1], one ε an image.  Gulrajani et al. 2017, eq. 3.
+    """E[(‖∇d(x̂)‖ − 1)²] at x̂ = ε x + (1 − ε) G(z), ε ~ U[0, 1], one ε per image.  Gulrajani et al. 2017, eq. 3.
 
-    Shapes: real and fake (N, *); the norm is that of an image's whole slope.  `critic` takes (N, *) to (N,) and must
-    treat each image alone."""
+    Shapes: real and fake (N, *).  The norm is over all of an image's gradient.  `critic` maps (N, *) to (N,), and its
+    output for an image must not depend on the other images."""
     epsilon = rng.uniform((len(real), *[1] * (real.ndim - 1)), dtype=real.dtype)
     between = Tensor(epsilon * real.data + (1 - epsilon) * fake.data)
     between.requires_grad = True
-    slope: Any = grad(critic(between).sum(), between, create_graph=True)[0]
-    norm = ((slope**2).sum(tuple(range(1, real.ndim))) + 1e-12) ** 0.5  # √ has no slope at 0
+    gradient: Any = grad(critic(between).sum(), between, create_graph=True)[0]
+    norm = ((gradient**2).sum(tuple(range(1, real.ndim))) + 1e-12) ** 0.5  # √ has no derivative at 0
     return ((norm - 1.0) ** 2).mean()

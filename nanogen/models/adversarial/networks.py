@@ -1,10 +1,10 @@
 """Generator and discriminator of the DCGAN.  Radford, Metz & Chintala 2016, section 3.
 
-With labels, G is told the label beside z, by what is learned for it and added to the first features (Mirza & Osindero
-2014, Conditional Generative Adversarial Nets, section 3.2, whose one-hot label goes through the same layer as z), and
-its normalisation has a scale and a shift for each (de Vries et al. 2017, Modulating Early Visual Processing by
-Language).  D's logit has one more term, the product of its features and what is learned for the label:
-Miyato & Koyama 2018, cGANs with Projection Discriminator.
+With labels, G adds an embedding of the label to its first features (Mirza & Osindero 2014, Conditional Generative
+Adversarial Nets, section 3.2, where a one-hot label goes through the same layer as z).  Its normalisation has a scale
+and a shift per label (de Vries et al. 2017, Modulating Early Visual Processing by Language).  D's logit has one more
+term, the inner product of its features and an embedding of the label (Miyato & Koyama 2018, cGANs with Projection
+Discriminator).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nanogen.random import Generator
 
 
 def halvings(height: int, width: int) -> int:
-    """How often both sides can be halved before they are odd or at most 4."""
+    """How many times both sides can be halved before one is odd or at most 4."""
     count = 0
     while height % 2 == width % 2 == 0 and min(height, width) > 4:
         height, width, count = height // 2, width // 2, count + 1
@@ -29,7 +29,7 @@ def halvings(height: int, width: int) -> int:
 
 
 class ConditionalBatchNorm2d(BatchNorm2d):
-    """(1 + scale) · norm(x) + shift, norm a batch norm, scale and shift (C,) learned for each label; they begin as 0.
+    """(1 + scale) · batch_norm(x) + shift, with a learned scale and shift (C,) per label, which are initially 0.
 
     de Vries et al. 2017, section 3."""
 
@@ -44,7 +44,7 @@ class ConditionalBatchNorm2d(BatchNorm2d):
 
 
 class GeneratorNetwork(Module):
-    """Latents (N, latent) to images in [−1, 1]: the first layer makes a small image, each further one doubles it."""
+    """Latents (N, latent) to images in [−1, 1].  The first layer makes a small image; each further layer doubles it."""
 
     def __init__(self, image_shape: tuple[int, int, int], channels: int, latent: int, rng: Generator, classes: int = 0):
         super().__init__()
@@ -73,9 +73,9 @@ class GeneratorNetwork(Module):
 
 
 class DiscriminatorNetwork(Module):
-    """Images in [−1, 1] to the logit of being real (N,): each layer halves the image, the last one takes it whole.
+    """Images in [−1, 1] to the logits of being real (N,).  Each layer halves the image; the last one covers all of it.
 
-    With `alone`, each image is normalised by itself, not with its batch, so that it has a slope of its own."""
+    With `alone`, each image is normalised separately, not over the batch, so that gradients are per image."""
 
     def __init__(
         self, image_shape: tuple[int, int, int], channels: int, rng: Generator, alone: bool = False, classes: int = 0

@@ -1,1 +1,1 @@
-"""One number after the other: p(x) = Π p(x_i | x_<i)."""
+"""Autoregressive models: p(x) = Π p(x_i | x_<i)."""

@@ -1,8 +1,8 @@
-"""One pixel after the other.  Ramachandran et al. 2017, Fast Generation for Convolutional Autoregressive Models.
+"""Sampling pixel by pixel.  Ramachandran et al. 2017, Fast Generation for Convolutional Autoregressive Models.
 
-When one more pixel is known, only one column of channels is new in every layer of a causal network: the one at that
-pixel.  So a convolution remembers what came into it at the pixels before, and works out its output at one pixel alone:
-all pixels together take as much work as one pass of the whole network.
+When one more pixel is known, only one column of channels changes in each layer of a causal network: the one at that
+pixel.  So each convolution caches its inputs at the earlier pixels and computes its output at one pixel only.  All
+pixels together take as much work as one pass of the whole network.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Column:
     """A masked convolution at one pixel of n images, on raw arrays: (len(seen) · C, n) to (O, n).
 
     Attributes:
-        seen: the places in the kernel that the mask lets through, (row, column), in raster order; 1×1 has one."""
+        seen: the kernel positions that the mask allows, (row, column), in raster order; a 1×1 kernel has one."""
 
     def __init__(self, layer: MaskedConv2d, n: int):
         assert layer.bias is not None
@@ -30,10 +30,10 @@ class Column:
 
 
 class RememberingColumn(Column):
-    """One with a larger kernel, which remembers what came in at the pixels before: (C, n) each, of images (H, W).
+    """A masked convolution with a larger kernel, which caches its inputs (C, n) at all pixels of images (H, W).
 
-    The pixels lie in raster order, with as many zeros before each row as the kernel reaches to the left, and rows of
-    zeros before the first.  Whatever the kernel sees is so many places back, also where it looks over an edge."""
+    The cache is in raster order, with zeros to the left of each row and above the first row, as far as the kernel
+    reaches.  So each kernel position has the same offset at every pixel, also across the image's border."""
 
     def __init__(self, layer: MaskedConv2d, n: int, size: tuple[int, ...]):
         super().__init__(layer, n)
@@ -45,10 +45,10 @@ class RememberingColumn(Column):
         self.inputs = xp.zeros((self.start + height * self.row, channels, n), self.weight.dtype)
 
     def remember(self, x: Array, i: int, j: int) -> None:
-        """What comes in at pixel (i, j): (C, n)."""
+        """Cache the input at pixel (i, j): (C, n)."""
         self.inputs[self.start + i * self.row + j] = x
 
     def recall(self, i: int, j: int) -> Array:
-        """What comes out at pixel (i, j): (O, n)."""
+        """The output at pixel (i, j), from the cached inputs: (O, n)."""
         seen = self.inputs.take(self.offsets + (self.start + i * self.row + j), axis=0)
         return self(seen.reshape(-1, seen.shape[2]))

@@ -2,9 +2,9 @@
 
     p(x) = Π_i p(x_i | x_1, …, x_{i−1})                                                              (eq. 1)
 
-over pixels in raster order and, inside a pixel, over R, G, B (eq. 2).  One network gives all the factors at once: its
-convolutions are masked so that what it says of a number depends on the numbers before it alone.  Each factor is a
-softmax over the levels.
+over pixels in raster order and, within a pixel, over R, G, B (eq. 2).  One network computes all factors at once.  Its
+convolutions are masked so that the logits of x_i depend only on x_1, …, x_{i−1}.  Each factor is a softmax over the
+levels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nanogen.random import Generator
 class ResidualBlock(Module):
     """h → h + conv1×1(relu(conv3×3(relu(conv1×1(relu(h)))))), all with mask B, half as wide inside.  Figure 5.
 
-    Dropout, in training, is the loss's alone, which has an rng: a density is exact in either mode."""
+    Dropout needs an rng, which only the loss passes.  So the density is exact in training mode too."""
 
     def __init__(self, channels: int, colors: int, dropout: float, rng: Generator):
         super().__init__()
@@ -49,12 +49,12 @@ class PixelCNN(GenerativeModel):
     Args:
         image_shape: (C, H, W).
         levels: the number of integer levels.
-        channels: the width, at least 2·C: the features are shared out among the colours.
+        channels: the width, at least 2·C: the features are divided among the colours.
         blocks: the number of residual blocks.
-        kernel_size: of the first, masked-A convolution; odd.
+        kernel_size: of the first convolution, with mask A; odd.
         dropout: inside the residual blocks, for small data sets.
         classes: the number of labels that images are conditioned on; 0: unconditional.
-        rng: draws the initial weights; `Generator(0)` unless given.
+        rng: draws the initial weights; default `Generator(0)`.
     """
 
     summary = "pixel by pixel, exact likelihood (van den Oord et al. 2016)"
@@ -80,8 +80,8 @@ class PixelCNN(GenerativeModel):
     def forward(self, x: Tensor, rng: Generator | None = None, labels: Array | None = None) -> Tensor:
         """The logits of every factor: scaled images (N, C, H, W) to (N, H, W, C, levels).
 
-        What is learned for a label, at each pixel, is added to the first features: the bias that depends on the place
-        of van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders, section 2.3."""
+        A learned map per label is added to the first features: the location-dependent bias of van den Oord et al. 2016,
+        Conditional Image Generation with PixelCNN Decoders, section 2.3."""
         h = self.first(x)
         if self.label is not None:
             h = h + self.label[labels]
@@ -108,18 +108,18 @@ class PixelCNN(GenerativeModel):
 
     @property
     def network_evaluations(self) -> int:
-        """One for each number, at its pixel alone."""
+        """One per value of the image, each at one pixel only."""
         return self.dimensions
 
     def sample(self, n: int, rng: Generator, labels: Any = None) -> Array:
-        """Ancestral sampling, number by number in the order of the factorisation: uint8 (n, C, H, W)."""
+        """Ancestral sampling, value by value in the order of the factorisation: uint8 (n, C, H, W)."""
         check_counts(n=n)
         given = self.condition(labels, n, rng)
         xp = array_module(self.anchor.data)
         return self.complete(xp.zeros((n, *self.image_shape), "uint8"), 0, rng, **given)
 
     def complete_naively(self, images: Any, rows: int, rng: Generator, labels: Any = None) -> Array:
-        """The definition of `complete`: the whole network once for every number, in the order of the factorisation."""
+        """The definition of `complete`: one pass of the whole network per value, in the order of the factorisation."""
         x, (colors, height, width) = self._begun(images, rows), self.image_shape
         given = self.condition(labels, len(x))
         with no_grad():
@@ -131,15 +131,15 @@ class PixelCNN(GenerativeModel):
         return x
 
     def complete(self, images: Any, rows: int, rng: Generator, labels: Any = None) -> Array:
-        """The images with all below the first `rows` rows drawn from p(rest | first rows): bit for bit the images of
-        `complete_naively` with the same rng, for the work of a few passes of the network in place of C·H·W.
+        """The images with everything below the first `rows` rows drawn from p(rest | first rows).
 
-        `Columns` give the logits one pixel at a time, and one pass of the whole network looks over what was drawn from
-        them.  It may add up in another order: in float32, of some 100,000 draws one then comes out on another level.
-        That one is put right, and what comes after it is drawn again.
+        The result is bit for bit that of `complete_naively` with the same rng, for the work of a few passes of the
+        network instead of C·H·W.  `Columns` compute the logits pixel by pixel.  Then one pass of the whole network
+        checks all draws.  It may sum in another order: in float32, about one draw in 100,000 differs.  The first such
+        draw is replaced, and everything after it is drawn again.
 
         Raises:
-            ValueError: rows that are not in 0 … H, images that are none of this shape and these levels."""
+            ValueError: rows not in 0 … H, or images of another shape or with other levels."""
         x, (colors, height, width) = self._begun(images, rows), self.image_shape
         given = self.condition(labels, len(x))
         u = array_module(x).empty((height - rows, width, colors, len(x)))
@@ -155,7 +155,7 @@ class PixelCNN(GenerativeModel):
                 columns.learn(x, i, j)
             drawn = self.redrawn(x, u, **given)
             wrong = to_numpy((drawn != x).any(axis=0))
-            # The first draw that the whole network sees otherwise is put right; where there is none, all are right.
+            # The first draw that differs from the whole network's is replaced.  If none does, all are right.
             slips = [k for k, (i, j, c) in enumerate(numbers) if wrong[c, i, j]]
             if not slips:
                 break
@@ -166,12 +166,12 @@ class PixelCNN(GenerativeModel):
         return x
 
     def redrawn(self, images: Array, u: Array, **given: Array) -> Array:
-        """Each number of the last rows drawn by the whole network from those before it as they are.
+        """The images with each value of the last rows drawn by the whole network, given the values before it.
 
         Shapes: images (N, C, H, W); u, uniform on [0, 1), (rows to draw, W, C, N)."""
         with no_grad():
             x, logits = images.copy(), self(self.scaled(images), **given).data
-        for i in range(-len(u), 0):  # a row at a time, as there are `levels` numbers to each of the images'
+        for i in range(-len(u), 0):  # row by row: the logits take `levels` times the memory
             x[:, :, i] = Categorical(logits[:, i]).icdf(u[i].transpose(2, 0, 1)).data.transpose(0, 2, 1)
         return x
 
@@ -181,7 +181,7 @@ class PixelCNN(GenerativeModel):
         return self.pixels(images).copy()
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """completions: a row a test image, first itself, then its upper half, then ways of completing that."""
+        """completions: each row has a test image, its upper half, and several completions of that half."""
         (n, ways), half = (8, 6), self.image_shape[1] // 2
         originals, given = self.first_images(test, n)
         upper = originals.copy()
@@ -193,13 +193,14 @@ class PixelCNN(GenerativeModel):
 
 
 class Columns:
-    """The network at one pixel after the other, in raster order: columns (channels, n) go through the layers of
-    `forward`.  The weights are copied.
+    """The network pixel by pixel, in raster order: columns (channels, n) go through the layers of `forward`.
+
+    The weights are copied.
 
     Args:
         network: the whole network.
         n: the number of images.
-        labels: theirs (n,), if the network is conditional."""
+        labels: their labels (n,), if the network is conditional."""
 
     def __init__(self, network: PixelCNN, n: int, labels: Array | None = None):
         size = network.image_shape[1:]
@@ -214,11 +215,11 @@ class Columns:
         self.zeros = self.xp.zeros_like(self.mix.bias)
 
     def learn(self, x: Array, i: int, j: int) -> None:
-        """The levels (n, C, H, W) at pixel (i, j) are known, in some of its colours or in all."""
+        """Take the levels x (n, C, H, W) at pixel (i, j) as input, where some or all of the colours are known."""
         self.first.remember(self.scaled.take(x[:, :, i, j].T), i, j)
 
     def logits(self, i: int, j: int, c: int) -> Array:
-        """Of colour c at pixel (i, j), where all before is known: (n, levels)."""
+        """The logits of colour c at pixel (i, j), if all values before it are known: (n, levels)."""
         relu = self.relu
         h = self.first.recall(i, j)
         if self.label is not None:
@@ -230,4 +231,4 @@ class Columns:
         return self.xp.ascontiguousarray(logits[c * self.levels : (c + 1) * self.levels].T)
 
     def relu(self, x: Array) -> Array:
-        return self.xp.maximum(x, self.zeros[: len(x)])  # a number in place of zeros would take twice the time
+        return self.xp.maximum(x, self.zeros[: len(x)])  # with the scalar 0 it takes twice the time

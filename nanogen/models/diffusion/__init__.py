@@ -1,1 +1,1 @@
-"""Noise that is added step by step, and a network that takes it away."""
+"""Diffusion models: noise is added step by step, and a network removes it."""

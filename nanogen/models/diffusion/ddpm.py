@@ -1,8 +1,8 @@
 """Denoising diffusion.  Ho, Jain & Abbeel 2020, Denoising Diffusion Probabilistic Models.
 
     q(x_t | x_0) = N(√ᾱ_t x_0, (1 − ᾱ_t) I)                     noise is added in T steps              (eq. 4)
-    p_θ(x_{t−1} | x_t) = N(μ_θ(x_t, t), σ_t² I)                 a network takes it away again          (eq. 1)
-    L_simple = E ‖ε − ε_θ(√ᾱ_t x_0 + √(1 − ᾱ_t) ε, t)‖²          by predicting it                       (eq. 14)
+    p_θ(x_{t−1} | x_t) = N(μ_θ(x_t, t), σ_t² I)                 a network removes it step by step      (eq. 1)
+    L_simple = E ‖ε − ε_θ(√ᾱ_t x_0 + √(1 − ᾱ_t) ε, t)‖²          it is trained to predict the noise     (eq. 14)
 
 The network is in `unet`, the tables of the forward process in `schedule`.
 """
@@ -41,7 +41,7 @@ class DDPM(GenerativeModel):
             section 3.2, and their code.
         channels, multipliers, blocks, heads, dropout: of the U-Net.
         classes: the number of labels that images are conditioned on; 0: unconditional.
-        rng: draws the initial weights; `Generator(0)` unless given.
+        rng: draws the initial weights; default `Generator(0)`.
     """
 
     summary = "denoising step by step, a bound on the likelihood (Ho et al. 2020)"
@@ -76,7 +76,7 @@ class DDPM(GenerativeModel):
 
     @property
     def reverse_variances(self) -> np.ndarray:
-        """σ_t² for t = 0 … T.  β̃_1 = 0 is no decoder's variance: at t = 1 it is β̃_2, as in the authors' code."""
+        """σ_t² for t = 0 … T.  At t = 1 `posterior` has β̃_2, as in the authors' code: β̃_1 is 0."""
         if self.variance == "beta":
             return self.schedule.betas.copy()
         variances = self.schedule.posterior_variances.copy()
@@ -84,8 +84,9 @@ class DDPM(GenerativeModel):
         return variances
 
     def predict_noise(self, x_t: Tensor, t: Any, rng: Generator | None = None, labels: Array | None = None) -> Tensor:
-        """ε_θ(x_t, t): noisy images (N, C, H, W), times (N,) and, of a conditional model, labels (N,) on its device, to
-        the noise in them."""
+        """ε_θ(x_t, t), the predicted noise: (N, C, H, W) from noisy images (N, C, H, W) and times (N,).
+
+        A conditional model also takes labels (N,), on its device."""
         return self.unet(x_t, t, labels, rng)
 
     def loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
@@ -96,7 +97,7 @@ class DDPM(GenerativeModel):
         return F.mse_loss(self.predict_noise(self.schedule.q_sample(x0, t, noise), t, rng, **given), noise)
 
     def predict_x0(self, x_t: Tensor, t: Any, **given: Array) -> Tensor:
-        """What the noise prediction says of the clean image, clipped to where images are."""
+        """The clean image x̂_0 that follows from the predicted noise, clipped to [−1, 1]."""
         return self.schedule.x0_from_noise(x_t, t, self.predict_noise(x_t, t, **given)).clip(-1.0, 1.0)
 
     def p_mean(self, x_t: Tensor, t: Any, **given: Array) -> Tensor:
@@ -113,10 +114,10 @@ class DDPM(GenerativeModel):
         return self.T
 
     def evaluations_with(self, steps: int | None = None, eta: float = 0.0) -> int:  # type: ignore[override]
-        """T, or DDIM's steps.
+        """T, or the number of DDIM's steps.
 
         Raises:
-            ValueError: steps or eta out of range, an eta without steps."""
+            ValueError: steps or eta out of range, or eta without steps."""
         if steps is None and eta:
             raise ValueError("eta is DDIM's: give steps too")
         if not 0 <= eta <= 1:
@@ -124,16 +125,16 @@ class DDPM(GenerativeModel):
         return self.T if steps is None else len(ddim_times(self.T, steps)) - 1
 
     def sampling_within(self, evaluations: int) -> dict[str, Any]:
-        """DDIM where there are more steps, in at most 100, which is enough."""
+        """DDIM with at most 100 steps, if T steps would be too many."""
         return {"steps": min(evaluations, 100)} if evaluations < self.T else {}
 
     def sample(self, n: int, rng: Generator, labels: Any = None, steps: int | None = None, eta: float = 0.0) -> Array:
         """n images of integer levels: uint8 (n, C, H, W).
 
-        By the T steps of the reverse process (algorithm 2) or, given a number of `steps`, by DDIM in so many.
+        By the T steps of the reverse process (algorithm 2), or by DDIM if a number of `steps` is given.
 
         Raises:
-            ValueError: n or steps out of range, an eta without steps."""
+            ValueError: n or steps out of range, or eta without steps."""
         self.evaluations_with(steps, eta)
         check_counts(n=n)
         given = self.condition(labels, n, rng)
@@ -147,9 +148,9 @@ class DDPM(GenerativeModel):
         return Tensor(rng.normal((n, *self.image_shape), dtype=self.anchor.dtype))
 
     def ancestral(self, n: int, rng: Generator, labels: Any = None) -> Iterator[tuple[int, Tensor]]:
-        """x_T ~ N(0, I), then x_{t−1} = μ_θ(x_t, t) + σ_t z down to x_0, without noise at t = 1: each (t, x_t).
+        """x_T ~ N(0, I), then x_{t−1} = μ_θ(x_t, t) + σ_t z down to x_0, without noise at t = 1.
 
-        Ho et al. 2020, algorithm 2."""
+        Yields (t, x_t) for t = T … 0.  Ho et al. 2020, algorithm 2."""
         x, given, variances = self._start(n, rng), self.condition(labels, n), self.reverse_variances
         yield self.T, x
         for t in range(self.T, 0, -1):
@@ -162,10 +163,10 @@ class DDPM(GenerativeModel):
     def ddim(
         self, n: int, rng: Generator, steps: int, eta: float = 0.0, labels: Any = None
     ) -> Iterator[tuple[int, Tensor]]:
-        """x_T ~ N(0, I), then few larger steps t → s, without noise if eta = 0: each (t, x_t).
+        """x_T ~ N(0, I), then fewer and larger steps t → s, deterministic if eta = 0.  Yields each (t, x_t).
 
         x_s = √ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂ + σ z,  σ² = η² (1 − ᾱ_s)/(1 − ᾱ_t) (1 − ᾱ_t/ᾱ_s).  Song et al. 2021, eq. 12
-        and 16.  ε̂ is the noise that the clipped x̂_0 leaves."""
+        and 16.  ε̂ is the noise that belongs to the clipped x̂_0."""
         self.evaluations_with(steps, eta)
         x, times, schedule = self._start(n, rng), ddim_times(self.T, steps), self.schedule
         given = self.condition(labels, n)
@@ -185,7 +186,7 @@ class DDPM(GenerativeModel):
     # The bound
 
     def bound_term(self, images: Any, t: int, rng: Generator, labels: Any = None) -> Tensor:
-        """One term of the bound on −log p(x_0), by one draw of x_t: (N,), nats per image.  Eq. 5.
+        """One term of the bound on −log p(x_0), estimated from one sample of x_t: (N,), nats per image.  Eq. 5.
 
         t = 0:      L_0 = −log p_θ(x_0 | x_1), the discretised decoder of eq. 13
         0 < t < T:  L_t = KL(q(x_t | x_{t+1}, x_0) ‖ p_θ(x_t | x_{t+1}))
@@ -207,31 +208,31 @@ class DDPM(GenerativeModel):
         return kl_divergence(q, Normal(mean, std)).sum((1, 2, 3))
 
     def bound_terms(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """L_0, L_1, …, L_T: (N, T + 1), nats per image.  On average their sum bounds −log p(x_0).  Eq. 5."""
+        """L_0, L_1, …, L_T: (N, T + 1), nats per image.  The expectation of their sum bounds −log p(x_0).  Eq. 5."""
         given = self.condition(labels, len(images))
         return F.stack([self.bound_term(images, t, rng, **given) for t in range(self.T + 1)], dim=1)
 
     def elbo(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """−(L_T + Σ L_{t−1} + L_0) ≤ log p(x_0), each expectation by one draw: (N,), nats per image.  Eq. 5."""
+        """−(L_T + Σ L_{t−1} + L_0) ≤ log p(x_0), each term from one sample: (N,), nats per image.  Eq. 5."""
         return -self.bound_terms(images, rng, **self.condition(labels, len(images))).sum(1)
 
     def negative_log_likelihoods(self, images: Any, rng: Generator, labels: Any = None) -> dict[str, Tensor]:
-        """The bound −elbo with its parts."""
+        """The bound −elbo and its parts, nats per image."""
         terms = self.bound_terms(images, rng, **self.condition(labels, len(images)))
         inner = terms[:, 1:-1].sum(1)
         return {"upper bound": terms.sum(1), "L_0": terms[:, 0], "sum of L_1 … L_{T−1}": inner, "L_T": terms[:, -1]}
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """denoising: a film strip a row, x_t from noise (left) to image (right)."""
+        """denoising: each row shows x_t from noise (left) to image (right)."""
         n, frames = 8, 12
-        shown = [round(self.T * (1 - i / (frames - 1)) ** 3) for i in range(frames)]  # most happens at small t
+        shown = [round(self.T * (1 - i / (frames - 1)) ** 3) for i in range(frames)]  # images change most at small t
         strips = self.ancestral(n, rng, **self.class_by_row(n, 1))
         film = [to_numpy(unscale_levels(x.data, self.levels)) for t, x in strips if t in shown]
         return {"denoising": np.stack(film, axis=1)}
 
 
 def ddim_times(T: int, steps: int) -> list[int]:
-    """steps + 1 falling times from T to 0, as evenly spaced as whole numbers allow.
+    """steps + 1 decreasing times from T to 0, evenly spaced up to rounding to integers.
 
     Raises:
         ValueError: steps not in 1 … T."""

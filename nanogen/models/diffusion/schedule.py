@@ -1,8 +1,8 @@
-"""The forward process of diffusion: how much noise at which time.  Ho, Jain & Abbeel 2020, section 2.
+"""The forward process of diffusion: the amount of noise at each time.  Ho, Jain & Abbeel 2020, section 2.
 
     q(x_t | x_{t−1}) = N(√(1 − β_t) x_{t−1}, β_t I),  t = 1 … T                                       (eq. 2)
 
-Index 0 of every table is the clean image: β_0 = 0, ᾱ_0 = 1, so that at t = 1 the posterior variance *is* 0.
+Index 0 of every table is the clean image: β_0 = 0, ᾱ_0 = 1, so at t = 1 the posterior variance is 0.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from nanogen.autograd import Tensor
 from nanogen.backend import array_module, check_range, device_of, resident
 from nanogen.models.base import is_count
 
-# Ho et al.'s β_1 and β_T at T = 1000; other T share out the same noise over their steps, but leave some of x_{t−1}.
+# Ho et al.'s β_1 and β_T at T = 1000.  For other T they are scaled to the same total noise, with β at most 0.999.
 BETA_FIRST, BETA_LAST, BETA_LARGEST = 1e-4, 0.02, 0.999
 
 
 class NoiseSchedule:
-    """A table of β_t and all that follows from it; float64, indexed by t = 0 … T.
+    """A table of β_t and the tables derived from it, in float64, indexed by t = 0 … T.
 
     Args:
         betas: β_1 … β_T, each in (0, 1), at least two.
@@ -36,7 +36,7 @@ class NoiseSchedule:
         posterior_variances: β̃_t = (1 − ᾱ_{t−1}) / (1 − ᾱ_t) · β_t, with posterior_variances[1] = 0.  Eq. 7.
 
     Raises:
-        ValueError: fewer than two steps, a β outside (0, 1).
+        ValueError: fewer than two steps, or a β outside (0, 1).
     """
 
     def __init__(self, betas: Sequence[float] | np.ndarray):
@@ -49,10 +49,10 @@ class NoiseSchedule:
         self.betas = np.concatenate([[0.0], given])
         self.alphas = 1 - self.betas
         self.alpha_bars = np.cumprod(self.alphas)
-        self._log_alpha_bars = np.cumsum(np.log1p(-self.betas))  # keeps its digits for the smallest and the largest β
+        self._log_alpha_bars = np.cumsum(np.log1p(-self.betas))  # accurate for very small and very large β
         noise = self.beta_between(0, np.arange(self.T + 1))  # 1 − ᾱ_t
         self.sqrt_alpha_bars, self.sqrt_one_minus_alpha_bars = np.sqrt(self.alpha_bars), np.sqrt(noise)
-        before, noise_before = np.roll(self.sqrt_alpha_bars, 1), np.roll(noise, 1)  # at t − 1; nothing is before t = 0
+        before, noise_before = np.roll(self.sqrt_alpha_bars, 1), np.roll(noise, 1)  # at t − 1; index 0 is unused
         noise_before[0], noise[0] = 0, 1
         self.posterior_variances = noise_before / noise * self.betas
         self._x0_weights = before * self.betas / noise  # of x_0 in μ̃; 1 at t = 1
@@ -60,12 +60,12 @@ class NoiseSchedule:
 
     @classmethod
     def linear(cls, T: int, beta_first: float | None = None, beta_last: float | None = None) -> NoiseSchedule:
-        """β rises evenly from 1e-4 to 0.02 (times 1000 / T, at most 0.999).  Ho et al. 2020, section 4."""
+        """β rises linearly from 1e-4 to 0.02 (times 1000 / T, at most 0.999).  Ho et al. 2020, section 4."""
         return cls(np.linspace(*_ends(T, beta_first, beta_last), T))
 
     @classmethod
     def quadratic(cls, T: int, beta_first: float | None = None, beta_last: float | None = None) -> NoiseSchedule:
-        """√β rises evenly.  Song et al. 2021, appendix D.2."""
+        """√β rises linearly.  Song et al. 2021, appendix D.2."""
         first, last = _ends(T, beta_first, beta_last)
         return cls(np.linspace(math.sqrt(first), math.sqrt(last), T) ** 2)
 
@@ -83,12 +83,12 @@ class NoiseSchedule:
         return cls(np.minimum(1 - f[1:] / f[:-1], BETA_LARGEST))
 
     def respaced(self, times: Sequence[int]) -> NoiseSchedule:
-        """The schedule that visits only `times` (rising, from 1 … T): β′ = 1 − ᾱ_t / ᾱ_{previous t} keeps each ᾱ_t.
+        """The schedule restricted to `times` (increasing, in 1 … T): β′ = 1 − ᾱ_t / ᾱ_{previous t} keeps each ᾱ_t.
 
         Nichol & Dhariwal 2021, eq. 19.
 
         Raises:
-            ValueError: times that are not so, or fewer than two."""
+            ValueError: times that are not increasing integers in 1 … T, or fewer than two."""
         kept = np.asarray(times)
         whole = kept.ndim == 1 and len(kept) >= 2 and kept.dtype.kind in "iu"
         if not whole or not (np.diff(kept.astype(int), prepend=0, append=self.T + 1) > 0).all():
@@ -99,13 +99,13 @@ class NoiseSchedule:
         """1 − ᾱ_t / ᾱ_s, the variance of q(x_t | x_s), for times s ≤ t.  Kingma et al. 2021, eq. 2.
 
         Raises:
-            ValueError: times that fall, or lie outside 0 … T."""
+            ValueError: s > t, or times outside 0 … T."""
         if not (np.less_equal(0, s) & np.less_equal(s, t) & np.less_equal(t, self.T)).all():
             raise ValueError(f"s and t must be 0 ≤ s ≤ t ≤ {self.T}, got {s} and {t}")
         return 0.0 - np.expm1(self._log_alpha_bars[t] - self._log_alpha_bars[s])
 
     def at(self, table: np.ndarray, t: Any, like: Any) -> Any:
-        """table[t], array or tensor as `like` (N, …) is: a number per image, (N, 1, …, 1), or () for one t.
+        """table[t], as an array or tensor like `like` (N, …): a number per image, (N, 1, …, 1), or () for a single t.
 
         Raises:
             ValueError: a time outside 0 … T."""
@@ -138,7 +138,7 @@ class NoiseSchedule:
 
     def x0_from_noise(self, x_t: Any, t: Any, noise: Any) -> Any:
         """x_0 = (x_t − √(1 − ᾱ_t) ε) / √ᾱ_t.  Ho et al. 2020, eq. 4 solved for x_0."""
-        signal = np.maximum(self.sqrt_alpha_bars, 1e-30)  # where nothing is left of x_0, a large number, not a NaN
+        signal = np.maximum(self.sqrt_alpha_bars, 1e-30)  # if ᾱ_t underflows: a large number, not NaN
         return (x_t - self.at(self.sqrt_one_minus_alpha_bars, t, x_t) * noise) / self.at(signal, t, x_t)
 
     def noise_from_x0(self, x_t: Any, t: Any, x0: Any) -> Any:

@@ -1,8 +1,8 @@
-"""The network of the DDPM: a U-Net that knows the time.  Ho et al. 2020, appendix B; Nichol & Dhariwal 2021, section 3.
+"""The network of the DDPM: a time-conditional U-Net.  Ho et al. 2020, appendix B; Nichol & Dhariwal 2021, section 3.
 
-Residual blocks with group norm and SiLU; the time enters each by scaling and shifting a normalised layer (AdaGN);
-self-attention at the lowest resolution; strided convolutions down, nearest-neighbour upsampling up; every block of the
-way down is joined to its counterpart on the way up.
+Residual blocks with group norm and SiLU, each scaled and shifted by an embedding of the time (AdaGN).  Self-attention
+at the lowest resolution.  Strided convolutions for downsampling, nearest-neighbour upsampling.  Skip connections from
+every block of the encoder to its counterpart in the decoder.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def sinusoidal_embedding(t: Any, channels: int, like: Tensor) -> Tensor:
 
 
 def groups(channels: int) -> int:
-    """For a group norm: groups of at least four channels, at most 32 of them."""
+    """The number of groups of a group norm: at most 32, with at least four channels each."""
     return math.gcd(min(32, max(1, channels // 4)), channels)
 
 
 def zeroed(layer: Any) -> Any:
-    """The layer with weights of 0: a residual branch that begins as nothing.  Ho et al. 2020, their code."""
+    """The layer with weights and bias 0, so that a residual branch is initially 0.  Ho et al. 2020, their code."""
     for parameter in layer.parameters():
         parameter.data *= 0
     return layer
@@ -51,12 +51,12 @@ class ResidualBlock(Module):
     def forward(self, h: Tensor, time: Tensor, rng: Generator | None) -> Tensor:
         inner = self.conv1(self.norm1(h))
         inner = self.norm2(inner, *self.time(F.silu(time)).split(inner.shape[1], 1))
-        inner = self.conv2(inner if rng is None else self.dropout(inner, rng))  # dropout is the loss's alone
+        inner = self.conv2(inner if rng is None else self.dropout(inner, rng))  # the loss passes an rng
         return inner + (h if self.skip is None else self.skip(h))
 
 
 class Attention(Module):
-    """Each pixel looks at all others: h → h + out(softmax(QKᵀ/√d) V), with heads.  Vaswani et al. 2017, section 3.2."""
+    """Multi-head self-attention over pixels: h → h + out(softmax(QKᵀ/√d) V).  Vaswani et al. 2017, section 3.2."""
 
     def __init__(self, channels: int, heads: int, rng: Generator):
         super().__init__()
@@ -73,16 +73,16 @@ class Attention(Module):
 
 
 class UNet(Module):
-    """Images (N, colors, H, W) and times (N,) to as many numbers as the images have.
+    """Images (N, colors, H, W) and times (N,) to an output of the images' shape.
 
-    What is learned for a label is added to the embedding of the time: Dhariwal & Nichol 2021, section 3.
+    A learned embedding of the label is added to that of the time: Dhariwal & Nichol 2021, section 3.
 
     Args:
         channels: the width at full size.
-        multipliers: the widths of the resolutions, in `channels`; each resolution halves the one before.
-        blocks: residual blocks a resolution, on the way down; one more on the way up.
+        multipliers: the width at each resolution, in units of `channels`; each resolution is half the one before.
+        blocks: residual blocks per resolution in the encoder; the decoder has one more.
         heads: of the attention at the lowest resolution.
-        classes: of labels (N,), or 0.
+        classes: the number of labels, or 0.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class UNet(Module):
         self.first = Conv2d(colors, channels, 3, padding=1, rng=rng)
 
         self.down: list[Any] = []  # residual blocks and, between resolutions, strided convolutions
-        joined, width = [channels], channels  # the widths of what the way up is joined to
+        joined, width = [channels], channels  # the widths of the skip connections
         for level, wide in enumerate(widths):
             for _ in range(blocks):
                 self.down.append(ResidualBlock(width, wide, time, dropout, rng))

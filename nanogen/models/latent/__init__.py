@@ -1,1 +1,1 @@
-"""Latent variables: p(x) = ∫ p(x|z) p(z) dz, and a bound on it."""
+"""Latent-variable models: p(x) = ∫ p(x|z) p(z) dz, with a lower bound on it."""

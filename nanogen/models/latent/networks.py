@@ -1,4 +1,4 @@
-"""The two networks of the VAE: convolutions down to the parameters of q(z|x), and up again to those of p(x|z)."""
+"""The networks of the VAE: a convolutional encoder for q(z|x), and a decoder for p(x|z)."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ class Block(Module):
 
 
 class Encoder(Module):
-    """Images to the mean and log-variance of q(z|x): each stage a block, then half the size and twice the channels.
+    """Images to the mean and log-variance of q(z|x), (N, latent) each.
 
-    A label adds a number learned for it to each of the first features."""
+    Each stage is a block, then a convolution that halves the size and doubles the channels.  An embedding of the label
+    is added to the first features, at all pixels."""
 
     def __init__(
         self,
@@ -61,9 +62,9 @@ class Encoder(Module):
 
 
 class Decoder(Module):
-    """Latents to `outputs` numbers a pixel: the encoder turned round, with nearest-neighbour upsampling.
+    """Latents (N, latent) to `outputs` numbers per pixel: the encoder in reverse, with nearest-neighbour upsampling.
 
-    A label adds to the first features what is learned for it, as if it were one of the latents."""
+    An embedding of the label is added to the first features."""
 
     def __init__(
         self, sizes: list[tuple[int, int]], channels: int, latent: int, outputs: int, rng: Generator, classes: int = 0

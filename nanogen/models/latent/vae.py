@@ -4,7 +4,7 @@
 
     log p(x) ≥ elbo(x) = E_q(z|x)[log p(x|z)] − KL(q(z|x) ‖ p(z))                                     (eq. 3)
 
-The decoder p(x|z) is a density over the discrete levels, so the bound is one on the probability of the image itself.
+The decoder p(x|z) is a density over the discrete levels, so the bound is on the probability of the discrete image.
 """
 
 from __future__ import annotations
@@ -27,19 +27,21 @@ from nanogen.random import Generator
 
 
 class VAE(GenerativeModel):
-    """A convolutional VAE; a conditional one (Sohn et al. 2015, Learning Structured Output Representation) has
-    q(z|x, label) and p(x|z, label), and the same p(z).
+    """A convolutional VAE.
+
+    A conditional one (Sohn et al. 2015, Learning Structured Output Representation) has q(z|x, label) and p(x|z, label)
+    with the same p(z).
 
     Args:
         image_shape: (C, H, W).
         levels: the number of integer levels.
         latent: the dimensions of z.
         channels: the width at full size; it doubles wherever the size halves.
-        stages: how often the size is halved.
+        stages: how many times the size is halved.
         decoder: the density of a pixel given z: `categorical` (a softmax over the levels) or `logistic` (a discretised
-            logistic of learned mean and scale, for many levels).
+            logistic with learned mean and scale, for many levels).
         classes: the number of labels that images are conditioned on; 0: unconditional.
-        rng: draws the initial weights; `Generator(0)` unless given.
+        rng: draws the initial weights; default `Generator(0)`.
     """
 
     summary = "latent variables, a bound on the likelihood (Kingma & Welling 2014)"
@@ -83,7 +85,7 @@ class VAE(GenerativeModel):
         return Normal(like.detach() * 0.0, 1.0)
 
     def elbo(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """E_q[log p(x|z)] − KL(q(z|x)‖p(z)) ≤ log p(x), the expectation by one draw: (N,), nats per image.
+        """E_q[log p(x|z)] − KL(q(z|x)‖p(z)) ≤ log p(x), by one sample of z: (N,), nats per image.
 
         Kingma & Welling 2014, eq. 7, the second form: the KL is exact.  With labels (N,): on log p(x | label)."""
         levels, given = self.pixels(images), self.condition(labels, len(images))
@@ -93,9 +95,9 @@ class VAE(GenerativeModel):
         return reconstruction - kl_divergence(posterior, self.prior(posterior.mean)).sum(1)
 
     def importance_weighted_bound(self, images: Any, rng: Generator, samples: int = 64, labels: Any = None) -> Tensor:
-        """log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q(z|x): between the elbo (K = 1, on average) and log p(x).
+        """log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q(z|x): (N,), nats per image.
 
-        Burda, Grosse & Salakhutdinov 2016, eq. 8: (N,), nats per image."""
+        Its expectation lies between the elbo (K = 1) and log p(x).  Burda, Grosse & Salakhutdinov 2016, eq. 8."""
         check_counts(samples=samples)
         levels, given = self.pixels(images), self.condition(labels, len(images))
         posterior = self.encode(levels, **given)
@@ -112,7 +114,7 @@ class VAE(GenerativeModel):
         return found | {"importance-weighted, K = 64": -tighter}
 
     def loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """−elbo, the mean over images and dimensions, in nats per dimension."""
+        """−elbo, averaged over images and dimensions, in nats per dimension."""
         return -self.elbo(images, rng, **self.condition(labels, len(images))).mean() / self.dimensions
 
     def sample(self, n: int, rng: Generator, labels: Any = None) -> Array:
@@ -124,7 +126,7 @@ class VAE(GenerativeModel):
             return self.decode(z, **given).sample(rng).data.astype("uint8")
 
     def picture(self, z: Any, labels: Any = None) -> Array:
-        """E[x|z], rounded to levels: uint8 (N, C, H, W).  What is sure about the images of latents z (N, latent)."""
+        """E[x|z] of latents z (N, latent), rounded to levels: uint8 (N, C, H, W)."""
         with no_grad():
             density = self.decode(z if isinstance(z, Tensor) else Tensor(to_device(z, self.anchor.device)), labels)
             if isinstance(density, DiscretizedLogistic):
@@ -133,15 +135,15 @@ class VAE(GenerativeModel):
             return array_module(p).rint(p @ array_module(p).arange(self.levels, dtype=p.dtype)).astype("uint8")
 
     def reconstruct(self, images: Any, labels: Any = None) -> Array:
-        """The picture of each image's posterior mean: uint8 (N, C, H, W)."""
+        """The picture of the posterior mean of each image: uint8 (N, C, H, W)."""
         with no_grad():
             return self.picture(self.encode(images, labels).mean, labels)
 
     def interpolate(self, start: Any, end: Any, steps: int = 8, labels: Any = None, end_labels: Any = None) -> Array:
-        """Pictures along the straight line from one image's posterior mean to another's, both ends included.
+        """Pictures along the straight line between the posterior means of two images, both ends included.
 
-        start, end: (N, C, H, W); labels and end_labels: theirs, the pictures all have the first; out: uint8
-        (N, steps, C, H, W)."""
+        start, end: (N, C, H, W), with labels and end_labels; all pictures are decoded with the labels of start.
+        Returns uint8 (N, steps, C, H, W)."""
         check_counts(steps=steps)
         with no_grad():
             a, b = self.encode(start, labels).mean, self.encode(end, end_labels).mean
@@ -150,7 +152,7 @@ class VAE(GenerativeModel):
         return array_module(a.data).stack(pictures, axis=1)
 
     def manifold(self, side: int = 16) -> Array:
-        """The pictures of z = (Φ⁻¹(u), Φ⁻¹(v)) for u, v evenly in (0, 1), of class 0: uint8 (side², C, H, W).
+        """Pictures of z = (Φ⁻¹(u), Φ⁻¹(v)) for u, v evenly spaced in (0, 1), of class 0: uint8 (side², C, H, W).
 
         Kingma & Welling 2014, figure 4."""
         quantiles = [NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)]
@@ -158,9 +160,12 @@ class VAE(GenerativeModel):
         return self.picture(z, **self.class_by_row(1, len(z)))
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """reconstructions: rows of test images, each above what its code decodes to.  interpolation: from the left test
-        image to the right one, a row each.  prior_means: E[x|z] of z ~ p(z), the samples without the decoder's noise.
-        manifold: the pictures over a grid of quantiles of a latent of 2 dimensions."""
+        """Grids of images by name:
+
+        - reconstructions: test images, each above its reconstruction
+        - interpolation: each row goes from one test image to another
+        - prior_means: E[x|z] of z ~ p(z): samples without the decoder's noise
+        - manifold: with a latent of 2 dimensions, the pictures over a grid of quantiles"""
         chosen, given = self.first_images(test, 32)
         rebuilt, labels = to_numpy(self.reconstruct(chosen, **given)), given.get("labels")
         of_ends = () if labels is None else (labels[:8], labels[8:16])
