@@ -3,6 +3,7 @@ compiler and its absence."""
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import platform
@@ -157,7 +158,8 @@ def test_a_blas_without_such_a_function(monkeypatch: pytest.MonkeyPatch) -> None
     assert convolve.kernels["cpu"][0](x, w, **how) is NotImplemented
     assert F.conv2d(x, w, padding=1).shape == (2, 2, 5, 5)
     with threadpool_limits(2):
-        assert F.matrix.matrix_product.kernels["cpu"][0](np.ones((300, 300)), np.ones((300, 300))) is NotImplemented
+        assert products.in_pieces(np.ones((300, 300)), np.ones((300, 300))) is None
+        assert (F.matmul(np.ones((300, 300)), np.ones((300, 300))).data == 300).all()
 
 
 @given(SEEDS, st.sampled_from([100, 3000, 50_000]), st.booleans(), st.integers(2, 3))
@@ -173,11 +175,11 @@ def test_products_in_pieces(seed: int, small: int, kernels: bool, count: int) ->
             patch.setattr(products, name, value)
         products.plan.cache_clear()
         try:
-            found = F.matrix.matrix_product.kernels["cpu"][0](a, b)
+            found = products.in_pieces(a, b)
         finally:
             products.plan.cache_clear()
     large = a.size * n > small and n > 1
-    assert (found is not NotImplemented) == large
+    assert (found is not None) == large
     assert not large or np.array_equal(found, a @ b)
 
 
@@ -299,6 +301,21 @@ def test_threads_are_given_back() -> None:
     with ng.backend.use_threads(1):
         F.silu(Tensor(np.ones(10**5)))
         assert compiled._function("d", "silu")[1].value == get() == 1
+
+
+def test_products_of_numpys_have_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where C does not multiply itself, NumPy does it with one thread: in matrix products, and in a convolution's
+    transforms and its bias."""
+    seen, multiply, get = [], np.matmul, threads.blas_threads()[0]
+    counted = lambda *given, **more: (seen.append(get()), multiply(*given, **more))[1]
+    monkeypatch.setattr(products.np, "matmul", counted)
+    monkeypatch.setattr(convolution, "matmul", functools.partial(threads.single_threaded, counted))
+    x, w, bias = leaf(np.ones((2, 32, 6, 6))), leaf(np.ones((32, 32, 3, 3))), leaf(np.ones(32))
+    with threadpool_limits(2):
+        F.matmul(np.ones((20, 30)), np.ones((30, 20)))
+        F.conv2d(x, w, bias, padding=1).sum().backward()
+        assert get() == 2
+    assert seen == [1] * 5
 
 
 @pytest.mark.parametrize("dtype", EPSILON)

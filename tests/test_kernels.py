@@ -88,8 +88,7 @@ def _(rng):
     return [*made, Sample("nan", [np.arange(1.0, 6), with_nan], {})]
 
 
-@samples("matrix_product", declines="integers|small|one-column|few-numbers|broadcast",
-         on_cuda="integers")  # fmt: skip
+@samples("matrix_product", declines="integers")
 def _(rng):
     n = lambda *shape: rng.integers(-4, 5, shape).astype(float)
     shapes = {  # a million multiplications are where pieces begin

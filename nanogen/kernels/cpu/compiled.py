@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from nanogen.kernels.cpu.threads import blas_threads
+from nanogen.kernels.cpu.threads import blas_threads, single_threaded
 
 FOLDER = Path(__file__).parent
 REAL = {"f": "float", "d": "double"}  # by NumPy's character
@@ -99,16 +99,8 @@ def call(name: str, *arguments: Any) -> None:
     function, number = _function(arguments[0].dtype.char, name)
     if function.argtypes is None:
         function.argtypes = [KINDS.get(type(argument), ctypes.c_void_p) for argument in arguments]
-    get_threads, set_threads = blas_threads()
-    count = get_threads()
-    number.value = min(count, _most)
-    try:
-        if count > 1:
-            set_threads(1)
-        function(*[address(a) if isinstance(a, np.ndarray) else a for a in arguments])
-    finally:
-        if count > 1:
-            set_threads(count)
+    number.value = min(blas_threads()[0](), _most)
+    single_threaded(function, *[address(a) if isinstance(a, np.ndarray) else a for a in arguments])
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from nanogen.backend import Array
 from nanogen.kernels.convolution import Functions, channels_last, register
 from nanogen.kernels.cpu.compiled import call, covers
 from nanogen.kernels.cpu.products import CACHE_LINE, aligned, aligned_empty, gemm_address, kernels_for_small, piece
+from nanogen.kernels.cpu.threads import single_threaded
 from nanogen.kernels.winograd import Pair, Tiling, avoid_conflicts, kernel_gradient, tile_counts, transformed_kernel
 
 
@@ -32,6 +33,7 @@ def l2_cache_bytes(file: str = "/sys/devices/system/cpu/cpu0/cache/index2/size")
 
 
 BLOCKS = 4  # the number of groups of images is a multiple of this, or 1
+matmul = functools.partial(single_threaded, np.matmul)
 GROUPS = -(-(os.cpu_count() or 1) // BLOCKS) * BLOCKS  # at most: one per thread, rounded up
 CHUNK_BYTES = l2_cache_bytes() // 2  # of a thread's chunk of images: half of the L2 cache
 
@@ -101,20 +103,20 @@ def contiguous(bias: Array | None) -> Array | None:
 def winograd(x: Array, w: Array, bias: Array | None, y: Array, padding: Pair, F: Tiling, size: Pair) -> Any:
     (n, c, *_), o, dtype = x.shape, len(w) if w is not None else y.shape[1], x.dtype
     job = winograd_job(x.shape, (n, o, *size), padding, F, dtype)
-    kernel: Any = None if w is None else transformed_kernel(w, F)
+    kernel: Any = None if w is None else transformed_kernel(w, F, matmul)
     out: Any = None if w is None else np.empty((n, *size, o), dtype)
     sums: Any = None if y is None else np.empty((job.groups, F.t**2, o, F.s**2 * c), dtype)
     job.run("winograd", rows(x), rows(y), kernel, contiguous(bias), out, sums)
-    return out if w is None else out.transpose(0, 3, 1, 2), sums if y is None else kernel_gradient(sums[0], F)
+    return out if w is None else out.transpose(0, 3, 1, 2), sums if y is None else kernel_gradient(sums[0], F, matmul)
 
 
 def winograd_adjoint(y: Array, w: Array, x: Array, padding: Pair, F: Tiling, size: Pair) -> Any:
     n, (o, c, *_), dtype = len(y), w.shape, y.dtype
     job = winograd_job((n, c, *size), y.shape, padding, F, dtype)
-    kernel, out = transformed_kernel(w, F, swapped=True), np.empty((n, *size, c), dtype)
+    kernel, out = transformed_kernel(w, F, matmul, swapped=True), np.empty((n, *size, c), dtype)
     sums: Any = None if x is None else np.empty((job.groups, F.t**2, o, F.s**2 * c), dtype)
     job.run("winograd_adjoint", rows(y), rows(x), kernel, out, sums)
-    return out.transpose(0, 3, 1, 2), sums if x is None else kernel_gradient(sums[0], F)
+    return out.transpose(0, 3, 1, 2), sums if x is None else kernel_gradient(sums[0], F, matmul)
 
 
 def im2col(
@@ -142,7 +144,7 @@ def col2im(
 
 def sum_of_pixels(y: Array) -> Array:
     flat = channels_last(y).reshape(-1, y.shape[1])
-    return np.ones(len(flat), flat.dtype) @ flat  # nine times as fast as a sum over the first axis
+    return matmul(np.ones(len(flat), flat.dtype), flat)  # nine times as fast as a sum over the first axis
 
 
 def has_images(*arrays: Array) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from nanogen.functional.matrix import matrix_product
 from nanogen.kernels.cpu.compiled import call, covers
-from nanogen.kernels.cpu.threads import blas, blas_function, blas_threads
+from nanogen.kernels.cpu.threads import blas, blas_function, blas_threads, single_threaded
 
 Shape = tuple[int, ...]
 
@@ -23,18 +23,28 @@ WITH_KERNELS_FOR_SMALL = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLA
 
 @matrix_product.kernel("cpu")
 def _(a, b):
+    """By C's threads where that pays, else by NumPy with one: threads of OpenBLAS and of OpenMP would wait for each
+    other."""
+    if not covers(a, b):
+        return NotImplemented
+    found = in_pieces(a, b)
+    return single_threaded(np.matmul, a, b) if found is None else found
+
+
+def in_pieces(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+    """a @ b by C, or None if NumPy does it as fast, or C can't."""
     batch = (a if a.ndim > 2 else b).shape[:-2]
     fit = a.shape[-1] == b.shape[-2] and all(x.ndim == 2 or x.shape[:-2] == batch for x in (a, b))
     shape = (*batch, a.shape[-2], b.shape[-1])
     worth = math.prod(shape) * a.shape[-1] > SMALL and math.prod(a.shape[-2:]) > SMALLEST and b.shape[-1] > 1
-    if not (fit and worth and covers(a, b) and (gemm := gemm_address(a.dtype.char))):
-        return NotImplemented
+    if not (fit and worth and (gemm := gemm_address(a.dtype.char))):
+        return None
     transposed_a, transposed_b = (not x.flags.c_contiguous for x in (a, b))
     numbers, groups, whole = plan(a.shape, b.shape, shape, transposed_a, transposed_b, kernels_for_small())
     a, b = a.swapaxes(-1, -2) if transposed_a else a, b.swapaxes(-1, -2) if transposed_b else b
     in_one_call = whole and blas_threads()[0]() == 1  # NumPy would make the same call
     if in_one_call or not (a.flags.c_contiguous and b.flags.c_contiguous):
-        return NotImplemented
+        return None
     out = aligned_empty(shape, a.dtype)
     sums = np.empty((groups, out.size), out.dtype) if groups > 1 else None
     call("products", a, b, out, sums, gemm, numbers)

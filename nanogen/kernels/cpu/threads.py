@@ -44,6 +44,19 @@ def blas_threads() -> tuple[Callable[[], int], Callable[[int], Any]]:
     return (library.get_num_threads, library.set_num_threads) if library else (lambda: 1, lambda count: None)
 
 
+def single_threaded(function: Callable[..., Any], *arguments: Any) -> Any:
+    """function(*arguments), while a product of the BLAS has one thread."""
+    get_threads, set_threads = blas_threads()
+    count = get_threads()
+    if count == 1:
+        return function(*arguments)
+    set_threads(1)
+    try:
+        return function(*arguments)
+    finally:
+        set_threads(count)
+
+
 @backend.use_threads.fill
 def use_threads(count: int) -> Any:
     return threadpool_limits(count)
