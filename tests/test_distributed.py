@@ -241,7 +241,7 @@ def test_a_part_at_a_key() -> None:
 
 @pytest.mark.parametrize(("changes", "text"), [
     ({"batch": 7}, "batch must be a multiple of the 2 ranks"),
-    ({"execution": "graph", "device": "cuda"}, "execution must be eager for 2 ranks"),
+    ({"execution": "graph", "device": "cuda"}, "execution must be eager with 2 ranks"),
 ])  # fmt: skip
 def test_settings_that_ranks_can_not_share(changes: dict[str, Any], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of("vae")
