@@ -226,12 +226,15 @@ def prepared(run: Run, resume: bool) -> Checkpoint | None:
 class Lines(tqdm):
     """A progress bar for files and pipes: it prints a line every ten seconds instead of updating one line."""
 
+    shown = -1  # the last step that was printed
+
     def __init__(self, **options: Any):
         form = "step {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} left{postfix}"
         super().__init__(**options, bar_format=form, mininterval=10, miniters=1, leave=False)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        if msg is None and self.n > self.initial:
+        if msg is None and self.n > max(self.initial, self.shown):
+            self.shown = self.n
             print(self, file=sys.stderr, flush=True)
 
     def close(self) -> None:

@@ -16,7 +16,8 @@ sys.path.append(str(Path(__file__).parents[1]))  # `benchmarks`, and `tests` its
 
 if not importlib.util.find_spec("nanogen.kernels"):  # the core is complete without the annex
     collect_ignore = [
-        f"test_{name}.py" for name in ("kernels", "compiled", "cuda", "products", "parity", "philox", "strict")
+        f"test_{name}.py"
+        for name in ("kernels", "compiled", "cuda", "museum", "products", "parity", "philox", "strict")
     ]
 
 slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]

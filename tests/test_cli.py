@@ -173,6 +173,17 @@ class Asked:
         return self.drawn[:n]
 
 
+def test_no_step_is_said_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line that was printed at the last step is not printed again at the end."""
+    for last in (2, 3):
+        bar = cli.Lines(total=3)
+        bar.mininterval = 0
+        bar.update(2)
+        bar.n = last
+        bar.close()
+        assert capsys.readouterr().err.count(" of 3") == last - 1
+
+
 def test_what_is_asked_for_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`sample` and `evaluate` hand on each of their options, and what they do by default."""
     run = Asked(np.zeros((9, 1, 8, 8), np.uint8))
