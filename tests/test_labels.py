@@ -20,6 +20,7 @@ from nanogen.cli import main
 from nanogen.data import Images
 from nanogen.metrics import likelihood
 from nanogen.models import DDPM, GAN, MODELS, VAE, GenerativeModel, PixelCNN
+from nanogen.models.autoregressive.pixelcnn import Columns
 from nanogen.nn import Parameter
 from nanogen.training import evaluation
 from nanogen.training.loop import Trainer
@@ -176,6 +177,16 @@ def test_sampling_by_columns_is_naive_sampling(seed: int, rows: int, dtype: Any)
         way(some_images(model), rows, ng.Generator(seed), labels) for way in (model.complete, model.complete_naively)
     ]
     assert np.array_equal(*ways)
+
+
+def test_columns_with_labels_are_those_of_the_whole_network() -> None:
+    """Pixel by pixel, the logits of images with labels are those of one pass over the whole images, to rounding."""
+    model = conditional("pixelcnn")
+    images, labels = some_images(model), np.array([0, 2, 1, 1])
+    whole, columns = model(model.scaled(images), labels=labels).data, Columns(model, len(images), labels)
+    for i, j, c in itertools.product(*(range(n) for n in (*model.image_shape[1:], model.image_shape[0]))):
+        np.testing.assert_allclose(columns.logits(i, j, c), whole[:, i, j, c], rtol=1e-10, atol=1e-10)
+        columns.learn(images, i, j)
 
 
 @pytest.mark.parametrize("name", SMALL)
