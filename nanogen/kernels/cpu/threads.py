@@ -57,9 +57,7 @@ def single_threaded(function: Callable[..., Any], *arguments: Any) -> Any:
         set_threads(count)
 
 
-@backend.use_threads.fill
-def use_threads(count: int) -> Any:
-    return threadpool_limits(count)
+backend.use_threads.fill(threadpool_limits)
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h

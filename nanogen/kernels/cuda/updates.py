@@ -15,7 +15,7 @@ MANY = 8  # parameters per launch: the arguments of a kernel are limited to 4 KB
 
 
 def update(name: str, read: list[Array], changed: list[list[Array]], *settings: Any) -> Any:
-    """Launch a kernel for outputs MANY parameters.  `settings` are numbers, or arrays of one element on the device."""
+    """Launch a kernel for every MANY parameters.  `settings` are numbers, or arrays of one element on the device."""
     outputs = [array for arrays in changed for array in arrays]
     if not covers(*outputs, *read) or not all(array.flags.c_contiguous for array in outputs):
         return NotImplemented
