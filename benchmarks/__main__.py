@@ -10,6 +10,7 @@ import argparse
 import copy
 import dataclasses
 import datetime
+import os
 import platform
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -322,12 +324,18 @@ def processor() -> str:
     return f"{named.get('model name', platform.machine())} {vectors}".strip()
 
 
+def blas() -> str:
+    """NumPy's BLAS, its version and the processor that its kernels are for."""
+    found = threadpoolctl.ThreadpoolController().select(user_api="blas").info()[:1]
+    return " ".join(str(found[0].get(key, "")) for key in ("internal_api", "version", "architecture")) if found else "?"
+
+
 def on_this_processor(threads: int, only: str | None) -> list[str]:
     """The tables as lines of Markdown; `only` one part of them."""
     rate = gemm_rate()
     lines = [
         f"{datetime.date.today()}, {threads} threads, {processor()}, "
-        f"NumPy {np.__version__}, PyTorch {torch.__version__}; matrix products at {rate:.0f} GFLOP/s.",
+        f"NumPy {np.__version__} with {blas()}, PyTorch {torch.__version__}; matrix products at {rate:.0f} GFLOP/s.",
     ]
     for part, run in PARTS.items():
         if only in (None, part):
@@ -354,6 +362,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.error("--only names a part of what is measured on the CPU")
     if chosen.device == "cpu" and chosen.tf32:
         options.error("--tf32 is a GPU's: it needs --device cuda")
+    if "OPENBLAS_CORETYPE" in os.environ:
+        print("OPENBLAS_CORETYPE is set: products may be slower than this processor's own kernels", file=sys.stderr)
     torch.set_num_threads(chosen.threads)
     keep_freed_memory()  # as the command line does; for PyTorch too
     with use_threads(chosen.threads):
