@@ -13,7 +13,7 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, broadcast_to, constant
-from nanogen.backend import Array, array_module, check_range, to_device
+from nanogen.backend import Array, Operation, array_module, check_range, to_device
 from nanogen.functional.elementwise import times_log
 from nanogen.functional.loss import label_cross_entropy
 from nanogen.random import Generator
@@ -26,6 +26,13 @@ def reals(*values: Any) -> list[Tensor]:
     found = [constant(value, values) for value in values]
     types = [x.dtype for x in found if x.dtype.kind == "f"]
     return [x.to(np.result_type(*types) if types else np.float64) for x in found]
+
+
+@Operation
+def inverse_transform(weights, u):
+    """The first class k whose cumulative weight Σ_{i≤k} w_i is above u Σ w_i: weights (…, K), and u."""
+    cumulative = weights.cumsum(axis=-1)
+    return (cumulative > u[..., None] * cumulative[..., -1:]).argmax(axis=-1)
 
 
 class Normal:
@@ -121,8 +128,7 @@ class Categorical:
         check_range("classes", labels, classes)
         labels = to_device(labels, logits.device)
         shape = np.broadcast_shapes(labels.shape, logits.shape[:-1])
-        if logits.shape[:-1] != shape:
-            logits = broadcast_to(logits, shape=(*shape, classes))
+        logits = broadcast_to(logits, shape=(*shape, classes))
         return -label_cross_entropy(logits, labels=array_module(labels).broadcast_to(labels, shape))
 
     def icdf(self, u: Array) -> Tensor:
@@ -130,9 +136,7 @@ class Categorical:
 
         u in [0, 1), float64, broadcasts against logits.shape[:-1].  Uniform u give samples."""
         xp, logits = array_module(self.logits.data), self.logits.data
-        weights = xp.exp((logits - logits.max(axis=-1, keepdims=True)).astype(np.float64))
-        cumulative = weights.cumsum(axis=-1)
-        return Tensor((cumulative > u[..., None] * cumulative[..., -1:]).argmax(axis=-1))
+        return Tensor(inverse_transform(xp.exp((logits - logits.max(axis=-1, keepdims=True)).astype(np.float64)), u))
 
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
         """Integer samples of the shape `shape` + logits.shape[:-1], by inverse transform sampling."""
@@ -186,8 +190,7 @@ class Discretized:
         first, last = Tensor(levels == 0), Tensor(levels == self.levels - 1)
         below, above = self.log_below(high), self.log_below(-low)
         inside = self.log_mass(low, high, 2 * half * inverse_scale, below, above)
-        log_p = F.where(first, below, F.where(last, above, inside))
-        return log_p.to(self.mean.dtype)
+        return F.where(first, below, F.where(last, above, inside)).to(self.mean.dtype)
 
 
 class DiscretizedNormal(Discretized):

@@ -1,4 +1,4 @@
-"""Softmax and its cross-entropy with labels, over rows of logits.  See softmax.c.
+"""Softmax, its cross-entropy with labels and its samples, over rows of logits.  See softmax.c.
 
     y = eˣ / Σₖ eˣᵏ,  dx = y · (g − Σₖ gₖ yₖ)
     loss = log Σₖ eˣᵏ − x_label,  dx = g · (softmax(x) − one_hot(label))
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from nanogen.distributions import inverse_transform
 from nanogen.functional.activation import softmax, softmax_gradient
 from nanogen.functional.loss import label_cross_entropy
 from nanogen.functional.reduction import axes
@@ -59,3 +60,12 @@ class LabelCrossEntropy:
         flat_labels, out = np.ascontiguousarray(labels.ravel(), np.int64), np.empty(rows.shape, rows.dtype)
         call("cross_entropy_gradient", np.ascontiguousarray(g.ravel()), rows, *rows.shape, flat_labels, *saved, out)
         return [out.reshape(logits.shape)]
+
+
+@inverse_transform.kernel("cpu")
+def _(weights, u):
+    if weights.shape[:-1] != u.shape or not weights.size or not covers(weights, u):
+        return NotImplemented
+    rows, classes = np.ascontiguousarray(weights.reshape(u.size, -1)), np.empty(u.shape, np.int64)
+    call("inverse_transform", rows, *rows.shape, np.ascontiguousarray(u), classes)
+    return classes

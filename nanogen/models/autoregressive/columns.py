@@ -40,7 +40,7 @@ class RememberingColumn(Column):
         xp, (above, left), (height, width) = array_module(self.weight), self.seen[-1], size
         self.row = width + left
         self.start = above * self.row + left
-        self.offsets = xp.asarray([(a - above) * self.row + (b - left) for a, b in self.seen])
+        self.places = xp.arange(height * self.row)[:, None] + xp.asarray([a * self.row + b for a, b in self.seen])
         channels = self.weight.shape[1] // len(self.seen)
         self.inputs = xp.zeros((self.start + height * self.row, channels, n), self.weight.dtype)
 
@@ -50,5 +50,5 @@ class RememberingColumn(Column):
 
     def recall(self, i: int, j: int) -> Array:
         """The output at pixel (i, j), from the cached inputs: (O, n)."""
-        seen = self.inputs.take(self.offsets + (self.start + i * self.row + j), axis=0)
+        seen = self.inputs.take(self.places[i * self.row + j], axis=0)
         return self(seen.reshape(-1, seen.shape[2]))
