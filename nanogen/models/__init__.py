@@ -4,6 +4,7 @@ The rest of the library finds the models in `MODELS`: a new model is one more li
 """
 
 from nanogen.models.adversarial.gan import GAN
+from nanogen.models.autoregressive.gated import GatedPixelCNN
 from nanogen.models.autoregressive.pixelcnn import PixelCNN
 from nanogen.models.base import GenerativeModel
 from nanogen.models.diffusion.ddpm import DDPM
@@ -11,6 +12,12 @@ from nanogen.models.diffusion.schedule import NoiseSchedule
 from nanogen.models.latent.vae import VAE
 from nanogen.models.recipe import Recipe
 
-MODELS: dict[str, type[GenerativeModel]] = {"pixelcnn": PixelCNN, "vae": VAE, "gan": GAN, "ddpm": DDPM}
+MODELS: dict[str, type[GenerativeModel]] = {
+    "pixelcnn": PixelCNN,
+    "gated-pixelcnn": GatedPixelCNN,
+    "vae": VAE,
+    "gan": GAN,
+    "ddpm": DDPM,
+}
 
-__all__ = ["DDPM", "GAN", "MODELS", "VAE", "GenerativeModel", "NoiseSchedule", "PixelCNN", "Recipe"]
+__all__ = ["DDPM", "GAN", "MODELS", "VAE", "GatedPixelCNN", "GenerativeModel", "NoiseSchedule", "PixelCNN", "Recipe"]
