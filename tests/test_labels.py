@@ -19,7 +19,7 @@ from nanogen.backend import to_numpy
 from nanogen.cli import main
 from nanogen.data import Images
 from nanogen.metrics import likelihood
-from nanogen.models import DDPM, GAN, MODELS, VAE, GenerativeModel, PixelCNN
+from nanogen.models import DDPM, GAN, MODELS, VAE, GatedPixelCNN, GenerativeModel, PixelCNN
 from nanogen.models.autoregressive.pixelcnn import Columns
 from nanogen.nn import Parameter
 from nanogen.training import evaluation
@@ -30,6 +30,7 @@ from nanogen.training.sampling import sample
 CLASSES = 3
 SMALL: dict[str, Callable[..., Any]] = {
     "pixelcnn": lambda **how: PixelCNN((2, 4, 3), 5, channels=16, blocks=2, kernel_size=3, dropout=0.0, **how),
+    "gated": lambda **how: GatedPixelCNN((2, 4, 3), 5, channels=8, blocks=1, kernel_size=3, dropout=0.0, **how),
     "vae": lambda **how: VAE((1, 4, 4), 5, latent=3, channels=4, stages=1, **how),
     "vae, logistic": lambda **how: VAE((3, 4, 4), 256, latent=2, channels=4, stages=1, decoder="logistic", **how),
     "gan": lambda **how: GAN((1, 8, 8), 5, latent=3, channels=4, **how),
@@ -67,6 +68,11 @@ def told(model: Any, label: int) -> Any:
         first, at_each_pixel = plain.first.forward, take("label")
         plain.first.forward = lambda x: first(x) + at_each_pixel
         plain.sample = lambda n, rng: plain.complete_naively(np.zeros((n, *plain.image_shape), np.uint8), 0, rng)
+    elif isinstance(model, GatedPixelCNN):
+        for i in range(len(model.layers)):
+            a, b = np.split(take(f"layers.{i}.label.weight"), 2)
+            state[f"layers.{i}.vertical.bias"] += a
+            state[f"layers.{i}.link.bias"] += b
     elif isinstance(model, VAE):
         for part in ("encoder", "decoder"):
             state[f"{part}.first.bias"] += take(f"{part}.label.weight")

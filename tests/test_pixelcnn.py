@@ -1,4 +1,4 @@
-"""PixelCNN: a density that sums to one over all images there are, and looks only back."""
+"""The autoregressive models: densities that sum to one over all images there are, and look only back."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import nanogen as ng
-from nanogen.models import PixelCNN
-from nanogen.models.autoregressive.pixelcnn import Columns
+from nanogen.models import GatedPixelCNN, PixelCNN
+from nanogen.models.autoregressive.base import AutoregressiveModel
+from nanogen.models.autoregressive.gated import gate
 
 SAMPLES = 20_000  # tells the sampler from one whose every factor is tilted as below, with both errors below 1e-6
 FLOOR = 1e-6
+KINDS: dict[str, type[AutoregressiveModel]] = {"plain": PixelCNN, "gated": GatedPixelCNN}
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def model(shape: tuple[int, int, int], levels: int = 2, strength: float = 1.0, **settings: Any) -> PixelCNN:
+def model(
+    shape: tuple[int, int, int], levels: int = 2, strength: float = 1.0, kind: str = "plain", **settings: Any
+) -> Any:
     """A small network in double precision, its weights scaled up so that no factor is close to even or to constant."""
     settings = {"channels": 12, "blocks": 2, "kernel_size": 3, **settings}
-    network = PixelCNN(shape, levels, rng=ng.Generator(1), **settings).to(np.float64)
+    network = KINDS[kind](shape, levels, rng=ng.Generator(1), **settings).to(np.float64)
     for parameter in network.parameters():
         weight = 3.0 if shape[0] == 1 else 5.0
         parameter.data = parameter.data * strength * (weight if parameter.ndim == 4 else 0.2)
@@ -36,23 +42,25 @@ def all_images(shape: tuple[int, int, int], levels: int) -> np.ndarray:
     return np.array(list(itertools.product(range(levels), repeat=n)), np.uint8).reshape(-1, *shape)
 
 
+@every_kind
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(("shape", "levels"), [((1, 3, 3), 2), ((3, 1, 2), 2), ((1, 2, 2), 5), ((3, 1, 1), 4)])
-def test_density_sums_to_one(shape: tuple[int, int, int], levels: int, training: bool) -> None:
+def test_density_sums_to_one(shape: tuple[int, int, int], levels: int, training: bool, kind: str) -> None:
     """Σ p(x) = 1 over every image there is: all 512 of 3×3 black and white pixels, all 64 of two RGB pixels of two
     levels, …  van den Oord et al. 2016, eq. 1 and 2.  It would not if a factor saw its own number or a later one.
     Exact in training too, where dropout is the loss's alone."""
-    network = model(shape, levels, dropout=0.5).train(training)
+    network = model(shape, levels, kind=kind, dropout=0.5).train(training)
     p = np.exp(network.log_prob(all_images(shape, levels)).data)
     assert p.sum() == pytest.approx(1, abs=1e-9)
     assert p.max() > 2 * p.mean(), "a test of an even density would show little"
 
 
+@every_kind
 @pytest.mark.parametrize("shape", [(1, 2, 3), (3, 1, 2)])
-def test_density_is_the_product_of_its_factors(shape: tuple[int, int, int]) -> None:
+def test_density_is_the_product_of_its_factors(shape: tuple[int, int, int], kind: str) -> None:
     """p(x_i | x_1 … x_{i−1}) by enumeration, as the ratio of sums of p over all images with that beginning, equals the
     softmax that the network gives at i: the order is raster over pixels and R, G, B inside a pixel."""
-    network, images = model(shape), all_images(shape, 2)
+    network, images = model(shape, kind=kind), all_images(shape, 2)
     p = np.exp(network.log_prob(images).data)
     logits = network(network.scaled(images)).data  # (N, H, W, C, levels)
     factors = np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)).reshape(len(images), -1, 2)
@@ -63,12 +71,13 @@ def test_density_is_the_product_of_its_factors(shape: tuple[int, int, int]) -> N
         assert factors[image, k, 1] == pytest.approx(expected, rel=1e-9)
 
 
+@every_kind
 @pytest.mark.parametrize("shape", [(1, 4, 3), (3, 3, 2)])
-def test_each_factor_depends_on_the_past_alone(shape: tuple[int, int, int]) -> None:
+def test_each_factor_depends_on_the_past_alone(shape: tuple[int, int, int], kind: str) -> None:
     """By gradients: the logits of sub-pixel i have no slope in sub-pixel i or a later one, and have one in the one
     before.  By perturbation: a change of sub-pixel j leaves the logits up to and with its own as they were, to the
     bit.  Both, as a gradient misses what is flat and a perturbation what it happens to leave."""
-    network = model(shape, 4)
+    network = model(shape, 4, kind=kind)
     colors, height, width = shape
     place = np.arange(height * width).reshape(height, width)[None] * colors + np.arange(colors)[:, None, None]
     rng = np.random.default_rng(0)
@@ -129,12 +138,13 @@ def p_value(counts: np.ndarray, p: np.ndarray) -> float:
     return stats.chisquare(counts, expected).pvalue
 
 
+@every_kind
 @pytest.mark.parametrize(("shape", "levels"), [((1, 2, 2), 2), ((3, 1, 1), 3)])
-def test_samples_follow_the_density(shape: tuple[int, int, int], levels: int) -> None:
+def test_samples_follow_the_density(shape: tuple[int, int, int], levels: int, kind: str) -> None:
     """χ² of 20,000 samples against the enumerated density; the same samples refuse the density of a network whose
     weights are 10 % smaller, and that of independent numbers with the same marginals: they look at one another."""
     images = all_images(shape, levels)
-    network, wrong = model(shape, levels), model(shape, levels, strength=0.9)
+    network, wrong = model(shape, levels, kind=kind), model(shape, levels, strength=0.9, kind=kind)
     samples = network.complete_naively(np.zeros((SAMPLES, *shape), np.uint8), 0, ng.Generator(5))
     assert np.array_equal(network.sample(SAMPLES, ng.Generator(5)), samples)
     assert samples.dtype == np.uint8
@@ -147,11 +157,12 @@ def test_samples_follow_the_density(shape: tuple[int, int, int], levels: int) ->
     assert p_value(counts, p) > FLOOR > max(p_value(counts, other), p_value(counts, alone))
 
 
-def test_completions_follow_the_conditional_density() -> None:
+@every_kind
+def test_completions_follow_the_conditional_density(kind: str) -> None:
     """complete(x, rows) keeps the rows that are given and draws the others from p(rest | rows), the ratio of sums of
     the enumerated density; what stood below does not matter."""
     shape, images = (1, 2, 2), all_images((1, 2, 2), 2)
-    network = model(shape)
+    network = model(shape, kind=kind)
     p = np.exp(network.log_prob(images).data)
     for first in ([0, 1], [1, 1]):
         begun = np.empty((SAMPLES, *shape), np.uint8)
@@ -169,24 +180,24 @@ def test_completions_follow_the_conditional_density() -> None:
         with pytest.raises(ValueError, match=f"rows must be in 0 … 2, got {rows}"):
             network.complete(images, rows, ng.Generator(0))
     with pytest.raises(ValueError, match="rows must be in 0 … 1, got 2"):
-        model((1, 1, 2)).complete(np.zeros((1, 1, 1, 2), np.uint8), 2, ng.Generator(0))
+        model((1, 1, 2), kind=kind).complete(np.zeros((1, 1, 1, 2), np.uint8), 2, ng.Generator(0))
 
 
 @st.composite
-def networks(draw: Any) -> tuple[PixelCNN, np.ndarray]:
+def networks(draw: Any) -> tuple[Any, np.ndarray]:
     """A network of any shape with weights that matter, and images for it."""
     shape = (draw(st.integers(1, 3)), draw(st.integers(1, 6)), draw(st.integers(1, 6)))
     levels, dtype = draw(st.integers(2, 20)), draw(st.sampled_from([np.float32, np.float64]))
     settings = {"channels": draw(st.integers(6, 40)), "blocks": draw(st.integers(1, 3))}
     settings["kernel_size"] = draw(st.sampled_from([1, 3, 5, 7]))
-    network = model(shape, levels, strength=draw(st.floats(0.5, 1.5)), **settings).to(dtype)
-    assert isinstance(network, PixelCNN)
+    settings |= {"strength": draw(st.floats(0.5, 1.5)), "kind": draw(st.sampled_from(list(KINDS)))}
+    network = model(shape, levels, **settings).to(dtype)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     return network, rng.integers(0, levels, (draw(st.integers(1, 4)), *shape)).astype(np.uint8)
 
 
 @given(networks(), st.data())
-def test_sampling_by_columns_is_naive_sampling(example: tuple[PixelCNN, np.ndarray], data: st.DataObject) -> None:
+def test_sampling_by_columns_is_naive_sampling(example: tuple[Any, np.ndarray], data: st.DataObject) -> None:
     """Bit for bit the same images as from the whole network for every number, and the generator left in the same
     state: grey and of colours, high and wide, begun or not, in both types."""
     network, images = example
@@ -199,12 +210,12 @@ def test_sampling_by_columns_is_naive_sampling(example: tuple[PixelCNN, np.ndarr
 
 
 @given(networks())
-def test_columns_are_those_of_the_whole_network(example: tuple[PixelCNN, np.ndarray]) -> None:
+def test_columns_are_those_of_the_whole_network(example: tuple[Any, np.ndarray]) -> None:
     """One pixel at a time, each colour before the next one is known, the logits are those of one pass over the whole
     images, to rounding.  Ramachandran et al. 2017."""
     network, images = example
     n, (colors, height, width) = len(images), images.shape[1:]
-    whole, columns = network(network.scaled(images)).data, Columns(network, n)
+    whole, columns = network(network.scaled(images)).data, network.columns(n)
     known = np.random.default_rng(0).integers(0, network.levels, images.shape).astype(np.uint8)  # not yet, in truth
     tolerance = 1e-12 if whole.dtype == np.float64 else 1e-4
     for i, j, c in itertools.product(range(height), range(width), range(colors)):
@@ -215,35 +226,39 @@ def test_columns_are_those_of_the_whole_network(example: tuple[PixelCNN, np.ndar
         columns.learn(known, i, j)
 
 
+@every_kind
 @pytest.mark.parametrize("shape", [(1, 5, 4), (3, 2, 3)])
-def test_what_a_rounding_decides_is_drawn_again(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_rounding_decides_is_drawn_again(
+    shape: tuple[int, int, int], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In double precision no rounding decides: the whole network looks over the images once.  With an error in every
     logit that is a billion times larger, some draws come out wrong; the images are those of the definition still, with
     as many looks as there were slips."""
-    network, looks = model(shape, 6), 0
-    whole = PixelCNN.forward
+    network, looks = model(shape, 6, kind=kind), 0
+    whole, columns = KINDS[kind].forward, type(network.columns(1))
 
-    def counted(self: PixelCNN, x: ng.Tensor) -> ng.Tensor:
+    def counted(self: AutoregressiveModel, x: ng.Tensor) -> ng.Tensor:
         nonlocal looks
         looks += 1
         return whole(self, x)
 
     naive = network.complete_naively(np.zeros((8, *shape), np.uint8), 0, ng.Generator(3))
-    monkeypatch.setattr(PixelCNN, "forward", counted)
+    monkeypatch.setattr(KINDS[kind], "forward", counted)
     assert np.array_equal(network.sample(8, ng.Generator(3)), naive)
     assert looks == 1
-    exact, noise = Columns.logits, np.random.default_rng(0)
-    monkeypatch.setattr(Columns, "logits", lambda *at: (x := exact(*at)) + noise.normal(0, 0.1, x.shape))
+    exact, noise = columns.logits, np.random.default_rng(0)
+    monkeypatch.setattr(columns, "logits", lambda *at: (x := exact(*at)) + noise.normal(0, 0.1, x.shape))
     assert np.array_equal(network.sample(8, ng.Generator(3)), naive)
     assert 3 < looks < np.prod(shape)
 
 
+@every_kind
 @pytest.mark.parametrize("shape", [(1, 5, 6), (3, 4, 3)])
-def test_the_future_changes_no_bit(shape: tuple[int, int, int]) -> None:
+def test_the_future_changes_no_bit(shape: tuple[int, int, int], kind: str) -> None:
     """What the whole network says of a number in single precision, with channels enough for every way of computing a
     convolution, is the same to the bit whatever stands at that number and after it: on this the look rests that
     sampling takes at its images."""
-    network = model(shape, 9, channels=64, kernel_size=5).to(np.float32)
+    network = model(shape, 9, kind=kind, channels=64, kernel_size=5).to(np.float32)
     images, others = np.random.default_rng(0).integers(0, 9, (2, 4, *shape)).astype(np.uint8)
     colors, height, width = shape
     before = network(network.scaled(images)).data
@@ -254,10 +269,11 @@ def test_the_future_changes_no_bit(shape: tuple[int, int, int]) -> None:
         assert np.array_equal(network(network.scaled(mixed)).data[:, i, j, c], before[:, i, j, c])
 
 
-def test_loss_is_minus_the_mean_log_density() -> None:
+@every_kind
+def test_loss_is_minus_the_mean_log_density(kind: str) -> None:
     """loss = −E[log p(x)] / (C·H·W), in nats per dimension, when dropout is off; with it, another number by another
     rng, and dropout in evaluation is off."""
-    network, images = model((3, 2, 2), 3), all_images((3, 1, 1), 3).repeat(2, axis=2).repeat(2, axis=3)
+    network, images = model((3, 2, 2), 3, kind=kind), all_images((3, 1, 1), 3).repeat(2, axis=2).repeat(2, axis=3)
     exact = -network.log_prob(images).data.mean() / 12
     assert network.eval().loss(images, ng.Generator(0)).item() == pytest.approx(exact, rel=1e-12)
     network.train()
@@ -332,3 +348,51 @@ def test_receptive_field_and_its_blind_spot() -> None:
     blind = past & ~expected
     assert blind.any()
     assert all(j > column and j - column > row - i for i, j in zip(*np.nonzero(blind), strict=True) if i > row - blocks)
+
+
+@pytest.mark.parametrize(("kernel_size", "blocks", "colors"), [(3, 1, 1), (5, 2, 1), (3, 1, 3), (3, 2, 2)])
+def test_gated_layers_have_no_blind_spot(kernel_size: int, blocks: int, colors: int) -> None:
+    """A pixel's factor sees all the past within its reach, r = kernel_size // 2 + blocks: in its row the r pixels to
+    the left, and of the r + 1 rows above those at most r columns aside; of the pixel itself the colours before.
+
+    van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders, section 2.2."""
+    shape, reach = (colors, 6, 7), kernel_size // 2 + blocks
+    network = model(shape, 3, kind="gated", kernel_size=kernel_size, blocks=blocks, strength=0.3)
+    x = leaf(np.random.default_rng(0).uniform(-1, 1, (8, *shape)))
+    logits, weights = network(x), np.random.default_rng(1).standard_normal(3)
+    for c, i, j in np.ndindex(*shape):
+        expected = {
+            (d, y, z) for d, y, z in np.ndindex(*shape)
+            if (0 < i - y <= reach + 1 and abs(z - j) <= reach) or (y == i and 0 < j - z <= reach)
+            or (y == i and z == j and d < c)
+        }  # fmt: skip
+        slope = abs(ng.grad((logits[:, i, j, c] * weights).sum(), [x])[0].data).sum(axis=0)
+        assert {place for place in np.ndindex(*shape) if slope[place] > 0} == expected, (c, i, j)
+
+
+def test_default_gated_layers_see_all_the_past() -> None:
+    """At 8×8 the default settings (a first kernel of 7, then five layers of 3) reach every pixel before."""
+    network = GatedPixelCNN((1, 8, 8), 2, channels=4).to(np.float64)
+    x = leaf(np.random.default_rng(0).uniform(-1, 1, (4, 1, 8, 8)))
+    logits = network(x)
+    for i, j in ((7, 7), (7, 0), (6, 3), (1, 0)):
+        slope = abs(ng.grad(logits[:, i, j, 0, 0].sum(), [x])[0].data).sum(axis=(0, 1)).ravel()
+        assert np.array_equal(slope > 0, np.arange(64) < 8 * i + j)
+
+
+def test_a_gate_is_a_product() -> None:
+    """tanh of the first half of the channels times the sigmoid of the second."""
+    a, b = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 6))
+    found = gate(ng.tensor(np.concatenate([a, b], axis=1))).data
+    np.testing.assert_allclose(found, np.tanh(a) / (1 + np.exp(-b)), rtol=1e-12)
+
+
+def test_dropout_acts_in_both_stacks() -> None:
+    """With everything dropped but for the rescaled rest the loss moves, also if one stack alone is read."""
+    network = model((1, 4, 4), 3, kind="gated", dropout=0.9)
+    images = np.random.default_rng(0).integers(0, 3, (5, 1, 4, 4)).astype(np.uint8)
+    layer, x = network.layers[1], ng.tensor(np.random.default_rng(1).normal(size=(5, 12, 4, 4)))
+    for which in (0, 1):
+        plain, dropped = layer(x, x, None, None)[which].data, layer(x, x, ng.Generator(0), None)[which].data
+        assert not np.allclose(plain, dropped)
+    assert network.loss(images, ng.Generator(0)).item() != network.eval().loss(images, ng.Generator(0)).item()

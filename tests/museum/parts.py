@@ -72,7 +72,7 @@ PARTS = {
         ("test_products.py", "test_optim.py", "test_distributed.py", "test_strict.py"),
     ),
     "pixelcnn": Part(
-        ("models/autoregressive/pixelcnn.py", "models/autoregressive/columns.py"),
+        tuple(f"models/autoregressive/{name}.py" for name in ("base", "columns", "pixelcnn", "gated")),
         ("test_pixelcnn.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
     ),
     "vae": Part(

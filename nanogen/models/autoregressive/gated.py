@@ -37,7 +37,7 @@ def shift_down(x: Tensor) -> Tensor:
 class GatedLayer(Module):
     """One layer of both stacks.  Figure 2 and eq. 4.
 
-        v' = gate(W_v ∗ v + a),   h' = h + W_o gate(W_h ∗ h + W_l (W_v ∗ v) + b)
+        u = W_v ∗ v + a,   v' = gate(u),   h' = h + W_o gate(W_h ∗ h + W_l u + b)
 
     W_v has a kernel over the rows up to the pixel's own, since v is shifted down by a row.  W_h has a masked kernel
     over the pixel's row.  a and b are the biases of the label.  The first layer, whose h is the image, adds no h."""
@@ -65,12 +65,11 @@ class GatedLayer(Module):
         return v, self.out(inner) + h if self.residual else self.out(inner)
 
     def from_above(self, above: Tensor, labels: Array | None) -> tuple[Tensor, Tensor]:
-        """From W_v ∗ v: the vertical stack's output v', and what it adds to the horizontal stack."""
-        linked = self.link(above)
-        if self.label is not None:
-            a, b = F.chunk(self.label(labels)[:, :, None, None], 2, 1)
-            above, linked = above + a, linked + b
-        return gate(above), linked
+        """From W_v ∗ v: v', the vertical stack's output, and what it adds to the horizontal stack."""
+        if self.label is None:
+            return gate(above), self.link(above)
+        a, b = F.chunk(self.label(labels)[:, :, None, None], 2, 1)
+        return gate(above + a), self.link(above + a) + b
 
 
 class GatedPixelCNN(AutoregressiveModel):
