@@ -19,7 +19,7 @@ from nanogen.backend import to_numpy
 from nanogen.cli import main
 from nanogen.data import Images
 from nanogen.metrics import likelihood
-from nanogen.models import DDPM, GAN, MODELS, VAE, GatedPixelCNN, GenerativeModel, PixelCNN
+from nanogen.models import DDPM, GAN, MODELS, VAE, GatedPixelCNN, GenerativeModel, PixelCNN, PixelRNN
 from nanogen.models.autoregressive.pixelcnn import Columns
 from nanogen.nn import Parameter
 from nanogen.training import evaluation
@@ -31,6 +31,8 @@ CLASSES = 3
 SMALL: dict[str, Callable[..., Any]] = {
     "pixelcnn": lambda **how: PixelCNN((2, 4, 3), 5, channels=16, blocks=2, kernel_size=3, dropout=0.0, **how),
     "gated": lambda **how: GatedPixelCNN((2, 4, 3), 5, channels=8, blocks=1, kernel_size=3, dropout=0.0, **how),
+    "row": lambda **how: PixelRNN((2, 4, 3), 5, hidden=6, blocks=2, kernel_size=3, dropout=0.0, **how),
+    "diagonal": lambda **how: PixelRNN((2, 3, 3), 5, "diagonal", hidden=6, blocks=1, kernel_size=3, dropout=0.0, **how),
     "vae": lambda **how: VAE((1, 4, 4), 5, latent=3, channels=4, stages=1, **how),
     "vae, logistic": lambda **how: VAE((3, 4, 4), 256, latent=2, channels=4, stages=1, decoder="logistic", **how),
     "gan": lambda **how: GAN((1, 8, 8), 5, latent=3, channels=4, **how),
@@ -73,6 +75,8 @@ def told(model: Any, label: int) -> Any:
             a, b = np.split(take(f"layers.{i}.label.weight"), 2)
             state[f"layers.{i}.vertical.bias"] += a
             state[f"layers.{i}.link.bias"] += b
+    elif isinstance(model, PixelRNN):
+        state["first.bias"] += take("label.weight")
     elif isinstance(model, VAE):
         for part in ("encoder", "decoder"):
             state[f"{part}.first.bias"] += take(f"{part}.label.weight")

@@ -13,13 +13,18 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import nanogen as ng
-from nanogen.models import GatedPixelCNN, PixelCNN
+from nanogen.models import GatedPixelCNN, PixelCNN, PixelRNN
 from nanogen.models.autoregressive.base import AutoregressiveModel
 from nanogen.models.autoregressive.gated import gate
+from nanogen.models.autoregressive.pixelrnn import lstm, skew, unskew
 
 SAMPLES = 20_000  # tells the sampler from one whose every factor is tilted as below, with both errors below 1e-6
 FLOOR = 1e-6
-KINDS: dict[str, type[AutoregressiveModel]] = {"plain": PixelCNN, "gated": GatedPixelCNN}
+KINDS: dict[str, tuple[type[AutoregressiveModel], dict[str, Any]]] = {
+    "plain": (PixelCNN, {}), "gated": (GatedPixelCNN, {}),
+    "row": (PixelRNN, {"cell": "row"}), "diagonal": (PixelRNN, {"cell": "diagonal"}),
+}  # fmt: skip
+WITH_COLUMNS = [kind for kind in KINDS if kind != "diagonal"]
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -28,8 +33,11 @@ def model(
     shape: tuple[int, int, int], levels: int = 2, strength: float = 1.0, kind: str = "plain", **settings: Any
 ) -> Any:
     """A small network in double precision, its weights scaled up so that no factor is close to even or to constant."""
-    settings = {"channels": 12, "blocks": 2, "kernel_size": 3, **settings}
-    network = KINDS[kind](shape, levels, rng=ng.Generator(1), **settings).to(np.float64)
+    cls, own = KINDS[kind]
+    settings = {"channels": 12, "blocks": 2, "kernel_size": 3, **own, **settings}
+    if cls is PixelRNN:
+        settings["hidden"] = settings.pop("channels")
+    network = cls(shape, levels, rng=ng.Generator(1), **settings).to(np.float64)
     for parameter in network.parameters():
         weight = 3.0 if shape[0] == 1 else 5.0
         parameter.data = parameter.data * strength * (weight if parameter.ndim == 4 else 0.2)
@@ -145,8 +153,10 @@ def test_samples_follow_the_density(shape: tuple[int, int, int], levels: int, ki
     weights are 10 % smaller, and that of independent numbers with the same marginals: they look at one another."""
     images = all_images(shape, levels)
     network, wrong = model(shape, levels, kind=kind), model(shape, levels, strength=0.9, kind=kind)
-    samples = network.complete_naively(np.zeros((SAMPLES, *shape), np.uint8), 0, ng.Generator(5))
-    assert np.array_equal(network.sample(SAMPLES, ng.Generator(5)), samples)
+    samples = network.sample(SAMPLES, ng.Generator(5))
+    if kind in WITH_COLUMNS:
+        naive = network.complete_naively(np.zeros((SAMPLES, *shape), np.uint8), 0, ng.Generator(5))
+        assert np.array_equal(samples, naive)
     assert samples.dtype == np.uint8
     assert samples.shape == (SAMPLES, *shape)
     digits = levels ** np.arange(images[0].size)[::-1]
@@ -168,8 +178,9 @@ def test_completions_follow_the_conditional_density(kind: str) -> None:
         begun = np.empty((SAMPLES, *shape), np.uint8)
         begun[:, 0, 0], begun[:, 0, 1] = first, np.random.default_rng(0).integers(0, 2, (SAMPLES, 2))
         before = begun.copy()
-        done = network.complete_naively(begun, 1, ng.Generator(6))
-        assert np.array_equal(network.complete(begun, 1, ng.Generator(6)), done)
+        done = network.complete(begun, 1, ng.Generator(6))
+        if kind in WITH_COLUMNS:
+            assert np.array_equal(network.complete_naively(begun, 1, ng.Generator(6)), done)
         assert np.array_equal(begun, before), "the images that were given are left alone"
         assert (done[:, 0, 0] == first).all()
         kept = (images[:, 0, 0] == first).all(axis=1)
@@ -190,7 +201,7 @@ def networks(draw: Any) -> tuple[Any, np.ndarray]:
     levels, dtype = draw(st.integers(2, 20)), draw(st.sampled_from([np.float32, np.float64]))
     settings = {"channels": draw(st.integers(6, 40)), "blocks": draw(st.integers(1, 3))}
     settings["kernel_size"] = draw(st.sampled_from([1, 3, 5, 7]))
-    settings |= {"strength": draw(st.floats(0.5, 1.5)), "kind": draw(st.sampled_from(list(KINDS)))}
+    settings |= {"strength": draw(st.floats(0.5, 1.5)), "kind": draw(st.sampled_from(WITH_COLUMNS))}
     network = model(shape, levels, **settings).to(dtype)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     return network, rng.integers(0, levels, (draw(st.integers(1, 4)), *shape)).astype(np.uint8)
@@ -224,9 +235,19 @@ def test_columns_are_those_of_the_whole_network(example: tuple[Any, np.ndarray])
         np.testing.assert_allclose(logits, whole[:, i, j, c], rtol=tolerance, atol=tolerance * np.abs(whole).max())
         known[:, c, i, j] = images[:, c, i, j]
         columns.learn(known, i, j)
+    # From a pixel in the middle on once more, as after a slip, with other values.
+    again = np.random.default_rng(1).integers(0, network.levels, images.shape).astype(np.uint8)
+    first = height * width // 2
+    again.reshape(n, colors, -1)[:, :, :first] = images.reshape(n, colors, -1)[:, :, :first]
+    whole = network(network.scaled(again)).data
+    for i, j in list(itertools.product(range(height), range(width)))[first:]:
+        np.testing.assert_allclose(
+            columns.logits(i, j, 0), whole[:, i, j, 0], rtol=tolerance, atol=tolerance * np.abs(whole).max()
+        )
+        columns.learn(again, i, j)
 
 
-@every_kind
+@pytest.mark.parametrize("kind", WITH_COLUMNS)
 @pytest.mark.parametrize("shape", [(1, 5, 4), (3, 2, 3)])
 def test_what_a_rounding_decides_is_drawn_again(
     shape: tuple[int, int, int], kind: str, monkeypatch: pytest.MonkeyPatch
@@ -235,7 +256,7 @@ def test_what_a_rounding_decides_is_drawn_again(
     logit that is a billion times larger, some draws come out wrong; the images are those of the definition still, with
     as many looks as there were slips."""
     network, looks = model(shape, 6, kind=kind), 0
-    whole, columns = KINDS[kind].forward, type(network.columns(1))
+    whole, columns = type(network).forward, type(network.columns(1))
 
     def counted(self: AutoregressiveModel, x: ng.Tensor) -> ng.Tensor:
         nonlocal looks
@@ -243,7 +264,7 @@ def test_what_a_rounding_decides_is_drawn_again(
         return whole(self, x)
 
     naive = network.complete_naively(np.zeros((8, *shape), np.uint8), 0, ng.Generator(3))
-    monkeypatch.setattr(KINDS[kind], "forward", counted)
+    monkeypatch.setattr(type(network), "forward", counted)
     assert np.array_equal(network.sample(8, ng.Generator(3)), naive)
     assert looks == 1
     exact, noise = columns.logits, np.random.default_rng(0)
@@ -396,3 +417,68 @@ def test_dropout_acts_in_both_stacks() -> None:
         plain, dropped = layer(x, x, None, None)[which].data, layer(x, x, ng.Generator(0), None)[which].data
         assert not np.allclose(plain, dropped)
     assert network.loss(images, ng.Generator(0)).item() != network.eval().loss(images, ng.Generator(0)).item()
+
+
+def seen_by(network: Any, place: tuple[int, ...]) -> set[tuple[int, ...]]:
+    """The sub-pixels in which the logits at a place (c, i, j) have a slope, for some of several images."""
+    c, i, j = place
+    x = leaf(np.random.default_rng(0).uniform(-1, 1, (8, *network.image_shape)))
+    weights = np.random.default_rng(1).standard_normal(network.levels)
+    slope = abs(ng.grad((network(x)[:, i, j, c] * weights).sum(), [x])[0].data).sum(axis=0)
+    return {place for place in np.ndindex(*network.image_shape) if slope[place] > 0}
+
+
+@pytest.mark.parametrize(("shape", "kernel_size", "blocks"), [((1, 7, 9), 3, 1), ((1, 6, 9), 3, 2), ((2, 5, 6), 5, 1)])
+def test_what_a_row_lstm_sees(shape: tuple[int, int, int], kernel_size: int, blocks: int) -> None:
+    """Of its layer's input a Row LSTM sees at (i, j): the pixel itself, in its own and earlier colours; the pixel to
+    the left; and m rows above the 2m + 2 pixels from j − m − 1 to j + m.  The first mask and each layer widen this."""
+    network = model(shape, 3, kind="row", kernel_size=kernel_size, blocks=blocks, strength=0.3)
+    places, reach = list(np.ndindex(*shape)), kernel_size // 2
+    for place in places[-shape[1] * shape[2] :: 4]:
+        seen = {place}
+        for _ in range(blocks):
+            seen |= {
+                (d, y, x) for c, i, j in seen for d, y, x in places
+                if ((y, x) == (i, j) and d <= c) or (-1 <= x - j + i - y and x - j <= i - y and (y, x) < (i, j))
+            }  # fmt: skip
+        expected = {
+            (d, y, x) for c, i, j in seen for d, y, x in places
+            if max(abs(y - i), abs(x - j)) <= reach and ((y, x) < (i, j) or ((y, x) == (i, j) and d < c))
+        }  # fmt: skip
+        assert seen_by(network, place) == expected, place
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 7), (1, 7, 5), (2, 3, 8)])
+def test_a_diagonal_lstm_sees_all_the_past(shape: tuple[int, int, int]) -> None:
+    """Every pixel sees every value before it, after one layer and with a first kernel of 3: also the last pixel of the
+    row above, from far on the left."""
+    network, order = model(shape, 3, kind="diagonal", blocks=1, strength=0.3), list(np.ndindex(*shape))
+    order.sort(key=lambda place: (place[1], place[2], place[0]))
+    for k, place in enumerate(order):
+        assert seen_by(network, place) == set(order[:k]), place
+
+
+def test_skewing() -> None:
+    """Row i is moved by i pixels; `unskew` is the inverse, and on what `skew` reaches its adjoint."""
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
+    found = skew(ng.tensor(x)).data
+    assert found.shape == (2, 3, 4, 8)
+    expected = np.zeros_like(found)
+    for i in range(4):
+        expected[:, :, i, i : i + 5] = x[:, :, i]
+    assert np.array_equal(found, expected)
+    assert np.array_equal(unskew(ng.tensor(found)).data, x)
+    y = np.random.default_rng(1).normal(size=found.shape)
+    assert (found * y).sum() == pytest.approx((x * unskew(ng.tensor(y)).data).sum(), rel=1e-12)
+
+
+def test_the_lstm_is_torchs() -> None:
+    """One step with torch's weights: i, f, g, o are the quarters of W_ih x + b_ih + W_hh h + b_hh, in this order."""
+    torch = pytest.importorskip("torch")
+    cell = torch.nn.LSTMCell(5, 3).double()
+    x, h, c = (np.random.default_rng(k).normal(size=(4, n)) for k, n in enumerate((5, 3, 3)))
+    weights = {name: parameter.detach().numpy() for name, parameter in cell.named_parameters()}
+    gates = x @ weights["weight_ih"].T + weights["bias_ih"] + h @ weights["weight_hh"].T + weights["bias_hh"]
+    expected = cell(torch.tensor(x), (torch.tensor(h), torch.tensor(c)))
+    for ours, theirs in zip(lstm(ng.tensor(gates), ng.tensor(c)), expected, strict=True):
+        np.testing.assert_allclose(ours.data, theirs.detach().numpy(), atol=1e-12)

@@ -6,6 +6,7 @@ The rest of the library finds the models in `MODELS`: a new model is one more li
 from nanogen.models.adversarial.gan import GAN
 from nanogen.models.autoregressive.gated import GatedPixelCNN
 from nanogen.models.autoregressive.pixelcnn import PixelCNN
+from nanogen.models.autoregressive.pixelrnn import PixelRNN
 from nanogen.models.base import GenerativeModel
 from nanogen.models.diffusion.ddpm import DDPM
 from nanogen.models.diffusion.schedule import NoiseSchedule
@@ -20,4 +21,15 @@ MODELS: dict[str, type[GenerativeModel]] = {
     "ddpm": DDPM,
 }
 
-__all__ = ["DDPM", "GAN", "MODELS", "VAE", "GatedPixelCNN", "GenerativeModel", "NoiseSchedule", "PixelCNN", "Recipe"]
+__all__ = [
+    "DDPM",
+    "GAN",
+    "MODELS",
+    "VAE",
+    "GatedPixelCNN",
+    "GenerativeModel",
+    "NoiseSchedule",
+    "PixelCNN",
+    "PixelRNN",
+    "Recipe",
+]

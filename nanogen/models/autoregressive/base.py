@@ -30,11 +30,11 @@ class AutoregressiveModel(GenerativeModel):
         raise NotImplementedError
 
     def columns(self, n: int, labels: Array | None = None) -> Any:
-        """The network pixel by pixel, for n images.  It has two methods:
+        """The network pixel by pixel, for n images; None if there is only the whole network.  It has two methods:
 
         logits(i, j, c): the logits of colour c at pixel (i, j), if all values before it are known: (n, levels);
         learn(x, i, j): take the levels x (n, C, H, W) at pixel (i, j) as input, where some or all colours are known."""
-        raise NotImplementedError
+        return None
 
     def factors(self, logits: Tensor) -> Tensor:
         """(N, C · levels, H, W), as the last layer has them, to (N, H, W, C, levels)."""
@@ -92,10 +92,11 @@ class AutoregressiveModel(GenerativeModel):
             ValueError: rows not in 0 … H, or images of another shape or with other levels."""
         x, (colors, height, width) = self._begun(images, rows), self.image_shape
         given = self.condition(labels, len(x))
+        if (columns := self.columns(len(x), **given)) is None:
+            return self.complete_naively(images, rows, rng, labels)
         u = array_module(x).empty((height - rows, width, colors, len(x)))
         for numbers_of_one in u.reshape(-1, len(x)):
             numbers_of_one[...] = rng.uniform(len(x), dtype=np.float64)
-        columns = self.columns(len(x), **given)
         numbers = list(itertools.product(range(height), range(width), range(colors)))
         while numbers:
             for i, j, c in numbers:

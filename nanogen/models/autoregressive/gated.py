@@ -131,7 +131,7 @@ class Columns:
             Column(network.last, n),
             array_module(network.anchor.data),
         )
-        self.scaled = network.scaled(self.xp.arange(network.levels)).data
+        self.scaled, self.at = network.scaled(self.xp.arange(network.levels)).data, -1
         # the inputs of the vertical stack's layers, with the zeros above them: (n, channels, reach + H + 1, W)
         self.inputs = [
             self.xp.zeros((n, layer.vertical.in_channels, layer.reach + height + 1, width), self.scaled.dtype)
@@ -157,8 +157,8 @@ class Columns:
         return found
 
     def logits(self, i: int, j: int, c: int) -> Array:
-        if j == c == 0:
-            self.linked = self.row(i)
+        if self.at != i:
+            self.at, self.linked = i, self.row(i)
         h: Any = 0
         for k, ((look, out), linked) in enumerate(zip(self.layers, self.linked, strict=True)):
             if k:
