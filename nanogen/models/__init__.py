@@ -16,6 +16,7 @@ from nanogen.models.recipe import Recipe
 MODELS: dict[str, type[GenerativeModel]] = {
     "pixelcnn": PixelCNN,
     "gated-pixelcnn": GatedPixelCNN,
+    "pixelrnn": PixelRNN,
     "vae": VAE,
     "gan": GAN,
     "ddpm": DDPM,
