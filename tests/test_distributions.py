@@ -570,6 +570,17 @@ def test_against_torch(data: st.DataObject) -> None:
         np.testing.assert_allclose(D.kl_divergence(q, p).data, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1e6, 1e9, 1e12])
+def test_a_bin_much_narrower_than_the_scale(scale: float) -> None:
+    """log P = log φ(z) + log(2/(K − 1)/σ) + O(1/σ) a standard deviation from the mean, where two values of log Φ are
+    too close together to be subtracted."""
+    for mean in (scale, -scale):
+        found = D.DiscretizedNormal(np.array([mean]), np.log([scale]), 256).log_prob(np.array([100])).data
+        np.testing.assert_allclose(
+            found, stats.norm.logpdf(1) + np.log(2 / 255 / scale), rtol=0, atol=3 / scale + 1e-13
+        )
+
+
 # Levels and their centres
 
 
@@ -583,6 +594,8 @@ def test_levels_and_centres(levels: int) -> None:
         assert np.array_equal(D.unscale_levels(centres + moved * 2 / (levels - 1), levels), x)
     assert D.unscale_levels(np.array([-9.0, 9.0]), levels).tolist() == [0, levels - 1]
     assert D.unscale_levels(centres, levels).dtype == np.uint8
+    assert D.scale_levels(x, levels).dtype == np.float32
+    assert centres.dtype == np.float64
 
 
 # Samples are functions of the generator's numbers: equalities, where a statistical test would let a sign or a type by
