@@ -158,7 +158,9 @@ class GenerativeModel(Module):
         return {}
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """Pictures that show the idea of the model, by name: grids of images, uint8 (rows, columns, C, H, W)."""
+        """Pictures that show the idea of the model, by name: grids of images, uint8 (rows, columns, C, H, W).
+
+        A line `name: text` of a model's docstring here is the caption of that picture."""
         return {}
 
     def first_images(self, images: Images, n: int) -> tuple[np.ndarray, dict[str, Array]]:

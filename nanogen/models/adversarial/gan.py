@@ -122,7 +122,7 @@ class GAN(GenerativeModel):
         """Grids of images by name:
 
         - interpolation: each row is an arc between two latents, along which z keeps the norm of a sample
-        - nearest: samples, each above its nearest training image, so that memorised images show"""
+        - nearest: samples in rows 1 and 3, each above its nearest training image, so that memorised images show"""
         a, b = map(to_numpy, rng.normal((2, 8, 1, self.latent), dtype=self.anchor.dtype))
         angles = np.linspace(0, np.pi / 2, 10, dtype=a.dtype)[:, None]
         arcs = (np.cos(angles) * a + np.sin(angles) * b).reshape(-1, self.latent)

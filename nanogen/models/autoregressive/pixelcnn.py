@@ -182,7 +182,7 @@ class PixelCNN(GenerativeModel):
         return self.pixels(images).copy()
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """completions: each row has a test image, its upper half, and several completions of that half."""
+        """completions: each row has a test image, its upper half, and several completions of that half"""
         (n, ways), half = (8, 6), self.image_shape[1] // 2
         originals, given = self.first_images(test, n)
         upper = originals.copy()
