@@ -420,9 +420,34 @@ def test_as_many_gradients_as_inputs():
 
     third.vjp(*[lambda g, out, a, b: g] * 3)
     x, w = leaf(np.ones(1)), leaf(np.ones(1))
-    for f in (first, second, third):
-        with pytest.raises(ValueError, match="zip"):
+    for f, problem in (
+        (first, "first.vjp gives gradient rules for 1 of 2 inputs"), (second, "zip"), (third, "third.* 3 of 2"),
+        (primitive(lambda a, b: a + b), " 0 of 2"), (primitive(lambda *all: sum(all)), " 0 of 2"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=problem):
             ng.grad(f(x, w), [x, w])
+
+
+@pytest.mark.parametrize("use", {
+    "product": lambda g, x: g * x, "negative": lambda g, x: g - x, "comparison": lambda g, x: F.where(x == 0, g, g),
+    "condition": lambda g, x: F.where(x, g, g), "sum": lambda g, x: g * x.sum(), "index": lambda g, x: g * x[0],
+    "truth": lambda g, x: g * bool(x.data),
+    "power": lambda g, x: g * x**2, "exponential": lambda g, x: g * F.exp(x), "numbers": lambda g, x: g * x.numpy(),
+}.items(), ids=lambda item: item[0])  # fmt: skip
+@pytest.mark.parametrize("name", ["a", "b", "out"])
+def test_a_rule_that_reads_what_it_does_not_name(name, use):
+    """However it does that, an error names the operation, and the arrays that the rules must not read."""
+
+    @primitive
+    def product(a, b):
+        return a * b
+
+    given = lambda out, a, b: {"a": a, "b": b, "out": out}[name]
+    rule = lambda g, out, a, b: use[1](g, given(out, a, b))
+    product.vjp(rule, rule, reads=" ".join({"a", "b", "out"} - {name}))
+    x = leaf(np.ones(3))
+    with pytest.raises(TypeError, match=rf"^product: a gradient rule fails; `reads` leaves out \['{name}'\]: "):
+        product(x, x).sum().backward()
 
 
 @pytest.mark.parametrize("left", ["float32", "float64"])
