@@ -972,3 +972,38 @@ def test_parameters_by_position_and_by_name():
         F.sum(x, 1, True, 3)
     with pytest.raises(TypeError, match="missing"):
         F.multiply(x)
+
+
+# Gradients against differences
+
+
+def scaled_rule(*factors):
+    """A product whose gradients are so many times what they should be."""
+    product = primitive(lambda a, b: a * b)
+    product.vjp(lambda g, out, a, b: g * b * factors[0], lambda g, out, a, b: g * a * factors[1])
+    return product
+
+
+def test_gradcheck():
+    """A right gradient passes; one that is wrong in an input, by more than is allowed, is told by that input, as is one
+    that is missing or no number; inputs without gradients are left alone."""
+    rng = np.random.default_rng(0)
+    a, b, c = leaf(rng.standard_normal((2, 3))), leaf(rng.standard_normal(3)), ng.tensor(rng.standard_normal((2, 3)))
+    check = ng.autograd.gradcheck
+    assert check(scaled_rule(1, 1), [a, b]) is True
+    assert check(lambda a, b, c: (F.tanh(a @ c.T), b.exp()), (a, b, c))
+    assert check(F.exp, a)
+    assert check(scaled_rule(1 + 1e-5, 1), [a, b])
+    assert check(scaled_rule(1, 5), [a, c]), "c requires no gradient"
+    for wrong, where in ((scaled_rule(1 + 1e-2, 1), 0), (scaled_rule(1, -1), 1), (scaled_rule(1, np.nan), 1),
+                         (lambda a, b: a * b.detach(), 1), (lambda a, b: (a * 2, b.detach()), 1)):  # fmt: skip
+        with pytest.raises(RuntimeError, match=rf"gradcheck: the derivative in inputs\[{where}\]"):
+            check(wrong, [a, b])
+        assert check(wrong, [a, b], raise_exception=False) is False
+    assert check(scaled_rule(1 + 1e-2, 1), [a, b], rtol=0.1)
+    assert check(scaled_rule(1 + 1e-2, 1), [a, b], atol=1.0, rtol=0)
+    assert not check(lambda x: x**3, a, eps=0.5, raise_exception=False), "differences so far apart are others"
+    for few in ([c], [leaf(np.ones(2, np.float32))], [a, leaf(np.ones((2, 3), np.float32))]):
+        with pytest.raises(ValueError, match="float64"):
+            check(lambda *xs: xs[0] * 1.0, few)
+    assert [a.grad, b.grad] == [None, None]

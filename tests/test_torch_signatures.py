@@ -57,7 +57,7 @@ def theirs(name: str) -> list[Signature]:
 
 
 def agrees(ours: Signature, torchs: Signature) -> bool:
-    """Ours by position is the beginning of torch's, and what it takes by keyword besides is torch's or of OURS_ALONE."""
+    """Ours by position is the beginning of torch's, and what it takes by keyword besides is torch's or OURS_ALONE."""
     (first, more, _), (positions, keywords, _) = ours, torchs
     return first == positions[: len(first)] and more <= keywords | OURS_ALONE | set(positions)
 

@@ -30,27 +30,26 @@ def gradcheck(
     inputs, rng = [inputs] if isinstance(inputs, Tensor) else list(inputs), np.random.default_rng(0)
     learned = [i for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
     if not learned or any(inputs[i].dtype != np.float64 for i in learned):
-        raise ValueError(
-            "gradcheck: at least one of the inputs must require gradients, and all that do must be float64"
-        )
+        raise ValueError("gradcheck: inputs must require gradients, one of them at least, and those that do be float64")
     draw = lambda like: to_device(rng.standard_normal(like.shape), like.device)
     outputs = _as_list(func(*inputs))
     cotangents = [draw(y) for y in outputs]
+
+    def moved(i: int, shift: Any) -> float:
+        """⟨c, f⟩ with the i-th input elsewhere."""
+        x = tensor(inputs[i].data + shift, requires_grad=True)
+        found = _as_list(func(*inputs[:i], x, *inputs[i + 1 :]))
+        return sum(float((c * y.data).sum()) for c, y in zip(cotangents, found, strict=True))
+
     gradients = grad(outputs, [inputs[i] for i in learned], cotangents, allow_unused=True)
     for i, g in zip(learned, gradients, strict=True):
         d = draw(inputs[i])
-
-        def along(step: float, i: int = i, d: Any = d) -> float:
-            moved = tensor(inputs[i].data + step * d, requires_grad=True)
-            found = _as_list(func(*inputs[:i], moved, *inputs[i + 1 :]))
-            return sum(float((c * y.data).sum()) for c, y in zip(cotangents, found, strict=True))
-
-        exact, estimate = 0.0 if g is None else float((g.data * d).sum()), (along(eps) - along(-eps)) / (2 * eps)
+        exact = 0.0 if g is None else float((g.data * d).sum())
+        estimate = (moved(i, eps * d) - moved(i, -eps * d)) / (2 * eps)
         if not abs(exact - estimate) <= atol + rtol * abs(estimate):
+            problem = f"gradcheck: the derivative in inputs[{i}] along a direction is {estimate}, by gradients {exact}"
             if raise_exception:
-                raise RuntimeError(
-                    f"gradcheck: inputs[{i}] has the gradient {exact} in a direction, and {estimate} by differences"
-                )
+                raise RuntimeError(problem)
             return False
     return True
 
