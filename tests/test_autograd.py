@@ -1002,6 +1002,7 @@ def test_gradcheck():
         assert check(wrong, [a, b], raise_exception=False) is False
     assert check(scaled_rule(1 + 1e-2, 1), [a, b], rtol=0.1)
     assert check(scaled_rule(1 + 1e-2, 1), [a, b], atol=1.0, rtol=0)
+    assert check(lambda x: x**2, a, eps=0.5), "exact for polynomials of degree 2"
     assert not check(lambda x: x**3, a, eps=0.5, raise_exception=False), "differences so far apart are others"
     for few in ([c], [leaf(np.ones(2, np.float32))], [a, leaf(np.ones((2, 3), np.float32))]):
         with pytest.raises(ValueError, match="float64"):
