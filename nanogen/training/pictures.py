@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -37,28 +36,29 @@ def grid(images: np.ndarray, levels: int, columns: int) -> Image.Image:
     return Image.fromarray(canvas[..., 0] if c == 1 else canvas[..., :3])
 
 
-def plot_losses(run: Run) -> None:
+def plot_losses(run: Run, model: GenerativeModel) -> None:
     """Write `loss.png`: the curves of metrics.csv."""
     import matplotlib  # slow to import; its backend is chosen before pyplot is imported
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import font_manager, pyplot
 
     with run.metrics_file.open(encoding="utf-8") as file:
         names, *rows = csv.reader(file)
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(5.25, 3), layout="constrained")
     columns = [[float(row[i]) for row in rows] for i in range(len(names))]
     for name, values in zip(names[1:], columns[1:], strict=True):
-        axes.plot(columns[0], values, label=name, linewidth=1)
+        axes.plot(columns[0], values, label=name, linewidth=1, marker="o" if len(rows) == 1 else None)
     settings = run.settings()
-    axes.set(xlabel="step", ylabel="loss")
+    axes.set(xlabel="step", ylabel=", ".join(filter(None, ["loss", model.loss_unit])))
+    font = font_manager.get_font(font_manager.findfont(axes.title.get_fontproperties()))
     title = f"{settings.model} on {Path(settings.data).stem}"  # a file name: may be invalid text, or contain $
-    axes.set_title(title.encode(errors="replace").decode(), parse_math=False)
+    axes.set_title(title if all(map(font.get_char_index, map(ord, title))) else settings.model, parse_math=False)
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     axes.grid(alpha=0.3)
     axes.legend()
     contents = io.BytesIO()
-    with warnings.catch_warnings(action="ignore"):  # a character that the font does not have
-        figure.savefig(contents, dpi=120)
+    figure.savefig(contents, dpi=160)
     pyplot.close(figure)
     write_atomically(run.folder / "loss.png", contents.getvalue())
 
@@ -75,7 +75,7 @@ def draw_progress(run: Run, model: GenerativeModel, step: int) -> None:
     picture = grid(samples(model, 64, rng, patience=50), model.levels, 8)
     for path in (run.folder / "samples.png", run.samples_file(step)):
         save_picture(picture, path)
-    plot_losses(run)
+    plot_losses(run, model)
     write_page(run, step)
 
 
@@ -88,7 +88,7 @@ def draw_pictures(run: Run, train: Images, test: Images) -> list[Path]:
     for path, picture in zip(paths, pictures.values(), strict=True):
         save_picture(picture, path)
     save_picture(pictures["samples"], run.samples_file(settings.steps))
-    plot_losses(run)
+    plot_losses(run, model)
     return [*paths, run.folder / "loss.png", write_page(run, settings.steps)]
 
 

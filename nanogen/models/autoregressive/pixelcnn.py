@@ -58,6 +58,7 @@ class PixelCNN(GenerativeModel):
     """
 
     summary = "pixel by pixel, exact likelihood (van den Oord et al. 2016)"
+    loss_unit = "nats per dimension"
     small = Recipe(steps=800, lr=3e-3, model={"channels": 64})
     large = large(steps=3000, lr=1e-3, model={"channels": 64, "kernel_size": 7, "dropout": 0.0})
 
@@ -181,7 +182,7 @@ class PixelCNN(GenerativeModel):
         return self.pixels(images).copy()
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """completions: each row has a test image, its upper half, and several completions of that half."""
+        """completions: each row has a test image, its upper half, and several completions of that half"""
         (n, ways), half = (8, 6), self.image_shape[1] // 2
         originals, given = self.first_images(test, n)
         upper = originals.copy()

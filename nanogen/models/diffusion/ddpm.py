@@ -45,6 +45,7 @@ class DDPM(GenerativeModel):
     """
 
     summary = "denoising step by step, a bound on the likelihood (Ho et al. 2020)"
+    loss_unit = "squared error per dimension"
     small = Recipe(steps=600, model={"T": 200, "channels": 32})
     large = large(steps=3000, lr=1e-3, model={"channels": 32, "multipliers": (1, 2, 2)})
 
@@ -223,7 +224,7 @@ class DDPM(GenerativeModel):
         return {"upper bound": terms.sum(1), "L_0": terms[:, 0], "sum of L_1 … L_{T−1}": inner, "L_T": terms[:, -1]}
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """denoising: each row shows x_t from noise (left) to image (right)."""
+        """denoising: each row is one sample, x_t from the noise at t = T (left) to the image at t = 0 (right)"""
         n, frames = 8, 12
         shown = [round(self.T * (1 - i / (frames - 1)) ** 3) for i in range(frames)]  # images change most at small t
         strips = self.ancestral(n, rng, **self.class_by_row(n, 1))
