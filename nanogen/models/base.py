@@ -43,6 +43,7 @@ class GenerativeModel(Module):
 
     Attributes:
         summary: a description in one line.
+        loss_unit: the unit of the losses that training minimises, in words; empty if there is none.
         small: the recipe for images of up to 16×16, about a minute on two cores.
         large: the recipe for larger images.
 
@@ -51,6 +52,7 @@ class GenerativeModel(Module):
     """
 
     summary: ClassVar[str] = ""
+    loss_unit: str = ""
     small: ClassVar[Recipe] = Recipe(steps=800)
     large: ClassVar[Recipe] = large(steps=4000)
 

@@ -58,6 +58,7 @@ class PixelCNN(GenerativeModel):
     """
 
     summary = "pixel by pixel, exact likelihood (van den Oord et al. 2016)"
+    loss_unit = "nats per dimension"
     small = Recipe(steps=800, lr=3e-3, model={"channels": 64})
     large = large(steps=3000, lr=1e-3, model={"channels": 64, "kernel_size": 7, "dropout": 0.0})
 

@@ -45,6 +45,7 @@ class VAE(GenerativeModel):
     """
 
     summary = "latent variables, a bound on the likelihood (Kingma & Welling 2014)"
+    loss_unit = "nats per dimension"
     small = Recipe(steps=900, lr=1e-3)
     large = large(steps=4000, lr=1e-3, model={"latent": 32, "decoder": "logistic"})
 
