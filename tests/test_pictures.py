@@ -259,13 +259,13 @@ def test_the_pictures_of_a_finished_run(model: str, tmp_path: Path) -> None:
 
 def test_the_curves_are_those_of_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """loss.png: each column of metrics.csv over the steps, under its name; a picture of 840×480 pixels."""
-    _, run = trained("gan", tmp_path, log_every=5)
+    trainer, run = trained("gan", tmp_path, log_every=5)
     figures: list[Any] = []
     save = matplotlib.figure.Figure.savefig
     monkeypatch.setattr(
         matplotlib.figure.Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))[1]
     )
-    pictures.plot_losses(run)
+    pictures.plot_losses(run, trainer.model)
     [figure] = figures
     [axes] = figure.axes
     header, *rows = [line.split(",") for line in run.metrics_file.read_text().splitlines()]
@@ -274,5 +274,5 @@ def test_the_curves_are_those_of_the_metrics(tmp_path: Path, monkeypatch: pytest
     for i, line in enumerate(axes.lines, start=1):
         assert line.get_xdata().tolist() == [5, 10, 12]
         assert line.get_ydata().tolist() == [float(row[i]) for row in rows]
-    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("step", "loss", "gan on digits")
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("step", "loss, nats", "gan on digits")
     assert Image.open(io.BytesIO((tmp_path / "loss.png").read_bytes())).size == (840, 480)

@@ -41,7 +41,7 @@ INITIAL_WEIGHTS, STEPS, SHUFFLES, PICTURES, SAMPLES, EVALUATION, TEST = range(7)
 
 # Far above sensible use.  What is beyond would only be noticed after minutes, or when the memory is full.
 MOST_PIXELS = 128 * 128  # attention in larger images takes too much memory
-MOST_OF_A_SETTING = 1 << 16  # of an integer setting of a model
+MOST_OF_A_SETTING = 10_000  # of an integer setting of a model
 MOST_WEIGHTS = 1 << 28  # of a model
 
 
@@ -140,7 +140,7 @@ def check_ranges(settings: Settings) -> None:
         )
     for name, value in settings.model_settings.items():
         for number in value if isinstance(value, tuple | list) else [value]:
-            if isinstance(number, int) and number > MOST_OF_A_SETTING:
+            if isinstance(number, int) and number > MOST_OF_A_SETTING and name != "classes":  # models check that
                 raise ValueError(f"{name} must be at most {MOST_OF_A_SETTING}, got {number}")
     if settings.patience and not settings.test_every:
         raise ValueError("patience needs test losses: test_every must not be 0")
