@@ -127,7 +127,8 @@ def jackknife(
     is not too small (Efron & Stein 1981).
 
     The interval of a share is Wilson's, for the number of independent images that would have the same variance: the
-    effective sample size (Dean & Pagano 2015).  If that variance or its estimate is 0, it is the smaller sample's size.
+    effective sample size (Dean & Pagano 2015), at most n + m.  If the share is 0 or 1, or no group changes it, the number
+    is that of the smaller sample.
 
     Args:
         statistic: a function of the indices of the remaining images, (≤ n,) and (≤ m,).
@@ -147,7 +148,8 @@ def jackknife(
         variance = (GROUPS - 1) / GROUPS * ((left - left.mean()) ** 2).sum()
         if name in shares:
             of_one = value * (1 - value)
-            found[name] = share_interval(value, of_one / variance if of_one * variance else min(n, m), STUDENT_95)
+            size = min(of_one / variance, n + m) if of_one * variance else min(n, m)
+            found[name] = share_interval(value, size, STUDENT_95)
         else:
             margin = STUDENT_95 * math.sqrt(variance)
             found[name] = Estimate(value, value - margin, value + margin)

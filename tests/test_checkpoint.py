@@ -296,7 +296,8 @@ def test_a_checkpoint_of_another_run(tmp_path: Path) -> None:
     others: dict[str, Any] = {
         "batch": 7, "lr": 0.5, "betas": (0.5, 0.9), "weight_decay": 0.1, "warmup": 4, "ema": 0.5,
         "threads": 2, "samples_every": 7, "clip": 1.0, "log_every": 3, "checkpoint_every": 5, "keep": 2, "seed": 1,
-        "test_every": 7, "patience": 3, "levels": 5, "image_shape": (1, 4, 5), "size": (4, 4), "color": "rgb", "data": "mnist",
+        "test_every": 7, "patience": 3, "levels": 5, "image_shape": (1, 4, 5), "size": (4, 4), "color": "rgb",
+        "data": "mnist",
     }  # fmt: skip
     assert others.keys() | {"model", "steps", "device", "precision", "execution", "data_dir", "model_settings"} <= {
         field.name for field in dataclasses.fields(settings_of("vae"))

@@ -119,8 +119,9 @@ def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
 def test_a_run_is_of_the_training_images(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The trainer and the pictures are given the training and the test images of the data set, each in its place; the matrix products have as many threads as are set; every number is looked at if that is asked for.
-    What is said first is how large all of it is."""
+    """The trainer and the pictures are given the training and the test images of the data set, each in its place;
+    the matrix products have as many threads as are set; every number is looked at if that is asked for.  What is said
+    first is how large all of it is."""
     seen: dict[str, Any] = {}
 
     def begin(settings: Any, images: Any, test: Any) -> Trainer:
@@ -134,7 +135,11 @@ def test_a_run_is_of_the_training_images(
     more = ["--detect-anomaly"] if model == "vae" else []
     assert main([*command, *more]) == 0
     train, test = data.load("digits"), data.load("digits", "test")
-    for found, expected in ((seen["trained"], train), (seen["tested"], test), *zip(seen["drawn"], (train, test), strict=True)):
+    for found, expected in (
+        (seen["trained"], train),
+        (seen["tested"], test),
+        *zip(seen["drawn"], (train, test), strict=True),
+    ):
         assert np.array_equal(found.images, expected.images)
     assert seen["threads"] == 2
     assert seen["trainer"].inspected == (model == "vae")

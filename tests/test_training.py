@@ -531,7 +531,7 @@ def test_every_seed_and_every_pass_has_an_order_of_its_own() -> None:
 
 
 def test_streams_are_independent() -> None:
-    """Weights, steps, orders, pictures, samples and evaluation draw from streams of their own."""
+    """Weights, steps, orders, pictures, samples, evaluation and test losses draw from streams of their own."""
     streams = [runs.INITIAL_WEIGHTS, runs.STEPS, runs.SHUFFLES, runs.PICTURES, runs.SAMPLES, runs.EVALUATION, runs.TEST]
     streams += [evaluation.LEFT_OUT, evaluation.REAL_AS_IF_DRAWN]
     assert len(set(streams)) == 9
@@ -731,7 +731,14 @@ def test_settings_unless_given(model: str) -> None:
         for size in sizes:
             images = Images(np.zeros((70, 1, *size), np.uint8), None, 7, "of some kind")
             found = dataclasses.asdict(make_settings(model, images))
-            about = {"samples_every": samples_every, "test_every": test_every, "patience": 0, "data": "of some kind", "image_shape": (1, *size), "levels": 7}
+            about = {
+                "samples_every": samples_every,
+                "test_every": test_every,
+                "patience": 0,
+                "data": "of some kind",
+                "image_shape": (1, *size),
+                "levels": 7,
+            }
             assert found.items() >= (expected | about).items()
 
 
