@@ -127,8 +127,8 @@ def jackknife(
     is not too small (Efron & Stein 1981).
 
     The interval of a share is Wilson's, for the number of independent images that would have the same variance: the
-    effective sample size (Dean & Pagano 2015), at most n + m.  If the share is 0 or 1, or no group changes it, the number
-    is that of the smaller sample.
+    effective sample size (Dean & Pagano 2015), at most n + m.  If the share is 0 or 1, or no group changes it, the
+    number is that of the smaller sample.
 
     Args:
         statistic: a function of the indices of the remaining images, (≤ n,) and (≤ m,).
