@@ -20,7 +20,7 @@ from tiny_runs import assert_same, settings_of, some_images
 from nanogen import data
 from nanogen.autograd import no_grad
 from nanogen.cli import main
-from nanogen.models import MODELS
+from nanogen.models import MODELS, VAE
 from nanogen.random import Generator
 from nanogen.training import loop
 from nanogen.training import run as runs
@@ -102,6 +102,9 @@ def test_more_steps_of_an_unfinished_run(tmp_path: Path, capsys: pytest.CaptureF
         assert word in refused(resume(tmp_path / "run", "--steps", steps), capsys)
     assert "lr" in refused(resume(tmp_path / "run", "--steps", "20", "--lr", "1"), capsys)
     assert contents(tmp_path / "run") == before
+    unsaved = back_to(tmp_path / "run", 0, tmp_path / "unsaved")
+    for steps in ("0", str(2**31)):
+        assert "steps must be in 1" in refused(resume(unsaved, "--steps", steps), capsys)
     capsys.readouterr()
     assert main(resume(tmp_path / "run", "--steps", "12")) == 0
     assert "learning rate" not in capsys.readouterr().out
@@ -320,11 +323,24 @@ def test_patience_that_can_not_be(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert not list(tmp_path.iterdir())
 
 
-def test_a_test_loss_that_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is neither best, nor what the run fails by: that is said of the step, as without test losses."""
+def test_a_test_loss_that_is_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is neither best, nor what the run fails by: that is said of the step, as without test losses.  So it is where
+    the density refuses to be computed."""
     with np.errstate(all="ignore"):
         assert main(train_command("ddpm", tmp_path / "run", "--lr", "1e30", "--test-every", "1")) == 1
     assert "numbers went wrong at step" in capsys.readouterr().err
+    loss = VAE.loss
+
+    def of_nan(self: VAE, *how: Any) -> Any:
+        if not self.training:
+            raise ValueError("std must be positive")
+        return loss(self, *how)
+
+    monkeypatch.setattr(VAE, "loss", of_nan)
+    train("vae", tmp_path / "vae")
+    assert (tmp_path / "vae" / "test.csv").read_text() == "step,loss\n3,nan\n6,nan\n9,nan\n12,nan\n"
     run = Run(tmp_path)
     for losses, best in ((["nan", "3", "2", "inf", "2"], (3, 2.0, 2)), (["nan"], (1, None, 0)), ([], None)):
         run.test_file.write_text("step,loss\n" + "".join(f"{i},{loss}\n" for i, loss in enumerate(losses, start=1)))

@@ -367,7 +367,7 @@ def begun_from(trainer: Trainer, other: Run) -> Checkpoint:
         ValueError: they do not fit the trainer's model."""
     theirs, weights = other.settings(), other.model(trainer.settings.device).state_dict()
     shapes = lambda arrays: {name: array.shape for name, array in arrays.items()}
-    if theirs.model != trainer.settings.model or shapes(weights) != shapes(trainer.model.state_dict()):
+    if shapes(weights) != shapes(trainer.model.state_dict()):
         there, here = all_settings(theirs), all_settings(trainer.settings)
         other_ones = ", ".join(
             f"{name} {there.get(name)}, not {here[name]}" for name in here if there.get(name) != here[name]
