@@ -24,20 +24,21 @@ from nanogen.backend import DEVICES, keep_freed_memory, use_threads
 from nanogen.distributed import broadcast, end, everyones, first_rank_first, rank, size
 from nanogen.models import MODELS
 from nanogen.random import Generator
-from nanogen.training.checkpoint import Checkpoint
+from nanogen.training.checkpoint import Checkpoint, save_checkpoint
 from nanogen.training.config import TRAINING, default, explained, in_their_types, read_config, split_assignment
 from nanogen.training.evaluation import evaluate, table, write
 from nanogen.training.files import locked, to_utf8
-from nanogen.training.loop import Trainer, begin_metrics, train
+from nanogen.training.loop import Trainer, begin_metrics, begun_from, learning_rate, train
 from nanogen.training.pictures import draw_pictures, grid
 from nanogen.training.run import (
     SAMPLES,
     Run,
     Settings,
+    all_settings,
+    check_ranges,
     convert,
     load_images,
     make_settings,
-    model_parameters,
     nearest,
 )
 from nanogen.training.sampling import sample
@@ -47,6 +48,7 @@ LAUNCHED = ["mpiexec", "-n", str(size())] if size() > 1 else []
 IN_STEPS = "diffusion: sample by DDIM with this number of steps (default: all T, ancestral)"
 NOISE = "diffusion: DDIM's noise, 0 to 1 (default: 0)"
 CHANGED = "accept the run's data set although its images have changed"
+KEPT = "the kept checkpoint of this step (default: the newest)"
 WHERE = {"digits": "bundled"}
 ABOUT = {name: typing.get_type_hints(Settings)[name] for name in ("data_dir", "size", "color")}
 ABOUT |= {"model": str | None, "data": str | None}  # the model and its data
@@ -85,7 +87,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--size", metavar="N", help="crop and resize a folder's pictures to N×N pixels, or HxW")
     command.add_argument("--color", metavar="X", help="grey or rgb, of a folder's pictures (default: grey if all are)")
     command.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/MODEL-DATA)")
-    command.add_argument("--resume", action="store_true", help="continue the run in --out; --data if its images moved")
+    command.add_argument(
+        "--resume", action="store_true", help="continue the run in --out; --data if its images moved, --steps for more"
+    )
+    command.add_argument("--init", type=Path, metavar="RUN", help="begin with the averaged weights of another run")
     command.add_argument("--data-changed", action="store_true", help=f"{CHANGED}, and continue with them")
     command.add_argument(
         "--detect-anomaly", action="store_true", help="stop at the first number that is not finite; slow"
@@ -104,7 +109,10 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("sample", help="draw images from a trained model")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
     command.add_argument("-n", type=int, default=64, help="number of images (default: 64); the images depend on it")
-    command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png: a grid; .npz: the levels")
+    command.add_argument(
+        "--out", required=True, metavar="FILE", help=".png: a grid; .npz: the levels; FOLDER/: a .png for each image"
+    )
+    command.add_argument("--checkpoint", type=int, metavar="STEP", help=KEPT)
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")
     command.add_argument("--label", type=int, metavar="K", help="of a conditional model's images (default: any)")
@@ -115,6 +123,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
     command.add_argument("--samples", type=int, default=500, help="number of images to draw (default: 500)")
     command.add_argument("--images", type=int, help="use only this many first test images (default: all)")
+    command.add_argument("--checkpoint", type=int, metavar="STEP", help=KEPT)
     command.add_argument("--data-changed", action="store_true", help=CHANGED)
     command.add_argument("--json", type=Path, metavar="FILE", help="output file (default: RUN/evaluation.json)")
     command.add_argument("--steps", type=int, help=IN_STEPS)
@@ -152,17 +161,23 @@ def run_train(arguments: argparse.Namespace) -> None:
     if arguments.resume:
         if arguments.out is None:
             raise ValueError("--resume needs the run's folder: --out DIR")
+        if arguments.init:
+            raise ValueError("--init begins a new run: without --resume")
         run = Run(arguments.out, arguments.data_changed)
         settings = run.settings()
         check_same(run, settings, about, given)
-        moved = {name: about[name] for name in ("data", "data_dir") if about[name]}
-        settings = dataclasses.replace(settings, **moved)
+        changes = {name: about[name] for name in ("data", "data_dir") if about[name]}
+        changes |= {name: value for name, value in in_their_types(settings.model, given)[0].items() if name == "steps"}
+        extended = changes.get("steps", settings.steps) != settings.steps
+        settings = dataclasses.replace(settings, **changes)
+        check_ranges(settings)
         with first_rank_first():
             images = load_images(settings, "train", run.data_changed)
     else:
         if about["model"] is None:
             raise ValueError(f"the model is missing: it must be one of {', '.join(MODELS)}")
         training, own = in_their_types(about["model"], given)
+        extended = False
         name = about.pop("data") or "digits"
         run = Run(arguments.out or free_folder(f"{about['model']}-{Path(name).stem[:50]}"))
         run.check_new()
@@ -174,15 +189,18 @@ def run_train(arguments: argparse.Namespace) -> None:
     settings = dataclasses.replace(settings, fingerprints=(images.fingerprint, test.fingerprint))
     if any(other != settings for other in everyones(settings)):  # all ranks have read the folder, so it may change now
         raise ValueError("the ranks have different settings or images")
-    trainer = Trainer(settings, images)
+    trainer = Trainer(settings, images, test)
     trainer.inspected = arguments.detect_anomaly
+    begin = begun_from(trainer, Run(arguments.init)) if arguments.init else None
     with contextlib.ExitStack() as held:
         if not rank():
             run.folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(run.folder))
         held.enter_context(use_threads(settings.threads))
-        if checkpoint := broadcast(None if rank() else prepared(run, arguments.resume)):
+        if checkpoint := broadcast(None if rank() else prepared(run, arguments.resume)) or begin:
             trainer.restore(checkpoint)
+        if begin and not rank():  # before the settings: without either, --resume does not begin with other weights
+            save_checkpoint(run.checkpoint_file(0), begin)
         if not rank():
             run.write_settings(settings)
             run.note(as_command(map(to_utf8, [*LAUNCHED, "nanogen", *arguments.given])))
@@ -190,6 +208,11 @@ def run_train(arguments: argparse.Namespace) -> None:
         size = sum(parameter.data.size for parameter in trainer.model.parameters())
         say = (lambda _: None) if arguments.quiet else print
         say(f"{settings.model} ({size:,} parameters) on {settings.data} ({len(images):,} images), in {run.folder}")
+        if begin:
+            say(f"begins with the averaged weights of {arguments.init}")
+        if extended:
+            rate = learning_rate(trainer.step + 1, settings)
+            say(f"learning rate: from step {trainer.step} along the cosine of {settings.steps:,} steps, {rate:.1e} now")
         kind = tqdm if sys.stderr.isatty() else Lines
         bar = kind(total=settings.steps, initial=trainer.step, unit="step", disable=arguments.quiet)
 
@@ -203,11 +226,16 @@ def run_train(arguments: argparse.Namespace) -> None:
                 train(trainer, run, on_step, stop)
             if number := max(everyones(stop.number)):
                 raise Interrupted(number)
+            if trainer.step < settings.steps and not rank() and (best := run.best_test()):
+                say(
+                    f"ended early at step {trainer.step}, whose weights are kept: {best.since} test losses"
+                    f" were no better than {best.loss:.4g} at step {best.step}"
+                )
             for path in [] if rank() else draw_pictures(run, images, test):
                 say(f"wrote {path}")
         except BaseException as error:
             again = as_command([*LAUNCHED, "nanogen", "train", settings.model, "--out", str(run.folder), "--resume"])
-            if not isinstance(error, FloatingPointError):  # these would occur again
+            if not isinstance(error, FloatingPointError) and run.folder.is_dir():  # these would occur again
                 error.add_note(f"at step {trainer.step} of {settings.steps}; go on with: {again}")
             raise
 
@@ -244,17 +272,18 @@ class Lines(tqdm):
 
 
 def check_same(run: Run, settings: Settings, about: dict[str, Any], given: dict[str, Any]) -> None:
-    """Check that options beside --resume agree with the run's settings.  Only the location of the data may differ.
+    """Check that options beside --resume agree with the run's settings.
+
+    Only the location of the data and the number of steps may differ.
 
     Raises:
         ValueError: an option differs from the run's setting."""
     if about["model"] not in (None, settings.model):
         raise ValueError(f"{run.folder} holds a run of {settings.model}, not of {about['model']}")
     training, own = in_their_types(settings.model, given)
-    defaults = {name: parameter.default for name, parameter in model_parameters(settings.model).items()}
-    there = {**defaults, **settings.model_settings, **dataclasses.asdict(settings)}
+    there = all_settings(settings)
     for name, value in {**about, **training, **own}.items():
-        moved = name == "data_dir" or (name == "data" and value and data.may_be(value, settings.data))
+        moved = name in ("data_dir", "steps") or (name == "data" and value and data.may_be(value, settings.data))
         if not moved and value not in (None, there[name]):
             raise ValueError(
                 f"the run in {run.folder} has {name} {there[name]}, not {value}: --resume keeps its settings"
@@ -281,11 +310,13 @@ def sampling_settings(arguments: argparse.Namespace, model: str) -> dict[str, An
 
 
 def run_sample(arguments: argparse.Namespace) -> None:
-    if arguments.out.suffix not in (".png", ".npz"):
-        raise ValueError(f"--out must end in .png or .npz, got {arguments.out}")
+    out = Path(arguments.out)
+    to_folder = arguments.out.endswith("/") or out.is_dir()
+    if not to_folder and out.suffix not in (".png", ".npz"):
+        raise ValueError(f"--out must end in .png or .npz, or in / for a folder, got {out}")
     if arguments.n < 1:
         raise ValueError(f"-n must be at least 1, got {arguments.n}")
-    run = Run(arguments.run)
+    run = Run(arguments.run, False, arguments.checkpoint)
     settings, model = run.settings(), run.model(arguments.device)
     rng, how = Generator(arguments.seed, arguments.device), sampling_settings(arguments, settings.model)
     if arguments.label is not None:
@@ -294,15 +325,19 @@ def run_sample(arguments: argparse.Namespace) -> None:
         images = sample(model, arguments.n, rng.stream(SAMPLES), **how)
     if rank():
         return
-    if arguments.out.suffix == ".png":
-        grid(images, model.levels, columns=min(arguments.n, max(8, round(arguments.n**0.5)))).save(arguments.out)
+    if to_folder:
+        out.mkdir(exist_ok=True)
+        for i, image in enumerate(images):
+            grid(image[None], model.levels, 1, side=1).save(out / f"{i:04d}.png")
+    elif out.suffix == ".png":
+        grid(images, model.levels, columns=min(arguments.n, max(8, round(arguments.n**0.5)))).save(out)
     else:
-        np.savez_compressed(arguments.out, images=images)
-    print(f"wrote {arguments.out}")
+        np.savez_compressed(out, images=images)
+    print(f"wrote {out}")
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
-    run = Run(arguments.run, arguments.data_changed)
+    run = Run(arguments.run, arguments.data_changed, arguments.checkpoint)
     settings = run.settings()
     with use_threads(settings.threads):
         result = evaluate(

@@ -49,6 +49,7 @@ RUN_FILES = {
     "commands.log",
     "settings.json",
     "metrics.csv",
+    "test.csv",
     CHECKPOINT,
     "samples.png",
     "loss.png",
@@ -118,13 +119,13 @@ def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
 def test_a_run_is_of_the_training_images(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The trainer is given the training images of the data set, and the pictures these and the test images, each in
-    its place; the matrix products have as many threads as are set; every number is looked at if that is asked for.
-    What is said first is how large all of it is."""
+    """The trainer and the pictures are given the training and the test images of the data set, each in its place;
+    the matrix products have as many threads as are set; every number is looked at if that is asked for.  What is said
+    first is how large all of it is."""
     seen: dict[str, Any] = {}
 
-    def begin(settings: Any, images: Any) -> Trainer:
-        seen.update(trained=images, trainer=(trainer := Trainer(settings, images)))
+    def begin(settings: Any, images: Any, test: Any) -> Trainer:
+        seen.update(trained=images, tested=test, trainer=(trainer := Trainer(settings, images, test)))
         return trainer
 
     monkeypatch.setattr(cli, "Trainer", begin)
@@ -134,7 +135,11 @@ def test_a_run_is_of_the_training_images(
     more = ["--detect-anomaly"] if model == "vae" else []
     assert main([*command, *more]) == 0
     train, test = data.load("digits"), data.load("digits", "test")
-    for found, expected in ((seen["trained"], train), *zip(seen["drawn"], (train, test), strict=True)):
+    for found, expected in (
+        (seen["trained"], train),
+        (seen["tested"], test),
+        *zip(seen["drawn"], (train, test), strict=True),
+    ):
         assert np.array_equal(found.images, expected.images)
     assert seen["threads"] == 2
     assert seen["trainer"].inspected == (model == "vae")
@@ -715,7 +720,7 @@ def test_resume_keeps_the_settings(runs: Callable[[str], Path], capsys: pytest.C
     """The same command with --resume goes on; one that says otherwise is refused, and names what."""
     out = runs("vae")
     before = contents(out)
-    for flag, value, name in (("--steps", "99", "steps"), ("--seed", "5", "seed"), ("--lr", "0.5", "lr")):
+    for flag, value, name in (("--seed", "5", "seed"), ("--lr", "0.5", "lr"), ("--test-every", "5", "test_every")):
         assert name in refused(["train", "vae", "--out", str(out), "--resume", flag, value], capsys)
     assert "latent" in refused(["train", "vae", "--out", str(out), "--resume", "--set", "latent=31"], capsys)
     assert contents(out) == before

@@ -531,10 +531,10 @@ def test_every_seed_and_every_pass_has_an_order_of_its_own() -> None:
 
 
 def test_streams_are_independent() -> None:
-    """Weights, steps, orders, pictures, samples and evaluation draw from streams of their own."""
-    streams = [runs.INITIAL_WEIGHTS, runs.STEPS, runs.SHUFFLES, runs.PICTURES, runs.SAMPLES, runs.EVALUATION]
+    """Weights, steps, orders, pictures, samples, evaluation and test losses draw from streams of their own."""
+    streams = [runs.INITIAL_WEIGHTS, runs.STEPS, runs.SHUFFLES, runs.PICTURES, runs.SAMPLES, runs.EVALUATION, runs.TEST]
     streams += [evaluation.LEFT_OUT, evaluation.REAL_AS_IF_DRAWN]
-    assert len(set(streams)) == 8
+    assert len(set(streams)) == 9
     for model, own in TINY.items():
         built = loop.build_model(settings_of(model, seed=3))
         expected = MODELS[model]((1, 4, 4), 4, rng=ng.Generator(3, "cpu").stream(runs.INITIAL_WEIGHTS), **own)
@@ -724,14 +724,21 @@ def test_settings_unless_given(model: str) -> None:
     """A default that moves changes everybody's runs: these are they, for images whose longer side has at most 16 pixels
     and for larger ones.  The GAN's are DCGAN's β_1 = ½ and no warm-up.  Radford et al. 2016, section 4."""
     betas, warmup = ((0.5, 0.999), 0) if model == "gan" else ((0.9, 0.999), 100)
-    for recipes, threads, samples_every, sizes in (
-        (SMALL, 1, 200, [(8, 8), (16, 16), (16, 4)]), (LARGE, 2, 1000, [(8, 20), (20, 8), (28, 28)]),
+    for recipes, threads, samples_every, test_every, sizes in (
+        (SMALL, 1, 200, 25, [(8, 8), (16, 16), (16, 4)]), (LARGE, 2, 1000, 100, [(8, 20), (20, 8), (28, 28)]),
     ):  # fmt: skip
         expected = USUAL | recipes[model] | {"betas": betas, "warmup": warmup, "threads": threads, "model": model}
         for size in sizes:
             images = Images(np.zeros((70, 1, *size), np.uint8), None, 7, "of some kind")
             found = dataclasses.asdict(make_settings(model, images))
-            about = {"samples_every": samples_every, "data": "of some kind", "image_shape": (1, *size), "levels": 7}
+            about = {
+                "samples_every": samples_every,
+                "test_every": test_every,
+                "patience": 0,
+                "data": "of some kind",
+                "image_shape": (1, *size),
+                "levels": 7,
+            }
             assert found.items() >= (expected | about).items()
 
 
@@ -752,7 +759,7 @@ def test_ranges_of_settings() -> None:
     """The least and the largest value of each setting are allowed; what lies just beyond is refused by its name."""
     most, tiny = 2**31 - 1, 5e-324
     counted = {"steps": 1, "threads": 1, "log_every": 1, "checkpoint_every": 1, "keep": 1, "warmup": 0, "seed": 0,
-               "samples_every": 0}  # fmt: skip
+               "samples_every": 0, "test_every": 0}  # fmt: skip
     allowed = [(name, value) for name, low in counted.items() for value in (low, most)]
     refused = [(name, value) for name, low in counted.items() for value in (low - 1, most + 1)]
     below_one = math.nextafter(1, 0)
