@@ -130,5 +130,6 @@ def test_the_unit_of_a_loss(name: str) -> None:
         assert model.loss(images, ng.Generator(1)).item() == pytest.approx(expected, rel=1e-5)
     else:
         assert model.loss_unit == {
-            "gan": "nats", "gan, penalised": "units of the critic's output", "ddpm": "squared error of the noise per dimension",
+            "gan": "nats", "gan, penalised": "units of the critic's output",
+            "ddpm": "squared error of the noise per dimension",
         }[name]  # fmt: skip

@@ -49,8 +49,8 @@ def plot_losses(run: Run, model: GenerativeModel) -> None:
         axes.set_prop_cycle(None)  # a test curve has the colour of its training curve
         steps, *losses = columns(file).items() or [("step", [])]
         for name, values in losses:
-            style += "o" * (len(values) == 1)
-            axes.plot(steps[1], scale * np.array(values), style, label=f"{prefix}{name}", linewidth=1)
+            dotted = style + "o" * (len(values) == 1)
+            axes.plot(steps[1], scale * np.array(values), dotted, label=f"{prefix}{name}", linewidth=1)
     if best := run.best_test():
         axes.plot(best.step, scale * best.loss, "ko", label=f"best: {scale * best.loss:.4g} at step {best.step}")
     settings = run.settings()
