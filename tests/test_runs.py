@@ -305,6 +305,7 @@ def test_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert found.step == 15
     assert (out / "samples" / "step-00000015.png").read_bytes() == (out / "samples.png").read_bytes()
     assert (out / "interpolation.png").exists()
+    assert 'http-equiv="refresh"' not in (out / "index.html").read_text()
     for step in (15, 12, 8):
         again = back_to(out, step, tmp_path / str(step))
         assert main(resume(again)) == 0
