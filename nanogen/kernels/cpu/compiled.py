@@ -1,31 +1,18 @@
-"""The C library: all `*.c` files of this folder, compiled once for each real type.
-
-The system's compiler compiles it at the first use on a machine.  An empty `CC=` in the environment means that there is
-no compiler; then the plain NumPy forms run.
-"""
+"""The C library: all `*.c` files of this folder, compiled once for each real type, and how its functions are called."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
-import shlex
-import shutil
-import subprocess
-import tempfile
-import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nanogen.kernels.cpu.build import build
 from nanogen.kernels.cpu.threads import blas_threads, single_threaded
 
-FOLDER = Path(__file__).parent
 REAL = {"f": "float", "d": "double"}  # by NumPy's character
-# For the processor that compiles it.  No C code here reads errno or needs floating-point exceptions.
-FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 
 
 def covers(*arrays: np.ndarray) -> bool:
@@ -34,54 +21,10 @@ def covers(*arrays: np.ndarray) -> bool:
     return real in REAL and all(array.dtype.char == real for array in arrays) and library(real) is not None
 
 
-def compiler() -> list[str]:
-    """The compiler's command; empty if there is no compiler."""
-    command = shlex.split(os.environ.get("CC", "cc"))
-    return command if command and shutil.which(command[0]) else []
-
-
 @functools.cache
 def library(real: str) -> ctypes.CDLL | None:
-    """The functions for NumPy's type `f` or `d`.  None without a compiler; None with a warning if compiling fails."""
-    command = compiler()
-    if not command:
-        return None
-    sources = sorted(FOLDER.glob("*.c"))
-    command += [*FLAGS, f"-DReal={REAL[real]}", f"-I{FOLDER.parent}"]
-    try:
-        made = cache() / f"{name_of(command, sources)}.so"
-        os.fsencode(made).decode("utf-8")  # else threadpoolctl fails, which decodes all paths so
-        if not made.exists():
-            with tempfile.TemporaryDirectory(dir=made.parent) as folder:  # other processes never see a partial file
-                new = Path(folder) / made.name
-                subprocess.run([*command, *map(str, sources), "-o", str(new), "-lm"], check=True, capture_output=True)
-                new.replace(made)
-        return ctypes.CDLL(str(made))
-    except (OSError, UnicodeDecodeError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", b"").decode(errors="replace").strip()
-        warnings.warn(f"no C kernels, using the plain NumPy forms: {error}\n{said}".strip(), stacklevel=2)
-        return None
-
-
-def cache() -> Path:
-    """The user's cache folder for compiled libraries."""
-    try:
-        import platformdirs  # optional: as a library nanogen needs only NumPy
-    except ImportError:
-        return Path(tempfile.mkdtemp(prefix="nanogen"))
-    folder = Path(os.environ.get("NANOGEN_CACHE") or platformdirs.user_cache_path("nanogen")) / "compiled"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def name_of(command: list[str], sources: list[Path]) -> str:
-    """A hash of everything the library depends on: sources, compiler, processor."""
-    version = subprocess.run([command[0], "--version"], check=True, capture_output=True).stdout
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_bytes().splitlines() if cpuinfo.exists() else [*map(os.fsencode, os.uname())]
-    processor = sorted({line for line in lines if not cpuinfo.exists() or line.startswith((b"flags", b"model name"))})
-    texts = [path.read_bytes() for path in [*sources, *sorted(FOLDER.parent.rglob("*.h"))]]
-    return hashlib.sha256(b"\0".join([*map(os.fsencode, command), version, *processor, *texts])).hexdigest()
+    """The functions for NumPy's type `f` or `d`; None if there are none."""
+    return build(REAL[real])
 
 
 KINDS = {int: ctypes.c_longlong, float: ctypes.c_double}

@@ -1,0 +1,195 @@
+"""Compiling the C library with the system's compiler, at the first use on a machine, and the cache of the result.
+
+A library can do whatever its user can.  So one is only loaded from a file and a folder that no other user can write,
+and that this user or root has made.  The cache of data sets, which users may share, is another folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import logging
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+# For the processor that compiles it.  No C code here reads errno or needs floating-point exceptions.
+FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+SECONDS = 120.0  # that the compiler may take
+NEW = "new-"  # prefix of the folders in which it works
+log = logging.getLogger("nanogen")
+
+
+def give_up(why: object) -> None:
+    warnings.warn(f"no C kernels, using the plain NumPy forms: {why}", stacklevel=3)
+
+
+def compiler() -> list[str]:
+    """The compiler's command, `cc` or that in the environment's CC; empty if there is no compiler."""
+    given = os.environ.get("CC", "cc")
+    try:
+        command = shlex.split(given)
+    except ValueError as error:
+        give_up(f"CC={given}: {error}")
+        return []
+    return command if command and shutil.which(command[0]) else []
+
+
+def build(real: str) -> ctypes.CDLL | None:
+    """The library for C's type `real`, from the cache or compiled.
+
+    None without a compiler; None with a warning if it fails."""
+    if not (command := compiler()):
+        return None
+    sources = sorted(FOLDER.glob("*.c"))
+    command += [*FLAGS, f"-DReal={real}", f"-I{FOLDER.parent}"]
+    try:
+        name = name_of(command, sources)
+        command += [*map(str, sources), "-lm"]
+        try:
+            with pinned(cache()) as folder:
+                return loaded(folder, name, command)
+        except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+            log.warning("nanogen: the C kernels are not cached: %s", error)
+            with tempfile.TemporaryDirectory(prefix="nanogen-") as temporary, pinned(Path(temporary)) as folder:
+                return loaded(folder, name, command)
+    except (OSError, subprocess.SubprocessError) as error:
+        give_up(error)
+        return None
+
+
+def name_of(command: list[str], sources: list[Path]) -> str:
+    """A hash of everything the library depends on: sources, compiler, processor."""
+    version = output_of([command[0], "--version"])
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_bytes().splitlines() if cpuinfo.exists() else [*map(os.fsencode, os.uname())]
+    processor = sorted({line for line in lines if not cpuinfo.exists() or line.startswith((b"flags", b"model name"))})
+    texts = [path.read_bytes() for path in [*sources, *sorted(FOLDER.parent.rglob("*.h"))]]
+    return hashlib.sha256(b"\0".join([*map(os.fsencode, command), version, *processor, *texts])).hexdigest()[:32]
+
+
+def cache() -> Path:
+    """The user's cache folder for compiled libraries."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    folder = Path(os.environ.get("NANOGEN_CACHE") or caches.expanduser() / "nanogen") / "compiled"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # the mode is that of the last folder alone
+    return folder
+
+
+@contextlib.contextmanager
+def pinned(folder: Path) -> Iterator[Path]:
+    """The folder by a path which means this folder even if others can write its parents and put another in its place.
+
+    Raises:
+        PermissionError: other users can write in it, or it is theirs.
+    """
+    descriptor = os.open(folder, os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if not is_ours(descriptor):
+            raise PermissionError(f"other users can write in {folder}")
+        path = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+        yield path if path.exists() else folder
+    finally:
+        os.close(descriptor)
+
+
+def is_ours(descriptor: int) -> bool:
+    """Whether an open file or folder is this user's or root's, and no one else can write it."""
+    status = os.fstat(descriptor)
+    return status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022
+
+
+def loaded(folder: Path, name: str, command: list[str]) -> ctypes.CDLL:
+    """The library `name` of a folder; the command makes it if it isn't there or was changed."""
+    path = next((path for path in folder.glob(f"{name}-*.so") if is_whole(path)), None) or made(folder, name, command)
+    with sleeping_threads():
+        return ctypes.CDLL(str(path))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the file is ours, with the digest in its name: a part of a library would end this process by SIGBUS."""
+    with open(path, "rb", opener=lambda file, flags: os.open(file, flags | os.O_NOFOLLOW)) as file:
+        return is_ours(file.fileno()) and path.stem.endswith(hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def made(folder: Path, name: str, command: list[str]) -> Path:
+    """Run the command.  Returns the library, which is on the disk, whole, before it has its name."""
+    log.warning("nanogen: compiling the C kernels for this machine (%s)", command[0])  # only warnings are shown
+    for old in folder.glob(f"{NEW}*"):
+        if time.time() - old.stat().st_mtime > 30 * SECONDS:  # its process was killed
+            shutil.rmtree(old, ignore_errors=True)
+    with exit_on_sigterm(), tempfile.TemporaryDirectory(None, NEW, folder, ignore_cleanup_errors=True) as new:
+        output_of([*command, "-o", f"{new}/library"], TMPDIR=new)
+        with open(f"{new}/library", "rb") as file:
+            os.fchmod(file.fileno(), 0o700)
+            os.fsync(file.fileno())
+            path = folder / f"{name}-{hashlib.file_digest(file, 'sha256').hexdigest()}.so"
+        os.replace(f"{new}/library", path)
+    descriptor = os.open(folder, os.O_DIRECTORY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    return path
+
+
+def output_of(command: list[str], **environment: str) -> bytes:
+    """What a command prints.  If this is interrupted, or takes too long, it ends with all processes that it started.
+
+    Raises:
+        subprocess.SubprocessError: it failed, or took too long.
+    """
+    with (
+        tempfile.TemporaryFile() as said,  # a pipe would stay open while any process has it
+        subprocess.Popen(
+            command, stdout=said, stderr=said, start_new_session=True, env=os.environ | environment
+        ) as process,
+    ):
+        try:
+            status = process.wait(SECONDS)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise subprocess.SubprocessError(f"{command[0]} took more than {SECONDS} seconds") from None
+            raise
+        said.seek(0)
+        if status:
+            raise subprocess.SubprocessError(f"{command[0]} failed\n{said.read().decode(errors='replace')}".strip())
+        return said.read()
+
+
+@contextlib.contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Unless SIGTERM is handled already, it raises SystemExit, so that contexts are left in order."""
+    unhandled = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if mine := unhandled and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def sleeping_threads() -> Iterator[None]:
+    """An OpenMP that is loaded within this context lets threads sleep while they wait for work or for each other.
+
+    By default they would wait in a loop, which on a busy machine takes the core from the thread they wait for."""
+    chosen = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
+    if not chosen:
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+    try:
+        yield
+    finally:
+        if not chosen:
+            del os.environ["OMP_WAIT_POLICY"]
