@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parent
 # For the processor that compiles it.  No C code here reads errno or needs floating-point exceptions.
@@ -53,20 +54,24 @@ def build(real: str) -> ctypes.CDLL | None:
     if not (command := compiler()):
         return None
     sources = sorted(FOLDER.glob("*.c"))
-    command += [*FLAGS, f"-DReal={real}", f"-I{FOLDER.parent}"]
+    command += [*FLAGS, f"-DReal={real}", f"-I{FOLDER.parent}", *map(str, sources), "-lm"]
     try:
-        name = name_of(command, sources)
-        command += [*map(str, sources), "-lm"]
-        try:
-            with pinned(cache()) as folder:
-                return loaded(folder, name, command)
-        except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
-            log.warning("nanogen: the C kernels are not cached: %s", error)
-            with tempfile.TemporaryDirectory(prefix="nanogen-") as temporary, pinned(Path(temporary)) as folder:
-                return loaded(folder, name, command)
+        with exit_on_sigterm():
+            return from_cache(name_of(command, sources), command)
     except (OSError, subprocess.SubprocessError) as error:
         give_up(error)
         return None
+
+
+def from_cache(name: str, command: list[str]) -> ctypes.CDLL:
+    """The library `name`; without a cache, it is compiled in a folder that is then removed."""
+    try:
+        with pinned(cache()) as folder:
+            return loaded(folder, name, command)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
+        log.warning("nanogen: the C kernels are not cached: %s", error)
+        with tempfile.TemporaryDirectory(prefix="nanogen-") as temporary, pinned(Path(temporary)) as folder:
+            return loaded(folder, name, command)
 
 
 def name_of(command: list[str], sources: list[Path]) -> str:
@@ -111,56 +116,57 @@ def is_ours(descriptor: int) -> bool:
 
 
 def loaded(folder: Path, name: str, command: list[str]) -> ctypes.CDLL:
-    """The library `name` of a folder; the command makes it if it isn't there or was changed."""
-    path = next((path for path in folder.glob(f"{name}-*.so") if is_whole(path)), None) or made(folder, name, command)
-    with sleeping_threads():
+    """The library `name` of a folder; the command makes it if it isn't there or was changed.
+
+    Loading it loads OpenMP, which reads from the environment how threads wait for work and for each other.  By default
+    they wait in a loop, which on a busy machine takes the core from the thread that they wait for."""
+    path = next(filter(is_whole, folder.glob(f"{name}-*.so")), None) or made(folder, name, command)
+    chosen = "OMP_WAIT_POLICY" in os.environ
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
         return ctypes.CDLL(str(path))
+    finally:
+        if not chosen:  # other libraries and processes choose for themselves
+            del os.environ["OMP_WAIT_POLICY"]
 
 
 def is_whole(path: Path) -> bool:
     """Whether the file is ours, with the digest in its name: a part of a library would end this process by SIGBUS."""
-    with open(path, "rb", opener=lambda file, flags: os.open(file, flags | os.O_NOFOLLOW)) as file:
+    with contextlib.suppress(OSError), open(os.open(path, os.O_NOFOLLOW), "rb") as file:
         return is_ours(file.fileno()) and path.stem.endswith(hashlib.file_digest(file, "sha256").hexdigest())
+    return False
 
 
 def made(folder: Path, name: str, command: list[str]) -> Path:
     """Run the command.  Returns the library, which is on the disk, whole, before it has its name."""
-    log.warning("nanogen: compiling the C kernels for this machine (%s)", command[0])  # only warnings are shown
+    log.warning("nanogen: compiling the C kernels for this machine, which takes some seconds")
     for old in folder.glob(f"{NEW}*"):
         if time.time() - old.stat().st_mtime > 30 * SECONDS:  # its process was killed
             shutil.rmtree(old, ignore_errors=True)
-    with exit_on_sigterm(), tempfile.TemporaryDirectory(None, NEW, folder, ignore_cleanup_errors=True) as new:
+    with tempfile.TemporaryDirectory(None, NEW, folder, ignore_cleanup_errors=True) as new:
         output_of([*command, "-o", f"{new}/library"], TMPDIR=new)
         with open(f"{new}/library", "rb") as file:
             os.fchmod(file.fileno(), 0o700)
             os.fsync(file.fileno())
             path = folder / f"{name}-{hashlib.file_digest(file, 'sha256').hexdigest()}.so"
-        os.replace(f"{new}/library", path)
-    descriptor = os.open(folder, os.O_DIRECTORY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-    return path
+        return Path(f"{new}/library").replace(path)
 
 
 def output_of(command: list[str], **environment: str) -> bytes:
-    """What a command prints.  If this is interrupted, or takes too long, it ends with all processes that it started.
+    """What a command prints.  If it takes too long, or this is interrupted, all processes that it started end.
 
     Raises:
         subprocess.SubprocessError: it failed, or took too long.
     """
-    with (
-        tempfile.TemporaryFile() as said,  # a pipe would stay open while any process has it
-        subprocess.Popen(
-            command, stdout=said, stderr=said, start_new_session=True, env=os.environ | environment
-        ) as process,
-    ):
-        try:
-            status = process.wait(SECONDS)
-        except BaseException as error:
-            os.killpg(process.pid, signal.SIGKILL)
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise subprocess.SubprocessError(f"{command[0]} took more than {SECONDS} seconds") from None
-            raise
+    with tempfile.TemporaryFile() as said:  # a pipe would stay open while any process has it
+        how: Any = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said, "start_new_session": True}
+        with subprocess.Popen(command, **how, env=os.environ | environment) as process:
+            try:
+                status = process.wait(SECONDS)
+            except BaseException:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                raise
         said.seek(0)
         if status:
             raise subprocess.SubprocessError(f"{command[0]} failed\n{said.read().decode(errors='replace')}".strip())
@@ -169,7 +175,7 @@ def output_of(command: list[str], **environment: str) -> bytes:
 
 @contextlib.contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Unless SIGTERM is handled already, it raises SystemExit, so that contexts are left in order."""
+    """Unless SIGTERM is handled already, it raises SystemExit, so that nothing is left behind."""
     unhandled = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if mine := unhandled and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -178,18 +184,3 @@ def exit_on_sigterm() -> Iterator[None]:
     finally:
         if mine:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextlib.contextmanager
-def sleeping_threads() -> Iterator[None]:
-    """An OpenMP that is loaded within this context lets threads sleep while they wait for work or for each other.
-
-    By default they would wait in a loop, which on a busy machine takes the core from the thread they wait for."""
-    chosen = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
-    if not chosen:
-        os.environ["OMP_WAIT_POLICY"] = "passive"
-    try:
-        yield
-    finally:
-        if not chosen:
-            del os.environ["OMP_WAIT_POLICY"]

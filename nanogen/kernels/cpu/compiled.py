@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nanogen.kernels.activation import memory_order
 from nanogen.kernels.cpu.build import build
 from nanogen.kernels.cpu.threads import blas_threads, single_threaded
 
@@ -75,22 +76,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def in_memory_order(*arrays: np.ndarray) -> list[np.ndarray]:
-    """Contiguous arrays of one shape, their axes permuted into the memory order of the first one."""
-    order = memory_order(arrays[0].strides)
-    return [np.ascontiguousarray(a.transpose(order), arrays[0].dtype) if a.ndim else a for a in arrays]
-
-
-@functools.lru_cache(4096)
-def memory_order(strides: tuple[int, ...]) -> list[int]:
-    return sorted(range(len(strides)), key=lambda axis: -strides[axis])
-
-
 def elementwise(name: str, *arrays: np.ndarray, settings: tuple[float, ...] = ()) -> Any:
-    """The result of the elementwise C function `name` of arrays of one shape, and of settings, in a new array."""
+    """The result of the elementwise C function `name` of arrays of one shape, and of settings, in a new array.
+
+    The arrays are read and written in the memory order of the first one."""
     if not covers(arrays[0]) or any(a.shape != arrays[0].shape for a in arrays):
         return NotImplemented
-    given = in_memory_order(*arrays)
+    order = memory_order(arrays[0].strides)
+    given = [np.ascontiguousarray(a.transpose(order), arrays[0].dtype) if a.ndim else a for a in arrays]
     out = np.empty(given[0].shape, given[0].dtype)
     call(name, *given, *map(float, settings), out, out.size)
-    return out.transpose(np.argsort(memory_order(arrays[0].strides))) if out.ndim else out
+    return out.transpose(np.argsort(order)) if out.ndim else out
