@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import logging
 import os
@@ -22,18 +23,15 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 FOLDER = Path(__file__).parent
+REAL = {"f": "float", "d": "double"}  # by NumPy's character
 # For the processor that compiles it.  No C code here reads errno or needs floating-point exceptions.
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 SECONDS = 120.0  # that the compiler may take
-NEW = "new-"  # prefix of the folders in which it works
 log = logging.getLogger("nanogen")
-
-
-def give_up(why: object) -> None:
-    warnings.warn(f"no C kernels, using the plain NumPy forms: {why}", stacklevel=3)
 
 
 def compiler() -> list[str]:
@@ -41,25 +39,26 @@ def compiler() -> list[str]:
     given = os.environ.get("CC", "cc")
     try:
         command = shlex.split(given)
-    except ValueError as error:
-        give_up(f"CC={given}: {error}")
-        return []
+    except ValueError:  # a quotation without an end; `library` will say that there is no such command
+        return [given]
     return command if command and shutil.which(command[0]) else []
 
 
-def build(real: str) -> ctypes.CDLL | None:
-    """The library for C's type `real`, from the cache or compiled.
-
-    None without a compiler; None with a warning if it fails."""
+@functools.cache
+def library(real: str) -> ctypes.CDLL | None:
+    """The functions for NumPy's type `f` or `d`.  None without a compiler; None with a warning if compiling fails."""
     if not (command := compiler()):
         return None
     sources = sorted(FOLDER.glob("*.c"))
-    command += [*FLAGS, f"-DReal={real}", f"-I{FOLDER.parent}", *map(str, sources), "-lm"]
+    command += [*FLAGS, f"-DReal={REAL[real]}", f"-I{FOLDER.parent}", *map(str, sources), "-lm"]
     try:
-        with exit_on_sigterm():
+        with contextlib.ExitStack() as held:
+            if threading.current_thread() is threading.main_thread() and signal.getsignal(SIGTERM) == signal.SIG_DFL:
+                signal.signal(SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that nothing is left behind
+                held.callback(signal.signal, SIGTERM, signal.SIG_DFL)
             return from_cache(name_of(command, sources), command)
     except (OSError, subprocess.SubprocessError) as error:
-        give_up(error)
+        warnings.warn(f"no C kernels, using the plain NumPy forms: {error}", stacklevel=3)
         return None
 
 
@@ -78,8 +77,8 @@ def name_of(command: list[str], sources: list[Path]) -> str:
     """A hash of everything the library depends on: sources, compiler, processor."""
     version = output_of([command[0], "--version"])
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_bytes().splitlines() if cpuinfo.exists() else [*map(os.fsencode, os.uname())]
-    processor = sorted({line for line in lines if not cpuinfo.exists() or line.startswith((b"flags", b"model name"))})
+    lines = set(cpuinfo.read_bytes().splitlines()) if cpuinfo.exists() else set()
+    processor = sorted(x for x in lines if x.startswith((b"flags", b"model"))) or [*map(os.fsencode, os.uname())]
     texts = [path.read_bytes() for path in [*sources, *sorted(FOLDER.parent.rglob("*.h"))]]
     return hashlib.sha256(b"\0".join([*map(os.fsencode, command), version, *processor, *texts])).hexdigest()[:32]
 
@@ -121,13 +120,11 @@ def loaded(folder: Path, name: str, command: list[str]) -> ctypes.CDLL:
     Loading it loads OpenMP, which reads from the environment how threads wait for work and for each other.  By default
     they wait in a loop, which on a busy machine takes the core from the thread that they wait for."""
     path = next(filter(is_whole, folder.glob(f"{name}-*.so")), None) or made(folder, name, command)
-    chosen = "OMP_WAIT_POLICY" in os.environ
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    try:
+    with contextlib.ExitStack() as held:
+        if "OMP_WAIT_POLICY" not in os.environ:
+            os.environ["OMP_WAIT_POLICY"] = "passive"
+            held.callback(os.environ.pop, "OMP_WAIT_POLICY")  # other libraries and processes choose for themselves
         return ctypes.CDLL(str(path))
-    finally:
-        if not chosen:  # other libraries and processes choose for themselves
-            del os.environ["OMP_WAIT_POLICY"]
 
 
 def is_whole(path: Path) -> bool:
@@ -140,10 +137,10 @@ def is_whole(path: Path) -> bool:
 def made(folder: Path, name: str, command: list[str]) -> Path:
     """Run the command.  Returns the library, which is on the disk, whole, before it has its name."""
     log.warning("nanogen: compiling the C kernels for this machine, which takes some seconds")
-    for old in folder.glob(f"{NEW}*"):
+    for old in folder.glob("new-*"):
         if time.time() - old.stat().st_mtime > 30 * SECONDS:  # its process was killed
             shutil.rmtree(old, ignore_errors=True)
-    with tempfile.TemporaryDirectory(None, NEW, folder, ignore_cleanup_errors=True) as new:
+    with tempfile.TemporaryDirectory(prefix="new-", dir=folder, ignore_cleanup_errors=True) as new:
         output_of([*command, "-o", f"{new}/library"], TMPDIR=new)
         with open(f"{new}/library", "rb") as file:
             os.fchmod(file.fileno(), 0o700)
@@ -171,16 +168,3 @@ def output_of(command: list[str], **environment: str) -> bytes:
         if status:
             raise subprocess.SubprocessError(f"{command[0]} failed\n{said.read().decode(errors='replace')}".strip())
         return said.read()
-
-
-@contextlib.contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """Unless SIGTERM is handled already, it raises SystemExit, so that nothing is left behind."""
-    unhandled = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if mine := unhandled and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        if mine:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -10,22 +10,14 @@ from typing import Any
 import numpy as np
 
 from nanogen.kernels.activation import memory_order
-from nanogen.kernels.cpu.build import build
+from nanogen.kernels.cpu.build import REAL, library
 from nanogen.kernels.cpu.threads import blas_threads, single_threaded
-
-REAL = {"f": "float", "d": "double"}  # by NumPy's character
 
 
 def covers(*arrays: np.ndarray) -> bool:
     """Whether the library supports these arrays: all of one real type, float32 or float64."""
     real = arrays[0].dtype.char
     return real in REAL and all(array.dtype.char == real for array in arrays) and library(real) is not None
-
-
-@functools.cache
-def library(real: str) -> ctypes.CDLL | None:
-    """The functions for NumPy's type `f` or `d`; None if there are none."""
-    return build(REAL[real])
 
 
 KINDS = {int: ctypes.c_longlong, float: ctypes.c_double}
