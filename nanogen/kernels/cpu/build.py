@@ -57,7 +57,7 @@ def library(real: str) -> ctypes.CDLL | None:
                 signal.signal(SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that nothing is left behind
                 held.callback(signal.signal, SIGTERM, signal.SIG_DFL)
             return from_cache(name_of(command, sources), command)
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, UnicodeDecodeError, subprocess.SubprocessError) as error:
         warnings.warn(f"no C kernels, using the plain NumPy forms: {error}", stacklevel=3)
         return None
 
@@ -67,7 +67,7 @@ def from_cache(name: str, command: list[str]) -> ctypes.CDLL:
     try:
         with pinned(cache()) as folder:
             return loaded(folder, name, command)
-    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
+    except (OSError, UnicodeDecodeError, RuntimeError) as error:  # RuntimeError: the user has no home
         log.warning("nanogen: the C kernels are not cached: %s", error)
         with tempfile.TemporaryDirectory(prefix="nanogen-") as temporary, pinned(Path(temporary)) as folder:
             return loaded(folder, name, command)
@@ -97,7 +97,9 @@ def pinned(folder: Path) -> Iterator[Path]:
 
     Raises:
         PermissionError: other users can write in it, or it is theirs.
+        UnicodeDecodeError: its path is not UTF-8, as which threadpoolctl reads the paths of all libraries.
     """
+    os.fsencode(folder.resolve()).decode("utf-8")
     descriptor = os.open(folder, os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if not is_ours(descriptor):
