@@ -427,7 +427,7 @@ def test_a_command_that_is_none(afresh: Path, monkeypatch: pytest.MonkeyPatch) -
 
 HANGS = """[ "$1" = --version ] && exit
 touch "$TMPDIR/of-the-compiler"
-sleep 1000 &
+sleep 60 &
 echo $$ $! > "$0.processes"
 wait"""
 
@@ -447,9 +447,11 @@ def test_a_compiler_that_hangs(afresh: Path, monkeypatch: pytest.MonkeyPatch) ->
     """It has a limit.  Then it and what it has started end, and nothing is left."""
     monkeypatch.setattr(build, "SECONDS", 1.0)
     monkeypatch.setenv("CC", command := executable(afresh.parents[1] / "cc", HANGS))
+    (temporary := afresh.parents[1] / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     with pytest.warns(UserWarning, match=r"no C kernels.* timed out after 1.0 seconds"):
         assert build.library("f") is None
-    assert list(afresh.iterdir()) == []
+    assert [*afresh.iterdir(), *temporary.iterdir()] == []
     assert ended(command)
 
 
