@@ -56,7 +56,7 @@ def library(real: str) -> ctypes.CDLL | None:
             if threading.current_thread() is threading.main_thread() and signal.getsignal(SIGTERM) == signal.SIG_DFL:
                 signal.signal(SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that nothing is left behind
                 held.callback(signal.signal, SIGTERM, signal.SIG_DFL)
-            return from_cache(name_of(command, sources), command)
+            return from_cache(f"{REAL[real]}-{name_of(command, sources)}", command)
     except (OSError, UnicodeDecodeError, subprocess.SubprocessError) as error:
         warnings.warn(f"no C kernels, using the plain NumPy forms: {error}", stacklevel=3)
         return None
@@ -138,7 +138,7 @@ def is_whole(path: Path) -> bool:
 
 def made(folder: Path, name: str, command: list[str]) -> Path:
     """Run the command.  Returns the library, which is on the disk, whole, before it has its name."""
-    log.warning("nanogen: compiling the C kernels for this machine, which takes some seconds")
+    log.warning("nanogen: compiling the C kernels for this machine, which takes some seconds (%s)", name.split("-")[0])
     for old in folder.glob("new-*"):
         if time.time() - old.stat().st_mtime > 30 * SECONDS:  # its process was killed
             shutil.rmtree(old, ignore_errors=True)
