@@ -38,6 +38,7 @@ from nanogen.training.run import (
     check_ranges,
     convert,
     load_images,
+    log,
     make_settings,
     nearest,
 )
@@ -400,6 +401,7 @@ def outcome(parsed: argparse.Namespace) -> tuple[int, str]:
     """Run a command.  Returns the exit status and a line that describes the error, if any."""
     command = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "list": run_list}[parsed.command]
     keep_freed_memory()
+    log.setLevel("ERROR" if getattr(parsed, "quiet", False) else "NOTSET")
     try:
         command(parsed)
     except KeyboardInterrupt as error:

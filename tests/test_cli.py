@@ -586,6 +586,16 @@ def test_a_run_of_an_earlier_version_knows_no_images(
     assert "--data-changed" in refused(["evaluate", str(out)], capsys)
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_what_is_logged(quiet: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """It is shown, as that kernels are being compiled, unless --quiet was given to this command."""
+    monkeypatch.setattr(cli, "run_train", lambda parsed: cli.log.warning("nanogen: compiling"))
+    for arguments in (["--quiet"], ["--quiet"] if quiet else []):
+        caplog.clear()
+        assert main(["train", "vae", *arguments]) == 0
+    assert caplog.messages == ([] if quiet else ["nanogen: compiling"])
+
+
 def test_quiet_says_nothing(tmp_path: Path, no_pictures: None, capfd: pytest.CaptureFixture[str]) -> None:
     """--quiet: no word, neither on the one nor on the other stream."""
     assert main(train_command("vae", tmp_path / "run", "--quiet")) == 0

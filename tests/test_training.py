@@ -427,6 +427,31 @@ def test_a_number_that_goes_wrong_is_traced_to_its_place(function: Any, x: float
     assert (Primitive.recorded, Primitive.gradients) == before
 
 
+@pytest.mark.parametrize("inspected", [False, True])
+@pytest.mark.parametrize(("wrong", "said"), [
+    ("nothing", "^something else$"), ("number", "numbers went wrong at step 1: exp in VAE gave infinity"),
+    ("weight", "numbers went wrong at step 1: something else"),
+])  # fmt: skip
+def test_errors_that_are_not_about_numbers(
+    wrong: str, said: str, inspected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ValueError of a step stays what it is, unless a weight is not finite, or a number of that step."""
+
+    def loss(self: Any, *given: Any) -> ng.Tensor:
+        if wrong == "number":
+            F.exp(ng.tensor(1000.0))
+        raise ValueError("something else")
+
+    monkeypatch.setattr(ng.models.VAE, "loss", loss)
+    trainer, run = begun(settings_of("vae"), tmp_path)
+    trainer.inspected = inspected
+    if wrong == "weight":
+        next(iter(trainer.model.parameters())).data[...] = np.nan
+    with pytest.raises(ValueError if wrong == "nothing" else FloatingPointError, match=said):
+        train(trainer, run, lambda step, loss: None)
+    assert trainer.step == 1
+
+
 def test_an_update_that_goes_wrong(tmp_path: Path) -> None:
     """Sound gradients and a learning rate beyond all bounds: the parameter is named that left the finite numbers."""
     with pytest.raises(FloatingPointError, match=r"step 1: the update of [\w.]+ gave"):

@@ -272,7 +272,9 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
         while trainer.step < settings.steps and not (stopping or early):
             try:
                 losses = trainer.advance()  # overflows are detected below
-            except (ValueError, FloatingPointError) as error:  # as of a density with NaN parameters
+            except (ValueError, FloatingPointError) as error:
+                if isinstance(error, ValueError) and not has_bad_numbers(trainer):
+                    raise
                 raise failure(trainer, run, str(error)) from error
             for name, loss in losses.items():
                 trainer.recent[name].append(loss)
@@ -334,6 +336,21 @@ def draw(trainer: Trainer, run: Run) -> None:
 def not_finite(arrays: dict[str, Any]) -> str | None:
     """The name of the first array that contains a number that is not finite, or None."""
     return next((name for name, array in arrays.items() if not is_finite(array)), None)
+
+
+def has_bad_numbers(trainer: Trainer) -> bool:
+    """Whether a step failed because of a number that is not finite, as of a density with NaN parameters.
+
+    It is searched for in the weights, and in the step, which is repeated; with several ranks only in the weights."""
+    if not_finite(trainer.model.state_dict()):
+        return True
+    try:
+        with contextlib.suppress(ValueError), detect_anomaly(trainer.model):
+            if size() == 1:
+                trainer.update()
+    except FloatingPointError:
+        return True
+    return False
 
 
 def failure(trainer: Trainer, run: Run, seen: str) -> FloatingPointError:

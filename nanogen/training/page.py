@@ -75,7 +75,9 @@ def write_page(run: Run, step: int) -> Path:
     pictures = "".join(figure(path, path.stem.replace("_", " "), meaning.get(path.stem, "")) for path in others)
     page = PAGE.substitute(
         title=html.escape(title),
-        refresh='<meta http-equiv="refresh" content="30">\n' if step < settings.steps and not run.out_of_patience() else "",
+        refresh='<meta http-equiv="refresh" content="30">\n'
+        if step < settings.steps and not run.out_of_patience()
+        else "",
         step=step,
         steps=settings.steps,
         frames="".join(figure(path, f"step {int(path.stem[5:])}") for path in dict.fromkeys(shown)),
