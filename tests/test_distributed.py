@@ -150,6 +150,17 @@ def test_ranks_draw_the_images_of_one_process(model: str, count: int) -> None:
         assert np.array_equal(images, of_one()[f"drawn:{model}.{n}"])
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("way", ["given", "left"])
+def test_ranks_draw_images_of_the_labels_of_one_process(way: str, count: int) -> None:
+    """Each rank's images have its own part of the labels, given or drawn by the model: no label is drawn twice."""
+    for n in (7, 2):
+        found = (of_ranks(count)[0] if count > 1 else of_one())[f"labels:{way}.{n}"]
+        expected = ranks.some_labels(n, ng.Generator(3).stream(5))
+        assert found.ravel().tolist() == expected.tolist()
+        assert len(set(expected.tolist())) == n
+
+
 def test_without_mpi_everything_is_of_this_process() -> None:
     """The arrays themselves, all of n items; and mpi4py is not imported, nor by the command line."""
     array = np.ones(2)
