@@ -22,7 +22,7 @@ import pytest
 import ranks
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_runs import TINY, settings_of, some_images, trained
+from tiny_runs import STEPS, TINY, begun, settings_of, some_images, trained
 
 import nanogen as ng
 from nanogen import distributed
@@ -30,7 +30,7 @@ from nanogen.cli import main
 from nanogen.training import loop
 from nanogen.training.checkpoint import load_checkpoint
 from nanogen.training.config import read_config
-from nanogen.training.loop import Trainer
+from nanogen.training.loop import Trainer, train
 from nanogen.training.run import Run
 
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
@@ -150,6 +150,17 @@ def test_ranks_draw_the_images_of_one_process(model: str, count: int) -> None:
         assert np.array_equal(images, of_one()[f"drawn:{model}.{n}"])
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("way", ["given", "left"])
+def test_ranks_draw_images_of_the_labels_of_one_process(way: str, count: int) -> None:
+    """Each rank's images have its own part of the labels, given or drawn by the model: no label is drawn twice."""
+    for n in (7, 2):
+        found = (of_ranks(count)[0] if count > 1 else of_one())[f"labels:{way}.{n}"]
+        expected = ranks.some_labels(n, ng.Generator(3).stream(5))
+        assert found.ravel().tolist() == expected.tolist()
+        assert len(set(expected.tolist())) == n
+
+
 def test_without_mpi_everything_is_of_this_process() -> None:
     """The arrays themselves, all of n items; and mpi4py is not imported, nor by the command line."""
     array = np.ones(2)
@@ -252,6 +263,17 @@ def test_settings_that_ranks_can_not_share(changes: dict[str, Any], text: str, m
         Trainer(settings, some_images())
 
 
+def test_the_first_rank_alone_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No row of metrics, no checkpoint and no picture comes from another one."""
+    every = {"log_every": 2, "checkpoint_every": 4, "samples_every": 3}
+    trainer, run = begun(settings_of("vae", **every), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(loop, "rank", lambda: 1)
+    train(trainer, run, lambda step, loss: None)
+    assert trainer.step == STEPS
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 # The command line
 
 
@@ -330,7 +352,7 @@ FAILING = """
 import os, sys
 from nanogen import distributed
 from nanogen.cli import main
-from nanogen.training.loop import Trainer
+from nanogen.training.loop import Trainer, train
 update = Trainer.update
 def failing(self):
     if self.step == 3 and distributed.rank() == int(os.environ["FAILS"]):

@@ -722,6 +722,14 @@ def test_settings_of_sampling_reach_the_model(monkeypatch: pytest.MonkeyPatch) -
     assert asked == [(n, {"steps": 2, "eta": 0.5}) for n in (5, 3)]
 
 
+@pytest.mark.parametrize("n", [0, -1])
+@pytest.mark.parametrize("name", TINY_MODELS)
+def test_no_samples_at_all(name: str, n: int) -> None:
+    """Fewer than one image are refused, not drawn: nothing would tell an empty array from a finished one."""
+    with pytest.raises(ValueError, match=f"n must be a positive integer, got {n}"):
+        sample(TINY_MODELS[name](), n, Generator(0))
+
+
 def test_samples_are_drawn_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """All batches together are as many images as asked for, none is larger than a batch may be, each is drawn from a
     stream of its own, and no image is another's; the seconds are all that passed, by the number of images."""

@@ -116,9 +116,10 @@ def test_the_first_signal_waits_and_the_second_does_not() -> None:
     that shells have for it.  Afterwards both are handled as before, also when an error ended the block."""
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     mine: list[int] = []
+    heard: Callable[..., None] = lambda n, frame: mine.append(n)
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda n, frame: mine.append(n))
+            signal.signal(number, heard)
         for first, second in ((signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)):
             noted: list[tuple[bool, int]] = []
             with pytest.raises(Interrupted) as caught, Stop() as stop:
@@ -126,6 +127,7 @@ def test_the_first_signal_waits_and_the_second_does_not() -> None:
             assert noted == [(False, 0), (True, first)]
             assert caught.value.status == 128 + second
             assert isinstance(caught.value, KeyboardInterrupt)
+            assert signal.getsignal(first) is heard, "else the next line would end the tests"
             os.kill(os.getpid(), first)
         assert mine == [signal.SIGINT, signal.SIGTERM]
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -582,6 +582,16 @@ def test_a_run_samples_with_the_averaged_weights(tmp_path: Path) -> None:
                           trainer.model.state_dict()["generator.norms.0.running_mean"])  # fmt: skip
 
 
+def test_a_run_samples_on_the_device_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On that of its training only where none is named: another machine may not have it."""
+    _, run = trained("vae", tmp_path, device="cpu")
+    moved: list[Any] = []
+    monkeypatch.setattr(MODELS["vae"], "to", lambda self, *target: (moved.append(target), self)[1])
+    for device in (None, "cuda", "cpu"):
+        run.model(device)
+    assert moved == [("cpu",), ("cuda",), ("cpu",)]
+
+
 def test_a_runs_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each split is that of the data set, found where and cut as the settings say; images of another shape or of other
     levels than the model's are refused."""
