@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import inspect
 import io
 import os
@@ -23,6 +24,7 @@ from nanogen import __version__, data
 from nanogen.backend import DEVICES, keep_freed_memory, use_threads
 from nanogen.distributed import broadcast, end, everyones, first_rank_first, rank, size
 from nanogen.models import MODELS
+from nanogen.models.base import progress
 from nanogen.random import Generator
 from nanogen.training.checkpoint import Checkpoint
 from nanogen.training.config import TRAINING, default, explained, in_their_types, read_config, split_assignment
@@ -47,6 +49,7 @@ LAUNCHED = ["mpiexec", "-n", str(size())] if size() > 1 else []
 IN_STEPS = "diffusion: sample by DDIM with this number of steps (default: all T, ancestral)"
 NOISE = "diffusion: DDIM's noise, 0 to 1 (default: 0)"
 CHANGED = "accept the run's data set although its images have changed"
+DELAY = 3.0  # seconds that something may take without a progress bar
 WHERE = {"digits": "bundled"}
 ABOUT = {name: typing.get_type_hints(Settings)[name] for name in ("data_dir", "size", "color")}
 ABOUT |= {"model": str | None, "data": str | None}  # the model and its data
@@ -190,8 +193,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         size = sum(parameter.data.size for parameter in trainer.model.parameters())
         say = (lambda _: None) if arguments.quiet else print
         say(f"{settings.model} ({size:,} parameters) on {settings.data} ({len(images):,} images), in {run.folder}")
-        kind = tqdm if sys.stderr.isatty() else Lines
-        bar = kind(total=settings.steps, initial=trainer.step, unit="step", disable=arguments.quiet)
+        bar = progress_bar(arguments.quiet, total=settings.steps, initial=trainer.step, unit="step")
 
         def on_step(step: int, loss: float) -> None:
             if loss == loss:  # NaN between the steps that are logged
@@ -223,14 +225,24 @@ def prepared(run: Run, resume: bool) -> Checkpoint | None:
     return None
 
 
+def progress_bar(quiet: bool, **options: Any) -> tqdm:
+    """A progress bar: on a terminal a line that changes, in files and pipes `Lines`."""
+    return (tqdm if sys.stderr.isatty() else Lines)(**{"disable": quiet, "leave": not options.get("delay"), **options})
+
+
+def shown(quiet: bool, steps: Iterable[Any], what: str) -> Iterable[Any]:
+    """The steps, with a progress bar if they take long."""
+    return progress_bar(quiet, iterable=steps, desc=what, delay=DELAY)
+
+
 class Lines(tqdm):
     """A progress bar for files and pipes: it prints a line every ten seconds instead of updating one line."""
 
     shown = -1  # the last step that was printed
 
     def __init__(self, **options: Any):
-        form = "step {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} left{postfix}"
-        super().__init__(**options, bar_format=form, mininterval=10, miniters=1, leave=False)
+        form = options.get("desc", "step") + " {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} left{postfix}"
+        super().__init__(**options | {"bar_format": form, "mininterval": 10, "miniters": 1, "leave": False})
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if msg is None and self.n > max(self.initial, self.shown):
@@ -238,7 +250,7 @@ class Lines(tqdm):
             print(self, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        if not self.disable:
+        if not self.disable and not self.delay:
             self.display()
         super().close()
 
@@ -347,12 +359,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a character that the console lacks must not stop a run
     given = sys.argv[1:] if arguments is None else list(arguments)
     with contextlib.ExitStack() as held:
+        held.enter_context(Stop(at_once=True))
         if rank():  # only the first rank prints
             nowhere = held.enter_context(open(os.devnull, "w", encoding="utf-8"))
             held.enter_context(contextlib.redirect_stdout(nowhere))
             held.enter_context(contextlib.redirect_stderr(nowhere))
         parsed = parser().parse_args(given)
         parsed.given = given
+        held.callback(progress.fill, progress.filled)
+        progress.fill(functools.partial(shown, getattr(parsed, "quiet", False)))
         status, line = outcome(parsed)
         if size() > 1:
             status, line = end(status, line)

@@ -26,7 +26,7 @@ FLOORS = (
     ("testing/",),
     ("metrics.py",),
     ("training/",),
-    ("cli.py",),
+    ("cli.py", "__main__.py"),
 )
 
 # What is imported inside functions: libraries that may be missing, or that are slow to import and seldom needed.

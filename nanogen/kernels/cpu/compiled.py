@@ -12,6 +12,7 @@ import hashlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 import warnings
@@ -54,13 +55,25 @@ def library(real: str) -> ctypes.CDLL | None:
         if not made.exists():
             with tempfile.TemporaryDirectory(dir=made.parent) as folder:  # other processes never see a partial file
                 new = Path(folder) / made.name
-                subprocess.run([*command, *map(str, sources), "-o", str(new), "-lm"], check=True, capture_output=True)
+                run([*command, *map(str, sources), "-o", str(new), "-lm"])
                 new.replace(made)
         return ctypes.CDLL(str(made))
     except (OSError, UnicodeDecodeError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", b"").decode(errors="replace").strip()
         warnings.warn(f"no C kernels, using the plain NumPy forms: {error}\n{said}".strip(), stacklevel=2)
         return None
+
+
+def run(command: list[str]) -> None:
+    """Run a compiler.  If this is interrupted, none of the compiler's processes goes on."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, process_group=0) as process:
+        try:
+            said = process.communicate()[1]
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)  # then it also removes its temporary files
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, stderr=said)
 
 
 def cache() -> Path:
