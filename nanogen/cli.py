@@ -199,9 +199,10 @@ def run_train(arguments: argparse.Namespace) -> None:
             if loss == loss:  # NaN between the steps that are logged
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update()
+            stop.at_once = False  # only the first step compiles, which takes long
 
         try:
-            with bar, Stop() as stop:
+            with bar, Stop(at_once=True) as stop:
                 train(trainer, run, on_step, stop)
             if number := max(everyones(stop.number)):
                 raise Interrupted(number)
