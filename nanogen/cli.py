@@ -10,6 +10,7 @@ import inspect
 import io
 import os
 import shlex
+import signal
 import sys
 import traceback
 import typing
@@ -226,9 +227,9 @@ def prepared(run: Run, resume: bool) -> Checkpoint | None:
     return None
 
 
-def progress_bar(quiet: bool, **options: Any) -> tqdm:
+def progress_bar(quiet: bool, **options: Any) -> Bar:
     """A progress bar: on a terminal a line that changes, in files and pipes `Lines`."""
-    return (tqdm if sys.stderr.isatty() else Lines)(**{"disable": quiet, "leave": not options.get("delay"), **options})
+    return (Bar if sys.stderr.isatty() else Lines)(**{"disable": quiet, "leave": not options.get("delay"), **options})
 
 
 def shown(quiet: bool, steps: Iterable[Any], what: str) -> Iterable[Any]:
@@ -236,7 +237,11 @@ def shown(quiet: bool, steps: Iterable[Any], what: str) -> Iterable[Any]:
     return progress_bar(quiet, iterable=steps, desc=what, delay=DELAY)
 
 
-class Lines(tqdm):
+class Bar(tqdm):
+    disable = True  # until it is made: `__del__` asks for it even after an interruption
+
+
+class Lines(Bar):
     """A progress bar for files and pipes: it prints a line every ten seconds instead of updating one line."""
 
     shown = -1  # the last step that was printed
@@ -360,7 +365,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a character that the console lacks must not stop a run
     given = sys.argv[1:] if arguments is None else list(arguments)
     with contextlib.ExitStack() as held:
-        held.enter_context(Stop(at_once=True))
         if rank():  # only the first rank prints
             nowhere = held.enter_context(open(os.devnull, "w", encoding="utf-8"))
             held.enter_context(contextlib.redirect_stdout(nowhere))
@@ -382,7 +386,10 @@ def outcome(parsed: argparse.Namespace) -> tuple[int, str]:
     command = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "list": run_list}[parsed.command]
     keep_freed_memory()
     try:
-        command(parsed)
+        with Stop(at_once=True):
+            if hasattr(signal, "pthread_sigmask"):  # ranks end together: `nanogen_command` has blocked it until here
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+            command(parsed)
     except KeyboardInterrupt as error:
         return getattr(error, "status", 130), f"nanogen: {in_a_line(error, 'stopped')}"
     except FloatingPointError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import re
@@ -210,6 +211,7 @@ def test_sampling_shows_progress(
     lines = capsys.readouterr().err.replace("\r", "").splitlines()
     assert [line.partition(",")[0] for line in lines] == [f"sampling step {i + 1} of {steps}" for i in range(steps)]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(cli, "Bar", functools.partial(cli.Bar, mininterval=0))
     assert main(command) == 0
     assert re.search(rf"sampling step: +\d+%.*/{steps} \[", capsys.readouterr().err)
     assert progress.filled is before

@@ -161,9 +161,9 @@ def test_the_first_signal_waits_and_the_second_does_not() -> None:
             signal.signal(number, handler)
 
 
-def hears(process: subprocess.Popen[str]) -> bool:
+def hears(pid: int) -> bool:
     """Whether Python has begun to run the command: it has a handler of SIGTERM."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
+    status = Path(f"/proc/{pid}/status").read_text()
     caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
     return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
@@ -204,7 +204,7 @@ def stop_at(moment: float, command: str, number: int, slow_run: Path, folder: Pa
         "list": ["list"],
     }[command]
     process = begin(*words)
-    while process.poll() is None and not hears(process):
+    while process.poll() is None and not hears(process.pid):
         time.sleep(0.001)
     if command == "pictures":
         wait_for_rows(Run(out), process)
@@ -292,16 +292,27 @@ def test_the_library_does_not_touch_signals(monkeypatch: pytest.MonkeyPatch) -> 
     assert before[1] not in during[0]
 
 
+UNEXPECTED = """
+import os, signal, nanogen_command, nanogen.cli
+from nanogen.training.stopping import Interrupted
+class Destroyed:
+    def __del__(self):
+        raise Interrupted({number})
+def main():
+    if {in_passing}:
+        Destroyed()
+        return 0
+    raise Interrupted({number})
+nanogen.cli.main = main
+nanogen_command.main()
+"""
+
+
+@pytest.mark.parametrize("in_passing", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_nobody_expects(number: int) -> None:
-    """It came while the first one was handled, say: the same line and status, no traceback."""
-    code = f"""if True:
-        import nanogen_command, nanogen.cli
-        from nanogen.training.stopping import Interrupted
-        def main():
-            raise Interrupted({number})
-        nanogen.cli.main = main
-        nanogen_command.main()"""
+def test_a_signal_that_nobody_expects(number: int, in_passing: bool) -> None:
+    """It came while the first one was handled, or in a destructor: the same line and status, no traceback."""
+    code = UNEXPECTED.format(number=int(number), in_passing=in_passing)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (128 + number, b"nanogen: stopped\n")
 
