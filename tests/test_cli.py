@@ -217,6 +217,12 @@ def test_sampling_shows_progress(
     assert progress.filled is before
 
 
+def test_a_bar_that_was_not_made() -> None:
+    """A signal came while it was made: then Python still calls its destructor."""
+    for kind in (cli.Bar, cli.Lines):
+        kind.__new__(kind).__del__()
+
+
 def test_no_progress_is_shown_when_quiet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
