@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import inspect
 import io
 import os
 import shlex
+import signal
 import sys
 import traceback
 import typing
@@ -23,6 +25,7 @@ from nanogen import __version__, data
 from nanogen.backend import DEVICES, keep_freed_memory, use_threads
 from nanogen.distributed import broadcast, end, everyones, first_rank_first, rank, size
 from nanogen.models import MODELS
+from nanogen.models.base import progress
 from nanogen.random import Generator
 from nanogen.training.checkpoint import Checkpoint, save_checkpoint
 from nanogen.training.config import TRAINING, default, explained, in_their_types, read_config, split_assignment
@@ -50,6 +53,7 @@ IN_STEPS = "diffusion: sample by DDIM with this number of steps (default: all T,
 NOISE = "diffusion: DDIM's noise, 0 to 1 (default: 0)"
 CHANGED = "accept the run's data set although its images have changed"
 KEPT = "the kept checkpoint of this step (default: the newest)"
+DELAY = 3.0  # seconds that something may take without a progress bar
 WHERE = {"digits": "bundled"}
 ABOUT = {name: typing.get_type_hints(Settings)[name] for name in ("data_dir", "size", "color")}
 ABOUT |= {"model": str | None, "data": str | None}  # the model and its data
@@ -214,16 +218,16 @@ def run_train(arguments: argparse.Namespace) -> None:
         if extended:
             rate = learning_rate(trainer.step + 1, settings)
             say(f"learning rate: from step {trainer.step} along the cosine of {settings.steps:,} steps, {rate:.1e} now")
-        kind = tqdm if sys.stderr.isatty() else Lines
-        bar = kind(total=settings.steps, initial=trainer.step, unit="step", disable=arguments.quiet)
+        bar = progress_bar(arguments.quiet, total=settings.steps, initial=trainer.step, unit="step")
 
         def on_step(step: int, loss: float) -> None:
             if loss == loss:  # NaN between the steps that are logged
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update()
+            stop.at_once = False  # only the first step compiles, which takes long
 
         try:
-            with bar, Stop() as stop:
+            with bar, Stop(at_once=True) as stop:
                 train(trainer, run, on_step, stop)
             if number := max(everyones(stop.number)):
                 raise Interrupted(number)
@@ -252,14 +256,28 @@ def prepared(run: Run, resume: bool) -> Checkpoint | None:
     return None
 
 
-class Lines(tqdm):
+def progress_bar(quiet: bool, **options: Any) -> Bar:
+    """A progress bar: on a terminal a line that changes, in files and pipes `Lines`."""
+    return (Bar if sys.stderr.isatty() else Lines)(**{"disable": quiet, "leave": not options.get("delay"), **options})
+
+
+def shown(quiet: bool, steps: Iterable[Any], what: str) -> Iterable[Any]:
+    """The steps, with a progress bar if they take long."""
+    return progress_bar(quiet, iterable=steps, desc=what, delay=DELAY)
+
+
+class Bar(tqdm):
+    disable = True  # until it is made: `__del__` asks for it even after an interruption
+
+
+class Lines(Bar):
     """A progress bar for files and pipes: it prints a line every ten seconds instead of updating one line."""
 
     shown = -1  # the last step that was printed
 
     def __init__(self, **options: Any):
-        form = "step {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} left{postfix}"
-        super().__init__(**options, bar_format=form, mininterval=10, miniters=1, leave=False)
+        form = options.get("desc", "step") + " {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} left{postfix}"
+        super().__init__(**options | {"bar_format": form, "mininterval": 10, "miniters": 1, "leave": False})
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if msg is None and self.n > max(self.initial, self.shown):
@@ -267,7 +285,7 @@ class Lines(tqdm):
             print(self, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        if not self.disable:
+        if not self.disable and not self.delay:
             self.display()
         super().close()
 
@@ -389,6 +407,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             held.enter_context(contextlib.redirect_stderr(nowhere))
         parsed = parser().parse_args(given)
         parsed.given = given
+        held.callback(progress.fill, progress.filled)
+        progress.fill(functools.partial(shown, getattr(parsed, "quiet", False)))
         status, line = outcome(parsed)
         if size() > 1:
             status, line = end(status, line)
@@ -403,7 +423,10 @@ def outcome(parsed: argparse.Namespace) -> tuple[int, str]:
     keep_freed_memory()
     log.setLevel("ERROR" if getattr(parsed, "quiet", False) else "NOTSET")
     try:
-        command(parsed)
+        with Stop(at_once=True):
+            if hasattr(signal, "pthread_sigmask"):  # ranks end together: `nanogen_command` has blocked it until here
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+            command(parsed)
     except KeyboardInterrupt as error:
         return getattr(error, "status", 130), f"nanogen: {in_a_line(error, 'stopped')}"
     except FloatingPointError as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from test_evaluation import some_evaluation
 from nanogen import cli, data
 from nanogen.cli import main
 from nanogen.models import MODELS
+from nanogen.models.base import progress
 from nanogen.random import Generator
 from nanogen.training import pictures
 from nanogen.training.checkpoint import load_checkpoint, save_checkpoint
@@ -187,6 +190,54 @@ def test_no_step_is_said_twice(capsys: pytest.CaptureFixture[str]) -> None:
         bar.n = last
         bar.close()
         assert capsys.readouterr().err.count(" of 3") == last - 1
+
+
+class Often(cli.Lines):
+    """A line for each step."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.mininterval = 0
+
+
+@pytest.mark.parametrize(("model", "steps"), [("ddpm", 3), ("pixelcnn", 64)])
+def test_sampling_shows_progress(
+    model: str, steps: int, runs: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """On a terminal a bar, in files and pipes lines; neither if it is quick; and nothing of it stays afterwards."""
+    command = ["sample", str(runs(model)), "-n", "1", "--out", str(tmp_path / "x.npz")]
+    before = progress.filled
+    assert main(command) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(cli, "DELAY", 1e-9)
+    monkeypatch.setattr(cli, "Lines", Often)
+    assert main(command) == 0
+    lines = capsys.readouterr().err.replace("\r", "").splitlines()
+    assert [line.partition(",")[0] for line in lines] == [f"sampling step {i + 1} of {steps}" for i in range(steps)]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(cli, "Bar", functools.partial(cli.Bar, mininterval=0))
+    assert main(command) == 0
+    assert re.search(rf"sampling step: +\d+%.*/{steps} \[", capsys.readouterr().err)
+    assert progress.filled is before
+
+
+def test_a_bar_that_was_not_made() -> None:
+    """A signal came while it was made: then Python still calls its destructor."""
+    for kind in (cli.Bar, cli.Lines):
+        kind.__new__(kind).__del__()
+
+
+def test_no_progress_is_shown_when_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the pictures at the end of training; without --quiet it is."""
+    monkeypatch.setattr(cli, "DELAY", 1e-9)
+    monkeypatch.setattr(cli, "Lines", Often)
+    for quiet in ([], ["--quiet"]):
+        command = ["train", "ddpm", "--steps", "1", "--out", str(tmp_path / f"run{len(quiet)}"), *quiet]
+        assert main([*command, "--set", "T=3", "channels=2", "multipliers=1", "heads=1"]) == 0
+        assert ("sampling step 3 of 3" in capsys.readouterr().err) == (not quiet)
 
 
 def test_what_is_asked_for_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ import pytest
 import ranks
 from hypothesis import given
 from hypothesis import strategies as st
+from test_stopping import hears
 from tiny_runs import STEPS, TINY, begun, settings_of, some_images, trained
 
 import nanogen as ng
@@ -433,6 +434,38 @@ def test_signals_stop_all_ranks_together(number: int, only_rank: int | None, tmp
         f" mpiexec -n 2 nanogen train vae --out {run.folder} --resume\n",
     )
     assert not (run.folder / "samples.png").exists()  # which a run that is done has
+
+
+SLOW_TO_IMPORT = """
+import os, sys, time, nanogen_command
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "nanogen":
+            time.sleep(3)
+if os.environ["PMI_RANK"] == "0":
+    sys.meta_path.insert(0, Slow())
+sys.exit(nanogen_command.main())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_signal_while_ranks_import(count: int, tmp_path: Path) -> None:
+    """They end together, with one line, although one of them is behind and they need MPI for that."""
+    process = begin(count, "-c", SLOW_TO_IMPORT, "train", "vae", "--out", tmp_path / "run", "--steps", LONG, *SMALL)
+
+    def all_hear() -> bool:
+        try:
+            return all(hears(rank_of(tmp_path / "run", rank)) for rank in range(count))
+        except AssertionError:  # not yet there
+            return False
+
+    wait_for(all_hear, process)
+    time.sleep(1.5)
+    process.terminate()
+    status, _, err = ended(process, seconds=20)
+    assert (status, err.count("\n")) == (143, 1), err
+    assert err.startswith("nanogen: stopped")
 
 
 @pytest.mark.parametrize(("missing", "text"), [

@@ -25,7 +25,7 @@ FLOORS = (
     ("__init__.py",),
     ("metrics.py",),
     ("training/",),
-    ("cli.py",),
+    ("cli.py", "__main__.py"),
 )
 
 # What is imported inside functions: libraries that may be missing, or that are slow to import and seldom needed.

@@ -6,18 +6,24 @@ Training, evaluation and pictures use only this interface, and no model's class.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from nanogen.autograd import Tensor
-from nanogen.backend import Array, check_range, to_device
+from nanogen.backend import Array, Hook, check_range, to_device
 from nanogen.data.images import MOST_CLASSES, Images, check_levels
 from nanogen.distributions import scale_levels
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Module
 from nanogen.random import Generator
+
+
+@Hook
+def progress(steps: Iterable[Any], what: str) -> Iterable[Any]:
+    """The steps, which may take long.  The command line shows how far they are, as so many of `what`."""
+    return steps
 
 
 class Update(NamedTuple):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from nanogen.backend import to_numpy
 from nanogen.data import Images
@@ -32,6 +31,7 @@ from nanogen.metrics import (
     radii,
     share_estimate,
 )
+from nanogen.models.base import progress
 from nanogen.random import Generator
 from nanogen.training.features import Features
 from nanogen.training.files import write_atomically
@@ -143,10 +143,8 @@ def drawn_from(labels: np.ndarray) -> Callable[[int, Generator], np.ndarray]:
 def timed(draw: Callable[..., np.ndarray], n: int) -> tuple[np.ndarray, float]:
     """n samples, drawn in batches of BATCH, and the seconds per sample."""
     parts, start = [], time.perf_counter()
-    with tqdm(total=n, desc="sampling", unit="image", disable=None) as bar:
-        for i in range(0, n, BATCH):
-            parts.append(draw(min(BATCH, n - i), SAMPLES, i))
-            bar.update(len(parts[-1]))
+    for i in progress(range(0, n, BATCH), "batch"):
+        parts.append(draw(min(BATCH, n - i), SAMPLES, i))
     return np.concatenate(parts), (time.perf_counter() - start) / n
 
 

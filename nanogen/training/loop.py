@@ -8,6 +8,7 @@ import functools
 import json
 import math
 import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -39,6 +40,7 @@ from nanogen.training.run import (
     check_labels,
     log,
 )
+from nanogen.training.stopping import Interrupted, Stop
 
 TESTED = 128  # first test images, whose loss is the test loss
 TEST_BATCH = 64
@@ -325,12 +327,16 @@ def save(trainer: Trainer, run: Run, metrics: TextIO) -> None:
 
 
 def draw(trainer: Trainer, run: Run) -> None:
-    """Draw pictures with the averaged weights.  A failure is only logged, because a picture must not stop the run."""
+    """Draw pictures with the averaged weights.  A failure is only logged, because a picture must not stop the run.
+
+    A signal ends the drawing, which may take minutes, and is then handled as at any other time of the training."""
     try:
-        with trainer.average:
+        with trainer.average, Stop(at_once=True):
             draw_progress(run, trainer.model, trainer.step)
     except (ValueError, FloatingPointError) as error:
         log.warning("nanogen: no picture of step %d: %s", trainer.step, error)
+    except Interrupted as error:
+        signal.raise_signal(error.status - 128)
 
 
 def not_finite(arrays: dict[str, Any]) -> str | None:

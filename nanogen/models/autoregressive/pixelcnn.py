@@ -20,7 +20,7 @@ from nanogen.backend import Array, array_module, to_numpy
 from nanogen.data.images import Images
 from nanogen.distributions import Categorical
 from nanogen.models.autoregressive.columns import Column, RememberingColumn
-from nanogen.models.base import GenerativeModel, check_counts
+from nanogen.models.base import GenerativeModel, check_counts, progress
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Dropout, MaskedConv2d, Module, Parameter
 from nanogen.random import Generator
@@ -149,7 +149,7 @@ class PixelCNN(GenerativeModel):
         columns = Columns(self, len(x), **given)
         numbers = list(itertools.product(range(height), range(width), range(colors)))
         while numbers:
-            for i, j, c in numbers:
+            for i, j, c in progress(numbers, "sampling step"):
                 logits = columns.logits(i, j, c)
                 if i >= rows:
                     x[:, c, i, j] = Categorical(logits).icdf(u[i - rows, j, c]).data
