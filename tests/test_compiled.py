@@ -363,16 +363,17 @@ def test_memory_that_is_not_contiguous_is_refused() -> None:
     assert compiled.address(np.ones((0, 3))) != 0
 
 
+HOW_THREADS_WAIT = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 SOURCE = """
 #include <omp.h>
 #include <stdlib.h>
-static int sleeps;
+static int briefly;
 __attribute__((constructor)) static void loading(void)
 {
-    const char* policy = getenv("OMP_WAIT_POLICY");
-    sleeps = policy && policy[0] == 'p';
+    const char* count = getenv("GOMP_SPINCOUNT");
+    briefly = count && atoi(count) == 1000;
 }
-int waiting(void) { return omp_get_max_threads() ? 42 + sleeps : 0; }
+int waiting(void) { return omp_get_max_threads() ? 42 + briefly : 0; }
 """
 
 
@@ -380,7 +381,8 @@ int waiting(void) { return omp_get_max_threads() ? 42 + sleeps : 0; }
 def afresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """`library` as in a process that has none yet, of a source of a few lines, with an empty cache."""
     monkeypatch.setenv("NANOGEN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for name in HOW_THREADS_WAIT:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(build, "library", build.library.__wrapped__)
     monkeypatch.setattr(build, "FOLDER", tmp_path / "sources")
     build.FOLDER.mkdir()
@@ -656,17 +658,19 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delenv(variable)
 
 
-@pytest.mark.parametrize("policy", ["active", None])
+@pytest.mark.parametrize("given", [None, *HOW_THREADS_WAIT])
 def test_how_threads_wait_is_for_the_library_alone(
-    policy: str | None, afresh: Path, monkeypatch: pytest.MonkeyPatch
+    given: str | None, afresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While it is loaded, the environment tells OpenMP to let threads sleep, unless it says otherwise already."""
-    if policy:
-        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    """While it is loaded, the environment tells OpenMP to let threads sleep soon, unless it says otherwise already."""
+    if given:
+        monkeypatch.setenv(given, "7")
     found = build.library("f")
     assert found is not None
-    assert found.waiting() == (42 if policy else 43)
-    assert os.environ.get("OMP_WAIT_POLICY") == policy
+    assert found.waiting() == (42 if given else 43)
+    assert {name: os.environ[name] for name in HOW_THREADS_WAIT if name in os.environ} == (
+        {given: "7"} if given else {}
+    )
 
 
 WAITS = """

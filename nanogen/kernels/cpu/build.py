@@ -119,13 +119,13 @@ def is_ours(descriptor: int) -> bool:
 def loaded(folder: Path, name: str, command: list[str]) -> ctypes.CDLL:
     """The library `name` of a folder; the command makes it if it isn't there or was changed.
 
-    Loading it loads OpenMP, which reads from the environment how threads wait for work and for each other.  By default
-    they wait in a loop, which on a busy machine takes the core from the thread that they wait for."""
+    Loading it loads OpenMP, which reads from the environment how long threads wait in a loop before they sleep.  By
+    default that is some 10 ms, which on a busy machine takes the core from the thread that they wait for."""
     path = next(filter(is_whole, folder.glob(f"{name}-*.so")), None) or made(folder, name, command)
     with contextlib.ExitStack() as held:
-        if "OMP_WAIT_POLICY" not in os.environ:
-            os.environ["OMP_WAIT_POLICY"] = "passive"
-            held.callback(os.environ.pop, "OMP_WAIT_POLICY")  # other libraries and processes choose for themselves
+        if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+            os.environ["GOMP_SPINCOUNT"] = "1000"  # libgomp's own choice if there are more threads than cores
+            held.callback(os.environ.pop, "GOMP_SPINCOUNT")  # other libraries and processes choose for themselves
         return ctypes.CDLL(str(path))
 
 
