@@ -72,7 +72,7 @@ class Node:
 class Outline:
     """What a node holds of an array that no gradient rule reads: its shape and its type."""
 
-    base = None
+    base = __array__ = __bool__ = None  # so that whoever asks for its numbers fails
 
     def __init__(self, array: Array):
         self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
@@ -104,7 +104,7 @@ class Changes:
         """Raises:
         RuntimeError: an array that the node holds was changed after its operation."""
         for array in (node.output, *(x.data for x in node.inputs)):
-            entries = [] if array is None else list(self.by_owner.get(_owner(array), {}).values())
+            entries = list(self.by_owner.get(_owner(array), {}).values())
             if any(w > node.index and array_module(array).may_share_memory(array, changed()) for changed, w in entries):
                 raise RuntimeError(
                     f"{node.primitive.__name__}: an array of shape {array.shape} was changed in place after this"
@@ -291,8 +291,7 @@ class Primitive(Operation):
         self.defaults = {p.name: p.default for p in declared if p.default is not p.empty}
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in declared)
         if not self.variadic:
-            by_position = [p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in declared]
-            self.__signature__ = inspect.Signature(by_position)
+            self.__signature__ = inspect.Signature([p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in declared])
 
     def vjp(self, *rules: Callable[..., Tensor] | None, reads: str | None = None) -> None:
         """Declare one gradient rule `(g, out, *inputs, **parameters) -> Tensor` per input, None where there is none;
@@ -302,7 +301,7 @@ class Primitive(Operation):
 
         Args:
             reads: which of `out` and the inputs the rules read the numbers of; all, if it is left out.  Of the others
-                a graph does not hold the memory: of an input there are shape and type, of `out` nothing."""
+                a graph does not hold the memory: there are shape and type."""
         self.rules = rules
         if reads is not None:
             read = [name in reads.split() for name in self.names]
@@ -320,8 +319,7 @@ class Primitive(Operation):
         if len(inputs) != len(self.names) and not self.variadic:
             parameters = self.__signature__.bind(*inputs, **parameters).arguments
             inputs = tuple(parameters.pop(name) for name in self.names)
-        if self.defaults:
-            parameters = {**self.defaults, **parameters}
+        parameters = self.defaults | parameters
         return [x if isinstance(x, Tensor) else constant(x, inputs) for x in inputs], parameters
 
     def recorded(self, tensors: list[Tensor], parameters: dict[str, Any], output: Array, *by_kernel: Any) -> Tensor:
@@ -334,12 +332,17 @@ class Primitive(Operation):
                 if x.node is not None:
                     read = zip(itertools.repeat(True) if by_kernel else self.reads, tensors)
                     held = [Tensor(x.data if whole else Outline(x.data), x.node) for whole, x in read]
-                    kept = output if self.reads_output else None
+                    kept = output if self.reads_output else Outline(output)
                     return Tensor(output, Node(self, held, kept, parameters, *by_kernel))
         return Tensor(output)
 
     def gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
-        """The gradients of the inputs from that of the output; None where not wanted or where there is none."""
+        """The gradients of the inputs from that of the output; None where not wanted or where there is none.
+
+        Raises:
+            ValueError: fewer or more gradient rules than inputs.
+            TypeError: a rule that fails, for example on an array that its `reads` leaves out.
+        """
         if node.gradient and not _recording.get():
             arrays = [x.data for x in node.inputs]
             found = node.gradient(g.data, node.saved, *arrays, wanted=wanted, **node.parameters)
@@ -348,9 +351,14 @@ class Primitive(Operation):
 
     def differentiable_gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
         given = (g, Tensor(node.output, node), *node.inputs)
-        rules = [functools.partial(self.rules[0], i) for i in range(len(wanted))] if self.variadic else self.rules
-        pairs = zip(rules, wanted, strict=True)
-        return [rule(*given, **node.parameters) if want and rule else None for rule, want in pairs]
+        rules = [*map(functools.partial, self.rules * len(wanted), range(len(wanted)))] if self.variadic else self.rules
+        if len(rules) != len(wanted):
+            raise ValueError(f"{self.__name__}.vjp gives gradient rules for {len(rules)} of {len(wanted)} inputs")
+        try:
+            return [rule(*given, **node.parameters) if want and rule else None for rule, want in zip(rules, wanted)]
+        except (AttributeError, TypeError) as error:
+            unread = [name for name, x in zip(("out", *self.names), given[1:]) if isinstance(x.data, Outline)]
+            raise TypeError(f"{self.__name__}: a gradient rule fails; `reads` leaves out {unread}: {error}") from error
 
 
 class Composite(Primitive):
@@ -395,10 +403,8 @@ def grad(
         ValueError: an input that does not require gradients or is not used, a cotangent of the wrong shape.
         RuntimeError: an array that a gradient needs was changed in place since.
     """
-    if not only_inputs:
-        raise ValueError("grad: only_inputs must be True; backward adds to the gradients of all leaves")
-    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    unsupported("grad", True, only_inputs=only_inputs)
+    outputs, inputs = ([x] if isinstance(x, Tensor) else list(x) for x in (outputs, inputs))
     given = grad_outputs if isinstance(grad_outputs, list | tuple) else [grad_outputs] * len(outputs)
     if len(given) != len(outputs):
         raise ValueError(f"grad_outputs must be one an output: got {len(given)} for {len(outputs)}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import inspect
 import io
 import os
 import shlex
+import signal
 import sys
 import traceback
 import typing
@@ -23,21 +25,24 @@ from nanogen import __version__, data
 from nanogen.backend import DEVICES, keep_freed_memory, use_threads
 from nanogen.distributed import broadcast, end, everyones, first_rank_first, rank, size
 from nanogen.models import MODELS
+from nanogen.models.base import progress
 from nanogen.random import Generator
-from nanogen.training.checkpoint import Checkpoint
+from nanogen.training.checkpoint import Checkpoint, save_checkpoint
 from nanogen.training.config import TRAINING, default, explained, in_their_types, read_config, split_assignment
 from nanogen.training.evaluation import evaluate, table, write
 from nanogen.training.files import locked, to_utf8
-from nanogen.training.loop import Trainer, begin_metrics, train
+from nanogen.training.loop import Trainer, begin_metrics, begun_from, learning_rate, train
 from nanogen.training.pictures import draw_pictures, grid
 from nanogen.training.run import (
     SAMPLES,
     Run,
     Settings,
+    all_settings,
+    check_ranges,
     convert,
     load_images,
+    log,
     make_settings,
-    model_parameters,
     nearest,
 )
 from nanogen.training.sampling import sample
@@ -47,6 +52,8 @@ LAUNCHED = ["mpiexec", "-n", str(size())] if size() > 1 else []
 IN_STEPS = "diffusion: sample by DDIM with this number of steps (default: all T, ancestral)"
 NOISE = "diffusion: DDIM's noise, 0 to 1 (default: 0)"
 CHANGED = "accept the run's data set although its images have changed"
+KEPT = "the kept checkpoint of this step (default: the newest)"
+DELAY = 3.0  # seconds that something may take without a progress bar
 WHERE = {"digits": "bundled"}
 ABOUT = {name: typing.get_type_hints(Settings)[name] for name in ("data_dir", "size", "color")}
 ABOUT |= {"model": str | None, "data": str | None}  # the model and its data
@@ -85,7 +92,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--size", metavar="N", help="crop and resize a folder's pictures to N×N pixels, or HxW")
     command.add_argument("--color", metavar="X", help="grey or rgb, of a folder's pictures (default: grey if all are)")
     command.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/MODEL-DATA)")
-    command.add_argument("--resume", action="store_true", help="continue the run in --out; --data if its images moved")
+    command.add_argument(
+        "--resume", action="store_true", help="continue the run in --out; --data if its images moved, --steps for more"
+    )
+    command.add_argument("--init", type=Path, metavar="RUN", help="begin with the averaged weights of another run")
     command.add_argument("--data-changed", action="store_true", help=f"{CHANGED}, and continue with them")
     command.add_argument(
         "--detect-anomaly", action="store_true", help="stop at the first number that is not finite; slow"
@@ -104,7 +114,10 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("sample", help="draw images from a trained model")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
     command.add_argument("-n", type=int, default=64, help="number of images (default: 64); the images depend on it")
-    command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png: a grid; .npz: the levels")
+    command.add_argument(
+        "--out", required=True, metavar="FILE", help=".png: a grid; .npz: the levels; FOLDER/: a .png for each image"
+    )
+    command.add_argument("--checkpoint", type=int, metavar="STEP", help=KEPT)
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")
     command.add_argument("--label", type=int, metavar="K", help="of a conditional model's images (default: any)")
@@ -115,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
     command.add_argument("--samples", type=int, default=500, help="number of images to draw (default: 500)")
     command.add_argument("--images", type=int, help="use only this many first test images (default: all)")
+    command.add_argument("--checkpoint", type=int, metavar="STEP", help=KEPT)
     command.add_argument("--data-changed", action="store_true", help=CHANGED)
     command.add_argument("--json", type=Path, metavar="FILE", help="output file (default: RUN/evaluation.json)")
     command.add_argument("--steps", type=int, help=IN_STEPS)
@@ -152,17 +166,23 @@ def run_train(arguments: argparse.Namespace) -> None:
     if arguments.resume:
         if arguments.out is None:
             raise ValueError("--resume needs the run's folder: --out DIR")
+        if arguments.init:
+            raise ValueError("--init begins a new run: without --resume")
         run = Run(arguments.out, arguments.data_changed)
         settings = run.settings()
         check_same(run, settings, about, given)
-        moved = {name: about[name] for name in ("data", "data_dir") if about[name]}
-        settings = dataclasses.replace(settings, **moved)
+        changes = {name: about[name] for name in ("data", "data_dir") if about[name]}
+        changes |= {name: value for name, value in in_their_types(settings.model, given)[0].items() if name == "steps"}
+        extended = changes.get("steps", settings.steps) != settings.steps
+        settings = dataclasses.replace(settings, **changes)
+        check_ranges(settings)
         with first_rank_first():
             images = load_images(settings, "train", run.data_changed)
     else:
         if about["model"] is None:
             raise ValueError(f"the model is missing: it must be one of {', '.join(MODELS)}")
         training, own = in_their_types(about["model"], given)
+        extended = False
         name = about.pop("data") or "digits"
         run = Run(arguments.out or free_folder(f"{about['model']}-{Path(name).stem[:50]}"))
         run.check_new()
@@ -174,15 +194,18 @@ def run_train(arguments: argparse.Namespace) -> None:
     settings = dataclasses.replace(settings, fingerprints=(images.fingerprint, test.fingerprint))
     if any(other != settings for other in everyones(settings)):  # all ranks have read the folder, so it may change now
         raise ValueError("the ranks have different settings or images")
-    trainer = Trainer(settings, images)
+    trainer = Trainer(settings, images, test)
     trainer.inspected = arguments.detect_anomaly
+    begin = begun_from(trainer, Run(arguments.init)) if arguments.init else None
     with contextlib.ExitStack() as held:
         if not rank():
             run.folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(run.folder))
         held.enter_context(use_threads(settings.threads))
-        if checkpoint := broadcast(None if rank() else prepared(run, arguments.resume)):
+        if checkpoint := broadcast(None if rank() else prepared(run, arguments.resume)) or begin:
             trainer.restore(checkpoint)
+        if begin and not rank():  # before the settings: without either, --resume does not begin with other weights
+            save_checkpoint(run.checkpoint_file(0), begin)
         if not rank():
             run.write_settings(settings)
             run.note(as_command(map(to_utf8, [*LAUNCHED, "nanogen", *arguments.given])))
@@ -190,24 +213,34 @@ def run_train(arguments: argparse.Namespace) -> None:
         size = sum(parameter.data.size for parameter in trainer.model.parameters())
         say = (lambda _: None) if arguments.quiet else print
         say(f"{settings.model} ({size:,} parameters) on {settings.data} ({len(images):,} images), in {run.folder}")
-        kind = tqdm if sys.stderr.isatty() else Lines
-        bar = kind(total=settings.steps, initial=trainer.step, unit="step", disable=arguments.quiet)
+        if begin:
+            say(f"begins with the averaged weights of {arguments.init}")
+        if extended:
+            rate = learning_rate(trainer.step + 1, settings)
+            say(f"learning rate: from step {trainer.step} along the cosine of {settings.steps:,} steps, {rate:.1e} now")
+        bar = progress_bar(arguments.quiet, total=settings.steps, initial=trainer.step, unit="step")
 
         def on_step(step: int, loss: float) -> None:
             if loss == loss:  # NaN between the steps that are logged
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update()
+            stop.at_once = False  # only the first step compiles, which takes long
 
         try:
-            with bar, Stop() as stop:
+            with bar, Stop(at_once=True) as stop:
                 train(trainer, run, on_step, stop)
             if number := max(everyones(stop.number)):
                 raise Interrupted(number)
+            if trainer.step < settings.steps and not rank() and (best := run.best_test()):
+                say(
+                    f"ended early at step {trainer.step}, whose weights are kept: {best.since} test losses"
+                    f" were no better than {best.loss:.4g} at step {best.step}"
+                )
             for path in [] if rank() else draw_pictures(run, images, test):
                 say(f"wrote {path}")
         except BaseException as error:
             again = as_command([*LAUNCHED, "nanogen", "train", settings.model, "--out", str(run.folder), "--resume"])
-            if not isinstance(error, FloatingPointError):  # these would occur again
+            if not isinstance(error, FloatingPointError) and run.folder.is_dir():  # these would occur again
                 error.add_note(f"at step {trainer.step} of {settings.steps}; go on with: {again}")
             raise
 
@@ -223,14 +256,28 @@ def prepared(run: Run, resume: bool) -> Checkpoint | None:
     return None
 
 
-class Lines(tqdm):
+def progress_bar(quiet: bool, **options: Any) -> Bar:
+    """A progress bar: on a terminal a line that changes, in files and pipes `Lines`."""
+    return (Bar if sys.stderr.isatty() else Lines)(**{"disable": quiet, "leave": not options.get("delay"), **options})
+
+
+def shown(quiet: bool, steps: Iterable[Any], what: str) -> Iterable[Any]:
+    """The steps, with a progress bar if they take long."""
+    return progress_bar(quiet, iterable=steps, desc=what, delay=DELAY)
+
+
+class Bar(tqdm):
+    disable = True  # until it is made: `__del__` asks for it even after an interruption
+
+
+class Lines(Bar):
     """A progress bar for files and pipes: it prints a line every ten seconds instead of updating one line."""
 
     shown = -1  # the last step that was printed
 
     def __init__(self, **options: Any):
-        form = "step {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} left{postfix}"
-        super().__init__(**options, bar_format=form, mininterval=10, miniters=1, leave=False)
+        form = options.get("desc", "step") + " {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} left{postfix}"
+        super().__init__(**options | {"bar_format": form, "mininterval": 10, "miniters": 1, "leave": False})
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if msg is None and self.n > max(self.initial, self.shown):
@@ -238,23 +285,24 @@ class Lines(tqdm):
             print(self, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        if not self.disable:
+        if not self.disable and not self.delay:
             self.display()
         super().close()
 
 
 def check_same(run: Run, settings: Settings, about: dict[str, Any], given: dict[str, Any]) -> None:
-    """Check that options beside --resume agree with the run's settings.  Only the location of the data may differ.
+    """Check that options beside --resume agree with the run's settings.
+
+    Only the location of the data and the number of steps may differ.
 
     Raises:
         ValueError: an option differs from the run's setting."""
     if about["model"] not in (None, settings.model):
         raise ValueError(f"{run.folder} holds a run of {settings.model}, not of {about['model']}")
     training, own = in_their_types(settings.model, given)
-    defaults = {name: parameter.default for name, parameter in model_parameters(settings.model).items()}
-    there = {**defaults, **settings.model_settings, **dataclasses.asdict(settings)}
+    there = all_settings(settings)
     for name, value in {**about, **training, **own}.items():
-        moved = name == "data_dir" or (name == "data" and value and data.may_be(value, settings.data))
+        moved = name in ("data_dir", "steps") or (name == "data" and value and data.may_be(value, settings.data))
         if not moved and value not in (None, there[name]):
             raise ValueError(
                 f"the run in {run.folder} has {name} {there[name]}, not {value}: --resume keeps its settings"
@@ -281,11 +329,13 @@ def sampling_settings(arguments: argparse.Namespace, model: str) -> dict[str, An
 
 
 def run_sample(arguments: argparse.Namespace) -> None:
-    if arguments.out.suffix not in (".png", ".npz"):
-        raise ValueError(f"--out must end in .png or .npz, got {arguments.out}")
+    out = Path(arguments.out)
+    to_folder = arguments.out.endswith("/") or out.is_dir()
+    if not to_folder and out.suffix not in (".png", ".npz"):
+        raise ValueError(f"--out must end in .png or .npz, or in / for a folder, got {out}")
     if arguments.n < 1:
         raise ValueError(f"-n must be at least 1, got {arguments.n}")
-    run = Run(arguments.run)
+    run = Run(arguments.run, False, arguments.checkpoint)
     settings, model = run.settings(), run.model(arguments.device)
     rng, how = Generator(arguments.seed, arguments.device), sampling_settings(arguments, settings.model)
     if arguments.label is not None:
@@ -294,15 +344,19 @@ def run_sample(arguments: argparse.Namespace) -> None:
         images = sample(model, arguments.n, rng.stream(SAMPLES), **how)
     if rank():
         return
-    if arguments.out.suffix == ".png":
-        grid(images, model.levels, columns=min(arguments.n, max(8, round(arguments.n**0.5)))).save(arguments.out)
+    if to_folder:
+        out.mkdir(exist_ok=True)
+        for i, image in enumerate(images):
+            grid(image[None], model.levels, 1, side=1).save(out / f"{i:04d}.png")
+    elif out.suffix == ".png":
+        grid(images, model.levels, columns=min(arguments.n, max(8, round(arguments.n**0.5)))).save(out)
     else:
-        np.savez_compressed(arguments.out, images=images)
-    print(f"wrote {arguments.out}")
+        np.savez_compressed(out, images=images)
+    print(f"wrote {out}")
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
-    run = Run(arguments.run, arguments.data_changed)
+    run = Run(arguments.run, arguments.data_changed, arguments.checkpoint)
     settings = run.settings()
     with use_threads(settings.threads):
         result = evaluate(
@@ -353,6 +407,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             held.enter_context(contextlib.redirect_stderr(nowhere))
         parsed = parser().parse_args(given)
         parsed.given = given
+        held.callback(progress.fill, progress.filled)
+        progress.fill(functools.partial(shown, getattr(parsed, "quiet", False)))
         status, line = outcome(parsed)
         if size() > 1:
             status, line = end(status, line)
@@ -365,8 +421,12 @@ def outcome(parsed: argparse.Namespace) -> tuple[int, str]:
     """Run a command.  Returns the exit status and a line that describes the error, if any."""
     command = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "list": run_list}[parsed.command]
     keep_freed_memory()
+    log.setLevel("ERROR" if getattr(parsed, "quiet", False) else "NOTSET")
     try:
-        command(parsed)
+        with Stop(at_once=True):
+            if hasattr(signal, "pthread_sigmask"):  # ranks end together: `nanogen_command` has blocked it until here
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+            command(parsed)
     except KeyboardInterrupt as error:
         return getattr(error, "status", 130), f"nanogen: {in_a_line(error, 'stopped')}"
     except FloatingPointError as error:

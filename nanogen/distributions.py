@@ -157,19 +157,15 @@ class Discretized:
     """
 
     log_below: Callable[..., Tensor]  # log F(z), F the standard cumulative distribution function; F(−z) = 1 − F(z)
+    # log(F(high) − F(low)) of (low, high, width, below, above).  width = high − low, without the rounding error of that
+    # difference; below = log F(high); above = log(1 − F(low)).
+    log_mass: Callable[..., Tensor]
 
     def __init__(self, mean: Any, log_scale: Any, levels: int):
         if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:
             raise ValueError(f"levels must be an integer of at least 2, got {levels!r}")
         self.mean, self.log_scale = reals(mean, log_scale)
         self.levels = levels
-
-    def log_mass(self, low: Tensor, high: Tensor, width: Tensor, below: Tensor, above: Tensor) -> Tensor:
-        """log(F(high) − F(low)), where F is the standard cumulative distribution function.
-
-        width = high − low, without the rounding error of that difference; below = log F(high);
-        above = log(1 − F(low))."""
-        raise NotImplementedError
 
     def log_prob(self, x: Any) -> Tensor:
         """The log-probability of the integer levels x: finite however far x is from the mean.

@@ -5,7 +5,7 @@ Sets of images are compared by features (N, D) of any kind.  The values depend o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,13 +103,22 @@ def share_estimate(flags: np.ndarray) -> Estimate:
         ValueError: there are no flags."""
     if not len(flags):
         raise ValueError("share_estimate: flags must be at least one")
-    n, p, z2 = len(flags), float(flags.mean()), NORMAL_95**2
-    centre, margin = (p + z2 / (2 * n)) / (1 + z2 / n), math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return Estimate(p, max(0.0, centre - NORMAL_95 * margin), min(1.0, centre + NORMAL_95 * margin))
+    return share_interval(float(flags.mean()), len(flags))
+
+
+def share_interval(share: float, n: float, quantile: float = NORMAL_95) -> Estimate:
+    """A share of n independent images with Wilson's interval, which stays within 0 … 1.  n need not be an integer."""
+    centre, scale = share + quantile**2 / (2 * n), 1 + quantile**2 / n
+    margin = quantile * math.sqrt(share * (1 - share) / n + (quantile / (2 * n)) ** 2)
+    return Estimate(share, max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale))
 
 
 def jackknife(
-    statistic: Callable[[np.ndarray, np.ndarray], dict[str, float]], n: int, m: int, rng: Generator
+    statistic: Callable[[np.ndarray, np.ndarray], dict[str, float]],
+    n: int,
+    m: int,
+    rng: Generator,
+    shares: Collection[str] = (),
 ) -> dict[str, Estimate]:
     """Statistics of two samples of sizes n and m, with confidence intervals by the grouped jackknife.
 
@@ -117,8 +126,13 @@ def jackknife(
     never repeats an image, which would give nearest neighbours at distance 0.  On average, the estimate of the variance
     is not too small (Efron & Stein 1981).
 
+    The interval of a share is Wilson's, for the number of independent images that would have the same variance: the
+    effective sample size (Dean & Pagano 2015), at most n + m.  If the share is 0 or 1, or no group changes it, the
+    number is that of the smaller sample.
+
     Args:
         statistic: a function of the indices of the remaining images, (≤ n,) and (≤ m,).
+        shares: the names of the statistics that lie within 0 … 1.
 
     Raises:
         ValueError: fewer than 40 images in a sample.
@@ -131,8 +145,14 @@ def jackknife(
     found = {}
     for name, value in whole.items():
         left = np.array([part[name] for part in parts])
-        margin = STUDENT_95 * math.sqrt((GROUPS - 1) / GROUPS * ((left - left.mean()) ** 2).sum())
-        found[name] = Estimate(value, value - margin, value + margin)
+        variance = (GROUPS - 1) / GROUPS * ((left - left.mean()) ** 2).sum()
+        if name in shares:
+            of_one = value * (1 - value)
+            size = min(of_one / variance, n + m) if of_one * variance else min(n, m)
+            found[name] = share_interval(value, size, STUDENT_95)
+        else:
+            margin = STUDENT_95 * math.sqrt(variance)
+            found[name] = Estimate(value, value - margin, value + margin)
     return found
 
 

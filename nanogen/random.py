@@ -46,16 +46,12 @@ class Generator:
         self.seed, self.device = int(seed), device
         self.drawn = drawn or ("host" if device == "cpu" else "device")
         self._indices = _indices
-        self._source = self._make_source()
         self._part: tuple[slice, int] | None = None
-
-    def _make_source(self) -> Any:
-        indices = self._indices
-        if any(index >= 1 << 32 for index in indices):  # SeedSequence would read such an index as two
-            indices = tuple(hashlib.sha256(repr(indices).encode()).digest())
-        entropy = np.random.SeedSequence(self.seed, spawn_key=indices)
+        if any(index >= 1 << 32 for index in _indices):  # SeedSequence would read such an index as two
+            _indices = tuple(hashlib.sha256(repr(_indices).encode()).digest())
+        entropy = np.random.SeedSequence(self.seed, spawn_key=_indices)
         key = [np.uint64(word) for word in entropy.generate_state(4)]
-        return (device_source(key, self.device) if self.drawn == "device" else None) or HostSource(entropy)
+        self._source = (device_source(key, device) if self.drawn == "device" else None) or HostSource(entropy)
 
     def stream(self, *indices: int) -> Generator:
         """An independent generator for these indices, whatever was drawn from this one.

@@ -15,6 +15,7 @@ from tiny_runs import TINY, settings_of, some_images
 import nanogen as ng
 from nanogen import distributed
 from nanogen import functional as F
+from nanogen.models import GenerativeModel
 from nanogen.training import loop
 from nanogen.training.run import build_model
 from nanogen.training.sampling import sample
@@ -90,8 +91,37 @@ def drawings() -> dict[str, Any]:
     }
 
 
+CLASSES = 250
+
+
+class Told(GenerativeModel):
+    """Each of its images is of one pixel, the label that it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__((1, 1, 1), 256, CLASSES)
+        self.weight = ng.nn.Parameter(np.zeros(1))
+
+    def sample(self, n: int, rng: ng.Generator, labels: Any = None) -> Any:
+        return self.condition(labels, n, rng)["labels"].astype(np.uint8).reshape(n, 1, 1, 1)
+
+
+def some_labels(n: int, rng: ng.Generator) -> Any:
+    return rng.integers(0, CLASSES, n)
+
+
+def labels() -> dict[str, Any]:
+    """The labels of seven images and of two: given, or left to the model."""
+    ways: dict[str, Any] = {"given": some_labels, "left": None}
+    return {
+        f"{way}.{n}": sample(Told(), n, ng.Generator(3).stream(5), labels=draw)
+        for way, draw in ways.items()
+        for n in (7, 2)
+    }
+
+
 def everything() -> dict[str, Any]:
     parts = {"means": means, "gathered": what_is_gathered, "norm": batch_norm, "steps": steps, "drawn": drawings}
+    parts["labels"] = labels
     return {f"{part}:{name}": value for part, compute in parts.items() for name, value in compute().items()}
 
 

@@ -420,9 +420,34 @@ def test_as_many_gradients_as_inputs():
 
     third.vjp(*[lambda g, out, a, b: g] * 3)
     x, w = leaf(np.ones(1)), leaf(np.ones(1))
-    for f in (first, second, third):
-        with pytest.raises(ValueError, match="zip"):
+    for f, problem in (
+        (first, "first.vjp gives gradient rules for 1 of 2 inputs"), (second, "zip"), (third, "third.* 3 of 2"),
+        (primitive(lambda a, b: a + b), " 0 of 2"), (primitive(lambda *all: sum(all)), " 0 of 2"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=problem):
             ng.grad(f(x, w), [x, w])
+
+
+@pytest.mark.parametrize("use", {
+    "product": lambda g, x: g * x, "negative": lambda g, x: g - x, "comparison": lambda g, x: F.where(x == 0, g, g),
+    "condition": lambda g, x: F.where(x, g, g), "sum": lambda g, x: g * x.sum(), "index": lambda g, x: g * x[0],
+    "truth": lambda g, x: g * bool(x.data),
+    "power": lambda g, x: g * x**2, "exponential": lambda g, x: g * F.exp(x), "numbers": lambda g, x: g * x.numpy(),
+}.items(), ids=lambda item: item[0])  # fmt: skip
+@pytest.mark.parametrize("name", ["a", "b", "out"])
+def test_a_rule_that_reads_what_it_does_not_name(name, use):
+    """However it does that, an error names the operation, and the arrays that the rules must not read."""
+
+    @primitive
+    def product(a, b):
+        return a * b
+
+    given = lambda out, a, b: {"a": a, "b": b, "out": out}[name]
+    rule = lambda g, out, a, b: use[1](g, given(out, a, b))
+    product.vjp(rule, rule, reads=" ".join({"a", "b", "out"} - {name}))
+    x = leaf(np.ones(3))
+    with pytest.raises(TypeError, match=rf"^product: a gradient rule fails; `reads` leaves out \['{name}'\]: "):
+        product(x, x).sum().backward()
 
 
 @pytest.mark.parametrize("left", ["float32", "float64"])
@@ -947,3 +972,39 @@ def test_parameters_by_position_and_by_name():
         F.sum(x, 1, True, 3)
     with pytest.raises(TypeError, match="missing"):
         F.multiply(x)
+
+
+# Gradients against differences
+
+
+def scaled_rule(*factors):
+    """A product whose gradients are so many times what they should be."""
+    product = primitive(lambda a, b: a * b)
+    product.vjp(lambda g, out, a, b: g * b * factors[0], lambda g, out, a, b: g * a * factors[1])
+    return product
+
+
+def test_gradcheck():
+    """A right gradient passes; one that is wrong in an input, by more than is allowed, is told by that input, as is one
+    that is missing or no number; inputs without gradients are left alone."""
+    rng = np.random.default_rng(0)
+    a, b, c = leaf(rng.standard_normal((2, 3))), leaf(rng.standard_normal(3)), ng.tensor(rng.standard_normal((2, 3)))
+    check = ng.autograd.gradcheck
+    assert check(scaled_rule(1, 1), [a, b]) is True
+    assert check(lambda a, b, c: (F.tanh(a @ c.T), b.exp()), (a, b, c))
+    assert check(F.exp, a)
+    assert check(scaled_rule(1 + 1e-5, 1), [a, b])
+    assert check(scaled_rule(1, 5), [a, c]), "c requires no gradient"
+    for wrong, where in ((scaled_rule(1 + 1e-2, 1), 0), (scaled_rule(1, -1), 1), (scaled_rule(1, np.nan), 1),
+                         (lambda a, b: a * b.detach(), 1), (lambda a, b: (a * 2, b.detach()), 1)):  # fmt: skip
+        with pytest.raises(RuntimeError, match=rf"gradcheck: the derivative in inputs\[{where}\]"):
+            check(wrong, [a, b])
+        assert check(wrong, [a, b], raise_exception=False) is False
+    assert check(scaled_rule(1 + 1e-2, 1), [a, b], rtol=0.1)
+    assert check(scaled_rule(1 + 1e-2, 1), [a, b], atol=1.0, rtol=0)
+    assert check(lambda x: x**2, a, eps=0.5), "exact for polynomials of degree 2"
+    assert not check(lambda x: x**3, a, eps=0.5, raise_exception=False), "differences so far apart are others"
+    for few in ([c], [leaf(np.ones(2, np.float32))], [a, leaf(np.ones((2, 3), np.float32))]):
+        with pytest.raises(ValueError, match="float64"):
+            check(lambda *xs: xs[0] * 1.0, few)
+    assert [a.grad, b.grad] == [None, None]

@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import stat
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,12 +121,20 @@ def test_foreign_files_are_refused(kind: str, path: Path) -> None:
     refused(path, FOREIGN[kind]())
 
 
-def test_another_version_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint of a later format is refused as that, not as broken."""
-    monkeypatch.setattr("nanogen.training.checkpoint.FORMAT", 3)
+@pytest.mark.parametrize("step", [np.inf, -np.inf, np.nan, -1, 7.0, True, "7", None])
+def test_a_step_that_is_none(step: Any, path: Path) -> None:
+    """A whole file whose step is no number of steps is refused, in one line with the path."""
+    save_checkpoint(path, SMALL._replace(step=step))
+    refused(path, path.read_bytes())
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_version_is_named(version: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of an earlier or a later format is refused as that, not as broken."""
+    monkeypatch.setattr("nanogen.training.checkpoint.FORMAT", version)
     save_checkpoint(path, SMALL)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="format 3"):
+    with pytest.raises(ValueError, match=f"checkpoint of format {version}; this version reads format 2"):
         load_checkpoint(path)
 
 
@@ -284,14 +292,15 @@ def test_none_that_can_be_read(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_run(tmp_path: Path) -> None:
     """One that was written with other settings is refused with what differs, for going on and for sampling; where the
-    data lie may change."""
+    data lie may change, and the number of steps."""
     _, run = trained("vae", tmp_path)
     others: dict[str, Any] = {
-        "steps": 13, "batch": 7, "lr": 0.5, "betas": (0.5, 0.9), "weight_decay": 0.1, "warmup": 4, "ema": 0.5,
+        "batch": 7, "lr": 0.5, "betas": (0.5, 0.9), "weight_decay": 0.1, "warmup": 4, "ema": 0.5,
         "threads": 2, "samples_every": 7, "clip": 1.0, "log_every": 3, "checkpoint_every": 5, "keep": 2, "seed": 1,
-        "levels": 5, "image_shape": (1, 4, 5), "size": (4, 4), "color": "rgb", "data": "mnist",
+        "test_every": 7, "patience": 3, "levels": 5, "image_shape": (1, 4, 5), "size": (4, 4), "color": "rgb",
+        "data": "mnist",
     }  # fmt: skip
-    assert others.keys() | {"model", "device", "precision", "execution", "data_dir", "model_settings"} <= {
+    assert others.keys() | {"model", "steps", "device", "precision", "execution", "data_dir", "model_settings"} <= {
         field.name for field in dataclasses.fields(settings_of("vae"))
     }
     cases = [({name: value}, name) for name, value in others.items()]
@@ -300,8 +309,9 @@ def test_a_checkpoint_of_another_run(tmp_path: Path) -> None:
         for read in (run.recover, run.model):
             with pytest.raises(ValueError, match=word):
                 read()
-    run.write_settings(dataclasses.replace(settings_of("vae"), data_dir="/elsewhere"))
-    assert run.recover() is not None
+    for changes in ({"data_dir": "/elsewhere"}, {"steps": 13}):  # more steps may be added
+        run.write_settings(dataclasses.replace(settings_of("vae"), **changes))
+        assert run.recover() is not None
 
 
 def test_a_checkpoint_from_before_a_setting(tmp_path: Path) -> None:
@@ -325,10 +335,11 @@ def test_a_folder_for_one_process(tmp_path: Path) -> None:
             os.write(wait, b"1")
             signal.pause()
     os.read(go, 1)
-    begin = time.perf_counter()
+    freed = threading.Timer(5, os.kill, (child, signal.SIGKILL))  # for a second process that waits instead
+    freed.start()
     with pytest.raises(ValueError, match="in use"), files.locked(tmp_path):
         pass
-    assert time.perf_counter() - begin < 5, "at once"
+    freed.cancel()
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     with files.locked(tmp_path):

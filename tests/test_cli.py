@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from test_evaluation import some_evaluation
 from nanogen import cli, data
 from nanogen.cli import main
 from nanogen.models import MODELS
+from nanogen.models.base import progress
 from nanogen.random import Generator
 from nanogen.training import pictures
 from nanogen.training.checkpoint import load_checkpoint, save_checkpoint
@@ -49,6 +52,7 @@ RUN_FILES = {
     "commands.log",
     "settings.json",
     "metrics.csv",
+    "test.csv",
     CHECKPOINT,
     "samples.png",
     "loss.png",
@@ -118,13 +122,13 @@ def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
 def test_a_run_is_of_the_training_images(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The trainer is given the training images of the data set, and the pictures these and the test images, each in
-    its place; the matrix products have as many threads as are set; every number is looked at if that is asked for.
-    What is said first is how large all of it is."""
+    """The trainer and the pictures are given the training and the test images of the data set, each in its place;
+    the matrix products have as many threads as are set; every number is looked at if that is asked for.  What is said
+    first is how large all of it is."""
     seen: dict[str, Any] = {}
 
-    def begin(settings: Any, images: Any) -> Trainer:
-        seen.update(trained=images, trainer=(trainer := Trainer(settings, images)))
+    def begin(settings: Any, images: Any, test: Any) -> Trainer:
+        seen.update(trained=images, tested=test, trainer=(trainer := Trainer(settings, images, test)))
         return trainer
 
     monkeypatch.setattr(cli, "Trainer", begin)
@@ -134,7 +138,11 @@ def test_a_run_is_of_the_training_images(
     more = ["--detect-anomaly"] if model == "vae" else []
     assert main([*command, *more]) == 0
     train, test = data.load("digits"), data.load("digits", "test")
-    for found, expected in ((seen["trained"], train), *zip(seen["drawn"], (train, test), strict=True)):
+    for found, expected in (
+        (seen["trained"], train),
+        (seen["tested"], test),
+        *zip(seen["drawn"], (train, test), strict=True),
+    ):
         assert np.array_equal(found.images, expected.images)
     assert seen["threads"] == 2
     assert seen["trainer"].inspected == (model == "vae")
@@ -182,6 +190,54 @@ def test_no_step_is_said_twice(capsys: pytest.CaptureFixture[str]) -> None:
         bar.n = last
         bar.close()
         assert capsys.readouterr().err.count(" of 3") == last - 1
+
+
+class Often(cli.Lines):
+    """A line for each step."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.mininterval = 0
+
+
+@pytest.mark.parametrize(("model", "steps"), [("ddpm", 3), ("pixelcnn", 64)])
+def test_sampling_shows_progress(
+    model: str, steps: int, runs: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """On a terminal a bar, in files and pipes lines; neither if it is quick; and nothing of it stays afterwards."""
+    command = ["sample", str(runs(model)), "-n", "1", "--out", str(tmp_path / "x.npz")]
+    before = progress.filled
+    assert main(command) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(cli, "DELAY", 1e-9)
+    monkeypatch.setattr(cli, "Lines", Often)
+    assert main(command) == 0
+    lines = capsys.readouterr().err.replace("\r", "").splitlines()
+    assert [line.partition(",")[0] for line in lines] == [f"sampling step {i + 1} of {steps}" for i in range(steps)]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(cli, "Bar", functools.partial(cli.Bar, mininterval=0))
+    assert main(command) == 0
+    assert re.search(rf"sampling step: +\d+%.*/{steps} \[", capsys.readouterr().err)
+    assert progress.filled is before
+
+
+def test_a_bar_that_was_not_made() -> None:
+    """A signal came while it was made: then Python still calls its destructor."""
+    for kind in (cli.Bar, cli.Lines):
+        kind.__new__(kind).__del__()
+
+
+def test_no_progress_is_shown_when_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the pictures at the end of training; without --quiet it is."""
+    monkeypatch.setattr(cli, "DELAY", 1e-9)
+    monkeypatch.setattr(cli, "Lines", Often)
+    for quiet in ([], ["--quiet"]):
+        command = ["train", "ddpm", "--steps", "1", "--out", str(tmp_path / f"run{len(quiet)}"), *quiet]
+        assert main([*command, "--set", "T=3", "channels=2", "multipliers=1", "heads=1"]) == 0
+        assert ("sampling step 3 of 3" in capsys.readouterr().err) == (not quiet)
 
 
 def test_what_is_asked_for_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -581,6 +637,16 @@ def test_a_run_of_an_earlier_version_knows_no_images(
     assert "--data-changed" in refused(["evaluate", str(out)], capsys)
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_what_is_logged(quiet: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """It is shown, as that kernels are being compiled, unless --quiet was given to this command."""
+    monkeypatch.setattr(cli, "run_train", lambda parsed: cli.log.warning("nanogen: compiling"))
+    for arguments in (["--quiet"], ["--quiet"] if quiet else []):
+        caplog.clear()
+        assert main(["train", "vae", *arguments]) == 0
+    assert caplog.messages == ([] if quiet else ["nanogen: compiling"])
+
+
 def test_quiet_says_nothing(tmp_path: Path, no_pictures: None, capfd: pytest.CaptureFixture[str]) -> None:
     """--quiet: no word, neither on the one nor on the other stream."""
     assert main(train_command("vae", tmp_path / "run", "--quiet")) == 0
@@ -715,7 +781,7 @@ def test_resume_keeps_the_settings(runs: Callable[[str], Path], capsys: pytest.C
     """The same command with --resume goes on; one that says otherwise is refused, and names what."""
     out = runs("vae")
     before = contents(out)
-    for flag, value, name in (("--steps", "99", "steps"), ("--seed", "5", "seed"), ("--lr", "0.5", "lr")):
+    for flag, value, name in (("--seed", "5", "seed"), ("--lr", "0.5", "lr"), ("--test-every", "5", "test_every")):
         assert name in refused(["train", "vae", "--out", str(out), "--resume", flag, value], capsys)
     assert "latent" in refused(["train", "vae", "--out", str(out), "--resume", "--set", "latent=31"], capsys)
     assert contents(out) == before

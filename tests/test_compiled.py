@@ -4,11 +4,14 @@ compiler and its absence."""
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import os
 import platform
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 import types
 from pathlib import Path
@@ -19,7 +22,7 @@ import pytest
 from helpers import leaf
 from hypothesis import example, given
 from hypothesis import strategies as st
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import nanogen as ng
 from nanogen import functional as F
@@ -28,9 +31,9 @@ from nanogen.backend import moving_average
 from nanogen.functional.conv import convolve, convolve_adjoint, convolve_weight, output_size
 from nanogen.kernels import convolution as choice
 from nanogen.kernels import winograd
-from nanogen.kernels.cpu import compiled, convolution, products, threads
+from nanogen.kernels.cpu import build, compiled, convolution, products, threads
 
-pytestmark = pytest.mark.skipif(not compiled.compiler(), reason="no C compiler")
+pytestmark = pytest.mark.skipif(not build.compiler(), reason="no C compiler")
 EPSILON = {"float32": 2**-23, "float64": 2**-52}
 SEEDS = st.integers(0, 10**6)
 few = st.integers(1, 4)
@@ -360,58 +363,346 @@ def test_memory_that_is_not_contiguous_is_refused() -> None:
     assert compiled.address(np.ones((0, 3))) != 0
 
 
+HOW_THREADS_WAIT = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+SOURCE = """
+#include <omp.h>
+#include <stdlib.h>
+static int briefly;
+__attribute__((constructor)) static void loading(void)
+{
+    const char* count = getenv("GOMP_SPINCOUNT");
+    briefly = count && atoi(count) == 1000;
+}
+int waiting(void) { return omp_get_max_threads() ? 42 + briefly : 0; }
+"""
+
+
 @pytest.fixture
 def afresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """`library` as in a process that has none yet, with an empty cache."""
-    monkeypatch.setenv("NANOGEN_CACHE", str(tmp_path))
-    monkeypatch.setattr(compiled, "library", compiled.library.__wrapped__)
-    return tmp_path / "compiled"
+    """`library` as in a process that has none yet, of a source of a few lines, with an empty cache."""
+    monkeypatch.setenv("NANOGEN_CACHE", str(tmp_path / "cache"))
+    for name in HOW_THREADS_WAIT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(build, "library", build.library.__wrapped__)
+    monkeypatch.setattr(build, "FOLDER", tmp_path / "sources")
+    build.FOLDER.mkdir()
+    source = f'{SOURCE}// {tmp_path}\nconst char* here(void) {{ return "{tmp_path}"; }}\n'  # a library of its own
+    (build.FOLDER / "few.c").write_text(source)
+    return tmp_path / "cache" / "compiled"
 
 
 def test_no_compiler(afresh: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
     """None at hand, or none wanted: no functions and not a word."""
     for command in ("", "no-such-compiler-at-all"):
         monkeypatch.setenv("CC", command)
-        assert compiled.library("f") is None
+        assert build.library("f") is None
     assert not recwarn.list
     assert not afresh.exists()
 
 
-def test_a_compiler_that_fails(afresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Says so once, with what it said, and leaves nothing behind."""
-    command = afresh.parent / "cc"
-    command.write_text('#!/bin/sh\n[ "$1" = --version ] || { echo cannot do this >&2; exit 1; }\n')
-    command.chmod(0o755)
-    monkeypatch.setenv("CC", str(command))
-    with pytest.warns(UserWarning, match=r"(?s)no C kernels.*cannot do this"):
-        assert compiled.library("f") is None
-    assert list(afresh.iterdir()) == []
+def executable(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(("script", "said"), [
+    ('[ "$1" = --version ] || { echo cannot do this >&2; exit 1; }', "cc failed\ncannot do this"),
+    ("exit 1", "cc failed"), ('[ "$1" = --version ] || kill -9 $$', "cc failed"), (None, "false failed"),
+    ("", "No such file"), ('[ "$1" = --version ] || for last; do echo no library > "$last"; done', "ELF|short"),
+])  # fmt: skip
+def test_a_compiler_that_fails(script: str | None, said: str, afresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it does, one warning has what it said, and no library is left behind."""
+    monkeypatch.setenv("CC", "false" if script is None else executable(afresh.parents[1] / "cc", script))
+    with pytest.warns(UserWarning, match=f"no C kernels, using the plain NumPy forms: .*({said})") as caught:
+        assert build.library("f") is None
+    assert len(caught) == 1
+    assert not list(afresh.glob("new-*"))
+
+
+def test_a_command_that_is_none(afresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quotation without an end: a warning, like for other commands that fail."""
+    monkeypatch.setenv("CC", 'cc "')
+    with pytest.warns(UserWarning, match='no C kernels, using the plain NumPy forms: .*cc "'):
+        assert build.library("f") is None
+
+
+HANGS = """[ "$1" = --version ] && exit
+touch "$TMPDIR/of-the-compiler"
+sleep 60 &
+echo $$ $! > "$0.processes"
+wait"""
+
+
+def ended(command: str) -> bool:
+    """Whether both processes of HANGS have ended, now or soon."""
+    both = Path(f"{command}.processes").read_text().split()
+    for _ in range(500):
+        found = subprocess.run(["ps", "-o", "stat=", "-p", ",".join(both)], capture_output=True, text=True).stdout
+        if all(state.startswith("Z") for state in found.split()):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_compiler_that_hangs(afresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a limit.  Then it and what it has started end, and nothing is left."""
+    monkeypatch.setattr(build, "SECONDS", 1.0)
+    monkeypatch.setenv("CC", command := executable(afresh.parents[1] / "cc", HANGS))
+    (temporary := afresh.parents[1] / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with pytest.warns(UserWarning, match=r"no C kernels.* timed out after 1.0 seconds"):
+        assert build.library("f") is None
+    assert [*afresh.iterdir(), *temporary.iterdir()] == []
+    assert ended(command)
+
+
+COMPILES = """
+import signal
+from nanogen.kernels.cpu import build
+signal.signal(signal.SIGINT, signal.default_int_handler)
+build.library("f")
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, -2)])
+def test_stopped_while_it_compiles(number: int, status: int, tmp_path: Path) -> None:
+    """By SIGTERM or Ctrl-C: the compiler's processes end with ours, and nothing is left in the cache."""
+    command = executable(tmp_path / "cc", HANGS)
+    ours = subprocess.Popen(
+        [sys.executable, "-c", COMPILES],
+        env=os.environ | {"CC": command, "NANOGEN_CACHE": str(tmp_path), "NANOGEN_KERNELS": "0"},
+        stderr=subprocess.PIPE,
+    )
+    while not (started := Path(f"{command}.processes")).exists() or not started.read_text().endswith("\n"):
+        assert ours.poll() is None, ours.stderr.read()  # type: ignore[union-attr]
+        time.sleep(0.02)
+    ours.send_signal(number)
+    ours.communicate()
+    assert ours.returncode == status
+    assert list((tmp_path / "compiled").iterdir()) == []
+    assert ended(command)
+
+
+def test_a_handler_of_sigterm_stays(afresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program's own while the compiler runs, and the system's afterwards."""
+    seen = []
+    monkeypatch.setattr(build, "from_cache", lambda *_: seen.append(signal.getsignal(signal.SIGTERM)))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        for handler in (signal.SIG_DFL, signal.SIG_IGN, own := lambda *_: None):
+            signal.signal(signal.SIGTERM, handler)
+            build.library("f")
+            assert signal.getsignal(signal.SIGTERM) == handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen[1:] == [signal.SIG_IGN, own]
+    with pytest.raises(SystemExit, match="143"):
+        seen[0](signal.SIGTERM, None)
+
+
+def test_what_a_killed_process_left(afresh: Path) -> None:
+    """A compiler's folder of more than an hour ago is removed; one of now may be in use."""
+    for name, age in (("new-old", 3700), ("new-young", 60)):
+        (afresh / name).mkdir(parents=True)
+        (afresh / name / "part").touch()
+        os.utime(afresh / name, (time.time() - age,) * 2)
+    afresh.chmod(0o700)
+    assert build.library("f") is not None
+    assert [path.name for path in afresh.iterdir() if path.suffix != ".so"] == ["new-young"]
 
 
 def test_a_cache_whose_path_is_no_text(afresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no library then: threadpoolctl, which reads the paths of all that are loaded as UTF-8, would fail."""
-    monkeypatch.setenv("NANOGEN_CACHE", str(afresh.parent / "caf\udce9"))
+    """A library there would make threadpoolctl fail, which reads the paths of all libraries as UTF-8.  So it is in the
+    folder for temporary files; if that has no better path, there is none."""
+    (odd := afresh.parents[1] / "caf\udce9").mkdir()
+    monkeypatch.setenv("NANOGEN_CACHE", str(odd))
+    assert build.library("f") is not None
+    assert threadpool_info()
+    monkeypatch.chdir(odd)
+    monkeypatch.setenv("NANOGEN_CACHE", ".")
+    monkeypatch.setattr(tempfile, "tempdir", ".")
     with pytest.warns(UserWarning, match=r"no C kernels.*utf-8"):
-        assert compiled.library("f") is None
+        assert build.library("f") is None
 
 
-def test_the_library_is_made_once(afresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And again for another type, other sources or another compiler; nothing else is left in the cache."""
-    first = compiled.library("f")
+def test_the_library_is_made_once(afresh: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And again for another type, other sources or another compiler.  Nothing else is left in the cache, which nobody
+    else can read.  Only what takes seconds is announced."""
+    first = build.library("f")
     assert first is not None
+    assert first.waiting() == 43
     (made,) = afresh.iterdir()
+    assert afresh.stat().st_mode & 0o777 == made.stat().st_mode & 0o777 == 0o700
+    assert afresh.parent.stat().st_mode & 0o055 == 0o055 & ~umask()  # data sets, for the group too
     before = made.stat().st_mtime_ns
-    compiled.library("f")
+    build.library("f")
     assert [path.stat().st_mtime_ns for path in afresh.iterdir()] == [before]
-    command, sources = ["cc", "-O1"], sorted(compiled.FOLDER.glob("*.c"))
-    names = {
-        compiled.name_of(command, sources),
-        compiled.name_of(["cc"], sources),
-        compiled.name_of(command, sources[1:]),
-    }
+    assert [record.getMessage()[:22] for record in caplog.records] == ["nanogen: compiling the"]
+    command, sources = ["cc", "-O1"], sorted(build.FOLDER.glob("*.c"))
+    names = {build.name_of(command, sources), build.name_of(["cc"], sources), build.name_of(command, sources[1:])}
     assert len(names) == 3
-    compiled.library("d")
+    build.library("d")
     assert len(list(afresh.iterdir())) == 2
+
+
+def umask() -> int:
+    os.umask(before := os.umask(0))
+    return before
+
+
+@pytest.mark.parametrize("left", [0, 0.5, -1])
+def test_a_library_that_is_not_whole(left: float, afresh: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Empty, the first half of it, or with a byte changed: it is made anew, which is all that is said."""
+    assert build.library("f") is not None
+    (made,) = afresh.iterdir()
+    whole = made.read_bytes()
+    made.unlink()  # this process still has it
+    made.write_bytes(whole[: int(len(whole) * left)] if left >= 0 else whole[:-1] + bytes([whole[-1] ^ 1]))
+    caplog.clear()
+    assert build.library("f") is not None
+    assert hashlib.sha256(made.read_bytes()).digest() == hashlib.sha256(whole).digest()
+    assert len(caplog.records) == 1
+
+
+def planted(cache: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A library in the cache, by its right name, that makes the file `mark` when it is loaded."""
+    source = mark.with_suffix(".c")
+    source.write_text(f'''#include <stdio.h>
+    __attribute__((constructor)) static void run(void) {{ fclose(fopen("{mark}", "w")); }}''')
+    subprocess.run([*build.compiler(), "-shared", "-fPIC", str(source), "-o", str(mark.with_suffix(".so"))], check=True)
+    found = mark.with_suffix(".so").read_bytes()
+    names: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "from_cache", lambda name, command: names.append(name))
+        build.library("f")
+    cache.mkdir(0o700, parents=True)
+    path = cache / f"{names[0]}-{hashlib.sha256(found).hexdigest()}.so"
+    path.write_bytes(found)
+    path.chmod(0o700)
+    return path
+
+
+@pytest.mark.parametrize(("what", "run"), [
+    ("nothing", True), ("parent 777", True), ("file 720", False), ("file 702", False), ("folder 720", False),
+    ("folder 702", False), ("folder 1777", False), ("file of another", False), ("folder of another", False),
+    ("link to the file", False), ("link to the folder", False),
+])  # fmt: skip
+def test_whose_library_is_loaded(
+    what: str,
+    run: bool,
+    afresh: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Only a file that nobody else can write, in such a folder; else one is made, anew or in a folder of its own.  Who
+    can write the parent can put another folder in the cache's place, but only one of his own."""
+    library = planted(afresh, tmp_path / "mark", monkeypatch)
+    kind, _, how = what.partition(" ")
+    path = {"file": library, "folder": afresh, "parent": afresh.parent}.get(kind, library)
+    if how[-1:].isdigit():
+        path.chmod(int(how, 8))
+    elif how == "of another":
+        fstat, other = os.fstat, path.stat().st_ino
+        theirs = lambda status: types.SimpleNamespace(st_uid=12345, st_mode=status.st_mode)
+        patched = lambda fd: theirs(fstat(fd)) if fstat(fd).st_ino == other else fstat(fd)
+        monkeypatch.setattr(build.os, "fstat", patched)
+    elif kind == "link":
+        path = library if "file" in how else afresh
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    found = build.library("f")
+    assert found is not None
+    assert (tmp_path / "mark").exists() == run
+    assert run or found.waiting() == 43
+    in_folder = what.startswith("folder") or what == "link to the folder"
+    assert [message for message in caplog.messages if "not cached" in message] == (
+        [message for message in caplog.messages if str(afresh) in message] if in_folder else []
+    )
+    assert in_folder == any("not cached" in message for message in caplog.messages)
+    assert not in_folder or [*afresh.iterdir()] == [afresh / library.name]
+
+
+def test_another_folder_in_its_place(afresh: Path) -> None:
+    """What a pinned path means does not change when the folder is moved and another one gets its name."""
+    with build.pinned(build.cache()) as folder:
+        (folder / "ours").touch()
+        afresh.rename(afresh.parent / "moved")
+        afresh.mkdir()
+        (afresh / "theirs").touch()
+        assert [path.name for path in folder.iterdir()] == ["ours"]
+
+
+def test_no_cache(afresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library is made all the same, in a folder that is then removed."""
+    (tmp_path / "file").touch()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("NANOGEN_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    found = build.library("f")
+    assert found is not None
+    assert found.waiting() == 43
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below NANOGEN_CACHE, XDG_CACHE_HOME or the home's .cache, with or without platformdirs."""
+    monkeypatch.setitem(sys.modules, "platformdirs", None)
+    places = {"NANOGEN_CACHE": "compiled", "XDG_CACHE_HOME": "nanogen/compiled", "HOME": ".cache/nanogen/compiled"}
+    for variable in places:
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    for variable, below in places.items():
+        assert build.cache() == tmp_path / variable / below
+        assert build.cache().is_dir()
+        monkeypatch.delenv(variable)
+
+
+@pytest.mark.parametrize("given", [None, *HOW_THREADS_WAIT])
+def test_how_threads_wait_is_for_the_library_alone(
+    given: str | None, afresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is loaded, the environment tells OpenMP to let threads sleep soon, unless it says otherwise already."""
+    if given:
+        monkeypatch.setenv(given, "7")
+    found = build.library("f")
+    assert found is not None
+    assert found.waiting() == (42 if given else 43)
+    assert {name: os.environ[name] for name in HOW_THREADS_WAIT if name in os.environ} == (
+        {given: "7"} if given else {}
+    )
+
+
+WAITS = """
+import time
+import numpy as np
+from nanogen import Tensor, functional as F
+from nanogen.backend import use_threads
+x = Tensor(np.ones(1 << 16, np.float32))
+with use_threads(2):
+    F.silu(x)
+    before = time.process_time() - time.thread_time()
+    for _ in range(50):
+        F.silu(x)
+        time.sleep(0.01)
+    print(time.process_time() - time.thread_time() - before)
+"""
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+def test_threads_sleep_while_they_wait() -> None:
+    """In 0.5 s of pauses between calls the threads that wait take next to no time of a core; in a loop they would take
+    it all (the control, on machines where OpenMP's default is a loop)."""
+    taken = {
+        how: float(
+            subprocess.run(
+                [sys.executable, "-c", WAITS], env=os.environ | how_it_waits, capture_output=True, check=True, text=True
+            ).stdout
+        )
+        for how, how_it_waits in (("asleep", {}), ("in a loop", {"OMP_WAIT_POLICY": "active"}))
+    }
+    assert taken["asleep"] < 0.1
+    assert taken["in a loop"] > 2 * taken["asleep"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

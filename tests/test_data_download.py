@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -39,7 +40,7 @@ class Server:
     """Answers each request as the next of `plan` says, the last of them again and again; notes what was asked for.
 
     - whole: all of it, or what was asked for of it; plain: uncompressed; whole-again: all, whatever was asked for
-    - breaks: half of it, then the connection ends; stalls: half, then nothing more
+    - breaks: half of it, then the connection ends; stalls: half, then nothing more; drips: a byte every 20 ms, for 4 s
     - short, long: the length of half of it, or of more than it, is announced
     - other: the same length, other bytes; endless: far more than it can be; 404, 503: that status
     """
@@ -86,7 +87,10 @@ class Server:
         request.send_header("Content-Length", str(length))
         request.end_headers()
         try:
-            request.wfile.write(sent[start:])
+            for byte in sent[: 200 * (how == "drips")]:
+                request.wfile.write(bytes([byte]))
+                time.sleep(0.02)
+            request.wfile.write(b"" if how == "drips" else sent[start:])
             while how == "endless" and not self.closing.is_set():
                 request.wfile.write(bytes(1 << 16))
         except ConnectionError:
@@ -151,6 +155,17 @@ def test_a_server_that_stalls(server: Server, monkeypatch: pytest.MonkeyPatch, t
     assert server.asked[1]
 
 
+def test_a_server_that_drips(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A byte now and then, which no limit of silence notices: given up once the whole download takes too long, and not
+    tried again."""
+    monkeypatch.setattr(download, "LIMIT", 0.5)
+    server.plan = ["drips"]
+    with pytest.raises(OSError, match=r"it takes more than 0\.5 seconds.*--data-dir"):
+        cached("toy", (TOY,))
+    assert server.asked == [None]
+    assert contents(tmp_path) == {}
+
+
 @pytest.mark.parametrize(("plan", "requests", "word"), [
     (["404"], 1, "404"), (["503"], 4, "503"), (["breaks", "503"], 4, "503"), (["other"], 4, "checksum sha256"),
     (["short"], 4, "broken"), (["endless"], 4, "more than"), (["breaks", "403"], 2, "403"),
@@ -198,6 +213,17 @@ def test_an_archive_of_several_files(server: Server, tmp_path: Path) -> None:
     """A tar's files are found by their last names, whatever paths it gives them, and its others are left alone."""
     server.contents["/two/two.tar.gz"] = tar({"../../a.bin": b"first", "/deep/b.bin": b"second", "more.txt": b"x"})
     cached("two", (TWO,))
+    assert contents(tmp_path) == {"cache/two/a.bin": b"first", "cache/two/b.bin": b"second"}
+
+
+def test_an_archive_of_its_own_checksum(server: Server, tmp_path: Path) -> None:
+    """It is that of the archive, or no file in it is kept, though their own checksums are right."""
+    body = server.contents["/two/two.tar.gz"] = tar({"a.bin": b"first", "b.bin": b"second"})
+    right = hashlib.sha256(body).hexdigest()
+    with pytest.raises(OSError, match=f"its checksum is sha256:{right} and not 0000"):
+        cached("two", (Archive(TWO.url, TWO.files, "0" * 64),))
+    assert contents(tmp_path) == {}
+    cached("two", (Archive(TWO.url, TWO.files, right),))
     assert contents(tmp_path) == {"cache/two/a.bin": b"first", "cache/two/b.bin": b"second"}
 
 
@@ -293,6 +319,7 @@ def test_sources_are_as_the_sets_are() -> None:
     assert {file.size for file in SOURCES["cifar10"][0].files} == {10000 * 3073}
     checksums = [file.checksum for archives in SOURCES.values() for archive in archives for file in archive.files]
     assert len(set(checksums)) == len(checksums) == 14
+    checksums += [f"sha256:{archive.sha256}" for archive in SOURCES["cifar10"]]
     for checksum in checksums:
         algorithm, _, digits = checksum.partition(":")
         assert len(bytes.fromhex(digits)) == hashlib.new(algorithm).digest_size

@@ -22,7 +22,8 @@ import pytest
 import ranks
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_runs import TINY, settings_of, some_images, trained
+from test_stopping import hears
+from tiny_runs import STEPS, TINY, begun, settings_of, some_images, trained
 
 import nanogen as ng
 from nanogen import distributed
@@ -30,7 +31,7 @@ from nanogen.cli import main
 from nanogen.training import loop
 from nanogen.training.checkpoint import load_checkpoint
 from nanogen.training.config import read_config
-from nanogen.training.loop import Trainer
+from nanogen.training.loop import Trainer, train
 from nanogen.training.run import Run
 
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
@@ -150,6 +151,17 @@ def test_ranks_draw_the_images_of_one_process(model: str, count: int) -> None:
         assert np.array_equal(images, of_one()[f"drawn:{model}.{n}"])
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("way", ["given", "left"])
+def test_ranks_draw_images_of_the_labels_of_one_process(way: str, count: int) -> None:
+    """Each rank's images have its own part of the labels, given or drawn by the model: no label is drawn twice."""
+    for n in (7, 2):
+        found = (of_ranks(count)[0] if count > 1 else of_one())[f"labels:{way}.{n}"]
+        expected = ranks.some_labels(n, ng.Generator(3).stream(5))
+        assert found.ravel().tolist() == expected.tolist()
+        assert len(set(expected.tolist())) == n
+
+
 def test_without_mpi_everything_is_of_this_process() -> None:
     """The arrays themselves, all of n items; and mpi4py is not imported, nor by the command line."""
     array = np.ones(2)
@@ -252,6 +264,17 @@ def test_settings_that_ranks_can_not_share(changes: dict[str, Any], text: str, m
         Trainer(settings, some_images())
 
 
+def test_the_first_rank_alone_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No row of metrics, no checkpoint and no picture comes from another one."""
+    every = {"log_every": 2, "checkpoint_every": 4, "samples_every": 3}
+    trainer, run = begun(settings_of("vae", **every), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(loop, "rank", lambda: 1)
+    train(trainer, run, lambda step, loss: None)
+    assert trainer.step == STEPS
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 # The command line
 
 
@@ -269,11 +292,28 @@ def test_a_run_of_two_ranks_is_that_of_one(tmp_path: Path) -> None:
     assert len((shared / "metrics.csv").read_text().splitlines()) == 6
 
 
+def test_ranks_end_a_run_early_together(tmp_path: Path) -> None:
+    """With next to no learning rate no test loss is better than the first: both ranks end after two more, and begin
+    from another run's weights; gone on with by both, it stays ended."""
+    run, first = Run(tmp_path / "run"), tmp_path / "first"
+    assert main(["train", "vae", "--steps", "2", "--quiet", "--out", str(first), *SMALL]) == 0
+    how = ["--steps", "20", "--lr", "1e-30", "--ema", "0", "--test-every", "2", "--patience", "2", "--init", first]
+    status, out, _ = command(2, "train", "vae", "--out", run.folder, *how, *SMALL)
+    assert (status, out.count("ended early at step 6"), out.count("at step 2\n")) == (0, 1, 1)
+    assert run.test_file.read_text().count("\n") == 4
+    averages = {name: array.data for name, array in Run(first).model().named_parameters()}
+    assert farthest(averages, {name: array.data for name, array in run.model().named_parameters()}) < 1e-7
+    status, out, _ = command(2, "train", "--resume", "--out", run.folder)
+    assert (status, out.count("ended early at step 6")) == (0, 1)
+    assert run.checkpoint_files()[0] == run.checkpoint_file(6)
+
+
 def test_any_number_of_ranks_goes_on_with_a_run(tmp_path: Path) -> None:
     """From its last checkpoint, to the same weights within 1e-5; draws the same images; and evaluates it."""
     run = Run(tmp_path / "run")
     arguments = ["--quiet", "--out", str(run.folder)]
-    assert command(2, "train", "vae", "--steps", "6", "--checkpoint-every", "3", *arguments, *SMALL) == (0, "", "")
+    steps = ["--steps", "6", "--lr", "3e-5", "--checkpoint-every", "3"]  # small ones: Adam makes much of roundings
+    assert command(2, "train", "vae", *steps, *arguments, *SMALL) == (0, "", "")
     before = weights(run.folder, 6)
     for count in (1, 4):
         run.checkpoint_file(6).unlink()
@@ -313,7 +353,7 @@ FAILING = """
 import os, sys
 from nanogen import distributed
 from nanogen.cli import main
-from nanogen.training.loop import Trainer
+from nanogen.training.loop import Trainer, train
 update = Trainer.update
 def failing(self):
     if self.step == 3 and distributed.rank() == int(os.environ["FAILS"]):
@@ -394,6 +434,38 @@ def test_signals_stop_all_ranks_together(number: int, only_rank: int | None, tmp
         f" mpiexec -n 2 nanogen train vae --out {run.folder} --resume\n",
     )
     assert not (run.folder / "samples.png").exists()  # which a run that is done has
+
+
+SLOW_TO_IMPORT = """
+import os, sys, time, nanogen_command
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "nanogen":
+            time.sleep(3)
+if os.environ["PMI_RANK"] == "0":
+    sys.meta_path.insert(0, Slow())
+sys.exit(nanogen_command.main())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_signal_while_ranks_import(count: int, tmp_path: Path) -> None:
+    """They end together, with one line, although one of them is behind and they need MPI for that."""
+    process = begin(count, "-c", SLOW_TO_IMPORT, "train", "vae", "--out", tmp_path / "run", "--steps", LONG, *SMALL)
+
+    def all_hear() -> bool:
+        try:
+            return all(hears(rank_of(tmp_path / "run", rank)) for rank in range(count))
+        except AssertionError:  # not yet there
+            return False
+
+    wait_for(all_hear, process)
+    time.sleep(1.5)
+    process.terminate()
+    status, _, err = ended(process, seconds=20)
+    assert (status, err.count("\n")) == (143, 1), err
+    assert err.startswith("nanogen: stopped")
 
 
 @pytest.mark.parametrize(("missing", "text"), [

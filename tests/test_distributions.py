@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import check_gradients, leaf
+from helpers import check_gradients, leaf, plain_forms
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, special, stats
@@ -307,6 +308,16 @@ def test_classes_of_probability_0(dtype: Any, q: list[float], p: list[float]) ->
     assert there[D.Categorical(a).sample(ng.Generator(0), (50,)).data].all()
 
 
+@pytest.mark.parametrize("forms", [contextlib.nullcontext, plain_forms])
+def test_the_first_class_above_a_threshold(forms: Any) -> None:
+    """F(k) > u, not ≥: of four equal classes u = k/4 gives class k, and classes of no weight are passed over."""
+    with forms():
+        for n in (1, 3000):  # of which several threads share the work
+            expected = np.arange(4).repeat(n)
+            assert np.array_equal(D.inverse_transform(np.ones((4 * n, 4)), expected / 4), expected)
+        assert D.inverse_transform(np.array([[0.0, 0.0, 2.0, 1.0]]), np.zeros(1)) == 2
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_certain_bernoulli(dtype: Any) -> None:
     """Logits of ±∞: of what is sure the entropy is 0, log p of what can't be −∞ and of what must be 0; KL(sure ‖ fair)
@@ -559,6 +570,17 @@ def test_against_torch(data: st.DataObject) -> None:
         np.testing.assert_allclose(D.kl_divergence(q, p).data, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1e6, 1e9, 1e12])
+def test_a_bin_much_narrower_than_the_scale(scale: float) -> None:
+    """log P = log φ(z) + log(2/(K − 1)/σ) + O(1/σ) a standard deviation from the mean, where two values of log Φ are
+    too close together to be subtracted."""
+    for mean in (scale, -scale):
+        found = D.DiscretizedNormal(np.array([mean]), np.log([scale]), 256).log_prob(np.array([100])).data
+        np.testing.assert_allclose(
+            found, stats.norm.logpdf(1) + np.log(2 / 255 / scale), rtol=0, atol=3 / scale + 1e-13
+        )
+
+
 # Levels and their centres
 
 
@@ -572,6 +594,8 @@ def test_levels_and_centres(levels: int) -> None:
         assert np.array_equal(D.unscale_levels(centres + moved * 2 / (levels - 1), levels), x)
     assert D.unscale_levels(np.array([-9.0, 9.0]), levels).tolist() == [0, levels - 1]
     assert D.unscale_levels(centres, levels).dtype == np.uint8
+    assert D.scale_levels(x, levels).dtype == np.float32
+    assert centres.dtype == np.float64
 
 
 # Samples are functions of the generator's numbers: equalities, where a statistical test would let a sign or a type by

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from nanogen.training import evaluation, features
 from nanogen.training.evaluation import (
     LEFT_OUT,
     REAL_AS_IF_DRAWN,
+    SHARES,
     as_json,
     class_metrics,
     copy_metrics,
@@ -297,7 +299,7 @@ def test_quality_by_its_definitions() -> None:
             distances(a, a), distances(b, b), distances(a, b)
         )
 
-    found, expected = quality(real, fake, Generator(3)), jackknife(by_hand, 60, 47, Generator(3))
+    found, expected = quality(real, fake, Generator(3)), jackknife(by_hand, 60, 47, Generator(3), SHARES)
     assert list(found) == ["Fréchet distance", "precision", "recall", "density", "coverage"]
     for name, estimate in expected.items():
         assert found[name] == pytest.approx(estimate, rel=1e-6), name
@@ -333,7 +335,7 @@ def test_copies_by_hand() -> None:
         pairs = [(x < y) + 0.5 * (x == y) for x in to_train[j] for y in between[i]]
         return {names[2]: float(np.mean(pairs))}
 
-    assert found[names[2]] == pytest.approx(jackknife(closer, 45, 52, Generator(4))[names[2]], rel=1e-9)
+    assert found[names[2]] == pytest.approx(jackknife(closer, 45, 52, Generator(4), names)[names[2]], rel=1e-9)
     assert expected == pytest.approx({names[0]: np.mean(between == 0), names[1]: 70 / 115, names[2]: 0.5})
     assert np.mean(between == 0) > 0
     for n, names_of in ((40, names), (39, names[:2])):
@@ -445,6 +447,8 @@ def test_network_evaluations_are_counted(
 
 class Pretender:
     """A run whose model draws from images that are given to it."""
+
+    step = None
 
     def __init__(self, folder: Path, images: np.ndarray):
         self.folder, self.images_drawn = folder, images
@@ -563,7 +567,7 @@ def some_evaluation() -> evaluation.Evaluation:
         model="vae", data="digits", seed=3, sampling={"steps": 5}, train_images=1500, test_images=297, samples=48,
         likelihood=Likelihood("upper bound", 2.5, 0.01, {"importance-weighted, K = 64": 2.25}), features="64 features",
         quality={"Fréchet distance": Estimate(123.456, 120.0, 126.0), "precision": Estimate(0.87654, 0.8, 0.95)},
-        floor={"Fréchet distance": Estimate(0.012345, 0.01, 0.015), "precision": Estimate(1.0, 0.99, 1.01)},
+        floor={"Fréchet distance": Estimate(0.012345, 0.01, 0.015), "precision": Estimate(1.0, 0.99, 1.0)},
         copies={"exact copies of training images": Estimate(0.25, 0.125, 0.5)},
         copies_expected={"exact copies of training images": 0.0625},
         classes={"covered": 7, "classes": 10, "smallest share": 0.01234, "largest share": 0.34567,
@@ -578,7 +582,7 @@ def test_the_table_of_an_evaluation() -> None:
         "bits/dim (upper bound)           2.5000 ± 0.0196",
         "  importance-weighted, K = 64    2.2500",
         "Fréchet distance *               123 ± 3               real images: 0.0123 ± 0.0025",
-        "precision *                      0.877 ± 0.075         real images: 1.00 ± 0.01",
+        "precision *                      0.877 [0.800, 0.950]  real images: 1.000 [0.990, 1.000]",
         "exact copies of training images  0.250 [0.125, 0.500]  nothing copied: 0.062",
         "classes covered                  7 of 10               shares 0.012 … 0.346",
         "network evaluations per sample   5",
@@ -592,6 +596,11 @@ def test_the_table_of_an_evaluation() -> None:
         "network evaluations per sample  5",
         "seconds per sample              0.0012",
     ]
+    few = dataclasses.replace(some_evaluation(), test_images=39, checkpoint=500)
+    title, bits, *_ = table(few).splitlines()
+    assert title == "vae on digits, step 500: 39 test images, 48 samples"
+    assert re.fullmatch(r"bits/dim \(upper bound\) +2.5000 +no interval: it needs 40 test images", bits)
+    assert as_json(few)["likelihood"].items() >= {"bits_per_dim": 2.5, "low": None, "high": None}.items()
 
 
 @pytest.mark.parametrize(("estimate", "text"), [
@@ -611,7 +620,7 @@ def test_the_json_of_an_evaluation(tmp_path: Path) -> None:
     e = some_evaluation()
     plain = {name: getattr(e, name) for name in (
         "model", "data", "seed", "sampling", "train_images", "test_images", "samples", "features", "copies_expected",
-        "classes", "network_evaluations", "seconds",
+        "classes", "network_evaluations", "seconds", "checkpoint",
     )}  # fmt: skip
     ends = lambda some: {k: {"value": v.value, "low": v.low, "high": v.high} for k, v in some.items()}
     expected = plain | {
@@ -711,6 +720,14 @@ def test_settings_of_sampling_reach_the_model(monkeypatch: pytest.MonkeyPatch) -
     for n in (5, 3):
         assert len(sample(model, n, Generator(0).stream(n), steps=2, eta=0.5)) == n
     assert asked == [(n, {"steps": 2, "eta": 0.5}) for n in (5, 3)]
+
+
+@pytest.mark.parametrize("n", [0, -1])
+@pytest.mark.parametrize("name", TINY_MODELS)
+def test_no_samples_at_all(name: str, n: int) -> None:
+    """Fewer than one image are refused, not drawn: nothing would tell an empty array from a finished one."""
+    with pytest.raises(ValueError, match=f"n must be a positive integer, got {n}"):
+        sample(TINY_MODELS[name](), n, Generator(0))
 
 
 def test_samples_are_drawn_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,16 +21,15 @@ FLOORS = (
     ("functional/",),
     ("factories.py", "optim.py"),
     ("nn/", "distributions.py"),
-    ("models/",),
+    ("models/", "testing/"),
     ("__init__.py",),
-    ("testing/",),
     ("metrics.py",),
     ("training/",),
-    ("cli.py",),
+    ("cli.py", "__main__.py"),
 )
 
 # What is imported inside functions: libraries that may be missing, or that are slow to import and seldom needed.
-OPTIONAL = {"cuda", "cupy", "matplotlib", "mpi4py", "platformdirs"}
+OPTIONAL = {"cuda", "cupy", "matplotlib", "mpi4py", "platformdirs", "safetensors"}
 # (file, argument) of calls to `import_module`: the parts of `data` that need such a library.
 DYNAMIC = {("data/__init__.py", "module")}
 

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from nanogen.metrics import likelihood
 from nanogen.models import DDPM, GAN, MODELS, VAE, GatedPixelCNN, GenerativeModel, PixelCNN, PixelRNN
 from nanogen.models.autoregressive.pixelcnn import Columns
 from nanogen.nn import Parameter
-from nanogen.training import evaluation
+from nanogen.training import evaluation, features
 from nanogen.training.loop import Trainer
 from nanogen.training.run import EVALUATION, SAMPLES, Run, make_settings
 from nanogen.training.sampling import sample
@@ -406,3 +407,23 @@ def test_labels_of_an_evaluations_samples(recording: list[Any]) -> None:
     shares, expected = np.bincount(found, minlength=7) / 30_000, np.array([0.6, 0, 0.3, 0, 0, 0, 0.1])
     assert (abs(shares - expected) <= 6 * np.sqrt(expected * (1 - expected) / 30_000)).all()
     assert not np.array_equal(found[:100], draw(100, 2)[:, 0, 0, 0])
+
+
+def test_an_evaluations_samples_have_the_labels_of_training(
+    recording: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those of the test images, where the two splits differ."""
+    both, of = numbered(160), {"train": [0, 1], "test": [2, 3]}
+    parts = {
+        split: Images(both.images[i * 80 :][:80], np.array(of[split] * 40), 256, "digits") for i, split in enumerate(of)
+    }
+    run: Any = SimpleNamespace(
+        settings=lambda: make_settings("recording", parts["train"], {"classes": 4}),
+        model=lambda device: Recording((1, 2, 2), 256, 4),
+        images=parts.__getitem__,
+    )
+    monkeypatch.setattr(features, "STEPS", 1)
+    evaluation.evaluate(run, n=60)
+    drawn = np.concatenate([labels for name, _, labels in recording if name == "sample"])
+    assert len(drawn) == 60
+    assert set(drawn.tolist()) == {0, 1}

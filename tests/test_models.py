@@ -116,3 +116,20 @@ def test_draws_unless_given() -> None:
     bound, given = (model.importance_weighted_bound(images, ng.Generator(0), *k).data for k in ((), (64,)))
     assert np.array_equal(bound, given)
     assert model.interpolate(images, images).shape == (2, 8, 1, 6, 8)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_unit_of_a_loss(name: str) -> None:
+    """Every model says it.  A loss in nats per dimension is the negative log-likelihood, or its bound, in that unit;
+    the losses of the others are not."""
+    model, rng = MODELS[name](), np.random.default_rng(0)
+    images = rng.integers(0, model.levels, (4, *model.image_shape)).astype(np.uint8)
+    found = model.negative_log_likelihoods(images, ng.Generator(1))
+    if model.loss_unit == "nats per dimension":
+        expected = next(iter(found.values())).mean().item() / np.prod(model.image_shape)
+        assert model.loss(images, ng.Generator(1)).item() == pytest.approx(expected, rel=1e-5)
+    else:
+        assert model.loss_unit == {
+            "gan": "nats", "gan, penalised": "units of the critic's output",
+            "ddpm": "squared error of the noise per dimension",
+        }[name]  # fmt: skip

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from nanogen import nn
 from nanogen.nn.layers import causal_mask
 
 torch = pytest.importorskip("torch")
+safetensors = pytest.importorskip("safetensors.torch", reason="torch reads these files by it")
 
 # The layer, by the same call in both libraries, and the shape of an input.  No two sizes of an axis are equal.
 LAYERS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
@@ -633,3 +636,56 @@ def test_mask_is_not_learned_and_not_saved() -> None:
     layer(ng.tensor(np.ones((1, 1, 4, 4), np.float32))).sum().backward()
     assert layer.weight.grad is not None
     assert (layer.weight.grad.data[causal_mask("A", layer.weight.shape, 1) == 0] == 0).all()
+
+
+def test_modules_in_any_container_have_torchs_names() -> None:
+    """Lists in lists, tuples and dictionaries, in any depth, as torch's ModuleDict and ModuleList have them: parameters
+    and buffers are found, moved, trained and saved."""
+
+    def build(nn: Any, listed: Any, named: Any) -> Any:
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.d = named({"a": nn.Linear(2, 3), "b": listed([nn.BatchNorm2d(2), nn.Linear(3, 1)])})
+                self.l = listed([listed([nn.Linear(1, 2)]), named({"c": listed([nn.Linear(2, 2)])})])
+
+        return Model()
+
+    theirs = build(torch.nn, torch.nn.ModuleList, torch.nn.ModuleDict)
+    names = {"d.a.weight", "d.b.0.running_mean", "l.0.0.bias", "l.1.c.0.weight"}
+    for listed in (list, tuple):
+        ours = build(nn, listed, dict)
+        parameters, buffers = theirs.named_parameters(), theirs.named_buffers()
+        assert list(ours.state_dict()) == [name for name, _ in (*parameters, *buffers)]
+        assert names <= ours.state_dict().keys()
+        ours.load_state_dict(theirs.state_dict())
+        assert_same_state(ours, theirs)
+        assert len(list(ours.modules())) == 1 + 5
+        assert not ours.eval().d["b"][0].training
+        assert ours.double().l[1]["c"][0].weight.dtype == np.float64
+
+
+def test_weights_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is saved is loaded, to the bit: arrays and tensors of any type and layout; torch reads the file and writes
+    others that load here.  Without the library one ImportError says so."""
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).double()
+    ng.save(model.state_dict(), path := tmp_path / "weights.safetensors")
+    found = ng.load(path)
+    assert found.keys() == model.state_dict().keys()
+    other = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).double()
+    other.load_state_dict(found)
+    for name, value in model.state_dict().items():
+        assert found[name].dtype == value.dtype
+        assert np.array_equal(found[name], value)
+        assert np.array_equal(other.state_dict()[name], value)
+        assert np.array_equal(safetensors.load_file(path)[name].numpy(), value)
+    x = np.arange(6.0, dtype=np.float32).reshape(2, 3)
+    ng.save({"turned": x.T, "backwards": x[:, ::-1], "tensor": leaf(x), "scalar": np.int64(3)}, str(path))
+    expected = {"turned": x.T, "backwards": x[:, ::-1], "tensor": x, "scalar": np.array(3)}
+    assert all(np.array_equal(ng.load(path)[name], value) for name, value in expected.items())
+    safetensors.save_file({"w": torch.ones(2, 3)}, path)
+    assert np.array_equal(ng.load(path)["w"], np.ones((2, 3), np.float32))
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    for use in (lambda: ng.load(path), lambda: ng.save({}, path)):
+        with pytest.raises(ImportError, match="safetensors"):
+            use()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -186,14 +187,17 @@ def test_the_page_of_a_run_under_way(tmp_path: Path) -> None:
         assert "b" not in {tag for tag, _ in page.tags}
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser")
+BROWSER = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+needs_browser = pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser")
+
+
+@needs_browser
 def test_the_page_in_a_browser(tmp_path: Path) -> None:
     """Chromium shows it, without a network: the bar of progress, the samples in grey and the curve in blue."""
     _, run = trained("vae", tmp_path, samples_every=4)
     draw_pictures(run, some_images(), some_images())
     shot = tmp_path / "shot.png"
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND",
-               "--window-size=1000,1600", f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}",
+    command = [*BROWSER, "--window-size=1000,1600", f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}",
                (tmp_path / "index.html").as_uri()]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True, timeout=600)
     shown = np.asarray(Image.open(shot).convert("RGB")).astype(int)
@@ -202,3 +206,43 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
     assert grey[: len(grey) // 2].sum() > 1000, "the lines between the samples"
     assert blue.any(axis=1).sum() > 100, "the curve goes down the page, the bar across it"
     assert blue.any(axis=0).sum() > 500
+
+
+MEASURE = """<script>addEventListener("load", () => {
+  const pictures = [...document.images], widths = () => pictures.map(image => image.getBoundingClientRect().width);
+  const found = {natural: pictures.map(image => image.naturalWidth), small: widths()};
+  pictures.forEach(image => image.closest("summary").click());
+  setTimeout(() => {
+    const root = document.documentElement;
+    const all = {...found, large: widths(), page: root.scrollWidth, window: root.clientWidth};
+    parent.postMessage(JSON.stringify(all), "*");
+  }, 100);
+})</script>"""
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [360, 1400])
+def test_a_click_enlarges_a_picture(width: int, tmp_path: Path) -> None:
+    """To the largest multiple of its own width that fits, or, on a small screen, to its own width.  Nothing is wider
+    than the screen, whatever the settings."""
+    _, run = trained("vae", tmp_path, samples_every=4)
+    draw_pictures(run, some_images(), some_images())
+    run.write_settings(dataclasses.replace(run.settings(), data="/a" * 200))
+    (tmp_path / "measured.html").write_text(
+        write_page(run, STEPS).read_text(encoding="utf-8") + MEASURE, encoding="utf-8"
+    )
+    frame = tmp_path / "frame.html"  # of any width, which a window is not
+    frame.write_text(
+        '<script>addEventListener("message", event => { document.title = event.data; })</script>'
+        f'<iframe src="measured.html" width="{width}" height="800" style="border: 0"></iframe>'
+    )
+    command = [*BROWSER, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", "--virtual-time-budget=5000",
+               frame.as_uri()]  # fmt: skip
+    done = subprocess.run(command, check=True, capture_output=True, timeout=600, text=True, encoding="utf-8")
+    found = json.loads(re.findall("<title>(.*)</title>", done.stdout)[0])
+    assert found["page"] <= found["window"] <= width
+    assert len(found["natural"]) == 3 + 1 + 4
+    room = min(found["window"] - 32, 1088)
+    for natural, small, large in zip(found["natural"], found["small"], found["large"], strict=True):
+        assert 0 < small <= min(natural, room)
+        assert large == natural * max(1, room // natural)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import html
 import io
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
+import matplotlib.colors
 import matplotlib.figure
 import numpy as np
 import pytest
@@ -18,8 +21,9 @@ from nanogen.backend import to_numpy
 from nanogen.data import Images
 from nanogen.models import DDPM, GAN, VAE, PixelCNN
 from nanogen.training import pictures
+from nanogen.training.page import explained
 from nanogen.training.pictures import draw_pictures, draw_progress, grid, special_pictures
-from nanogen.training.run import PICTURES
+from nanogen.training.run import PICTURES, Run
 
 SHAPE, LEVELS = (1, 4, 6), 5  # neither square nor even in its levels
 GREY = 96
@@ -252,27 +256,64 @@ def test_the_pictures_of_a_finished_run(model: str, tmp_path: Path) -> None:
         shown = np.asarray(Image.open(tmp_path / f"{name}.png"))
         assert np.array_equal(shown, np.asarray(picture)), name
         assert len(np.unique(shown)) > 2, "more than one level, and the lines"
+    assert explained(model).keys() == special_pictures(averaged, train, test, rng).keys()
+    page = html.unescape((tmp_path / "index.html").read_text())
+    assert all(f"{name.replace('_', ' ')}: {text}<" in page for name, text in explained(model).items())
     assert run.samples_file(STEPS).read_bytes() == (tmp_path / "samples.png").read_bytes()
     assert set(tmp_path.iterdir()) - before == set(paths)
     assert f"Step {STEPS} of {STEPS}" in (tmp_path / "index.html").read_text()
 
 
-def test_the_curves_are_those_of_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """loss.png: each column of metrics.csv over the steps, under its name; a picture of 840×480 pixels."""
-    _, run = trained("gan", tmp_path, log_every=5)
+def plotted(run: Run, model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The axes of a run's loss.png."""
     figures: list[Any] = []
     save = matplotlib.figure.Figure.savefig
-    monkeypatch.setattr(
-        matplotlib.figure.Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))[1]
-    )
-    pictures.plot_losses(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            matplotlib.figure.Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))[1]
+        )
+        pictures.plot_losses(run, model)
     [figure] = figures
     [axes] = figure.axes
+    return axes
+
+
+def test_the_curves_are_those_of_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """loss.png: each column of metrics.csv over the steps, under its name; a picture of 840×480 pixels."""
+    trainer, run = trained("gan", tmp_path, log_every=5)
+    axes = plotted(run, trainer.model, monkeypatch)
     header, *rows = [line.split(",") for line in run.metrics_file.read_text().splitlines()]
     assert [line.get_label() for line in axes.lines] == header[1:] == ["discriminator", "generator"]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == header[1:]
     for i, line in enumerate(axes.lines, start=1):
         assert line.get_xdata().tolist() == [5, 10, 12]
         assert line.get_ydata().tolist() == [float(row[i]) for row in rows]
-    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("step", "loss", "gan on digits")
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("step", "loss, nats", "gan on digits")
     assert Image.open(io.BytesIO((tmp_path / "loss.png").read_bytes())).size == (840, 480)
+
+
+def test_a_curve_of_one_point_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line needs two points: a single one is a dot in the colour of its name, at a whole number of steps."""
+    trainer, run = trained("gan", tmp_path, log_every=STEPS)
+    axes = plotted(run, trainer.model, monkeypatch)
+    assert all(tick == int(tick) for tick in axes.get_xticks())
+    shown = np.array(Image.open(tmp_path / "loss.png").convert("RGB"))
+    scale = shown.shape[1] / axes.figure.bbox.width
+    left, bottom, right, top = np.rint(axes.get_legend().get_window_extent().extents * scale).astype(int)
+    shown[len(shown) - top : len(shown) - bottom, left:right] = 255
+    for line in axes.lines:
+        color = np.rint(np.multiply(matplotlib.colors.to_rgb(line.get_color()), 255))
+        assert (shown == color).all(axis=2).sum() > 50, line.get_label()
+
+
+@pytest.mark.parametrize(("name", "title"), [
+    ("a$\\frac{b$c", "vae on a$\\frac{b$c"), ("x_1^2 été", "vae on x_1^2 été"), ("猫🐈", "vae"), ("caf\udce9", "vae"),
+])  # fmt: skip
+def test_the_title_is_the_datas_name(
+    name: str, title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """As it is, and no formula; without a name that the font can't write."""
+    trainer, run = trained("vae", tmp_path)
+    run.write_settings(dataclasses.replace(run.settings(), data=f"/there/{name}.npz"))
+    assert plotted(run, trainer.model, monkeypatch).get_title() == title
+    assert not [warning.message for warning in recwarn if issubclass(warning.category, UserWarning)]

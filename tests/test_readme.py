@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from functools import reduce
 from pathlib import Path
+
+import pytest
 
 import nanogen as ng
 import nanogen.distributed
@@ -47,3 +50,13 @@ def test_the_reading_order_is_the_import_order() -> None:
             listed |= {path} if path.is_file() else set(path.glob("*.py"))
     for path in (ROOT / "nanogen").rglob("*.py"):
         assert path in listed or path.name == "__init__.py", path
+
+
+def test_the_examples_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each as it stands, in a file of its own; the training with fewer steps."""
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"^    import nanogen as ng\n(?:(?:    .*)?\n)+", TEXT, re.MULTILINE)
+    assert len(examples) == 2
+    for example in examples:
+        exec(compile(textwrap.dedent(example).replace("range(500)", "range(2)"), "README.md", "exec"), {})
+    assert ng.load("vae.safetensors").keys() == ng.models.VAE((1, 8, 8), 17, latent=2).state_dict().keys()

@@ -1,11 +1,12 @@
 """Stopping a run, gently or not: nothing is lost but what came after the last checkpoint, and the command line says how
 to go on.
 
-    python -m pytest -m torture tests/test_stopping.py          # 200 times kill -9, and a full disk; some minutes
+    python -m pytest -m torture tests/test_stopping.py  # 200 times kill -9, 200 signals, a full disk; some minutes
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import resource
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 
 from nanogen import cli
+from nanogen.training import loop
 from nanogen.training.run import Run
 from nanogen.training.stopping import Interrupted, Stop
 
@@ -30,9 +32,16 @@ LONG = "100000"  # steps that no test waits for
 
 def start(out: Path, *arguments: str) -> subprocess.Popen[str]:
     """The command line in a process of its own, with Ctrl-C as a terminal has it."""
-    command = [sys.executable, "-m", "nanogen.cli", "train", "vae", "--out", str(out), *arguments]
+    return begin("train", "vae", "--out", str(out), *arguments)
+
+
+def begin(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     heard: Callable[[], object] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    return subprocess.Popen(
+        [sys.executable, "-m", "nanogen_command", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | environment, preexec_fn=heard, start_new_session=True,
+    )  # fmt: skip
 
 
 def wait_for_rows(run: Run, process: subprocess.Popen[str]) -> None:
@@ -41,8 +50,8 @@ def wait_for_rows(run: Run, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-def last_line(process: subprocess.Popen[str]) -> str:
-    _, said = process.communicate(timeout=600)
+def last_line(process: subprocess.Popen[str], seconds: float = 600) -> str:
+    _, said = process.communicate(timeout=seconds)
     assert "Traceback" not in said
     return said.splitlines()[-1]
 
@@ -76,24 +85,24 @@ def test_a_signal_finishes_the_step(number: int, status: int, tmp_path: Path) ->
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     """Without waiting for the step or for a checkpoint; the run can be gone on with all the same."""
     run = Run(tmp_path / "run")
-    slow = ["--set", "latent=2", "channels=64", "--batch", "1500", "--threads", "1", "--steps", LONG]
-    process = start(run.folder, *slow)
-    while process.poll() is None and not run.metrics_file.exists():
+    slow = ["--set", "latent=2", "channels=64", "--batch", "750", "--threads", "1", "--steps", LONG]
+    process = start(run.folder, *slow, "--checkpoint-every", "1")
+    while process.poll() is None and not run.checkpoint_file(2).exists():
         time.sleep(0.01)
-    time.sleep(0.5)  # into a step, most likely; wherever it is, the exit status is the same
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)  # two of one kind may arrive as one
     line = last_line(process)
     assert process.returncode in (130, 143)  # whichever is delivered last
     assert "--resume" in line
-    assert not run.checkpoint_files()
-    assert Run(run.folder).settings().steps == int(LONG)
+    found = run.checkpoint()
+    assert found is not None
+    assert found.step == 2
 
 
 def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
     """Ctrl-C in the terminal does not end what a shell runs in the background, nor SIGTERM what asked not to be."""
     run = Run(tmp_path / "run")
-    command = [sys.executable, "-m", "nanogen.cli", "train", "vae", "--out", str(run.folder), "--steps", "60",
+    command = [sys.executable, "-m", "nanogen_command", "train", "vae", "--out", str(run.folder), "--steps", "60",
                "--checkpoint-every", "2", *TINY]  # fmt: skip
     ignore: Callable[[], object] = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=ignore)
@@ -116,9 +125,10 @@ def test_the_first_signal_waits_and_the_second_does_not() -> None:
     that shells have for it.  Afterwards both are handled as before, also when an error ended the block."""
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     mine: list[int] = []
+    heard: Callable[..., None] = lambda n, frame: mine.append(n)
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda n, frame: mine.append(n))
+            signal.signal(number, heard)
         for first, second in ((signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)):
             noted: list[tuple[bool, int]] = []
             with pytest.raises(Interrupted) as caught, Stop() as stop:
@@ -126,6 +136,7 @@ def test_the_first_signal_waits_and_the_second_does_not() -> None:
             assert noted == [(False, 0), (True, first)]
             assert caught.value.status == 128 + second
             assert isinstance(caught.value, KeyboardInterrupt)
+            assert signal.getsignal(first) is heard, "else the next line would end the tests"
             os.kill(os.getpid(), first)
         assert mine == [signal.SIGINT, signal.SIGTERM]
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -150,6 +161,207 @@ def test_the_first_signal_waits_and_the_second_does_not() -> None:
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
             signal.signal(number, handler)
+
+
+def hears(pid: int) -> bool:
+    """Whether Python has begun to run the command: it has a handler of SIGTERM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def those_of(process: subprocess.Popen[str]) -> list[str]:
+    """What is left of the processes that it has started, by their commands."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if session == str(process.pid) and state != "Z":
+                found.append((folder / "cmdline").read_bytes().decode())
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+SLOW = ["--threads", "1", "--batch", "16", "--set", "T=4000", "channels=2", "multipliers=1", "heads=1"]
+
+
+@pytest.fixture(scope="module")
+def slow_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose sampling takes longer than any test waits."""
+    folder = tmp_path_factory.mktemp("slow") / "run"
+    assert run_in_child(["train", "ddpm", "--steps", "1", "--out", str(folder), *SLOW]) == 0
+    return folder
+
+
+def stop_at(moment: float, command: str, number: int, slow_run: Path, folder: Path, text: str = "") -> bool:
+    """A signal, so many seconds after the command has begun: it ends with one line and the signal's status, leaves no
+    process behind, and no half a file.  Whether the signal came in time."""
+    out = folder / f"{command}-{moment}-{number}"
+    words = {
+        "train": ["train", "vae", "--steps", LONG, "--samples-every", "10", "--quiet", "--out", str(out), *TINY],
+        "pictures": ["train", "ddpm", "--steps", "1", "--quiet", "--out", str(out), *SLOW],
+        "sample": ["sample", str(slow_run), "--out", f"{out}.png"],
+        "evaluate": ["evaluate", str(slow_run), "--json", f"{out}.json"],
+        "list": ["list"],
+    }[command]
+    process = begin(*words)
+    while process.poll() is None and not hears(process.pid):
+        time.sleep(0.001)
+    if command == "pictures":
+        wait_for_rows(Run(out), process)
+    time.sleep(moment)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert those_of(process) == []
+    assert not list(out.rglob("*.part"))
+    if process.returncode == 0:
+        assert said == ""
+        return False
+    assert (process.returncode, said.count("\n")) == (128 + number, 1), said
+    assert said.startswith(f"nanogen: stopped{text}")
+    return True
+
+
+on_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
+
+
+@on_linux
+@pytest.mark.parametrize(("moment", "command", "number"), [
+    (0.0, "list", signal.SIGTERM), (0.02, "list", signal.SIGINT), (0.1, "sample", signal.SIGINT),
+    (0.2, "train", signal.SIGTERM), (1.5, "train", signal.SIGINT), (1.2, "sample", signal.SIGTERM),
+    (1.6, "evaluate", signal.SIGINT),
+])  # fmt: skip
+def test_a_signal_at_any_moment(moment: float, command: str, number: int, slow_run: Path, tmp_path: Path) -> None:
+    """While it imports, reads data, trains, samples: one line, the signal's status, and nothing goes on."""
+    assert stop_at(moment, command, number, slow_run, tmp_path) or command == "list"
+
+
+@on_linux
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_last_pictures(number: int, slow_run: Path, tmp_path: Path) -> None:
+    """All steps are done, and the line says how to make the pictures."""
+    assert stop_at(0.3, "pictures", number, slow_run, tmp_path, text="; at step 1 of 1; go on with: nanogen train ddpm")
+
+
+@on_linux
+@pytest.mark.torture
+def test_two_hundred_signals(slow_run: Path, tmp_path: Path) -> None:
+    """At random moments of every command."""
+    draw, came = random.Random(0), 0
+    for i in range(200):
+        command = draw.choice(["train", "pictures", "sample", "evaluate", "list"])
+        number = draw.choice([signal.SIGINT, signal.SIGTERM])
+        came += stop_at(round(draw.expovariate(1.0), 3), command, number, slow_run, tmp_path / str(i))
+    print(f"200 commands, {came} of them stopped before their end, each with one line")
+    assert came > 150
+
+
+COMPILER = """#!/bin/sh
+[ "$1" = --version ] && exec echo 1
+sleep 600 &
+echo $! > "$PLACE"
+wait
+"""
+
+
+@on_linux
+@pytest.mark.skipif(not importlib.util.find_spec("nanogen.kernels"), reason="only kernels are compiled")
+def test_a_signal_while_the_compiler_runs(tmp_path: Path) -> None:
+    """It ends too, with the processes that it has started, and leaves nothing in the cache."""
+    (tmp_path / "cc").write_text(COMPILER)
+    (tmp_path / "cc").chmod(0o700)
+    place = tmp_path / "place"
+    own = {"CC": str(tmp_path / "cc"), "NANOGEN_CACHE": str(tmp_path / "cache"), "PLACE": str(place)}
+    process = begin("train", "vae", "--out", str(tmp_path / "run"), "--quiet", *TINY, **own)
+    while process.poll() is None and not (place.exists() and place.read_text()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert last_line(process, seconds=30).startswith("nanogen: stopped; at step 1 of")
+    assert (process.returncode, those_of(process)) == (143, [])
+    assert list((tmp_path / "cache").rglob("*.so")) == list((tmp_path / "cache" / "compiled").iterdir()) == []
+
+
+def test_the_library_does_not_touch_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither when it is imported, nor after a command."""
+    handlers = "[signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]"
+    code = f"import signal; before = {handlers}; import nanogen, nanogen.cli; assert before == {handlers}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    before, during = eval(handlers), []
+    monkeypatch.setattr(cli, "run_list", lambda _: during.append(eval(handlers)))
+    assert cli.main(["list"]) == 0
+    assert eval(handlers) == before
+    assert before[1] not in during[0]
+
+
+IMPORTING = """
+import os, sys, nanogen_command
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "nanogen.autograd":
+            os.kill(os.getpid(), {number})
+sys.meta_path.insert(0, Finder())
+nanogen_command.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_imports(number: int) -> None:
+    code = IMPORTING.format(number=int(number))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (128 + number, b"nanogen: stopped\n")
+
+
+UNEXPECTED = """
+import nanogen_command, nanogen.cli
+from nanogen.training.stopping import Interrupted
+class Destroyed:
+    def __del__(self):
+        raise Interrupted({number})
+def main():
+    if {in_passing}:
+        Destroyed()
+        return 0
+    raise Interrupted({number})
+nanogen.cli.main = main
+nanogen_command.main()
+"""
+
+
+@pytest.mark.parametrize("in_passing", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_nobody_expects(number: int, in_passing: bool) -> None:
+    """It came while the first one was handled, or in a destructor: the same line and status, no traceback."""
+    code = UNEXPECTED.format(number=int(number), in_passing=in_passing)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (128 + number, b"nanogen: stopped\n")
+
+
+def test_a_signal_while_a_picture_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture, which may take minutes, is given up; the next step is finished and its checkpoint written, and the
+    run goes on from there to the bits of one that was not stopped."""
+    settings = ["--steps", "12", "--samples-every", "3", "--quiet", *TINY]
+    monkeypatch.setattr(cli, "draw_pictures", lambda *_: [])
+    monkeypatch.setattr(loop, "draw_progress", lambda *_: None)
+    assert cli.main(["train", "vae", "--out", str(tmp_path / "whole"), *settings]) == 0
+    run = Run(tmp_path / "stopped")
+
+    def draw(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal did not end the drawing")
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # else a failure would end the tests
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "draw_progress", draw)
+            assert cli.main(["train", "vae", "--out", str(run.folder), *settings]) == 143
+        found = run.checkpoint()
+        assert found is not None
+        assert found.step == 4
+        assert cli.main(["train", "--resume", "--quiet", "--out", str(run.folder)]) == 0
+        assert run.checkpoint_file(12).read_bytes() == Run(tmp_path / "whole").checkpoint_file(12).read_bytes()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # kill -9

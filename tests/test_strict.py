@@ -22,7 +22,7 @@ import pytest
 from helpers import plain_forms
 from museum import ROOT, functions
 from strict import compiled, cuda, device, graph, record
-from tiny_runs import TINY, begun, settings_of, some_images, trained
+from tiny_runs import TINY, assert_same, begun, settings_of, some_images, trained
 
 import nanogen as ng
 from nanogen.backend import OPERATIONS, Operation, replay
@@ -261,6 +261,22 @@ def test_a_training_step_leaves_the_device_alone(model: str, cp: Any, tmp_path: 
     held = [*trainer.average.averages, *(p.data for p in trainer.model.parameters())]
     held += [a for optimizer in trainer.optimizers.values() for many in optimizer.state.values() for a in many]
     assert {type(array) for array in held} == {cp.ndarray}
+
+
+@pytest.mark.parametrize("execution", ["eager", "graph"])
+@pytest.mark.parametrize("model", TINY)
+def test_test_losses_on_the_device(model: str, execution: str, cp: Any) -> None:
+    """They are numbers, the same again for the same weights, and change no later step: captured or not."""
+    settings = settings_of(model, device="cuda", execution=execution)
+    tested, plain = (Trainer(settings, some_images()) for _ in range(2))
+    for _ in range(3):
+        tested.advance()
+        plain.advance()
+        found = tested.test_losses(some_images(9))
+        assert found.keys() == tested.parameters.keys()
+        assert all(np.isfinite(loss) for loss in found.values())
+        assert tested.test_losses(some_images(9)) == found
+    assert_same(tested.arrays(), plain.arrays())
 
 
 def test_training_steps_go_by_kernels(cp: Any, monkeypatch: Any) -> None:

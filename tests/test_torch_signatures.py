@@ -18,7 +18,7 @@ import nanogen as ng
 from nanogen import functional as F
 from nanogen import nn, optim
 
-OURS_ALONE = {"rng"}  # by keyword
+OURS_ALONE = {"rng", "gated"}  # by keyword
 BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 # What has no counterpart in torch, or is not meant to be the same.
 NOT_TORCHS = {
@@ -57,7 +57,7 @@ def theirs(name: str) -> list[Signature]:
 
 
 def agrees(ours: Signature, torchs: Signature) -> bool:
-    """Ours by position is the beginning of torch's, and what it takes by keyword besides is torch's or `rng`."""
+    """Ours by position is the beginning of torch's, and what it takes by keyword besides is torch's or OURS_ALONE."""
     (first, more, _), (positions, keywords, _) = ours, torchs
     return first == positions[: len(first)] and more <= keywords | OURS_ALONE | set(positions)
 

@@ -427,6 +427,31 @@ def test_a_number_that_goes_wrong_is_traced_to_its_place(function: Any, x: float
     assert (Primitive.recorded, Primitive.gradients) == before
 
 
+@pytest.mark.parametrize("inspected", [False, True])
+@pytest.mark.parametrize(("wrong", "said"), [
+    ("nothing", "^something else$"), ("number", "numbers went wrong at step 1: exp in VAE gave infinity"),
+    ("weight", "numbers went wrong at step 1: something else"),
+])  # fmt: skip
+def test_errors_that_are_not_about_numbers(
+    wrong: str, said: str, inspected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ValueError of a step stays what it is, unless a weight is not finite, or a number of that step."""
+
+    def loss(self: Any, *given: Any) -> ng.Tensor:
+        if wrong == "number":
+            F.exp(ng.tensor(1000.0))
+        raise ValueError("something else")
+
+    monkeypatch.setattr(ng.models.VAE, "loss", loss)
+    trainer, run = begun(settings_of("vae"), tmp_path)
+    trainer.inspected = inspected
+    if wrong == "weight":
+        next(iter(trainer.model.parameters())).data[...] = np.nan
+    with pytest.raises(ValueError if wrong == "nothing" else FloatingPointError, match=said):
+        train(trainer, run, lambda step, loss: None)
+    assert trainer.step == 1
+
+
 def test_an_update_that_goes_wrong(tmp_path: Path) -> None:
     """Sound gradients and a learning rate beyond all bounds: the parameter is named that left the finite numbers."""
     with pytest.raises(FloatingPointError, match=r"step 1: the update of [\w.]+ gave"):
@@ -531,10 +556,10 @@ def test_every_seed_and_every_pass_has_an_order_of_its_own() -> None:
 
 
 def test_streams_are_independent() -> None:
-    """Weights, steps, orders, pictures, samples and evaluation draw from streams of their own."""
-    streams = [runs.INITIAL_WEIGHTS, runs.STEPS, runs.SHUFFLES, runs.PICTURES, runs.SAMPLES, runs.EVALUATION]
+    """Weights, steps, orders, pictures, samples, evaluation and test losses draw from streams of their own."""
+    streams = [runs.INITIAL_WEIGHTS, runs.STEPS, runs.SHUFFLES, runs.PICTURES, runs.SAMPLES, runs.EVALUATION, runs.TEST]
     streams += [evaluation.LEFT_OUT, evaluation.REAL_AS_IF_DRAWN]
-    assert len(set(streams)) == 8
+    assert len(set(streams)) == 9
     for model, own in TINY.items():
         built = loop.build_model(settings_of(model, seed=3))
         expected = MODELS[model]((1, 4, 4), 4, rng=ng.Generator(3, "cpu").stream(runs.INITIAL_WEIGHTS), **own)
@@ -555,6 +580,16 @@ def test_a_run_samples_with_the_averaged_weights(tmp_path: Path) -> None:
         assert not np.array_equal(p.data, trainer.model.state_dict()[name])
     assert np.array_equal(model.state_dict()["generator.norms.0.running_mean"],
                           trainer.model.state_dict()["generator.norms.0.running_mean"])  # fmt: skip
+
+
+def test_a_run_samples_on_the_device_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On that of its training only where none is named: another machine may not have it."""
+    _, run = trained("vae", tmp_path, device="cpu")
+    moved: list[Any] = []
+    monkeypatch.setattr(MODELS["vae"], "to", lambda self, *target: (moved.append(target), self)[1])
+    for device in (None, "cuda", "cpu"):
+        run.model(device)
+    assert moved == [("cpu",), ("cuda",), ("cpu",)]
 
 
 def test_a_runs_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -724,14 +759,21 @@ def test_settings_unless_given(model: str) -> None:
     """A default that moves changes everybody's runs: these are they, for images whose longer side has at most 16 pixels
     and for larger ones.  The GAN's are DCGAN's β_1 = ½ and no warm-up.  Radford et al. 2016, section 4."""
     betas, warmup = ((0.5, 0.999), 0) if model == "gan" else ((0.9, 0.999), 100)
-    for recipes, threads, samples_every, sizes in (
-        (SMALL, 1, 200, [(8, 8), (16, 16), (16, 4)]), (LARGE, 2, 1000, [(8, 20), (20, 8), (28, 28)]),
+    for recipes, threads, samples_every, test_every, sizes in (
+        (SMALL, 1, 200, 25, [(8, 8), (16, 16), (16, 4)]), (LARGE, 2, 1000, 100, [(8, 20), (20, 8), (28, 28)]),
     ):  # fmt: skip
         expected = USUAL | recipes[model] | {"betas": betas, "warmup": warmup, "threads": threads, "model": model}
         for size in sizes:
             images = Images(np.zeros((70, 1, *size), np.uint8), None, 7, "of some kind")
             found = dataclasses.asdict(make_settings(model, images))
-            about = {"samples_every": samples_every, "data": "of some kind", "image_shape": (1, *size), "levels": 7}
+            about = {
+                "samples_every": samples_every,
+                "test_every": test_every,
+                "patience": 0,
+                "data": "of some kind",
+                "image_shape": (1, *size),
+                "levels": 7,
+            }
             assert found.items() >= (expected | about).items()
 
 
@@ -752,7 +794,7 @@ def test_ranges_of_settings() -> None:
     """The least and the largest value of each setting are allowed; what lies just beyond is refused by its name."""
     most, tiny = 2**31 - 1, 5e-324
     counted = {"steps": 1, "threads": 1, "log_every": 1, "checkpoint_every": 1, "keep": 1, "warmup": 0, "seed": 0,
-               "samples_every": 0}  # fmt: skip
+               "samples_every": 0, "test_every": 0}  # fmt: skip
     allowed = [(name, value) for name, low in counted.items() for value in (low, most)]
     refused = [(name, value) for name, low in counted.items() for value in (low - 1, most + 1)]
     below_one = math.nextafter(1, 0)

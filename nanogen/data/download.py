@@ -1,7 +1,8 @@
 """Downloads data sets, once, into the user's cache folder.
 
 Checksums are of the uncompressed files: mirrors compress them again, so their archives differ.  That, and resuming a
-broken transfer, is why this uses `requests` and not a downloader that checks archives only.
+broken transfer, is why this uses `requests` and not a downloader that checks archives only.  Where the files' published
+checksums are MD5, that of the archive is checked too.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from typing import BinaryIO
 import platformdirs
 import requests
 from tqdm import tqdm
+from urllib3.exceptions import HTTPError
 
 from nanogen.data.files import CHUNK
 
 ATTEMPTS = 4
 PAUSE = 1.0  # seconds before the second attempt; doubled before each later one
 TIMEOUT = 20.0  # seconds without any data
+LIMIT = 3600.0  # seconds for a whole archive
+FAILURES = (requests.RequestException, HTTPError)  # of a transfer
 SLACK = 1 << 20  # bytes by which an archive may be larger than its contents
 
 
@@ -49,10 +53,11 @@ class File:
 
 @dataclass(frozen=True)
 class Archive:
-    """A download: one gzipped file, or a gzipped tar of several files."""
+    """A download: one gzipped file, or a gzipped tar of several files; perhaps with a SHA-256 of its own."""
 
     url: str
     files: tuple[File, ...]
+    sha256: str = ""
 
     @property
     def name(self) -> str:
@@ -79,8 +84,8 @@ def cached(name: str, archives: tuple[Archive, ...]) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             url = f"{mirror.rstrip('/')}/{name}/{archive.name}" if mirror else archive.url
             try:
-                download(url, archive.files, folder)
-            except (requests.RequestException, ValueError) as error:
+                download(url, archive.files, folder, archive.sha256)
+            except (*FAILURES, ValueError) as error:
                 raise ConnectionError(
                     f"{name} can't be downloaded from {url}: {error}.  Its files may also be put into a folder"
                     " (--data-dir DIR), or a mirror be named (NANOGEN_MIRROR)"
@@ -88,25 +93,28 @@ def cached(name: str, archives: tuple[Archive, ...]) -> Path:
     return folder
 
 
-def download(url: str, files: tuple[File, ...], folder: Path) -> None:
+def download(url: str, files: tuple[File, ...], folder: Path, sha256: str = "") -> None:
     """Download the archive at `url` and put its files into a folder, each completely or not at all.
 
     A broken transfer is resumed, if the server supports it; wrong contents are discarded.
 
     Raises:
-        requests.RequestException, ValueError: the error of the last attempt."""
-    most = sum(file.size for file in files) + SLACK
+        requests.RequestException, HTTPError, ValueError: the error of the last attempt."""
+    most, deadline = sum(file.size for file in files) + SLACK, time.monotonic() + LIMIT
     with tempfile.TemporaryFile(dir=folder) as archive:  # has no name, so nothing is left behind
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                transfer(url, archive, most)
+                transfer(url, archive, most, deadline)
+                archive.seek(0)
+                if sha256 and (found := hashlib.file_digest(archive, "sha256").hexdigest()) != sha256:
+                    raise ValueError(f"its checksum is sha256:{found} and not {sha256}")
                 for name, contents in unpacked(archive, files):
                     write_whole(folder / name, contents)
                 return
-            except (requests.RequestException, ValueError) as error:
-                if isinstance(error, ValueError) and not isinstance(error, requests.RequestException):
+            except (*FAILURES, ValueError) as error:
+                if not isinstance(error, FAILURES):
                     archive.truncate(0)
-                if attempt == ATTEMPTS or is_final(error):
+                if attempt == ATTEMPTS or time.monotonic() > deadline or is_final(error):
                     raise
             time.sleep(PAUSE * 2 ** (attempt - 1))
 
@@ -117,11 +125,11 @@ def is_final(error: Exception) -> bool:
     return response is not None and 400 <= response.status_code < 500 and response.status_code not in (408, 416, 429)
 
 
-def transfer(url: str, archive: BinaryIO, most: int) -> None:
+def transfer(url: str, archive: BinaryIO, most: int, deadline: float) -> None:
     """Append to the archive the bytes at `url` that it does not have yet.
 
     Raises:
-        requests.RequestException: a failed transfer.
+        requests.RequestException, HTTPError: a failed transfer, or one that has not ended at the deadline.
         ValueError: more than `most` bytes, or an invalid URL."""
     start = archive.seek(0, os.SEEK_END)
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
@@ -137,9 +145,11 @@ def transfer(url: str, archive: BinaryIO, most: int) -> None:
         with tqdm(
             desc=url.rpartition("/")[2], total=total, initial=start, unit="B", unit_scale=True, disable=None
         ) as bar:
-            for chunk in response.iter_content(CHUNK // 16):
+            while chunk := response.raw.read1(CHUNK // 16):  # what is there: a slow server is noticed in time
                 if archive.write(chunk) and archive.tell() > most:
                     raise ValueError(f"it has more than the expected {most} bytes")
+                if time.monotonic() > deadline:
+                    raise requests.Timeout(f"it takes more than {LIMIT:g} seconds")
                 bar.update(len(chunk))
 
 

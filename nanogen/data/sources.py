@@ -3,7 +3,8 @@
 - MNIST (LeCun, Cortes & Burges): SHA-256, as listed in many places.
 - Fashion-MNIST (Xiao, Rasul & Vollgraf 2017): SHA-256, computed from Debian's package `dataset-fashion-mnist`, whose
   archives differ from the original ones.
-- CIFAR-10 (Krizhevsky 2009): MD5, the only published checksums of the files in the archive that are known to us.
+- CIFAR-10 (Krizhevsky 2009): MD5 of the files in the archive, and SHA-256 of the archive, as listed by TensorFlow
+  Datasets and others.
 """
 
 from __future__ import annotations
@@ -45,6 +46,6 @@ SOURCES: dict[str, tuple[Archive, ...]] = {
                 "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
                 "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
             }.items()
-        )),
+        ), "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
     ),
 }  # fmt: skip

@@ -10,8 +10,7 @@ from nanogen.backend import array_module
 
 __all__ = [
     "abs", "add", "clamp", "clip", "cos", "div", "divide", "exp", "expm1", "log", "log1p", "maximum", "minimum", "mul",
-    "multiply", "neg", "negative", "pow", "power", "sign", "sin", "sqrt", "sub", "subtract", "tanh",
-    "where",
+    "multiply", "neg", "negative", "pow", "power", "sign", "sin", "sqrt", "sub", "subtract", "tanh", "where",
 ]  # fmt: skip
 
 

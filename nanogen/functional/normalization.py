@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from nanogen import distributed
@@ -51,32 +52,25 @@ def moments_of(x):
 
 
 def group_norm(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5,
+    *, gated: bool = False,
+) -> Tensor:  # fmt: skip
     """Each image's channels in groups, each group normalised over its channels and pixels.  Wu & He 2018, eq. 7.
+
+    If `gated`, silu of that, as one operation, which does not keep what is between the two.
 
     Shapes: input (N, C, *), weight and bias (C,) or, each image's own, (N, C).
 
     Raises:
         ValueError: channels that do not divide into num_groups, a weight of another shape than these or than bias.
     """
-    return _group_norm(input, num_groups, weight, bias, eps, gated=False)
-
-
-def group_norm_silu(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
-    """silu(group_norm(…)) as one operation, which does not keep what is between the two.
-
-    Shapes, and what it raises: those of `group_norm`."""
-    return _group_norm(input, num_groups, weight, bias, eps, gated=True)
-
-
-def _group_norm(input, num_groups, weight, bias, eps, gated):
     if input.ndim < 2 or num_groups < 1 or input.shape[1] % num_groups:
         raise ValueError(f"group_norm: input of shape {input.shape} has no channels for {num_groups} groups")
     weight, bias = _affine(input, weight, bias, "group_norm", (input.shape[1:2], input.shape[:2]))
     return normalize_groups(input, weight, bias, groups=num_groups, eps=eps, over_batch=False, gated=gated)
+
+
+group_norm_silu = functools.partial(group_norm, gated=True)
 
 
 def batch_norm(

@@ -6,18 +6,24 @@ Training, evaluation and pictures use only this interface, and no model's class.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from nanogen.autograd import Tensor
-from nanogen.backend import Array, check_range, to_device
+from nanogen.backend import Array, Hook, check_range, to_device
 from nanogen.data.images import MOST_CLASSES, Images, check_levels
 from nanogen.distributions import scale_levels
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Module
 from nanogen.random import Generator
+
+
+@Hook
+def progress(steps: Iterable[Any], what: str) -> Iterable[Any]:
+    """The steps, which may take long.  The command line shows how far they are, as so many of `what`."""
+    return steps
 
 
 class Update(NamedTuple):
@@ -43,6 +49,7 @@ class GenerativeModel(Module):
 
     Attributes:
         summary: a description in one line.
+        loss_unit: the unit of the losses that training minimises, in words; empty if there is none.
         small: the recipe for images of up to 16×16, about a minute on two cores.
         large: the recipe for larger images.
 
@@ -51,6 +58,7 @@ class GenerativeModel(Module):
     """
 
     summary: ClassVar[str] = ""
+    loss_unit: str = ""
     small: ClassVar[Recipe] = Recipe(steps=800)
     large: ClassVar[Recipe] = large(steps=4000)
 
@@ -156,7 +164,9 @@ class GenerativeModel(Module):
         return {}
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """Pictures that show the idea of the model, by name: grids of images, uint8 (rows, columns, C, H, W)."""
+        """Pictures that show the idea of the model, by name: grids of images, uint8 (rows, columns, C, H, W).
+
+        A line `name: text` of a model's docstring here is the caption of that picture."""
         return {}
 
     def first_images(self, images: Images, n: int) -> tuple[np.ndarray, dict[str, Array]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nanogen.autograd import Tensor, constant
-from nanogen.backend import DEVICES, Array, array_module, to_device, unsupported
+from nanogen.backend import DEVICES, Array, array_module, to_device, to_numpy, unsupported
 
 
 class Parameter(Tensor):
@@ -24,8 +24,8 @@ class Parameter(Tensor):
 
 
 class Module:
-    """Base of all layers and models.  Attributes are found where they stand, under their names, in lists too:
-    `self.blocks = [Linear(2, 3)]` has the parameters `blocks.0.weight` and `blocks.0.bias`."""
+    """Base of all layers and models.  Attributes are found where they stand, under their names, in lists, tuples and
+    dictionaries too: `self.blocks = [Linear(2, 3)]` has the parameters `blocks.0.weight` and `blocks.0.bias`."""
 
     def __init__(self) -> None:
         self.training = True
@@ -48,13 +48,13 @@ class Module:
 
     register_parameter = add_module
 
-    def _parts(self) -> Iterator[tuple[str, Any]]:
-        """What stands in the attributes, with its name; a list's parts are numbered."""
-        for name, value in vars(self).items():
-            if isinstance(value, list | tuple):
-                yield from ((f"{name}.{i}", part) for i, part in enumerate(value))
+    def _parts(self, named: Iterable[tuple[Any, Any]] | None = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """What stands in the attributes, and in lists and dictionaries there, with its dotted name."""
+        for name, part in vars(self).items() if named is None else named:
+            if isinstance(part, dict | list | tuple):
+                yield from self._parts(part.items() if isinstance(part, dict) else enumerate(part), f"{prefix}{name}.")
             else:
-                yield name, value
+                yield f"{prefix}{name}", part
 
     def named_modules(self, memo: Any = None, prefix: str = "", remove_duplicate: bool = True) -> Iterator[Any]:
         """This module and all below it, with their dotted names; each once, or with remove_duplicate=False wherever it
@@ -191,9 +191,22 @@ def _once(named: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
 
 def _array(value: Any) -> Array:
     """The raw array of what may be a tensor of ours, of torch's, or an array already."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
+    value = value.detach().cpu().numpy() if hasattr(value, "detach") else value
     return value if hasattr(value, "astype") else np.asarray(value)
+
+
+def save(state_dict: Mapping[str, Any], path: Any) -> None:
+    """Write arrays or tensors by their names to a safetensors file, which torch can read too."""
+    from safetensors.numpy import save_file  # a library that nothing else here needs
+
+    save_file({name: np.array(to_numpy(_array(value)), order="C") for name, value in state_dict.items()}, path)
+
+
+def load(path: Any) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file by their names, for `load_state_dict`."""
+    from safetensors.numpy import load_file
+
+    return load_file(path)
 
 
 class Sequential(Module):

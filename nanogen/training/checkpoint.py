@@ -51,6 +51,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     contiguous = {name: np.array(array, order="C") for name, array in checkpoint.arrays.items()}
     # a single entry of metadata, because the order of several is random
     whole = save(contiguous, metadata={"nanogen": json.dumps({"sha256": BLANK, **described})})
+    path.parent.mkdir(exist_ok=True)  # somebody may have removed it
     write_atomically(path, whole.replace(BLANK.encode(), hashlib.sha256(whole).hexdigest().encode(), 1))
 
 
@@ -79,7 +80,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if version != FORMAT:
         raise ValueError(f"{path} is a checkpoint of format {version}; this version reads format {FORMAT}")
     try:
-        return Checkpoint(int(described["step"]), dict(described["settings"]), load(whole))
+        if type(step := described["step"]) is not int or step < 0:
+            raise ValueError(f"its step is {step!r}")
+        return Checkpoint(step, dict(described["settings"]), load(whole))
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is not a checkpoint: {error}") from error
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from nanogen.backend import to_numpy
 from nanogen.data import Images
@@ -32,6 +31,7 @@ from nanogen.metrics import (
     radii,
     share_estimate,
 )
+from nanogen.models.base import progress
 from nanogen.random import Generator
 from nanogen.training.features import Features
 from nanogen.training.files import write_atomically
@@ -40,7 +40,8 @@ from nanogen.training.run import EVALUATION, SAMPLES, Run
 from nanogen.training.sampling import sample
 
 BATCH = 250  # images sampled at once
-FEWEST = 2 * GROUPS  # images in each of two compared sets, at least
+FEWEST = 2 * GROUPS  # images in each of two compared sets, and test images for an interval of the likelihood, at least
+SHARES = "precision", "recall", "coverage"  # among the metrics of quality
 SHOWN = 16  # images in a row of a picture
 # Independent random streams of the evaluation's seed, in addition to those of a run.
 LEFT_OUT, REAL_AS_IF_DRAWN = 100, 101
@@ -59,6 +60,7 @@ class Evaluation:
     classes: the number of classes covered, the number of classes, the smallest and the largest share of a class among
         the samples, and the classifier's accuracy on the test images; None without labels.
     network_evaluations, seconds: per sample.
+    checkpoint: the step of the chosen checkpoint; None for the newest.
     """
 
     model: str
@@ -77,6 +79,7 @@ class Evaluation:
     classes: dict[str, float] | None
     network_evaluations: int
     seconds: float
+    checkpoint: int | None = None
 
 
 def evaluate(
@@ -127,7 +130,7 @@ def evaluate(
         copied, expected,
         class_metrics(features, fake, train, Images(real, None if test.labels is None else test.labels[:count],
                                                     test.levels, test.name)),
-        evaluations, seconds,
+        evaluations, seconds, run.step,
     )  # fmt: skip
     return result, shown(fake, train.images, real, of_real, of_fake) if compared else {}
 
@@ -140,10 +143,8 @@ def drawn_from(labels: np.ndarray) -> Callable[[int, Generator], np.ndarray]:
 def timed(draw: Callable[..., np.ndarray], n: int) -> tuple[np.ndarray, float]:
     """n samples, drawn in batches of BATCH, and the seconds per sample."""
     parts, start = [], time.perf_counter()
-    with tqdm(total=n, desc="sampling", unit="image", disable=None) as bar:
-        for i in range(0, n, BATCH):
-            parts.append(draw(min(BATCH, n - i), SAMPLES, i))
-            bar.update(len(parts[-1]))
+    for i in progress(range(0, n, BATCH), "batch"):
+        parts.append(draw(min(BATCH, n - i), SAMPLES, i))
     return np.concatenate(parts), (time.perf_counter() - start) / n
 
 
@@ -155,7 +156,7 @@ def quality(real: np.ndarray, fake: np.ndarray, rng: Generator) -> dict[str, Est
         blocks = within_real[np.ix_(i, i)], within_fake[np.ix_(j, j)], across[np.ix_(i, j)]
         return {"Fréchet distance": frechet_distance(real[i], fake[j]), **neighbour_metrics(*blocks)}
 
-    return jackknife(statistic, len(real), len(fake), rng)
+    return jackknife(statistic, len(real), len(fake), rng, SHARES)
 
 
 def copy_metrics(
@@ -178,7 +179,7 @@ def copy_metrics(
     found = {names[0]: share_estimate(to_train == 0), names[1]: share_estimate(to_train < to_test)}
     if len(test) >= FEWEST:
         closer = lambda i, j: {names[2]: closer_share(to_train[j], tests_to_train[i])}
-        found |= jackknife(closer, len(test), len(fake), rng)
+        found |= jackknife(closer, len(test), len(fake), rng, names)
     known = float((tests_to_train == 0).mean())
     return found, {names[0]: known, names[1]: len(train) / (len(train) + len(test)), names[2]: 0.5}
 
@@ -246,7 +247,9 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
     fields = {name: plain(getattr(evaluation, name)) for name in asdict(evaluation)}
     if evaluation.likelihood is not None:
-        fields["likelihood"] |= {"low": evaluation.likelihood.estimate.low, "high": evaluation.likelihood.estimate.high}
+        _, low, high = evaluation.likelihood.estimate
+        few = evaluation.test_images < FEWEST
+        fields["likelihood"] |= {"low": None, "high": None} if few else {"low": low, "high": high}
     return {**fields, "confidence": 0.95}
 
 
@@ -257,15 +260,19 @@ def table(evaluation: Evaluation) -> str:
         rows.append(("bits/dim", "none", "this model has no density"))
     else:
         bits, _, high = e.likelihood.estimate
-        rows.append((f"bits/dim ({e.likelihood.kind})", f"{bits:.4f} ± {high - bits:.4f}", ""))
+        interval = (f"{bits:.4f} ± {high - bits:.4f}", "")
+        if e.test_images < FEWEST:
+            interval = (f"{bits:.4f}", f"no interval: it needs {FEWEST} test images")
+        rows.append((f"bits/dim ({e.likelihood.kind})", *interval))
         rows += [(f"  {name}", f"{value:.4f}", "") for name, value in e.likelihood.terms.items()]
     if not e.quality:
         rows.append(("comparisons of sets *", "none", f"they need {FEWEST} images on either side"))
     for name, estimate in e.quality.items():
-        rows.append((f"{name} *", centred(estimate), f"real images: {centred(e.floor[name])}"))
+        text = share if name in SHARES else centred
+        rows.append((f"{name} *", text(estimate), f"real images: {text(e.floor[name])}"))
     for name, estimate in e.copies.items():
         expected = f"nothing copied: {e.copies_expected[name]:.3f}"
-        rows.append((name, f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]", expected))
+        rows.append((name, share(estimate), expected))
     if e.classes is not None:
         covered = f"{e.classes['covered']} of {e.classes['classes']}"
         rows.append(
@@ -274,9 +281,14 @@ def table(evaluation: Evaluation) -> str:
     rows.append(("network evaluations per sample", str(e.network_evaluations), ""))
     rows.append(("seconds per sample", f"{e.seconds:.4f}", ""))
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    lines = [f"{e.model} on {e.data}: {e.test_images} test images, {e.samples} samples"]
+    step = "" if e.checkpoint is None else f", step {e.checkpoint}"
+    lines = [f"{e.model} on {e.data}{step}: {e.test_images} test images, {e.samples} samples"]
     lines += [f"{a:{widths[0]}}  {b:{widths[1]}}  {c}".rstrip() for a, b, c in rows]
     return "\n".join([*lines, f"* {e.features}: not an Inception FID, nor to be compared with one"])
+
+
+def share(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
 def centred(estimate: Estimate) -> str:

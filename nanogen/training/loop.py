@@ -8,6 +8,7 @@ import functools
 import json
 import math
 import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,7 +19,7 @@ from nanogen import distributed
 from nanogen.autograd import Tensor, grad
 from nanogen.backend import Array, allow_tf32, device_of, replay, to_device, to_numpy
 from nanogen.data import Images
-from nanogen.distributed import everyones, mean_over_ranks, rank, size
+from nanogen.distributed import broadcast, everyones, mean_over_ranks, rank, size
 from nanogen.models import GenerativeModel
 from nanogen.models.base import Update
 from nanogen.optim import AdamW, ExponentialMovingAverage, clip_grad_norm_
@@ -27,7 +28,22 @@ from nanogen.training.anomaly import Anomaly, detect_anomaly, is_finite
 from nanogen.training.checkpoint import Checkpoint, save_checkpoint, with_prefix, without_prefix
 from nanogen.training.files import write_atomically
 from nanogen.training.pictures import draw_progress
-from nanogen.training.run import SHUFFLES, STEPS, Run, Settings, averaged_weights, build_model, check_labels, log
+from nanogen.training.run import (
+    SHUFFLES,
+    STEPS,
+    TEST,
+    Run,
+    Settings,
+    all_settings,
+    averaged_weights,
+    build_model,
+    check_labels,
+    log,
+)
+from nanogen.training.stopping import Interrupted, Stop
+
+TESTED = 128  # first test images, whose loss is the test loss
+TEST_BATCH = 64
 
 
 def learning_rate(step: int, settings: Settings) -> float:
@@ -55,11 +71,14 @@ def order(seed: int, epoch: int, count: int) -> np.ndarray:
 class Trainer:
     """A model in training: its optimisers, its averaged weights and the step it has reached.
 
+    Args:
+        test: the test images, for test losses.
+
     Attributes:
         inspected: whether every result is checked, and the first that is not finite raises an error; slow.
     """
 
-    def __init__(self, settings: Settings, images: Images):
+    def __init__(self, settings: Settings, images: Images, test: Images | None = None):
         if settings.batch % size():
             raise ValueError(f"batch must be a multiple of the {size()} ranks that share it, got {settings.batch}")
         if settings.execution == "graph" and size() > 1:
@@ -67,13 +86,15 @@ class Trainer:
                 f"execution must be eager with {size()} ranks, which average gradients on the host, got graph"
             )
         self.inspected = False
-        self.settings, self.images, self.step = settings, images, 0
+        self.settings, self.images, self.test, self.step = settings, images, test, 0
         allow_tf32(settings.precision == "tf32")
         self.model: GenerativeModel = build_model(settings)
         check_labels(images, self.model.classes)
-        self.dataset: tuple[Any, ...] = (images.images, images.labels) if self.model.classes else (images.images,)
+        self.dataset = self.inputs(images)
         self.updates: list[Update] = self.model.updates()
         self.parameters = {update.name: list(update.part.parameters()) for update in self.updates}
+        if settings.patience and len(self.parameters) > 1:
+            raise ValueError(f"patience must be 0: {settings.model} has the losses {', '.join(self.parameters)}")
         self.optimizers = {
             name: AdamW(parameters, settings.lr, settings.betas, weight_decay=settings.weight_decay)
             for name, parameters in self.parameters.items()
@@ -82,6 +103,10 @@ class Trainer:
         self.recent: dict[str, list[Any]] = {name: [] for name in self.parameters}  # losses per step
         self.replayed = replay(self.compute_on_device) if settings.execution == "graph" else None
         self.part = distributed.part(settings.batch)  # this rank's part of the batch
+
+    def inputs(self, images: Images) -> tuple[Any, ...]:
+        """The images, and their labels if the model is conditional."""
+        return (images.images, images.labels) if self.model.classes else (images.images,)
 
     def advance(self) -> dict[str, Tensor]:
         """One training step of all ranks.  Returns the losses by name.
@@ -158,6 +183,36 @@ class Trainer:
         every = self.settings.samples_every
         return every > 0 and self.step % every == 0 and not not_finite(self.model.state_dict())
 
+    def picture_missing(self, run: Run) -> bool:
+        """Whether the run was stopped between this step, at which a picture is due, and the picture."""
+        reached = 0 < self.step < self.settings.steps
+        return reached and self.samples_due() and not run.samples_file(self.step).exists()
+
+    def test_due(self) -> bool:
+        """Whether this step needs test losses, and the weights are finite."""
+        every, last = self.settings.test_every, self.step == self.settings.steps
+        due = self.test is not None and every > 0 and (last or self.step % every == 0)
+        return due and not not_finite(self.model.state_dict())
+
+    def test_losses(self, test: Images) -> dict[str, float]:
+        """The mean losses of the first test images, by name: with the averaged weights, in evaluation mode.
+
+        The random numbers are the same at each step, so that only the weights move the losses."""
+        means, count = dict.fromkeys(self.parameters, 0.0), min(TESTED, len(test))
+        rng = Generator(self.settings.seed, self.settings.device).stream(TEST)
+        self.model.eval()
+        try:
+            with self.average:
+                for start in range(0, count, TEST_BATCH):
+                    images, *labels = (array[start : min(start + TEST_BATCH, count)] for array in self.inputs(test))
+                    for name, loss_of in {update.name: update.loss for update in self.updates}.items():
+                        means[name] += float(loss_of(images, rng, *labels).data) * len(images) / count
+        except (ValueError, FloatingPointError):  # as of a density with NaN parameters
+            return dict.fromkeys(means, math.nan)
+        finally:
+            self.model.train()
+        return means
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The state of the run, except for the settings and the step."""
         names = [name for name, _ in self.model.named_parameters()]
@@ -176,8 +231,10 @@ class Trainer:
         """Continue from a checkpoint.
 
         Raises:
-            ValueError: a checkpoint of another model.
+            ValueError: a checkpoint of another model, or of a step beyond the settings'.
         """
+        if checkpoint.step > self.settings.steps:
+            raise ValueError(f"steps must be at least {checkpoint.step}, which the run has reached")
         self.step, arrays = checkpoint.step, checkpoint.arrays
         self.model.load_state_dict(without_prefix("model.", arrays))
         averages = averaged_weights(self.model, arrays)
@@ -195,7 +252,7 @@ class Trainer:
 
 
 def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], stop: object = False) -> None:
-    """Train to the last step of the settings.  Writes `metrics.csv` and checkpoints to the run's folder.
+    """Train to the last step of the settings.  Writes `metrics.csv`, `test.csv` and checkpoints to the run's folder.
 
     Losses are only checked when they are logged, and the state only before it is saved, so that steps do not wait for
     the GPU.
@@ -209,17 +266,24 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
         OSError: a file can't be written; the last checkpoint is unchanged.
     """
     settings, stopping = trainer.settings, False
+    early = broadcast(not rank() and run.out_of_patience())
+    if not rank() and trainer.picture_missing(run) and not early:
+        draw(trainer, run)
     metrics = Path(os.devnull) if rank() else run.metrics_file  # only the first rank writes
     with metrics.open("a", encoding="utf-8") as file, np.errstate(all="ignore"):
-        while trainer.step < settings.steps and not stopping:
+        while trainer.step < settings.steps and not (stopping or early):
             try:
                 losses = trainer.advance()  # overflows are detected below
-            except (ValueError, FloatingPointError) as error:  # as of a density with NaN parameters
+            except (ValueError, FloatingPointError) as error:
+                if isinstance(error, ValueError) and not has_bad_numbers(trainer):
+                    raise
                 raise failure(trainer, run, str(error)) from error
             for name, loss in losses.items():
                 trainer.recent[name].append(loss)
             stopping = any(everyones(bool(stop)))  # read once per step: a later signal stops the next step
-            last, total = trainer.step == settings.steps, math.nan
+            if trainer.test_due():
+                early = write_test_losses(trainer, run)
+            last, total = early or trainer.step == settings.steps, math.nan
             if last or trainer.step % settings.log_every == 0:
                 means = {name: sum(map(float, recent)) / len(recent) for name, recent in trainer.recent.items()}
                 if not math.isfinite(total := sum(means.values())):
@@ -232,6 +296,17 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
                 file.flush()
                 draw(trainer, run)
             on_step(trainer.step, total)
+
+
+def write_test_losses(trainer: Trainer, run: Run) -> bool:
+    """Add this step's test losses to `test.csv`.  Returns, on all ranks, whether the run is out of patience."""
+    if not rank() and trainer.test is not None:
+        losses = trainer.test_losses(trainer.test).values()
+        with run.test_file.open("a", encoding="utf-8") as file:
+            file.write(",".join([str(trainer.step), *(f"{loss:.6g}" for loss in losses)]) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # before the checkpoint of this step
+    return broadcast(not rank() and run.out_of_patience())
 
 
 def save(trainer: Trainer, run: Run, metrics: TextIO) -> None:
@@ -252,17 +327,36 @@ def save(trainer: Trainer, run: Run, metrics: TextIO) -> None:
 
 
 def draw(trainer: Trainer, run: Run) -> None:
-    """Draw pictures with the averaged weights.  A failure is only logged, because a picture must not stop the run."""
+    """Draw pictures with the averaged weights.  A failure is only logged, because a picture must not stop the run.
+
+    A signal ends the drawing, which may take minutes, and is then handled as at any other time of the training."""
     try:
-        with trainer.average:
+        with trainer.average, Stop(at_once=True):
             draw_progress(run, trainer.model, trainer.step)
     except (ValueError, FloatingPointError) as error:
         log.warning("nanogen: no picture of step %d: %s", trainer.step, error)
+    except Interrupted as error:
+        signal.raise_signal(error.status - 128)
 
 
 def not_finite(arrays: dict[str, Any]) -> str | None:
     """The name of the first array that contains a number that is not finite, or None."""
     return next((name for name, array in arrays.items() if not is_finite(array)), None)
+
+
+def has_bad_numbers(trainer: Trainer) -> bool:
+    """Whether a step failed because of a number that is not finite, as of a density with NaN parameters.
+
+    It is searched for in the weights, and in the step, which is repeated; with several ranks only in the weights."""
+    if not_finite(trainer.model.state_dict()):
+        return True
+    try:
+        with contextlib.suppress(ValueError), detect_anomaly(trainer.model):
+            if size() == 1:
+                trainer.update()
+    except FloatingPointError:
+        return True
+    return False
 
 
 def failure(trainer: Trainer, run: Run, seen: str) -> FloatingPointError:
@@ -289,15 +383,34 @@ def failure(trainer: Trainer, run: Run, seen: str) -> FloatingPointError:
     )
 
 
+def begun_from(trainer: Trainer, other: Run) -> Checkpoint:
+    """A checkpoint of step 0 with another run's averaged weights.
+
+    Raises:
+        ValueError: they do not fit the trainer's model."""
+    theirs, weights = other.settings(), other.model(trainer.settings.device).state_dict()
+    shapes = lambda arrays: {name: array.shape for name, array in arrays.items()}
+    if shapes(weights) != shapes(trainer.model.state_dict()):
+        there, here = all_settings(theirs), all_settings(trainer.settings)
+        other_ones = ", ".join(
+            f"{name} {there.get(name)}, not {here[name]}" for name in here if there.get(name) != here[name]
+        )
+        raise ValueError(f"the weights of {other.folder} do not fit: it has {other_ones}")
+    found, weights = trainer.checkpoint(), {name: to_numpy(array) for name, array in weights.items()}
+    averages = {name: weights[name] for name, _ in trainer.model.named_parameters()}
+    return found._replace(arrays=found.arrays | with_prefix("model.", weights) | with_prefix("average.", averages))
+
+
 def begin_metrics(trainer: Trainer, run: Run) -> None:
-    """Write `metrics.csv` with the rows up to the trainer's step.
+    """Write `metrics.csv` and `test.csv` with the rows up to the trainer's step.
 
     A resumed run writes the later rows again.  The last line of the old file may be incomplete."""
     header = ",".join(["step", *trainer.parameters])
-    known = trainer.step and run.metrics_file.is_file()
-    rows = run.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines() if known else []
-    kept = [row for row in rows[1:] if row.count(",") == header.count(",") and before(row, trainer.step)]
-    write_atomically(run.metrics_file, ("\n".join([header, *kept]) + "\n").encode())
+    for file in [run.metrics_file, run.test_file][: 2 if trainer.test and trainer.settings.test_every else 1]:
+        known = trainer.step and file.is_file()
+        rows = file.read_text(encoding="utf-8", errors="replace").splitlines() if known else []
+        kept = [row for row in rows[1:] if row.count(",") == header.count(",") and before(row, trainer.step)]
+        write_atomically(file, ("\n".join([header, *kept]) + "\n").encode())
 
 
 def before(row: str, step: int) -> bool:

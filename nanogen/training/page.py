@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
+import inspect
+import re
 import string
 from pathlib import Path
 
+from nanogen.models import MODELS
 from nanogen.training.files import write_atomically
 from nanogen.training.run import Run
 
@@ -22,14 +25,19 @@ PAGE = string.Template("""\
 $refresh<title>$title</title>
 <style>
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
+body { max-width: 68rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
 h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; }
 progress { width: 100%; }
-img { max-width: 100%; image-rendering: pixelated; background: #fff; }
-figure { margin: 0; } figcaption { font-size: .9rem; opacity: .75; }
-.row { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: 1.5rem; }
+.row { display: flex; flex-wrap: wrap; gap: 1.5rem; container-type: inline-size; }
+figure { margin: 0; max-width: 100%; overflow-x: auto; }
+figcaption { font-size: .9rem; opacity: .75; width: 0; min-width: 100%; }
+summary { display: block; cursor: zoom-in; }
+img { max-width: 100%; background: #fff; vertical-align: bottom; } .small img { width: 14rem; }
+/* A click enlarges a picture to the largest multiple of its width that fits.  If it does not fit once, it scrolls. */
+[open] img { max-width: none; width: max(var(--width), round(down, 100cqi, var(--width))); image-rendering: pixelated; }
 table { border-collapse: collapse; } td, th { padding: .15rem 1.5rem .15rem 0; text-align: left; }
-th { font-weight: normal; opacity: .75; } td { font-family: ui-monospace, monospace; }
+th { font-weight: normal; opacity: .75; overflow-wrap: normal; vertical-align: top; }
+td { font-family: ui-monospace, monospace; }
 pre { overflow-x: auto; }
 </style>
 </head>
@@ -38,10 +46,12 @@ pre { overflow-x: auto; }
 <p>Step $step of $steps</p>
 <progress value="$step" max="$steps">$step of $steps</progress>
 <h2>Samples over time</h2>
-<div class="row">
+<div class="small row">
 $frames</div>
 <h2>Loss</h2>
-$curves$pictures<h2>Settings</h2>
+<div class="row">
+$curves</div>
+$pictures<h2>Settings</h2>
 <table>
 $settings</table>
 <h2>Commands</h2>
@@ -61,10 +71,13 @@ def write_page(run: Run, step: int) -> Path:
     shown = [frames[i * (len(frames) - 1) // max(FRAMES - 1, 1)] for i in range(FRAMES)] if frames else []
     others = sorted(set(run.folder.glob("*.png")) - {run.folder / "samples.png", run.folder / "loss.png"})
     curves, commands = run.folder / "loss.png", run.folder / "commands.log"
-    pictures = "".join(figure(path, path.stem.replace("_", " ")) for path in others)
+    meaning = explained(settings.model)
+    pictures = "".join(figure(path, path.stem.replace("_", " "), meaning.get(path.stem, "")) for path in others)
     page = PAGE.substitute(
         title=html.escape(title),
-        refresh='<meta http-equiv="refresh" content="30">\n' if step < settings.steps else "",
+        refresh='<meta http-equiv="refresh" content="30">\n'
+        if step < settings.steps and not run.out_of_patience()
+        else "",
         step=step,
         steps=settings.steps,
         frames="".join(figure(path, f"step {int(path.stem[5:])}") for path in dict.fromkeys(shown)),
@@ -77,7 +90,15 @@ def write_page(run: Run, step: int) -> Path:
     return run.folder / "index.html"
 
 
-def figure(path: Path, caption: str) -> str:
+def explained(model: str) -> dict[str, str]:
+    """What each of a model's illustrations shows, from the docstring of `illustrations`."""
+    return dict(re.findall(r"^(?:- )?(\w+): (.+)", inspect.getdoc(MODELS[model].illustrations) or "", re.MULTILINE))
+
+
+def figure(path: Path, name: str, meaning: str = "") -> str:
     """A picture that is embedded in the page."""
-    data, words = base64.b64encode(path.read_bytes()).decode(), html.escape(caption)
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{words}"><figcaption>{words}</figcaption></figure>\n'
+    contents, alt = path.read_bytes(), html.escape(name)
+    data, width = base64.b64encode(contents).decode(), int.from_bytes(contents[16:20])  # where a PNG has its width
+    image = f'<img src="data:image/png;base64,{data}" alt="{alt}" style="--width: {width}px">'
+    caption = html.escape(f"{name}: {meaning}" if meaning else name)
+    return f"<figure><details><summary>{image}</summary></details><figcaption>{caption}</figcaption></figure>\n"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +15,17 @@ from nanogen.models import GenerativeModel
 from nanogen.random import Generator
 from nanogen.training.files import write_atomically
 from nanogen.training.page import write_page
-from nanogen.training.run import PICTURES, Run
+from nanogen.training.run import PICTURES, Run, columns
 
 GREY = 96  # of the lines between images
 IMAGE_SIDE = 56  # pixels of an image in a picture, at least, so that small images are visible
 
 
-def grid(images: np.ndarray, levels: int, columns: int) -> Image.Image:
-    """A picture of images (N, C, H, W) of integer levels in rows, enlarged without interpolation."""
+def grid(images: np.ndarray, levels: int, columns: int, side: int = IMAGE_SIDE) -> Image.Image:
+    """A picture of images (N, C, H, W) of integer levels in rows, enlarged to `side` without interpolation."""
     images = to_numpy(images)
     n, c, height, width = images.shape
-    rows, factor = math.ceil(n / columns), max(1, math.ceil(IMAGE_SIDE / max(height, width)))
+    rows, factor = math.ceil(n / columns), max(1, math.ceil(side / max(height, width)))
     gap = max(3, factor)
     grey = (images.astype(np.float64) * (255 / (levels - 1))).round().astype(np.uint8).transpose(0, 2, 3, 1)
     canvas = np.full((rows * (height * factor + gap) - gap, columns * (width * factor + gap) - gap, c), GREY, np.uint8)
@@ -37,33 +35,40 @@ def grid(images: np.ndarray, levels: int, columns: int) -> Image.Image:
     return Image.fromarray(canvas[..., 0] if c == 1 else canvas[..., :3])
 
 
-def plot_losses(run: Run) -> None:
-    """Write `loss.png`: the curves of metrics.csv."""
+def plot_losses(run: Run, model: GenerativeModel) -> None:
+    """Write `loss.png`: the curves of metrics.csv and test.csv.  Nats per dimension are shown as bits."""
     import matplotlib  # slow to import; its backend is chosen before pyplot is imported
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import font_manager, pyplot
 
-    with run.metrics_file.open(encoding="utf-8") as file:
-        names, *rows = csv.reader(file)
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    columns = [[float(row[i]) for row in rows] for i in range(len(names))]
-    for name, values in zip(names[1:], columns[1:], strict=True):
-        axes.plot(columns[0], values, label=name, linewidth=1)
+    bits = model.loss_unit == "nats per dimension"
+    scale, unit = (1 / math.log(2), "bits per dimension") if bits else (1.0, model.loss_unit)
+    figure, axes = pyplot.subplots(figsize=(5.25, 3), layout="constrained")
+    for file, prefix, style in ((run.metrics_file, "", "-"), (run.test_file, "test ", "--")):
+        axes.set_prop_cycle(None)  # a test curve has the colour of its training curve
+        steps, *losses = columns(file).items() or [("step", [])]
+        for name, values in losses:
+            dotted = style + "o" * (len(values) == 1)
+            axes.plot(steps[1], scale * np.array(values), dotted, label=f"{prefix}{name}", linewidth=1)
+    if best := run.best_test():
+        axes.plot(best.step, scale * best.loss, "ko", label=f"best: {scale * best.loss:.4g} at step {best.step}")
     settings = run.settings()
-    axes.set(xlabel="step", ylabel="loss")
+    axes.set(xlabel="step", ylabel=", ".join(filter(None, ["loss", unit])))
+    font = font_manager.get_font(font_manager.findfont(axes.title.get_fontproperties()))
     title = f"{settings.model} on {Path(settings.data).stem}"  # a file name: may be invalid text, or contain $
-    axes.set_title(title.encode(errors="replace").decode(), parse_math=False)
+    axes.set_title(title if all(map(font.get_char_index, map(ord, title))) else settings.model, parse_math=False)
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     axes.grid(alpha=0.3)
     axes.legend()
     contents = io.BytesIO()
-    with warnings.catch_warnings(action="ignore"):  # a character that the font does not have
-        figure.savefig(contents, dpi=120)
+    figure.savefig(contents, dpi=160)
     pyplot.close(figure)
     write_atomically(run.folder / "loss.png", contents.getvalue())
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)  # somebody may have removed it
     contents = io.BytesIO()
     picture.save(contents, "png")
     write_atomically(path, contents.getvalue())
@@ -75,21 +80,22 @@ def draw_progress(run: Run, model: GenerativeModel, step: int) -> None:
     picture = grid(samples(model, 64, rng, patience=50), model.levels, 8)
     for path in (run.folder / "samples.png", run.samples_file(step)):
         save_picture(picture, path)
-    plot_losses(run)
+    plot_losses(run, model)
     write_page(run, step)
 
 
 def draw_pictures(run: Run, train: Images, test: Images) -> list[Path]:
     """Write all pictures of a finished run to its folder.  Returns their paths."""
     model, settings = run.model(), run.settings()
+    step = int(run.checkpoint_files()[0].stem[5:])  # not `steps` if the run ended early
     rng = Generator(settings.seed, settings.device).stream(PICTURES)
     pictures = {"samples": grid(samples(model, 64, rng), model.levels, 8), **special_pictures(model, train, test, rng)}
     paths = [run.folder / f"{name}.png" for name in pictures]
     for path, picture in zip(paths, pictures.values(), strict=True):
         save_picture(picture, path)
-    save_picture(pictures["samples"], run.samples_file(settings.steps))
-    plot_losses(run)
-    return [*paths, run.folder / "loss.png", write_page(run, settings.steps)]
+    save_picture(pictures["samples"], run.samples_file(step))
+    plot_losses(run, model)
+    return [*paths, run.folder / "loss.png", write_page(run, step)]
 
 
 def samples(model: GenerativeModel, n: int, rng: Generator, patience: int = 250) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import difflib
 import inspect
@@ -12,18 +13,18 @@ import platform
 import time
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nanogen import __version__, data
-from nanogen.backend import device_module
+from nanogen.backend import Array, device_module
 from nanogen.data import Images
 from nanogen.models import MODELS, GenerativeModel
-from nanogen.random import Generator
+from nanogen.random import Generator, Size
 from nanogen.training.checkpoint import Checkpoint, load_checkpoint, without_prefix
 from nanogen.training.files import from_utf8, remove_parts, to_utf8, write_atomically
 from nanogen.training.sampling import as_graphs
@@ -36,10 +37,12 @@ PATHS = ("data", "data_dir")  # settings that may be paths
 FORMER = ("processes",)
 
 # Independent random streams of one seed.
-INITIAL_WEIGHTS, STEPS, SHUFFLES, PICTURES, SAMPLES, EVALUATION = range(6)
+INITIAL_WEIGHTS, STEPS, SHUFFLES, PICTURES, SAMPLES, EVALUATION, TEST = range(7)
 
-
+# Far above sensible use.  What is beyond would only be noticed after minutes, or when the memory is full.
 MOST_PIXELS = 128 * 128  # attention in larger images takes too much memory
+MOST_OF_A_SETTING = 10_000  # of an integer setting of a model
+MOST_WEIGHTS = 1 << 28  # of a model
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Settings:
     ema: float
     threads: int
     samples_every: int
+    test_every: int = 0
+    patience: int = 0
     clip: float = 0.0
     log_every: int = 10
     checkpoint_every: int = 500
@@ -84,10 +89,6 @@ def make_settings(model: str, images: Images, model_settings: dict[str, Any] | N
         ValueError: an unknown model, an unknown setting, or a setting out of range.
     """
     check_model(model)
-    if math.prod(images.shape[1:]) > MOST_PIXELS:
-        raise ValueError(
-            f"images must have at most {MOST_PIXELS} pixels, got shape {images.shape}: choose a smaller size"
-        )
     basis = dataclasses.asdict(MODELS[model].recipe(images.shape))
     basis["batch"] = min(basis["batch"], len(images))
     own = {**basis.pop("model"), **(model_settings or {})}
@@ -96,11 +97,17 @@ def make_settings(model: str, images: Images, model_settings: dict[str, Any] | N
         if name not in known:
             raise ValueError(f"{model} has no setting {name!r}{nearest(name, known)}; it has {', '.join(known)}")
     given = {name: value for name, value in changes.items() if value is not None}
+    basis["warmup"] = min(basis["warmup"], given.get("steps", basis["steps"]) // 5)
     shape = {"image_shape": images.shape, "levels": images.levels}
     settings = Settings(model=model, data=images.name, model_settings=own, **{**basis, **shape, **given})
     check_ranges(settings)
     if settings.batch > len(images):
         raise ValueError(f"batch must be at most the {len(images)} images of the data set, got {settings.batch}")
+    if settings.warmup > settings.steps:
+        log.warning(
+            "nanogen: a warmup of %d steps never ends in %d: no step has the learning rate %g",
+            settings.warmup, settings.steps, settings.lr,
+        )  # fmt: skip
     device_module(settings.device)
     build_model(settings)
     check_labels(images, own.get("classes", 0))
@@ -124,9 +131,19 @@ def check_ranges(settings: Settings) -> None:
     """Raises:
     ValueError: a training setting out of range."""
     least = {"steps": 1, "batch": 1, "threads": 1, "log_every": 1, "checkpoint_every": 1, "keep": 1}
-    for name, low in (least | {"warmup": 0, "seed": 0, "samples_every": 0}).items():
+    for name, low in (least | dict.fromkeys(("warmup", "seed", "samples_every", "test_every", "patience"), 0)).items():
         if not low <= getattr(settings, name) <= MOST:
             raise ValueError(f"{name} must be in {low} … {MOST}, got {getattr(settings, name)}")
+    if math.prod(settings.image_shape[1:]) > MOST_PIXELS:
+        raise ValueError(
+            f"images must have at most {MOST_PIXELS} pixels, got shape {settings.image_shape}: choose a smaller size"
+        )
+    for name, value in settings.model_settings.items():
+        for number in value if isinstance(value, tuple | list) else [value]:
+            if isinstance(number, int) and number > MOST_OF_A_SETTING and name != "classes":  # models check that
+                raise ValueError(f"{name} must be at most {MOST_OF_A_SETTING}, got {number}")
+    if settings.patience and not settings.test_every:
+        raise ValueError("patience needs test losses: test_every must not be 0")
     if not 0 < settings.lr < math.inf:
         raise ValueError(f"lr must be positive and finite, got {settings.lr}")
     for name in ("weight_decay", "clip"):
@@ -148,6 +165,12 @@ def model_parameters(model: str) -> dict[str, inspect.Parameter]:
     """The settings of a model, as declared by its class."""
     declared = dict(inspect.signature(MODELS[model].__init__, eval_str=True).parameters)
     return {k: v for k, v in declared.items() if k not in ("self", "image_shape", "levels", "rng")}
+
+
+def all_settings(settings: Settings) -> dict[str, Any]:
+    """The settings by name, with those of the model and their defaults."""
+    defaults = {name: parameter.default for name, parameter in model_parameters(settings.model).items()}
+    return {**defaults, **settings.model_settings, **dataclasses.asdict(settings)}
 
 
 def convert(name: str, value: Any, kind: Any) -> Any:
@@ -190,12 +213,36 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
+class InitialWeights(Generator):
+    """The stream of initial weights.  It refuses a model that is too large before that takes memory and minutes."""
+
+    def __init__(self, seed: int):
+        super().__init__(seed, _indices=(INITIAL_WEIGHTS,))
+        self.count = 0
+
+    def _draw(self, draw: Callable[[Size], Array], size: Size) -> Array:
+        self.count += math.prod(np.atleast_1d(size).tolist())
+        check_weights(self.count)
+        return super()._draw(draw, size)
+
+
+def check_weights(count: int) -> None:
+    """Raises:
+    ValueError: too many weights."""
+    if count > MOST_WEIGHTS:
+        raise ValueError(f"the model must have at most {MOST_WEIGHTS:,} weights")
+
+
 def build_model(settings: Settings) -> GenerativeModel:
-    """The model with its initial weights, on the settings' device."""
+    """The model with its initial weights, on the settings' device.
+
+    Raises:
+        ValueError: settings out of range, or a model that is too large."""
     cls: Any = MODELS[settings.model]
     draws = "rng" in inspect.signature(cls).parameters  # else its initial weights are constant
-    rng = {"rng": Generator(settings.seed).stream(INITIAL_WEIGHTS)} if draws else {}
+    rng = {"rng": InitialWeights(settings.seed)} if draws else {}
     model = cls(settings.image_shape, settings.levels, **rng, **settings.model_settings)
+    check_weights(sum(parameter.data.size for parameter in model.parameters()))
     return model.to(settings.device)
 
 
@@ -236,19 +283,37 @@ def averaged_weights(model: GenerativeModel, arrays: dict[str, Any]) -> dict[str
     return found
 
 
+class Best(NamedTuple):
+    """The step of the smallest test loss, that loss, and the number of test losses since."""
+
+    step: int
+    loss: float
+    since: int
+
+
+def columns(file: Path) -> dict[str, list[float]]:
+    """The columns of metrics.csv or test.csv by name; none if there is no such file."""
+    if not file.is_file():
+        return {}
+    with file.open(encoding="utf-8") as opened:
+        names, *rows = csv.reader(opened)
+    return {name: [float(row[i]) for row in rows] for i, name in enumerate(names)}
+
+
 class Run:
     """A run's folder and its contents.
 
     Args:
         folder: the path.
         data_changed: accept images whose fingerprint differs from the run's.
+        step: read the checkpoint of this step; default the newest.
 
     Raises:
         FileNotFoundError, ValueError: on reading, if the folder has no run or a broken one.
     """
 
-    def __init__(self, folder: str | Path, data_changed: bool = False):
-        self.folder, self.data_changed = Path(folder), data_changed
+    def __init__(self, folder: str | Path, data_changed: bool = False, step: int | None = None):
+        self.folder, self.data_changed, self.step = Path(folder), data_changed, step
 
     @property
     def settings_file(self) -> Path:
@@ -257,6 +322,24 @@ class Run:
     @property
     def metrics_file(self) -> Path:
         return self.folder / "metrics.csv"
+
+    @property
+    def test_file(self) -> Path:
+        return self.folder / "test.csv"
+
+    def best_test(self) -> Best | None:
+        """The smallest test loss, the first of several.  None without one, or if the loss has parts like a GAN's, which
+        work against each other."""
+        steps, *losses = columns(self.test_file).values() or [[]]
+        if not steps or len(losses) > 1:
+            return None
+        at = min(range(len(steps)), key=lambda i: (math.isnan(losses[0][i]), losses[0][i]))
+        return Best(int(steps[at]), losses[0][at], len(steps) - 1 - at)
+
+    def out_of_patience(self) -> bool:
+        """Whether the run ends early, because its last `patience` test losses were no new best."""
+        patience, best = self.settings().patience, self.best_test()
+        return patience > 0 and best is not None and best.since >= patience
 
     def checkpoint_file(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"step-{step:08d}.safetensors"
@@ -273,9 +356,12 @@ class Run:
         """The newest readable checkpoint; None if there are no checkpoints.  Unreadable ones are logged.
 
         Raises:
-            ValueError: no checkpoint is readable, or the newest readable one belongs to another run.
+            ValueError: no checkpoint is readable, or the newest readable one belongs to another run; there is none of
+                the run's `step`.
         """
         broken: list[str] = []
+        if self.step is not None:
+            return self.kept_checkpoint(self.step)
         for path in self.checkpoint_files():
             try:
                 found = load_checkpoint(path)
@@ -290,11 +376,26 @@ class Run:
             raise ValueError(f"{broken[0]}; there is no other checkpoint")
         return None
 
+    def kept_checkpoint(self, step: int) -> Checkpoint:
+        """The checkpoint of a step.
+
+        Raises:
+            ValueError: there is none, or it is broken or belongs to another run."""
+        path, files = self.checkpoint_file(step), self.checkpoint_files()
+        if path not in files:
+            steps = ", ".join(str(int(file.stem[5:])) for file in reversed(files)) or "no step"
+            raise ValueError(f"{self.folder} has no checkpoint of step {step}, only of {steps}")
+        found = load_checkpoint(path)
+        self.check_owner(path, found)
+        return found
+
     def check_owner(self, path: Path, checkpoint: Checkpoint) -> None:
-        """Raise a ValueError for a checkpoint with other settings.  Only the location of the data may differ."""
+        """Raise a ValueError for a checkpoint with other settings.
+
+        Only the location of the data may differ, and the number of steps, which a resumed run may change."""
         own = json.loads(json.dumps(dataclasses.asdict(self.settings())))
         usual = {setting.name: setting.default for setting in dataclasses.fields(Settings)}
-        for name in own.keys() - {"data_dir", "fingerprints"}:
+        for name in own.keys() - {"data_dir", "fingerprints", "steps"}:
             there = checkpoint.settings.get(name, usual[name])  # older checkpoints lack newer settings
             if there != own[name] and not (name == "data" and data.may_be(own[name], str(there))):
                 raise ValueError(f"{path} is a checkpoint of another run: its {name} is {there}, not {own[name]}")
@@ -328,7 +429,7 @@ class Run:
     def check_new(self) -> None:
         """Raises:
         ValueError: the folder contains a run, or a part of one."""
-        for path in (self.settings_file, self.metrics_file, *self.checkpoint_files()):
+        for path in (self.settings_file, self.metrics_file, self.test_file, *self.checkpoint_files()):
             if path.exists():
                 raise ValueError(f"{self.folder} already holds a run ({path.name}): --resume continues it")
 

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM: the first one lets a run finish its step and write a checkpoint, the second one stops it."""
+"""Ctrl-C and SIGTERM: in training the first one lets a run finish its step and write a checkpoint, the second one stops
+it; elsewhere the first one stops."""
 
 from __future__ import annotations
 
@@ -20,12 +21,15 @@ class Stop:
 
     Signals that the process ignores, because of nohup or a shell that runs it in the background, stay ignored.
 
+    Args:
+        at_once: whether the first signal is raised too.
+
     Raises:
         Interrupted: at the second signal, wherever the program is.
     """
 
-    def __init__(self) -> None:
-        self.number = 0
+    def __init__(self, at_once: bool = False) -> None:
+        self.number, self.at_once = 0, at_once
         self.before: dict[int, Any] = {}
 
     def __bool__(self) -> bool:
@@ -44,6 +48,6 @@ class Stop:
             signal.signal(number, handler)
 
     def _received(self, number: int, frame: Any) -> None:
-        if self.number:
+        if self.number or self.at_once:
             raise Interrupted(number)
         self.number = number

@@ -23,7 +23,7 @@ class Copy:
         self.folder = folder
         for name in ("nanogen", "tests", "benchmarks"):  # torch's form of the models is among the benchmarks
             shutil.copytree(ROOT / name, folder / name, ignore=LEFT_OUT)
-        for name in ("setup.cfg", "README.md"):
+        for name in ("setup.cfg", "README.md", "nanogen_command.py"):
             shutil.copy(ROOT / name, folder)
 
     def restore(self) -> None:

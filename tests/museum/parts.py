@@ -40,7 +40,8 @@ PARTS = {
          "test_distributed.py::test_ranks_compute_what_one_process_does[norm-2]"),
     ),
     "kernels": Part(
-        ("kernels/cpu/activation.py", "kernels/cpu/normalization.py", "kernels/cpu/softmax.py",
+        ("kernels/activation.py", "kernels/softmax.py",
+         "kernels/cpu/activation.py", "kernels/cpu/normalization.py", "kernels/cpu/softmax.py",
          "kernels/cpu/updates.py", "kernels/cuda/activation.py", "kernels/cuda/launch.py",
          "kernels/cuda/normalization.py", "kernels/cuda/reduction.py", "kernels/cuda/softmax.py",
          "kernels/cuda/updates.py"),
@@ -67,7 +68,7 @@ PARTS = {
          "test_strict.py::test_a_captured_step_is_the_step"),
     ),
     "compiled": Part(
-        ("backend.py", "kernels/cpu/compiled.py", "kernels/cpu/threads.py"),
+        ("backend.py", "kernels/cpu/build.py", "kernels/cpu/compiled.py", "kernels/cpu/threads.py"),
         ("test_autograd.py", "test_backend.py", "test_compiled.py", "test_kernels.py"),
         ("test_products.py", "test_optim.py", "test_distributed.py", "test_strict.py"),
     ),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from nanogen.autograd import add
-from nanogen.functional.activation import leaky_relu, relu, relu_gradient, silu
+from nanogen.functional.activation import relu
+from nanogen.kernels.activation import register
 from nanogen.kernels.cpu.compiled import elementwise
 
 LARGE = 1 << 15  # elements; the addition of larger arrays is faster with threads
@@ -20,26 +21,4 @@ def _(x):
     return elementwise("relu", x)
 
 
-@relu_gradient.kernel("cpu")
-def _(g, y):
-    return elementwise("relu_gradient", g, y)
-
-
-@leaky_relu.kernel("cpu")
-class LeakyRelu:
-    def forward(x, *, negative_slope):
-        out = elementwise("leaky_relu", x, settings=(negative_slope,))
-        return out if out is NotImplemented else (out, None)
-
-    def gradient(g, saved, x, *, negative_slope, wanted):
-        return [elementwise("leaky_relu_gradient", g, x, settings=(negative_slope,))]
-
-
-@silu.kernel("cpu")
-class Silu:
-    def forward(x):
-        out = elementwise("silu", x)
-        return out if out is NotImplemented else (out, out)
-
-    def gradient(g, out, x, *, wanted):
-        return [elementwise("silu_gradient", g, x, out)]
+register("cpu", elementwise)

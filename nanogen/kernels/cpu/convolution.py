@@ -71,11 +71,8 @@ def job(x: Pair, y: Pair, lines: int, line: int, row: int, count: int, dtype: np
     groups, deep = min(groups, -(-n // images)), images * lines * line
     products = ((deep, o, row, False), (deep, row, o, False), (o, row, deep, True))
     pieces = [piece(BLOCKS, m, across, k, transposed, False, small)[:3] for m, across, k, transposed in products]
-    memory = (
-        -(-(images * lines * of_line + (1 + images * lines) * max(c, o)) * itemsize // CACHE_LINE)
-        * CACHE_LINE
-        // itemsize
-    )
+    used, aligned_to = images * lines * of_line + (1 + images * lines) * max(c, o), CACHE_LINE // itemsize
+    memory = -(-used // aligned_to) * aligned_to
     numbers = [n, *size, c, *places, o, images, lines, groups, memory, *itertools.chain(*pieces), *how]
     return Job(np.array(numbers, np.int64), groups, groups * memory)
 

@@ -96,11 +96,10 @@ void gradient_sums(
 {
     IMAGES
     {
-        Int at = m * p * c, column = m * c;
-        double* own = scratch + SCRATCH * column;
-        gradient_sums_of(
-            g + at, x + at, p, c, mean + column, factor + column, bias + column, gated, dy + at, own, own + c);
-        for (Int q = 0; q < 2 * c; q++) sums[2 * column + q] = own[q];
+        Int at = m * p * c, k = m * c;
+        double* own = scratch + SCRATCH * k;
+        gradient_sums_of(g + at, x + at, p, c, mean + k, factor + k, bias + k, gated, dy + at, own, own + c);
+        for (Int q = 0; q < 2 * c; q++) sums[2 * k + q] = own[q];
     }
 }
 
@@ -110,9 +109,8 @@ void combine(
 {
     IMAGES
     {
-        Int at = m * p * c, column = m * c;
-        combine_of(
-            g + at, x + at, p, c, mean + column, factor + column, slope + column, offset + column, dx + at);
+        Int at = m * p * c, k = m * c;
+        combine_of(g + at, x + at, p, c, mean + k, factor + k, slope + k, offset + k, dx + at);
     }
 }
 
@@ -128,71 +126,55 @@ static void group_means(const double* sums, Int count, Int c, Int each, Real* me
     }
 }
 
-static void normalize_of(
-    const Real* x, Int p, Int c, Int each, const Real* weight, const Real* bias, double eps, Int gated, double* sums,
-    double* squares, Real* off, Real* variance, Real* factor, Real* mean, Real* rstd, Real* out)
-{
-    sums_of(x, p, c, sums);
-    group_means(sums, p * each, c, each, mean);
-    centred_sums_of(x, p, c, mean, sums, squares);
-    group_means(sums, p * each, c, each, off);
-    group_means(squares, p * each, c, each, variance);
-    for (Int q = 0; q < c; q++) {
-        Real squared = variance[q] - off[q] * off[q];
-        mean[q] += off[q];
-        rstd[q] = 1 / sqrt((squared < 0 ? 0 : squared) + eps);
-        factor[q] = rstd[q] * weight[q];
-    }
-    scale_of(x, p, c, mean, factor, bias, gated, out);
-}
-
 void normalize(
     const Real* x, Int n, Int p, Int c, Int each, const Real* weight, const Real* bias, Int batch_stride, double eps,
-    Int gated, double* scratch, Real* mean, Real* rstd, Real* out)
+    Int gated, double* scratch, Real* means, Real* rstds, Real* out)
 {
     IMAGES
     {
-        double* own = scratch + m * SCRATCH * c;
-        normalize_of(
-            x + m * p * c, p, c, each, weight + m * batch_stride, bias + m * batch_stride, eps, gated, own, own + c,
-            (Real*)(own + 2 * c), (Real*)(own + 3 * c), (Real*)(own + 4 * c), mean + m * c, rstd + m * c,
-            out + m * p * c);
+        Int at = m * p * c, own = m * batch_stride;
+        double *sums = scratch + SCRATCH * m * c, *squares = sums + c;
+        Real *mean = means + m * c, *rstd = rstds + m * c, *off = (Real*)(squares + c);
+        Real *variance = (Real*)(squares + 2 * c), *factor = (Real*)(squares + 3 * c);
+        sums_of(x + at, p, c, sums);
+        group_means(sums, p * each, c, each, mean);
+        centred_sums_of(x + at, p, c, mean, sums, squares);
+        group_means(sums, p * each, c, each, off);
+        group_means(squares, p * each, c, each, variance);
+        for (Int q = 0; q < c; q++) {
+            Real squared = variance[q] - off[q] * off[q];
+            mean[q] += off[q];
+            rstd[q] = 1 / sqrt((squared < 0 ? 0 : squared) + eps);
+            factor[q] = rstd[q] * weight[own + q];
+        }
+        scale_of(x + at, p, c, mean, factor, bias + own, gated, out + at);
     }
-}
-
-static void normalize_gradients_of(
-    const Real* g, const Real* x, Int p, Int c, Int each, const Real* weight, const Real* bias, Int gated,
-    const Real* mean, const Real* rstd, double* sums, double* products, Real* factor, Real* offset, Real* slope,
-    Real* dx, Real* dweight, Real* dbias)
-{
-    for (Int q = 0; q < c; q++) factor[q] = rstd[q] * weight[q];
-    gradient_sums_of(g, x, p, c, mean, factor, bias, gated, dx, sums, products);
-    for (Int q = 0; q < c; q++) {
-        dbias[q] = sums[q];
-        dweight[q] = products[q] * rstd[q];
-        sums[q] *= weight[q];
-        products[q] *= factor[q];
-    }
-    group_means(sums, p * each, c, each, offset);
-    group_means(products, p * each, c, each, slope);
-    for (Int q = 0; q < c; q++) {
-        offset[q] *= -rstd[q];
-        slope[q] *= -rstd[q] * rstd[q];
-    }
-    combine_of(gated ? dx : g, x, p, c, mean, factor, slope, offset, dx);
 }
 
 void normalize_gradients(
     const Real* g, const Real* x, Int n, Int p, Int c, Int each, const Real* weight, const Real* bias, Int batch_stride,
-    Int gated, const Real* mean, const Real* rstd, double* scratch, Real* dx, Real* dweight, Real* dbias)
+    Int gated, const Real* means, const Real* rstds, double* scratch, Real* dx, Real* dweight, Real* dbias)
 {
     IMAGES
     {
-        Int at = m * p * c, column = m * c;
-        double* own = scratch + SCRATCH * column;
-        normalize_gradients_of(
-            g + at, x + at, p, c, each, weight + m * batch_stride, bias + m * batch_stride, gated, mean + column,
-            rstd + column, own, own + c, (Real*)(own + 2 * c), (Real*)(own + 3 * c), (Real*)(own + 4 * c), dx + at,
-            dweight + column, dbias + column);
+        Int at = m * p * c, column = m * c, own = m * batch_stride;
+        const Real *mean = means + column, *rstd = rstds + column;
+        double *sums = scratch + SCRATCH * column, *products = sums + c;
+        Real *factor = (Real*)(products + c), *offset = (Real*)(products + 2 * c), *slope = (Real*)(products + 3 * c);
+        for (Int q = 0; q < c; q++) factor[q] = rstd[q] * weight[own + q];
+        gradient_sums_of(g + at, x + at, p, c, mean, factor, bias + own, gated, dx + at, sums, products);
+        for (Int q = 0; q < c; q++) {
+            dbias[column + q] = sums[q];
+            dweight[column + q] = products[q] * rstd[q];
+            sums[q] *= weight[own + q];
+            products[q] *= factor[q];
+        }
+        group_means(sums, p * each, c, each, offset);
+        group_means(products, p * each, c, each, slope);
+        for (Int q = 0; q < c; q++) {
+            offset[q] *= -rstd[q];
+            slope[q] *= -rstd[q] * rstd[q];
+        }
+        combine_of((gated ? dx : g) + at, x + at, p, c, mean, factor, slope, offset, dx + at);
     }
 }

@@ -1,4 +1,4 @@
-// Softmax, its cross-entropy with labels and its samples, over rows of k logits: see softmax.py.
+// Softmax, its cross-entropy with labels and its samples, over rows of k logits: see ../softmax.py.
 
 #include "cpu/compiled.h"
 
@@ -38,7 +38,7 @@ void softmax_gradient(const Real* gradient, const Real* out, Int rows, Int k, Re
 
 INLINE int known(Int label, Int k) { return 0 <= label && label < k; }  // other labels would read outside of the row
 
-void cross_entropy(const Real* logits, Int rows, Int k, const Int* labels, Real* largest, Real* total, Real* loss)
+void cross_entropy(const Real* logits, const Int* labels, Int rows, Int k, Real* largest, Real* total, Real* loss)
 {
     ROWS
     {
@@ -53,7 +53,7 @@ void cross_entropy(const Real* logits, Int rows, Int k, const Int* labels, Real*
 }
 
 void cross_entropy_gradient(
-    const Real* g, const Real* logits, Int rows, Int k, const Int* labels, const Real* largest, const Real* total,
+    const Real* g, const Real* logits, const Int* labels, const Real* largest, const Real* total, Int rows, Int k,
     Real* result)
 {
     ROWS

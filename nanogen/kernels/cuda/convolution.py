@@ -115,9 +115,8 @@ def output_tiles(products: Array, bias: Array | None, shape: Pair, F: Tiling) ->
     (n, h, w, c), counts = shape, tile_counts(shape[1:3])
     out = array_module(products).empty(shape, products.dtype)
     own = products if bias is None else array_module(out).ascontiguousarray(bias)
-    launch_by_rows(
-        "put_tiles", n * math.prod(counts), c, products, own, int(bias is not None), n, h, w, c, *counts, F.t, out
-    )
+    how = (int(bias is not None), n, h, w, c, *counts, F.t)
+    launch_by_rows("put_tiles", n * math.prod(counts), c, products, own, *how, out)
     return out
 
 

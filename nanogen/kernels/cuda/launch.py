@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nanogen.backend import Array, array_module
+from nanogen.kernels.activation import memory_order
 
 REAL = {"f": "float", "d": "double"}  # by NumPy's character
 THREADS = 256  # of a block
@@ -83,11 +84,6 @@ def fuse(function: Callable[..., None]) -> Callable[..., None]:
             _fused(function, array_module(first))(*permuted)
 
     return call
-
-
-@functools.lru_cache(4096)
-def memory_order(strides: tuple[int, ...]) -> list[int]:
-    return sorted(range(len(strides)), key=lambda axis: -strides[axis])
 
 
 @functools.cache

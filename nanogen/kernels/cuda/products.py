@@ -97,9 +97,8 @@ def matrix_layout(shape: Shape, strides: Shape, itemsize: int, batch: Shape) -> 
     *between, down, right = (stride // itemsize for stride in strides)
     repeated = [0] * (len(batch) - len(outer)) + [s if n > 1 else 0 for n, s in zip(outer, between, strict=True)]
     batch_stride = batch_stride_of(batch, repeated)
-    for transposed, line in enumerate(
-        (leading_dimension(rows, columns, down, right), leading_dimension(columns, rows, right, down))
-    ):
+    lines = leading_dimension(rows, columns, down, right), leading_dimension(columns, rows, right, down)
+    for transposed, line in enumerate(lines):
         if line is not None and batch_stride is not None:
             return Layout(bool(transposed), line, batch_stride)
     return None
@@ -138,8 +137,7 @@ FUNCTIONS = {
     "cublasGemmEx": [*SIZES, POINTER, *[POINTER, INT, INT] * 2, POINTER, POINTER, INT, INT, INT, INT],
     # the same with strideA, strideB, strideC and batchCount
     "cublasGemmStridedBatchedEx": [
-        *SIZES, POINTER, *[POINTER, INT, INT, LONG] * 2, POINTER, POINTER, INT, INT, LONG, INT, INT, INT
-    ],
+        *SIZES, POINTER, *[POINTER, INT, INT, LONG] * 2, POINTER, POINTER, INT, INT, LONG, INT, INT, INT],
 }  # fmt: skip
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
 TYPES: dict[str, tuple[int, int, Any]] = {  # CUDA_R_32F, CUDA_R_64F; the type that sums are computed in

@@ -1,4 +1,4 @@
-// Softmax and its cross-entropy with labels on the GPU: see softmax.py.  Correct for any grid, and any block of up to
+// Softmax and its cross-entropy with labels on the GPU: see ../softmax.py.  Correct for any grid, and any block of up to
 // 1024 threads.  The threads with the same threadIdx.y share a row of logits.
 
 // The sum or the maximum over the threads of a row: a tree reduction, always in the same order.

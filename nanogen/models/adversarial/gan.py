@@ -45,6 +45,7 @@ class GAN(GenerativeModel):
     """
 
     summary = "a generator against a discriminator (Goodfellow et al. 2014; DCGAN)"
+    loss_unit = "nats"
     small = Recipe(steps=800, lr=5e-4, betas=(0.5, 0.999), warmup=0)
     large = large(steps=4000, lr=3e-4, betas=(0.5, 0.999), warmup=0, model={"channels": 32})
 
@@ -61,6 +62,8 @@ class GAN(GenerativeModel):
         rng = rng or Generator(0)
         self.latent, self.objective, self.discriminator_steps = latent, objective, discriminator_steps
         self.gradient_penalty = gradient_penalty
+        if objective == "wasserstein":
+            self.loss_unit = "units of the critic's output"
         self.generator = GeneratorNetwork(image_shape, channels, latent, rng, classes)
         alone = gradient_penalty > 0
         self.discriminator = DiscriminatorNetwork(image_shape, channels, rng, alone, classes)
@@ -119,7 +122,7 @@ class GAN(GenerativeModel):
         """Grids of images by name:
 
         - interpolation: each row is an arc between two latents, along which z keeps the norm of a sample
-        - nearest: samples, each above its nearest training image, so that memorised images show"""
+        - nearest: samples in rows 1 and 3, each above its nearest training image, so that memorised images show"""
         a, b = map(to_numpy, rng.normal((2, 8, 1, self.latent), dtype=self.anchor.dtype))
         angles = np.linspace(0, np.pi / 2, 10, dtype=a.dtype)[:, None]
         arcs = (np.cos(angles) * a + np.sin(angles) * b).reshape(-1, self.latent)

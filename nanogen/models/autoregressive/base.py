@@ -17,12 +17,14 @@ from nanogen.autograd import Tensor, no_grad
 from nanogen.backend import Array, array_module, to_numpy
 from nanogen.data.images import Images
 from nanogen.distributions import Categorical
-from nanogen.models.base import GenerativeModel, check_counts
+from nanogen.models.base import GenerativeModel, check_counts, progress
 from nanogen.random import Generator
 
 
 class AutoregressiveModel(GenerativeModel):
     """A model whose network gives the logits of every factor."""
+
+    loss_unit = "nats per dimension"
 
     def forward(self, x: Tensor, rng: Generator | None = None, labels: Array | None = None) -> Tensor:
         """The logits of every factor: scaled images (N, C, H, W) to (N, H, W, C, levels); with dropout if there is an
@@ -72,12 +74,11 @@ class AutoregressiveModel(GenerativeModel):
         """The definition of `complete`: one pass of the whole network per value, in the order of the factorisation."""
         x, (colors, height, width) = self._begun(images, rows), self.image_shape
         given = self.condition(labels, len(x))
+        numbers = itertools.product(range(rows, height), range(width), range(colors))
         with no_grad():
-            for i in range(rows, height):
-                for j in range(width):
-                    for c in range(colors):
-                        logits = self(self.scaled(x), **given)[:, i, j, c]
-                        x[:, c, i, j] = Categorical(logits).sample(rng).data
+            for i, j, c in progress(list(numbers), "sampling step"):
+                logits = self(self.scaled(x), **given)[:, i, j, c]
+                x[:, c, i, j] = Categorical(logits).sample(rng).data
         return x
 
     def complete(self, images: Any, rows: int, rng: Generator, labels: Any = None) -> Array:
@@ -99,7 +100,7 @@ class AutoregressiveModel(GenerativeModel):
             numbers_of_one[...] = rng.uniform(len(x), dtype=np.float64)
         numbers = list(itertools.product(range(height), range(width), range(colors)))
         while numbers:
-            for i, j, c in numbers:
+            for i, j, c in progress(numbers, "sampling step"):
                 logits = columns.logits(i, j, c)
                 if i >= rows:
                     x[:, c, i, j] = Categorical(logits).icdf(u[i - rows, j, c]).data
@@ -132,7 +133,7 @@ class AutoregressiveModel(GenerativeModel):
         return self.pixels(images).copy()
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """completions: each row has a test image, its upper half, and several completions of that half."""
+        """completions: each row has a test image, its upper half, and several completions of that half"""
         (n, ways), half = (8, 6), self.image_shape[1] // 2
         originals, given = self.first_images(test, n)
         upper = originals.copy()

@@ -21,7 +21,7 @@ from nanogen.autograd import Tensor, no_grad
 from nanogen.backend import Array, array_module, to_numpy
 from nanogen.data.images import Images
 from nanogen.distributions import DiscretizedNormal, Normal, kl_divergence, unscale_levels
-from nanogen.models.base import GenerativeModel, check_choice, check_counts
+from nanogen.models.base import GenerativeModel, check_choice, check_counts, progress
 from nanogen.models.diffusion.schedule import SCHEDULES, NoiseSchedule
 from nanogen.models.diffusion.unet import UNet
 from nanogen.models.recipe import Recipe, large
@@ -45,6 +45,7 @@ class DDPM(GenerativeModel):
     """
 
     summary = "denoising step by step, a bound on the likelihood (Ho et al. 2020)"
+    loss_unit = "squared error of the noise per dimension"
     small = Recipe(steps=600, model={"T": 200, "channels": 32})
     large = large(steps=3000, lr=1e-3, model={"channels": 32, "multipliers": (1, 2, 2)})
 
@@ -153,7 +154,7 @@ class DDPM(GenerativeModel):
         Yields (t, x_t) for t = T … 0.  Ho et al. 2020, algorithm 2."""
         x, given, variances = self._start(n, rng), self.condition(labels, n), self.reverse_variances
         yield self.T, x
-        for t in range(self.T, 0, -1):
+        for t in progress(range(self.T, 0, -1), "sampling step"):
             with no_grad():
                 x = self.p_mean(x, array_module(x.data).full(n, t), **given)
                 if t > 1:
@@ -171,7 +172,7 @@ class DDPM(GenerativeModel):
         x, times, schedule = self._start(n, rng), ddim_times(self.T, steps), self.schedule
         given = self.condition(labels, n)
         yield self.T, x
-        for t, s in itertools.pairwise(times):
+        for t, s in progress(list(itertools.pairwise(times)), "sampling step"):
             before, after = schedule.beta_between(0, t), float(schedule.beta_between(0, s))  # 1 − ᾱ_t, 1 − ᾱ_s
             sigma2 = float(eta**2 * after / before * schedule.beta_between(s, t))
             with no_grad():
@@ -210,7 +211,8 @@ class DDPM(GenerativeModel):
     def bound_terms(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """L_0, L_1, …, L_T: (N, T + 1), nats per image.  The expectation of their sum bounds −log p(x_0).  Eq. 5."""
         given = self.condition(labels, len(images))
-        return F.stack([self.bound_term(images, t, rng, **given) for t in range(self.T + 1)], dim=1)
+        steps = progress(range(self.T + 1), "term of the bound")
+        return F.stack([self.bound_term(images, t, rng, **given) for t in steps], dim=1)
 
     def elbo(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """−(L_T + Σ L_{t−1} + L_0) ≤ log p(x_0), each term from one sample: (N,), nats per image.  Eq. 5."""
@@ -223,7 +225,7 @@ class DDPM(GenerativeModel):
         return {"upper bound": terms.sum(1), "L_0": terms[:, 0], "sum of L_1 … L_{T−1}": inner, "L_T": terms[:, -1]}
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """denoising: each row shows x_t from noise (left) to image (right)."""
+        """denoising: each row is one sample, x_t from the noise at t = T (left) to the image at t = 0 (right)"""
         n, frames = 8, 12
         shown = [round(self.T * (1 - i / (frames - 1)) ** 3) for i in range(frames)]  # images change most at small t
         strips = self.ancestral(n, rng, **self.class_by_row(n, 1))

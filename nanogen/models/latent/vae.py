@@ -45,6 +45,7 @@ class VAE(GenerativeModel):
     """
 
     summary = "latent variables, a bound on the likelihood (Kingma & Welling 2014)"
+    loss_unit = "nats per dimension"
     small = Recipe(steps=900, lr=1e-3)
     large = large(steps=4000, lr=1e-3, model={"latent": 32, "decoder": "logistic"})
 
@@ -162,10 +163,10 @@ class VAE(GenerativeModel):
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
         """Grids of images by name:
 
-        - reconstructions: test images, each above its reconstruction
+        - reconstructions: test images in rows 1 and 3, each above its reconstruction
         - interpolation: each row goes from one test image to another
-        - prior_means: E[x|z] of z ~ p(z): samples without the decoder's noise
-        - manifold: with a latent of 2 dimensions, the pictures over a grid of quantiles"""
+        - prior_means: E[x|z] of z ~ p(z), samples without the decoder's noise; with labels, a class in each row
+        - manifold: E[x|z] over the quantiles of a latent with 2 dimensions; z_1 rises to the right, z_2 upwards"""
         chosen, given = self.first_images(test, 32)
         rebuilt, labels = to_numpy(self.reconstruct(chosen, **given)), given.get("labels")
         of_ends = () if labels is None else (labels[:8], labels[8:16])

@@ -1,0 +1,41 @@
+"""The nonlinearities, elementwise.  See cpu/activation.c and cuda/activation.py."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from nanogen.functional.activation import leaky_relu, relu_gradient, silu
+
+
+@functools.lru_cache(4096)
+def memory_order(strides: tuple[int, ...]) -> list[int]:
+    """The axes in the order in which they lie in memory: the last one is that of neighbours."""
+    return sorted(range(len(strides)), key=lambda axis: -strides[axis])
+
+
+def register(device: str, elementwise: Callable[..., Any]) -> None:
+    """Register the device's kernels.  `elementwise(name, *arrays, settings=())` makes a new array, or declines."""
+
+    @relu_gradient.kernel(device)
+    def _(g, y):
+        return elementwise("relu_gradient", g, y)
+
+    @leaky_relu.kernel(device)
+    class LeakyRelu:
+        def forward(x, *, negative_slope):
+            out = elementwise("leaky_relu", x, settings=(negative_slope,))
+            return out if out is NotImplemented else (out, None)
+
+        def gradient(g, saved, x, *, negative_slope, wanted):
+            return [elementwise("leaky_relu_gradient", g, x, settings=(negative_slope,))]
+
+    @silu.kernel(device)
+    class Silu:
+        def forward(x):
+            out = elementwise("silu", x)
+            return out if out is NotImplemented else (out, out)
+
+        def gradient(g, out, x, *, wanted):
+            return [elementwise("silu_gradient", g, x, out)]

@@ -1,0 +1,58 @@
+"""Checks for anybody's operations: gradients against differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nanogen.autograd import Tensor, grad, tensor
+from nanogen.backend import to_device
+
+
+def gradcheck(
+    func: Callable[..., Any], inputs: Tensor | Sequence[Any], eps: float = 1e-6, atol: float = 1e-5, rtol: float = 1e-3,
+    raise_exception: bool = True,
+) -> bool:  # fmt: skip
+    """Whether the gradients of `func(*inputs)`, a tensor or several, are those of central differences.
+
+    For each input x that requires gradients, in a random direction d and for a random cotangent c,
+
+        ⟨vjp(c), d⟩  =  ⟨c, f(x + εd) − f(x − εd)⟩ / 2ε  +  O(ε²).
+
+    The two sides, a and b, may differ by atol + rtol · |b|.  In torch that is `fast_mode`.
+
+    Raises:
+        ValueError: an input that requires gradients and is not float64; no input that requires them.
+        RuntimeError: the gradient of an input is wrong, unless raise_exception=False.
+    """
+    inputs, rng = [inputs] if isinstance(inputs, Tensor) else list(inputs), np.random.default_rng(0)
+    learned = [i for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
+    if not learned or any(inputs[i].dtype != np.float64 for i in learned):
+        raise ValueError("gradcheck: inputs must require gradients, one of them at least, and those that do be float64")
+    draw = lambda like: to_device(rng.standard_normal(like.shape), like.device)
+    outputs = _as_list(func(*inputs))
+    cotangents = [draw(y) for y in outputs]
+
+    def moved(i: int, shift: Any) -> float:
+        """⟨c, f⟩ with the i-th input elsewhere."""
+        x = tensor(inputs[i].data + shift, requires_grad=True)
+        found = _as_list(func(*inputs[:i], x, *inputs[i + 1 :]))
+        return sum(float((c * y.data).sum()) for c, y in zip(cotangents, found, strict=True))
+
+    gradients = grad(outputs, [inputs[i] for i in learned], cotangents, allow_unused=True)
+    for i, g in zip(learned, gradients, strict=True):
+        d = draw(inputs[i])
+        exact = 0.0 if g is None else float((g.data * d).sum())
+        estimate = (moved(i, eps * d) - moved(i, -eps * d)) / (2 * eps)
+        if not abs(exact - estimate) <= atol + rtol * abs(estimate):
+            problem = f"gradcheck: the derivative in inputs[{i}] along a direction is {estimate}, by gradients {exact}"
+            if raise_exception:
+                raise RuntimeError(problem)
+            return False
+    return True
+
+
+def _as_list(outputs: Any) -> list[Tensor]:
+    return list(outputs) if isinstance(outputs, tuple | list) else [outputs]

@@ -1,0 +1,53 @@
+"""The command `nanogen`.  It hears Ctrl-C and SIGTERM before it imports the package, which takes a moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+RANKS = [os.environ[name] for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK") if name in os.environ]  # in an MPI job
+
+
+def stop(number: int, frame: object = None) -> None:
+    """End the process at once, with one line, which in an MPI job is the first rank's."""
+    try:
+        if RANKS in ([], ["0"]):
+            os.write(2, b"nanogen: stopped\n")
+    finally:  # stderr may be closed
+        os._exit(128 + number)
+
+
+def in_passing(unraisable: sys.UnraisableHookArgs) -> None:
+    """What Python only mentions, since it happened in a destructor, say; but a signal that came there stops."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        stop_by(unraisable.exc_value)
+    sys.__unraisablehook__(unraisable)
+
+
+def stop_by(error: BaseException) -> None:
+    stop(getattr(error, "status", 130) - 128)
+
+
+def main() -> int:
+    """Run the command line, and return its exit status."""
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # not so under nohup
+    for number in heard:
+        signal.signal(number, stop)
+    sys.unraisablehook = in_passing
+    if RANKS:  # the others would wait for a rank that ends before all are connected
+        signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+    try:
+        from nanogen.cli import main
+
+        status = main()
+    except KeyboardInterrupt as error:  # as of a second signal
+        stop_by(error)
+    for number in heard:  # all is done
+        signal.signal(number, signal.SIG_IGN)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
