@@ -74,11 +74,12 @@ class AutoregressiveModel(GenerativeModel):
         """The definition of `complete`: one pass of the whole network per value, in the order of the factorisation."""
         x, (colors, height, width) = self._begun(images, rows), self.image_shape
         given = self.condition(labels, len(x))
-        numbers = itertools.product(range(rows, height), range(width), range(colors))
         with no_grad():
-            for i, j, c in progress(list(numbers), "sampling step"):
-                logits = self(self.scaled(x), **given)[:, i, j, c]
-                x[:, c, i, j] = Categorical(logits).sample(rng).data
+            for i in progress(range(rows, height), "sampling row"):
+                for j in range(width):
+                    for c in range(colors):
+                        logits = self(self.scaled(x), **given)[:, i, j, c]
+                        x[:, c, i, j] = Categorical(logits).sample(rng).data
         return x
 
     def complete(self, images: Any, rows: int, rng: Generator, labels: Any = None) -> Array:
