@@ -36,12 +36,16 @@ from nanogen.training.run import SAMPLES, Run, make_settings
 
 TINY = {
     "pixelcnn": ["channels=4", "blocks=1", "kernel_size=3"],
+    "gated-pixelcnn": ["channels=4", "blocks=1", "kernel_size=3"],
+    "pixelrnn": ["hidden=4", "blocks=1", "kernel_size=3"],
     "vae": ["latent=2", "channels=2", "stages=1"],
     "gan": ["latent=2", "channels=2"],
     "ddpm": ["T=3", "channels=4", "multipliers=1", "heads=1"],
 }
 PICTURES = {
     "pixelcnn": ["completions"],
+    "gated-pixelcnn": ["completions"],
+    "pixelrnn": ["completions"],
     "vae": ["interpolation", "manifold", "prior_means", "reconstructions"],
     "gan": ["interpolation", "nearest"],
     "ddpm": ["denoising"],

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 import nanogen as ng
-from nanogen.models import DDPM, GAN, VAE, GenerativeModel, PixelCNN
+from nanogen.models import DDPM, GAN, VAE, GatedPixelCNN, GenerativeModel, PixelCNN, PixelRNN
 
 MODELS: dict[str, Any] = {
     "pixelcnn": lambda **rng: PixelCNN((3, 4, 3), 5, channels=6, blocks=2, kernel_size=3, dropout=0.0, **rng),
+    "gated": lambda **rng: GatedPixelCNN((3, 4, 3), 5, channels=6, blocks=2, kernel_size=3, dropout=0.0, **rng),
+    "row": lambda **rng: PixelRNN((3, 4, 3), 5, hidden=6, blocks=1, kernel_size=3, dropout=0.0, **rng),
+    "diagonal": lambda **rng: PixelRNN((3, 4, 3), 5, "diagonal", 6, blocks=1, kernel_size=3, dropout=0.0, **rng),
     "vae": lambda **rng: VAE((1, 6, 8), 5, latent=3, channels=4, **rng),
     "vae, logistic": lambda **rng: VAE((3, 4, 4), 256, latent=3, channels=4, decoder="logistic", **rng),
     "gan": lambda **rng: GAN((3, 8, 12), 5, latent=3, channels=4, **rng),

@@ -739,6 +739,8 @@ USUAL = {
 }  # fmt: skip
 SMALL: dict[str, dict[str, Any]] = {
     "pixelcnn": {"steps": 800, "lr": 3e-3, "ema": 0.98, "model_settings": {"channels": 64}},
+    "gated-pixelcnn": {"steps": 1000, "lr": 3e-3, "ema": 0.98, "model_settings": {"dropout": 0.35}},
+    "pixelrnn": {"steps": 800, "lr": 3e-3, "ema": 0.98, "model_settings": {"hidden": 32}},
     "vae": {"steps": 900, "lr": 1e-3, "ema": 0.98, "model_settings": {}},
     "gan": {"steps": 800, "lr": 5e-4, "ema": 0.98, "model_settings": {}},
     "ddpm": {"steps": 600, "lr": 2e-3, "ema": 0.98, "model_settings": {"T": 200, "channels": 32}},
@@ -748,6 +750,10 @@ LARGE: dict[str, dict[str, Any]] = {
         "steps": 3000, "lr": 1e-3, "ema": 0.995,
         "model_settings": {"channels": 64, "kernel_size": 7, "dropout": 0.0},
     },
+    "gated-pixelcnn": {
+        "steps": 3000, "lr": 1e-3, "ema": 0.995, "model_settings": {"channels": 48, "dropout": 0.0},
+    },
+    "pixelrnn": {"steps": 2000, "lr": 1e-3, "ema": 0.995, "model_settings": {"hidden": 32, "dropout": 0.0}},
     "vae": {"steps": 4000, "lr": 1e-3, "ema": 0.995, "model_settings": {"latent": 32, "decoder": "logistic"}},
     "gan": {"steps": 4000, "lr": 3e-4, "ema": 0.995, "model_settings": {"channels": 32}},
     "ddpm": {"steps": 3000, "lr": 1e-3, "ema": 0.995, "model_settings": {"channels": 32, "multipliers": (1, 2, 2)}},
