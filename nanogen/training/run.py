@@ -472,8 +472,8 @@ class Run:
         averages = averaged_weights(model, arrays)
         model.load_state_dict(model.state_dict() | averages)
         model.eval()
-        if settings.execution == "graph" and model.anchor.device == "cuda":
-            for network in model.repeated():
+        if settings.execution == "graph" and model.device == "cuda":
+            for network in model.sampling_networks():
                 as_graphs(network)
         return model
 

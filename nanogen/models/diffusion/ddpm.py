@@ -107,7 +107,7 @@ class DDPM(GenerativeModel):
 
     # Sampling
 
-    def repeated(self) -> list[Module]:
+    def sampling_networks(self) -> list[Module]:
         return [self.unet]
 
     @property
@@ -146,7 +146,7 @@ class DDPM(GenerativeModel):
 
     def _start(self, n: int, rng: Generator) -> Tensor:
         check_counts(n=n)
-        return Tensor(rng.normal((n, *self.image_shape), dtype=self.anchor.dtype))
+        return Tensor(rng.normal((n, *self.image_shape), dtype=self.dtype))
 
     def ancestral(self, n: int, rng: Generator, labels: Any = None) -> Iterator[tuple[int, Tensor]]:
         """x_T ~ N(0, I), then x_{t−1} = μ_θ(x_t, t) + σ_t z down to x_0, without noise at t = 1.
@@ -173,8 +173,8 @@ class DDPM(GenerativeModel):
         given = self.condition(labels, n)
         yield self.T, x
         for t, s in progress(list(itertools.pairwise(times)), "sampling step"):
-            before, after = schedule.beta_between(0, t), float(schedule.beta_between(0, s))  # 1 − ᾱ_t, 1 − ᾱ_s
-            sigma2 = float(eta**2 * after / before * schedule.beta_between(s, t))
+            before, after = schedule.q_variance(0, t), float(schedule.q_variance(0, s))  # 1 − ᾱ_t, 1 − ᾱ_s
+            sigma2 = float(eta**2 * after / before * schedule.q_variance(s, t))
             with no_grad():
                 now = array_module(x.data).full(n, t)
                 x0 = self.predict_x0(x, now, **given)
