@@ -57,7 +57,7 @@ is_grad_enabled = _recording.get  # whether operations build a graph here
 
 
 class Node:
-    """A place in the graph: a leaf, or the output of `primitive` for `inputs`.
+    """A place in the graph: the output of `primitive` for `inputs`, or a leaf, which was not computed.
 
     A node refers to its inputs and to its output's array, and nothing refers from an input to what is computed from it.
     So there are no cycles, and a graph is freed with the last reference to its end.  If a tensor's `data` is replaced

@@ -101,7 +101,7 @@ log_softmax.vjp(lambda g, out, x, dim: g - exp(out) * sum(g, dim, keepdim=True),
 
 
 def shifted(input: Any, dim: Any) -> Any:
-    """The logits minus the largest over `dim`, so that no exponential overflows.
+    """input minus its largest number over `dim`, so that no exponential overflows.
 
     Raises:
         TypeError: dim is None, for which torch would choose an axis by an old rule.

@@ -1,4 +1,6 @@
-"""Losses.  `reduction` is `mean` over all elements, `sum`, or `none`."""
+"""Losses.  `reduction` is `mean` over all elements, `sum`, or `none`.
+
+*Logits* are numbers that `sigmoid` or `softmax` turns into probabilities.  *Nats* are units of natural logarithms."""
 
 from __future__ import annotations
 

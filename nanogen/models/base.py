@@ -22,7 +22,7 @@ from nanogen.random import Generator
 
 @Hook
 def progress(steps: Iterable[Any], what: str) -> Iterable[Any]:
-    """The steps, which may take long.  The command line shows how far they are, as so many of `what`."""
+    """The steps, which may take long.  The command line shows their progress; `what` is the name of a step."""
     return steps
 
 
@@ -40,7 +40,7 @@ class GenerativeModel(Module):
     """The base class of models.
 
     A model with a density also has `log_prob(images, labels=None)`, which is exact, or `elbo(images, rng,
-    labels=None)`, a lower bound: nats per image, (N,).
+    labels=None)`, a lower bound on it (evidence lower bound): nats per image, (N,).
 
     Args:
         image_shape: (C, H, W).

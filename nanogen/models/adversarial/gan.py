@@ -34,11 +34,11 @@ class GAN(GenerativeModel):
     Args:
         image_shape: (C, H, W).
         levels: the number of integer levels.
-        latent: the dimensions of z.
+        latent: the number of dimensions of z.
         channels: the width at full size; it doubles wherever the size halves.
-        objective: of the generator, `non-saturating`, max E[log D(G(z))], or `minimax`, min E[log(1 − D(G(z)))]; or of
-            both networks, `wasserstein`, min_G max_D E[d(x)] − E[d(G(z))], which needs the gradient penalty.
-        discriminator_steps: k of algorithm 1, updates of D per update of G.
+        objective: `non-saturating` (G maximises E[log D(G(z))]), `minimax` (G minimises E[log(1 − D(G(z)))]), or
+            `wasserstein` (min_G max_D E[d(x)] − E[d(G(z))]), which needs the gradient penalty.
+        discriminator_steps: the number of updates of D per update of G: k of algorithm 1.
         gradient_penalty: the weight λ of `gradient_penalty` in the discriminator's loss; Gulrajani et al. take 10.
         classes: the number of labels that images are conditioned on; 0: unconditional.
         rng: draws the initial weights; default `Generator(0)`.

@@ -37,7 +37,7 @@ class DDPM(GenerativeModel):
         levels: the number of integer levels.
         T: the number of diffusion steps, at least 2.
         schedule: `linear`, `quadratic`, `sigmoid`, `cosine`, or a NoiseSchedule.
-        variance: σ_t² of the reverse process: `beta`, β_t, or `posterior`, β̃_t, and β̃_2 at t = 1.  Ho et al. 2020,
+        variance: σ_t² of the reverse process: `beta` (β_t) or `posterior` (β̃_t, but β̃_2 at t = 1).  Ho et al. 2020,
             section 3.2, and their code.
         channels: the width of the U-Net at full size, even.
         multipliers: the width at each resolution, in units of `channels`; each resolution is half the one before.

@@ -35,7 +35,7 @@ class VAE(GenerativeModel):
     Args:
         image_shape: (C, H, W).
         levels: the number of integer levels.
-        latent: the dimensions of z.
+        latent: the number of dimensions of z.
         channels: the width at full size; it doubles wherever the size halves.
         stages: how many times the size is halved.
         decoder: the density of a pixel given z: `categorical` (a softmax over the levels) or `logistic` (a discretised
