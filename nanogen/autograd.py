@@ -11,8 +11,8 @@ was computed from.  A *primitive* is declared once: its forward on raw arrays, a
 
 Let y = f(x), and let g_i = ∂L/∂y_i be the gradient of a number L that is computed from y.  The rule gives the gradient
 ∂L/∂x_j = Σ_i g_i ∂y_i/∂x_j.  This is the row g times the Jacobian matrix of f, a *vector-Jacobian product* (vjp); rules
-compute it without the matrix.  For a linear f(x) = Ax it is Aᵀg.  The map Aᵀ is the *adjoint* of A: ⟨Ax, g⟩ = ⟨x, Aᵀg⟩.
-For example, the adjoint of summing n numbers is to repeat a number n times.
+compute it without the matrix.  For a linear f(x) = Ax it is Aᵀg.  The map Aᵀ is the *adjoint* of A: ⟨Ax, g⟩ = ⟨x, Aᵀg⟩,
+where ⟨a, b⟩ = Σ a_i b_i.  For example, the adjoint of summing n numbers is to repeat a number n times.
 
 Rules receive `(g, out, *inputs)` as tensors and are written in differentiable operations, so gradients have any order.
 Positional arguments of a primitive are tensors; keyword arguments are parameters, which have no gradient.

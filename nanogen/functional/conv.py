@@ -303,7 +303,7 @@ def _check_images(input: Tensor, name: str) -> None:
 def _check_kernel(input: Any, weight: Any, bias: Any, groups: Any, name: str, transposed: bool = False) -> None:
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
         raise ValueError(f"{name}: groups must be a positive integer, got {groups!r}")
-    ends = (weight.shape[1] * groups, weight.shape[0]) if weight.ndim == 4 else (0, 0)  # from and to so many channels
+    ends = (weight.shape[1] * groups, weight.shape[0]) if weight.ndim == 4 else (0, 0)  # channels in and out
     inputs, outputs = reversed(ends) if transposed else ends
     if inputs != input.shape[1] or ends[1] % groups:
         among = f" in {groups} groups" if groups > 1 else ""

@@ -207,7 +207,7 @@ class Trainer:
                     images, *labels = (array[start : min(start + TEST_BATCH, count)] for array in self.inputs(test))
                     for name, loss_of in {update.name: update.loss for update in self.updates}.items():
                         means[name] += float(loss_of(images, rng, *labels).data) * len(images) / count
-        except (ValueError, FloatingPointError):  # as of a density with NaN parameters
+        except (ValueError, FloatingPointError):  # for example a density with NaN parameters
             return dict.fromkeys(means, math.nan)
         finally:
             self.model.train()

@@ -4,7 +4,8 @@
 
     log p(x) ≥ elbo(x) = E_q(z|x)[log p(x|z)] − KL(q(z|x) ‖ p(z))                                     (eq. 3)
 
-The decoder p(x|z) is a density over the discrete levels, so the bound is on the probability of the discrete image.
+The encoder computes q(z|x), an approximation of the posterior p(z|x).  The decoder computes p(x|z), a density over the
+discrete levels, so the bound is on the probability of the discrete image.
 """
 
 from __future__ import annotations
