@@ -116,7 +116,7 @@ class PixelCNN(GenerativeModel):
         """Ancestral sampling, value by value in the order of the factorisation: uint8 (n, C, H, W)."""
         check_counts(n=n)
         given = self.condition(labels, n, rng)
-        xp = array_module(self.anchor.data)
+        xp = array_module(self.first.weight.data)
         return self.complete(xp.zeros((n, *self.image_shape), "uint8"), 0, rng, **given)
 
     def complete_naively(self, images: Any, rows: int, rng: Generator, labels: Any = None) -> Array:
@@ -210,7 +210,7 @@ class Columns:
             (Column(b.reduce, n), RememberingColumn(b.look, n, size), Column(b.expand, n)) for b in network.blocks
         ]
         self.mix, self.last = Column(network.mix, n), Column(network.last, n)
-        self.levels, self.xp = network.levels, array_module(network.anchor.data)
+        self.levels, self.xp = network.levels, array_module(network.first.weight.data)
         self.scaled = network.scaled(self.xp.arange(network.levels)).data
         self.label = None if network.label is None else network.label.data[labels].transpose(2, 3, 1, 0)
         self.zeros = self.xp.zeros_like(self.mix.bias)
