@@ -1,4 +1,4 @@
-"""The command `nanogen`.  It hears Ctrl-C and SIGTERM before it imports the package, which takes a moment."""
+"""The command `nanogen`.  It handles Ctrl-C and SIGTERM even while it imports the package, which takes a moment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RANKS = [os.environ[name] for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK") if na
 
 
 def stop(number: int, frame: object = None) -> None:
-    """End the process at once, with one line, which in an MPI job is the first rank's."""
+    """End the process at once, with one line; in an MPI job only the first rank prints it."""
     try:
         if RANKS in ([], ["0"]):
             os.write(2, b"nanogen: stopped\n")
@@ -20,7 +20,7 @@ def stop(number: int, frame: object = None) -> None:
 
 
 def in_passing(unraisable: sys.UnraisableHookArgs) -> None:
-    """What Python only mentions, since it happened in a destructor, say; but a signal that came there stops."""
+    """Python's hook for exceptions that it can't raise, as in destructors: a signal ends the process there too."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
         stop_by(unraisable.exc_value)
     sys.__unraisablehook__(unraisable)
@@ -32,7 +32,7 @@ def stop_by(error: BaseException) -> None:
 
 def main() -> int:
     """Run the command line, and return its exit status."""
-    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # not so under nohup
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as under nohup
     for number in heard:
         signal.signal(number, stop)
     sys.unraisablehook = in_passing
@@ -42,7 +42,7 @@ def main() -> int:
         from nanogen.cli import main
 
         status = main()
-    except KeyboardInterrupt as error:  # as of a second signal
+    except KeyboardInterrupt as error:  # for example a second signal
         stop_by(error)
     for number in heard:  # all is done
         signal.signal(number, signal.SIG_IGN)

@@ -1,8 +1,7 @@
-"""The engine: tensors, primitives and reverse-mode differentiation.  It knows no operation but its own four.
+"""The engine: tensors, primitives and reverse-mode differentiation, with only the few operations that it needs itself.
 
-A `Tensor` is an array and its place in the graph, a `Node`.  A node remembers which primitive made it from which
-inputs.  A *primitive* is declared once, its forward on raw arrays and one gradient rule (vector-Jacobian product)
-per differentiable input:
+A `Tensor` is an array and its place in the graph, a `Node`.  A node stores the primitive and the inputs that its tensor
+was computed from.  A *primitive* is declared once: its forward on raw arrays, and a gradient rule for each input:
 
     @primitive
     def multiply(a, b):
@@ -10,12 +9,17 @@ per differentiable input:
 
     multiply.vjp(lambda g, out, a, b: g * b, lambda g, out, a, b: g * a)
 
-A *composite* is a function of tensors, written in primitives.  Both take kernels (see `backend.Operation`).
+Let y = f(x), and let g_i = ∂L/∂y_i be the gradient of a number L that is computed from y.  The rule gives the gradient
+∂L/∂x_j = Σ_i g_i ∂y_i/∂x_j.  This is the row g times the Jacobian matrix of f, a *vector-Jacobian product* (vjp); rules
+compute it without the matrix.  For a linear f(x) = Ax it is Aᵀg.  The map Aᵀ is the *adjoint* of A: ⟨Ax, g⟩ = ⟨x, Aᵀg⟩,
+where ⟨a, b⟩ = Σ a_i b_i.  For example, the adjoint of summing n numbers is to repeat a number n times.
 
-Rules receive `(g, out, *inputs)` as Tensors and are written in differentiable operations: gradients have any order.
-Positional arguments of a primitive are tensors, keyword arguments are its static parameters.
+Rules receive `(g, out, *inputs)` as tensors and are written in differentiable operations, so gradients have any order.
+Positional arguments of a primitive are tensors; keyword arguments are parameters, which have no gradient.
 
-Griewank & Walther 2008, Evaluating Derivatives, chapter 3, is the reverse mode that this file carries out.
+A *composite* is a function of tensors, written in primitives.  Both can have kernels (see `backend.Operation`).
+
+Reverse mode: Griewank & Walther 2008, Evaluating Derivatives, chapter 3.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ _next_index = itertools.count().__next__
 
 @contextlib.contextmanager
 def set_grad_enabled(enabled: bool) -> Iterator[None]:
-    """Within this context operations build a graph or do not; local to the thread or task, usable as a decorator."""
+    """Whether operations within this context build a graph.  Local to the thread or task; usable as a decorator."""
     token = _recording.set(enabled)
     try:
         yield
@@ -53,11 +57,11 @@ is_grad_enabled = _recording.get  # whether operations build a graph here
 
 
 class Node:
-    """A place in the graph: a leaf, or what `primitive` made of `inputs`.
+    """A place in the graph: the output of `primitive` for `inputs`, or a leaf, which was not computed.
 
-    A node holds its inputs and its output's array but no tensor holds its node's descendants: there is no cycle,
-    and a graph is freed with the last name that holds its end.  What rules read, it holds as it is now: a tensor that
-    is given another array changes nothing here.
+    A node refers to its inputs and to its output's array, and nothing refers from an input to what is computed from it.
+    So there are no cycles, and a graph is freed with the last reference to its end.  If a tensor's `data` is replaced
+    by another array, the node still has the array that it was computed from.
     """
 
     __slots__ = ("grad", "gradient", "index", "inputs", "output", "parameters", "primitive", "saved")
@@ -66,30 +70,30 @@ class Node:
         self.primitive, self.inputs, self.parameters = primitive, inputs, parameters
         self.output, self.saved, self.gradient = output, saved, gradient
         self.grad = None
-        self.index = _next_index()  # a node is younger than all it was made from: sorting by age is topological
+        self.index = _next_index()  # larger than its inputs': to sort by it is to sort topologically
 
 
 class Outline:
-    """What a node holds of an array that no gradient rule reads: its shape and its type."""
+    """The shape and type of an array, which a node keeps in its place if no gradient rule reads the array."""
 
-    base = __array__ = __bool__ = None  # so that whoever asks for its numbers fails
+    base = __array__ = __bool__ = None  # so that reading its numbers fails
 
     def __init__(self, array: Array):
         self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
 
 
 class Changes:
-    """Which arrays were written over in place, and when, on the clock of the nodes' indices.
+    """Which arrays were changed in place, and when, counted together with the nodes' indices.
 
-    Whoever writes into an array that a graph may hold notes it here, and the backward pass refuses to go through an
-    operation that had read the old numbers.  Views share memory: entries lie under the array that owns it."""
+    Code that writes into an array which a graph may hold calls `note`.  The backward pass then refuses to go through an
+    operation that read the old numbers.  Views share memory, so entries are listed by the array that owns it."""
 
     def __init__(self) -> None:
         self.last = -1
         self.by_owner: dict[int, dict[int, tuple[Any, int]]] = {}
 
     def note(self, array: Array) -> None:
-        """The numbers of `array` are others from now on."""
+        """`array` is changed now."""
         owner, key, self.last = _owner(array), id(array), _next_index()
         entries = self.by_owner.setdefault(owner, {})
 
@@ -126,13 +130,13 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "data", "node")
-    __array_ufunc__ = None  # so that `array * tensor` asks the tensor
+    __array_ufunc__ = None  # so that `array * tensor` calls the tensor's method
 
     def __init__(self, data: Array, node: Node | None = None):
         self.data = data
         self.node: Any = node  # None where no gradient flows
 
-    if TYPE_CHECKING:  # attached by `functional`: the engine knows no operation
+    if TYPE_CHECKING:  # added by `functional`
 
         def __getattr__(self, name: str) -> Callable[..., Any]: ...
         def __add__(self, *other: Any) -> Tensor: ...
@@ -148,7 +152,7 @@ class Tensor:
 
     @property
     def requires_grad(self) -> bool:
-        """Whether gradients flow to or through this tensor.  Assign True to make it a leaf, False to cut it off."""
+        """Whether gradients flow to or through this tensor.  Assign True to make it a leaf, False to detach it."""
         return self.node is not None
 
     @requires_grad.setter
@@ -159,7 +163,7 @@ class Tensor:
 
     @property
     def grad(self) -> Tensor | None:
-        """What `backward` has accumulated in this leaf so far; None before."""
+        """The sum of the gradients that `backward` has added to this leaf; None before the first."""
         return self.node.grad if self.node else None
 
     @grad.setter
@@ -175,20 +179,20 @@ class Tensor:
         """Add the gradient of this tensor to `.grad` of every leaf that it depends on.
 
         Args:
-            gradient: the cotangent, of this tensor's shape; may be left out for a single number.
-            retain_graph: as in torch, but without effect: a graph lives as long as a name that holds its end.
+            gradient: g, the gradient of L with respect to this tensor; 1 if left out, for a tensor of a single number.
+            retain_graph: has no effect: a graph exists as long as something refers to its end.
             create_graph: whether the gradients can themselves be differentiated.
 
         Raises:
-            ValueError: no gradients are required; `inputs`, for which there is `grad`.
+            ValueError: this tensor requires no gradients; `inputs` is given, for which there is `grad`.
             RuntimeError: an array that a gradient needs was changed in place since.
         """
         unsupported("backward", inputs=inputs)
         if self.node is None:
             raise ValueError("backward: this tensor does not depend on any that requires gradients")
         leaves = [node for node in _ancestors([self.node]) if node.primitive is None]
-        cotangent = _cotangent(self, gradient, "gradient")
-        found, private = _vector_jacobian_product([(self, cotangent)], leaves, create_graph)
+        given = _output_gradient(self, gradient, "gradient")
+        found, private = _vector_jacobian_product([(self, given)], leaves, create_graph)
         for leaf, g in [(leaf, found[leaf]) for leaf in leaves if leaf in found]:
             if leaf.grad is not None:
                 g = add(leaf.grad, g)
@@ -197,11 +201,11 @@ class Tensor:
             leaf.grad = g if create_graph else g.detach()
 
     def detach(self) -> Tensor:
-        """The same array, cut off from the graph."""
+        """The same array, without the graph."""
         return Tensor(self.data)
 
     def numpy(self) -> np.ndarray:
-        """The numbers as a NumPy array; waits for the device if they lie on one."""
+        """The numbers as a NumPy array.  If they are on a GPU, this waits for it."""
         return to_numpy(self.data)
 
     def item(self) -> float | int | bool:
@@ -209,7 +213,7 @@ class Tensor:
         return self.data.item()
 
     def to(self, *target: Any, device: str | None = None, dtype: Any = None, non_blocking: bool = False) -> Tensor:
-        """On another device (`"cpu"`, `"cuda"`), of another dtype, or as another tensor is; differentiable."""
+        """On another device (`"cpu"`, `"cuda"`), in another dtype, or with both those of a tensor.  Differentiable."""
         out = self
         for one in (*target, device, dtype):
             if isinstance(one, Tensor):
@@ -238,7 +242,7 @@ def tensor(data: Any, *, requires_grad: bool = False, dtype: Any = None, device:
     A Python float is a double, so a list of them becomes float64.
 
     Raises:
-        TypeError: `data` is not numeric, or gradients are asked for of a tensor of integers.
+        TypeError: `data` is not numeric, or requires_grad for a tensor of integers.
     """
     data = data.data if isinstance(data, Tensor) else data
     array = real(array_module(data).array(data, dtype=dtype))
@@ -248,8 +252,8 @@ def tensor(data: Any, *, requires_grad: bool = False, dtype: Any = None, device:
 
 
 def constant(value: Any, beside: Sequence[Any] = ()) -> Tensor:
-    """`value` as a tensor without a copy.  A Python or NumPy scalar takes the type and device of the tensors
-    or arrays `beside` it, so that `x * 0.5` keeps the type of x; an array of integers or bools takes the device."""
+    """`value` as a tensor, without a copy.  A Python or NumPy scalar gets the type and device of the tensors or arrays
+    `beside` it, so that `x * 0.5` has the type of x.  An array of integers or bools gets only the device."""
     if isinstance(value, Tensor):
         return value
     tensors_first = sorted(beside, key=lambda x: not isinstance(x, Tensor))
@@ -265,7 +269,7 @@ def constant(value: Any, beside: Sequence[Any] = ()) -> Tensor:
 
 def real(array: Array) -> Array:
     """Raises:
-    TypeError: an array of something else than real numbers."""
+    TypeError: the array does not contain real numbers."""
     if array.dtype.kind not in "fiub":
         raise TypeError(f"data must be real numbers, got dtype {array.dtype}")
     return array
@@ -274,10 +278,12 @@ def real(array: Array) -> Array:
 class Primitive(Operation):
     """A differentiable operation: its forward on raw arrays, and how gradients go back through it.
 
-    What the forward takes before its `*` are tensors, what comes after are static parameters.  Callers may pass the
-    parameters by position too, as in torch.  A kernel is the forward again, or a class with two functions: `forward`,
-    which returns `(output, saved)`, and `gradient(g, saved, *inputs, wanted, **parameters)`, which returns the raw
-    gradients of the wanted inputs and None for the others; each is a new array, a view, or g itself.
+    Arguments of the forward before its `*` are tensors; those after it are parameters, which have no gradient.  Callers
+    may also pass parameters by position, as in torch.
+
+    A kernel is a faster forward, or a class with two functions.  `forward` returns `(output, saved)`.  `gradient(g,
+    saved, *inputs, wanted, **parameters)` returns the raw gradients of the wanted inputs, None for the others.  Each
+    is a new array, a view, or g itself.
     """
 
     reads_output = True
@@ -294,14 +300,15 @@ class Primitive(Operation):
             self.__signature__ = inspect.Signature([p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in declared])
 
     def vjp(self, *rules: Callable[..., Tensor] | None, reads: str | None = None) -> None:
-        """Declare one gradient rule `(g, out, *inputs, **parameters) -> Tensor` per input, None where there is none;
-        or, for any number of inputs, the rule `(i, g, out, *inputs, **parameters) -> Tensor` of the i-th.
+        """Declare a gradient rule `(g, out, *inputs, **parameters) -> Tensor` for each input, None for one without a
+        gradient.  A primitive of any number of inputs has one rule, `(i, g, out, *inputs, **parameters) -> Tensor`, for
+        the i-th.
 
         The engine undoes broadcasting and changes of type: a rule may return its gradient in the shape of g.
 
         Args:
-            reads: which of `out` and the inputs the rules read the numbers of; all, if it is left out.  Of the others
-                a graph does not hold the memory: there are shape and type."""
+            reads: the arrays among `out` and the inputs whose numbers the rules read; all, if left out.  Of the others
+                the graph keeps only shape and type."""
         self.rules = rules
         if reads is not None:
             read = [name in reads.split() for name in self.names]
@@ -323,10 +330,10 @@ class Primitive(Operation):
         return [x if isinstance(x, Tensor) else constant(x, inputs) for x in inputs], parameters
 
     def recorded(self, tensors: list[Tensor], parameters: dict[str, Any], output: Array, *by_kernel: Any) -> Tensor:
-        """The output as a tensor, with a node if gradients are to flow.  The node holds the inputs as they are now; of
-        an array that no rule reads, the outline.  `by_kernel`: what a kernel saved, and its gradient, if it has one."""
+        """The output as a tensor, with a node if an input requires gradients.  The node keeps the arrays that rules
+        read, and outlines of the others.  `by_kernel`: (saved, gradient) of a kernel with its own gradient."""
         if isinstance(output, np.generic):
-            output = np.asarray(output)  # NumPy, and it alone, turns 0-d results into scalars
+            output = np.asarray(output)  # NumPy, unlike CuPy, returns scalars instead of arrays without axes
         if _recording.get() and output.dtype.kind == "f":
             for x in tensors:
                 if x.node is not None:
@@ -337,7 +344,7 @@ class Primitive(Operation):
         return Tensor(output)
 
     def gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
-        """The gradients of the inputs from that of the output; None where not wanted or where there is none.
+        """The gradients of the inputs from that of the output; None if not wanted, or if an input has none.
 
         Raises:
             ValueError: fewer or more gradient rules than inputs.
@@ -362,8 +369,8 @@ class Primitive(Operation):
 
 
 class Composite(Primitive):
-    """A function of tensors, written in primitives, which draws nothing and changes nothing.  It runs as it stands; a
-    kernel makes one node of it.  Where that node's gradient has to be differentiable, the function runs again, and is
+    """A function of tensors, written in primitives, without random numbers or side effects.  With a kernel it is one
+    node of the graph.  If that node's gradient must be differentiable, the function itself runs again and is
     differentiated."""
 
     reads_output = False
@@ -388,19 +395,19 @@ def grad(
     outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
     only_inputs: bool = True, allow_unused: bool | None = None,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """The gradients of `outputs` with respect to `inputs`, one a tensor of `inputs`, of its shape and type.
+    """The gradients of `outputs` with respect to `inputs`: for each input, a tensor of its shape and type.
 
     Args:
-        outputs: one tensor or several; several are summed.
+        outputs: one tensor or several; the gradients of several are summed.
         inputs: one tensor or several, leaves or not.
-        grad_outputs: the cotangents, one an output; may be left out for outputs of a single number.
-        retain_graph: as in torch, but without effect: a graph lives as long as a name that holds its end.
+        grad_outputs: g for each output, the gradient of L; 1 if left out, for outputs of a single number.
+        retain_graph: has no effect: a graph exists as long as something refers to its end.
         create_graph: whether the gradients can themselves be differentiated.
-        only_inputs: True, as in torch: no other tensor's gradient is touched.
-        allow_unused: whether None is an answer, for an input that the outputs do not depend on.
+        only_inputs: must be True: `.grad` is never changed.
+        allow_unused: whether an input that the outputs do not depend on gets None; otherwise it is an error.
 
     Raises:
-        ValueError: an input that does not require gradients or is not used, a cotangent of the wrong shape.
+        ValueError: an input that does not require gradients or is not used, a grad_output of the wrong shape.
         RuntimeError: an array that a gradient needs was changed in place since.
     """
     unsupported("grad", True, only_inputs=only_inputs)
@@ -415,7 +422,7 @@ def grad(
     for i, y in enumerate(outputs):
         if y.node is None and not allow_unused:
             raise ValueError(f"outputs[{i}] does not depend on any tensor that requires gradients")
-    recorded = [(y, _cotangent(y, g, "grad_outputs")) for y, g in zip(outputs, given) if y.node is not None]
+    recorded = [(y, _output_gradient(y, g, "grad_outputs")) for y, g in zip(outputs, given) if y.node is not None]
     found, _ = _vector_jacobian_product(recorded, nodes, create_graph)
     for i, node in enumerate(nodes):
         if node not in found and not allow_unused:
@@ -423,7 +430,7 @@ def grad(
     return tuple(found.get(node) for node in nodes)
 
 
-def _cotangent(y: Tensor, given: Any, name: str) -> Tensor:
+def _output_gradient(y: Tensor, given: Any, name: str) -> Tensor:
     if given is None:
         if y.data.size != 1:
             raise ValueError(f"{name} may be left out only for a single number, not for shape {y.shape}")
@@ -435,7 +442,7 @@ def _cotangent(y: Tensor, given: Any, name: str) -> Tensor:
 
 
 def _ancestors(nodes: Sequence[Node]) -> list[Node]:
-    """All nodes that these were made from, these included, oldest first."""
+    """These nodes and all that they were computed from, oldest first."""
     seen, waiting = set(nodes), list(nodes)
     while waiting:
         for x in waiting.pop().inputs:
@@ -448,12 +455,12 @@ def _ancestors(nodes: Sequence[Node]) -> list[Node]:
 def _vector_jacobian_product(
     outputs: Sequence[tuple[Tensor, Tensor]], targets: Sequence[Node], create_graph: bool
 ) -> tuple[dict[Node, Tensor], set[Node]]:
-    """Walk the graph from young to old, each node once, and gather the gradients of `targets`.
+    """Walk the graph backwards, each node once, and collect the gradients of `targets`.
 
-    `outputs` come with their cotangents.  Returns the gradients with the set of the nodes whose gradient is an
-    array that nobody else holds."""
+    `outputs` are pairs of a tensor and its gradient.  Returns the gradients, and the nodes whose gradient is an array
+    that nothing else refers to, which so can be changed in place."""
     order = _ancestors([y.node for y, _ in outputs])
-    kept, leading = set(targets), set(targets)  # leading: with a target among the ancestors; only they are visited
+    kept, leading = set(targets), set(targets)  # leading: computed from a target; only these are visited
     for node in order:
         if any(x.node in leading for x in node.inputs):
             leading.add(node)
@@ -464,14 +471,14 @@ def _vector_jacobian_product(
         if node not in found:
             found[node] = g
         elif node in private:
-            found[node].data += g.data  # in place: nobody else can see it
+            found[node].data += g.data  # in place: nothing else refers to it
         else:
             found[node], is_private = add(found[node], g), not create_graph
         if is_private:
             private.add(node)
 
-    for y, cotangent in outputs:
-        accumulate(y.node, cotangent, False)
+    for y, g in outputs:
+        accumulate(y.node, g, False)
     with set_grad_enabled(create_graph):
         for node in reversed(order):
             wanted = [x.node in leading for x in node.inputs]

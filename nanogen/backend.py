@@ -1,7 +1,7 @@
 """Which array module an array belongs to, moving between devices, and the registry of kernels.
 
-Everything above asks `array_module(x)` and so follows its data.  An operation is complete as it stands; a *kernel* is a
-faster form of it for one device, which the annex `nanogen.kernels` registers and nobody else knows of.
+An array module is NumPy or CuPy.  All other files call `array_module(x)`, and so compute on the device where x is.  A
+*kernel* is a faster form of an operation for one device.  `nanogen.kernels` registers kernels; no other file needs it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEVICES = ("cpu", "cuda")
 def array_module(array: Array) -> ModuleType:
     """The module whose functions work on `array`: cupy for CuPy's arrays, numpy for everything else.
 
-    An array of CuPy's can only exist once CuPy is imported, so nothing is imported here.
+    Nothing is imported here: where there is an array of CuPy's, CuPy has been imported.
     """
     return sys.modules["cupy"] if type(array).__module__.partition(".")[0] == "cupy" else np
 
@@ -41,7 +41,7 @@ def device_module(device: str) -> ModuleType:
     if device == "cpu":
         return np
     try:
-        import cupy  # the one import that waits until it is asked for: few machines have a GPU
+        import cupy  # imported only when it is needed: few machines have a GPU
     except ImportError as error:
         raise RuntimeError("device 'cuda' needs CuPy: pip install 'nanogen[cuda13]' (or [cuda12])") from error
     if not cupy.is_available():
@@ -55,18 +55,18 @@ def device_of(array: Array) -> str:
 
 
 def to_device(array: Array, device: str) -> Array:
-    """The same numbers on `device`; the array itself if it lies there already."""
+    """The same numbers on `device`; the array itself if it is there already."""
     xp = device_module(device)
     return array.get() if xp is np and array_module(array) is not np else xp.asarray(array)
 
 
 def to_numpy(array: Array) -> np.ndarray:
-    """The same numbers as a NumPy array; waits for the device if they lie on one."""
+    """The same numbers as a NumPy array.  If they are on a GPU, this waits for it."""
     return to_device(array, "cpu")
 
 
 def resident(table: np.ndarray, dtype: Any, device: str) -> Array:
-    """A table of the host's in another type on a device, where it stays, also for CUDA graphs; not to be changed."""
+    """A copy of a table on a device, in another type.  It is cached, also for CUDA graphs, and must not be changed."""
     return _resident(table.tobytes(), table.dtype, table.shape, np.dtype(dtype), device)
 
 
@@ -76,17 +76,17 @@ def _resident(numbers: bytes, own: np.dtype, shape: tuple[int, ...], dtype: np.d
 
 
 def check_range(name: str, values: Array, count: int) -> None:
-    """Refuse integers that are not in 0 … count − 1.  On a GPU nothing is looked at: that would wait for it.
+    """Check that integers are in 0 … count − 1.  On a GPU they are not checked, since that would wait for it.
 
     Raises:
-        ValueError: such a number.
+        ValueError: one of them is not.
     """
     if isinstance(values, np.ndarray) and values.size and not 0 <= values.min() <= values.max() < count:
         raise ValueError(f"{name} must be in 0 … {count - 1}, got {values.min()} … {values.max()}")
 
 
 def only(owner: str, there: Any) -> Callable[[str], Any]:
-    """What answers for a name that is not `there`, a mapping by name: an error that says what is."""
+    """A `__getattr__` for names that are missing in the dictionary `there`: its error suggests similar names."""
 
     def refuse(name: str) -> Any:
         public = [key for key in there if not key.startswith("_")]
@@ -97,10 +97,10 @@ def only(owner: str, there: Any) -> Callable[[str], Any]:
 
 
 def unsupported(name: str, default: Any = False, **given: Any) -> None:
-    """Refuse what torch takes here and nanogen does not, unless it is left at None or at its default.
+    """Refuse settings that only torch has, unless they are None or have their default value.
 
     Raises:
-        ValueError: a setting of another value, by its name.
+        ValueError: a setting with another value.
     """
     for setting, value in given.items():
         if value is not None and (type(value) is not type(default) or value != default):
@@ -110,8 +110,8 @@ def unsupported(name: str, default: Any = False, **given: Any) -> None:
 class Operation:
     """A function on raw arrays, or on tensors, and its kernels by device.
 
-    A kernel takes raw arrays and the same parameters as the plain form.  For what it does not cover, a type or a shape,
-    it returns `NotImplemented`, and the plain form runs.
+    A kernel takes raw arrays and the same parameters as the plain form.  For types or shapes that it does not cover it
+    returns `NotImplemented`, and the plain form runs.
     """
 
     __name__: str
@@ -123,7 +123,7 @@ class Operation:
         OPERATIONS.append(self)
 
     def kernel(self, device: str) -> Callable[[Any], Any]:
-        """Register what is decorated as the kernel for a device; the device's last one counts."""
+        """A decorator that registers a kernel for a device, in place of an earlier one."""
 
         def register(form: Any) -> Any:
             self.kernels[device] = getattr(form, "forward", form), getattr(form, "gradient", None)
@@ -136,8 +136,8 @@ class Operation:
         return self.plain(*arrays, **parameters) if found is None else found[0]
 
     def by_kernel(self, arrays: list[Array], parameters: dict[str, Any]) -> tuple[Any, ...] | None:
-        """What the kernel returns, and if it brings a gradient, what it saved for it and the gradient; None if there is
-        no kernel, or it declines."""
+        """(output,), or (output, saved, gradient) if the kernel has its own gradient; None if there is no kernel, or it
+        declines."""
         kernel = self.kernels.get(device_of(arrays[0]))
         if kernel is None or (found := kernel[0](*arrays, **parameters)) is NotImplemented:
             return None
@@ -150,7 +150,7 @@ OPERATIONS: list[Operation] = []
 class Update(Operation):
     """An operation that changes lists of arrays in place and has no gradient: an optimiser's step, a moving average.
 
-    A kernel takes all arrays in one call.  What changes from step to step is an argument, a number or an array of one.
+    A kernel gets all arrays in one call.  What changes from step to step is an argument: a number or an array of one.
     """
 
     def __call__(self, *arrays: list[Array], **parameters: Any) -> None:
@@ -168,7 +168,7 @@ def moving_average(averages, values, *, kept, share):
 
 
 class Hook:
-    """Something that only the annex can do.  Until it fills the hook, the default happens."""
+    """A function that only the annex has.  Until the annex fills the hook, the default runs."""
 
     def __init__(self, default: Callable[..., Any]):
         functools.update_wrapper(self, default)
@@ -184,31 +184,31 @@ class Hook:
 
 @Hook
 def use_threads(count: int) -> contextlib.AbstractContextManager[Any]:
-    """Within this context products of matrices and kernels on a CPU have so many threads."""
+    """Within this context matrix products and kernels on the CPU use `count` threads."""
     return contextlib.nullcontext()
 
 
 @Hook
 def keep_freed_memory() -> None:
-    """Keep what is freed for the next array in place of giving it back to the system."""
+    """Keep freed memory for later arrays instead of returning it to the system."""
 
 
 @Hook
 def allow_tf32(allowed: bool) -> None:
-    """Whether a GPU's products of float32 matrices may keep ten bits of each factor's fraction (TF32)."""
+    """Whether products of float32 matrices on a GPU may round the factors to TF32 (fractions of ten bits)."""
 
 
 @Hook
 def replay(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, of arrays that have the same shapes each time, recorded once and replayed as a whole on a GPU.
+    """`function`, recorded once as a CUDA graph and then replayed as a whole, on arrays of the same shapes each time.
 
     Raises:
-        RuntimeError: nothing here can do that.
+        RuntimeError: there are no CUDA kernels.
     """
     raise RuntimeError("execution 'graph' needs nanogen's CUDA kernels")
 
 
 @Hook
 def device_source(key: list[Any], device: str) -> Any:
-    """What draws random numbers on a device, by a key of four words; None: they are drawn on the host and moved."""
+    """A source of random numbers on a device, by a key of four words; None: they are drawn on the host and copied."""
     return None

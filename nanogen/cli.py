@@ -204,7 +204,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         held.enter_context(use_threads(settings.threads))
         if checkpoint := broadcast(None if rank() else prepared(run, arguments.resume)) or begin:
             trainer.restore(checkpoint)
-        if begin and not rank():  # before the settings: without either, --resume does not begin with other weights
+        if begin and not rank():  # before the settings, so that --resume can't begin with other weights
             save_checkpoint(run.checkpoint_file(0), begin)
         if not rank():
             run.write_settings(settings)
@@ -267,7 +267,7 @@ def shown(quiet: bool, steps: Iterable[Any], what: str) -> Iterable[Any]:
 
 
 class Bar(tqdm):
-    disable = True  # until it is made: `__del__` asks for it even after an interruption
+    disable = True  # until __init__ sets it: `__del__` reads it even after an interruption
 
 
 class Lines(Bar):

@@ -41,8 +41,8 @@ class Normal:
     Args:
         mean: μ.
         std: the standard deviation σ.
-        log_std: log σ, instead of std.  A network's log σ is best given as it is: where σ underflows to 0, log σ and
-            the divergence are still finite.
+        log_std: log σ, instead of std.  If a network computes log σ, give that: where σ underflows to 0, log σ and the
+            divergence are still finite.
 
     Raises:
         ValueError: a std that is not positive (checked for arrays on the host only); both std and log_std, or neither.

@@ -1,7 +1,7 @@
-"""Tensors by their shape, as torch makes them, and its way to name a device.
+"""torch's functions that create tensors, and `device`.
 
-Those of random numbers draw from `rng` (or `generator`), or from the default generator.  Types are float32 if none is
-given; of `full` and `arange` those of their arguments, Python's floats counting as float32.
+Random numbers are drawn from `rng` (or `generator`), or from the default generator.  The default type is float32; for
+`full` and `arange` it is that of the arguments, Python's floats counting as float32.
 """
 
 import types
@@ -19,7 +19,7 @@ __all__ = [
 
 
 def device(type):
-    """`cpu` or `cuda`, of what torch calls `cuda:0`."""
+    """`cpu` or `cuda`; also for torch's names such as `cuda:0`."""
     return type.partition(":")[0]
 
 
@@ -34,7 +34,7 @@ cuda = types.SimpleNamespace(is_available=_is_available)
 
 
 def of_shapes(make):
-    """What makes a tensor of a shape, and what makes one like another, from make(shape, dtype, generator)."""
+    """Two functions that create tensors by make(shape, dtype, generator): of a given shape, and like another tensor."""
 
     def of_shape(*size, dtype=None, device=None, requires_grad=False, generator=None, rng=None):
         shape = tuple(size[0] if size and isinstance(size[0], tuple | list) else size)
@@ -51,12 +51,12 @@ rand, rand_like = of_shapes(lambda shape, dtype, rng: rng.uniform(shape, dtype))
 
 
 def full(size, fill_value, *, dtype=None, **how):
-    """`fill_value` everywhere."""
+    """A tensor filled with `fill_value`."""
     return tensor(np.full(size, fill_value, dtype or _type(fill_value)), **how)
 
 
 def arange(start=0, end=None, step=1, *, dtype=None, **how):
-    """start, start + step, … below `end`; of one number: 0 … below it."""
+    """start, start + step, … below `end`; arange(n) is 0 … n − 1."""
     numbers = (0, start, step) if end is None else (start, end, step)
     return tensor(np.arange(*numbers, dtype=dtype or _type(sum(numbers))), **how)
 
@@ -66,6 +66,6 @@ def _type(number):
 
 
 def randint(*bounds, size=None, generator=None, rng=None, **how):
-    """randint(low = 0, high, size): integers from low up to but not including high, int64."""
+    """randint(low = 0, high, size): integers in [low, high), int64."""
     *between, shape = bounds if size is None else (*bounds, size)
     return tensor((rng or generator or default_generator).integers(*(0, *between)[-2:], tuple(shape)), **how)

@@ -1,4 +1,4 @@
-"""Update rules: from the gradients in `.grad` to new parameters.  Names, settings and formulas are torch's."""
+"""Optimisers: rules that update parameters by their gradients, `.grad`.  Names, settings and formulas are torch's."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import numpy as np
 from nanogen.autograd import Tensor, changes
 from nanogen.backend import Array, Update, array_module, moving_average, only
 
-Number = Any  # a float; or an array without axes, where a captured step finds another number each time
+Number = Any  # a float; or an array without axes, which a CUDA graph reads anew at each step
 Arrays = list[Array]
 
 
 class Optimizer:
-    """Holds the parameters and, per parameter, the arrays that a rule remembers from step to step.
+    """The parameters, and the arrays that a rule remembers from step to step.
 
     Attributes:
-        state: what is remembered, by name an array per parameter.
-        steps: how often each parameter was updated: int64 (n,).
+        state: the remembered arrays: for each name, an array per parameter.
+        steps: the number of updates of each parameter: int64 (n,).
 
     Raises:
-        ValueError: no parameters, one twice, or a setting out of range.
+        ValueError: no parameters, a parameter given twice, or a setting out of range.
     """
 
     remembered: tuple[str, ...] = ()
@@ -43,18 +43,18 @@ class Optimizer:
         self.steps = np.zeros(len(self.params), np.int64)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients, or set them to 0."""
+        """Remove the gradients, or set them to 0."""
         for p in self.params:
             p.grad = None if set_to_none or p.grad is None else Tensor(array_module(p.data).zeros_like(p.data))
 
     def step(self, closure: Callable[[], Any] | None = None, *, numbers: Sequence[Number] | None = None) -> Any:
-        """Move every parameter that has a gradient; what `closure`, called before if given, returns.
+        """Update every parameter that has a gradient.  `closure`, if given, is called first; its result is returned.
 
         Args:
-            numbers: what `advance` gave for this step, where it was called before.
+            numbers: the result of `advance`, if that was called for this step.
 
         Raises:
-            ValueError: a gradient of another shape than its parameter's; no parameter has moved then.
+            ValueError: a gradient of another shape than its parameter's.  Then no parameter is changed.
         """
         loss = None if closure is None else closure()
         grads = {i: p.grad.data for i, p in enumerate(self.params) if p.grad is not None}
@@ -63,7 +63,7 @@ class Optimizer:
                 raise ValueError(f"expected a gradient of shape {self.params[i].shape}, got {g.shape}")
         if numbers is None:
             self.steps[list(grads)] += 1
-        kinds: dict[Any, list[int]] = {}  # one, unless some parameter was left out before
+        kinds: dict[Any, list[int]] = {}  # just one, unless a parameter was left out before
         for i in grads:
             kinds.setdefault((int(self.steps[i]), self.params[i].dtype, self.params[i].device), []).append(i)
         for (t, _, _), some in kinds.items():
@@ -75,12 +75,12 @@ class Optimizer:
         return loss
 
     def advance(self) -> list[float]:
-        """Begin a step in which every parameter will have a gradient: the numbers that the rule needs for it."""
+        """Begin a step in which every parameter has a gradient.  Returns the numbers that the rule needs for it."""
         self.steps += 1
         return self.numbers(int(self.steps[0]))
 
     def numbers(self, t: int) -> list[float]:
-        """What the rule takes for the t-th update of a parameter, t = 1, 2, …, and that differs from step to step."""
+        """The rule's numbers that change from step to step, for the t-th update of a parameter, t = 1, 2, …"""
         return [self.lr]
 
     def update(self, x: Arrays, g: Arrays, *memory: Arrays, numbers: Sequence[Number]) -> None:
@@ -92,15 +92,15 @@ class Optimizer:
         return [d + self.weight_decay * a for a, d in zip(x, g)] if self.weight_decay else g
 
     def state_dict(self) -> dict[str, Any]:
-        """How often each parameter was updated, and a copy of what is remembered, as `name.i` per parameter."""
+        """`steps`, and copies of the remembered arrays, as `name.i` for the i-th parameter."""
         arrays = {f"{name}.{i}": a.copy() for name, many in self.state.items() for i, a in enumerate(many)}
         return {"steps": self.steps.copy(), **arrays}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state_dict of the same rule over parameters of the same shapes; one number of steps is for all.
+        """Continue from a state_dict of the same rule and the same shapes.  `steps` may be one number for all.
 
         Raises:
-            ValueError: a name or a shape that differs; nothing is changed then.
+            ValueError: another name or shape.  Then nothing is changed.
         """
         own = self.state_dict()
         if set(own) != set(state):
@@ -115,8 +115,8 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """v ← μ·v + (1 − τ)·g, at a parameter's first update v ← g;  x ← x − lr·v, or with Nesterov's momentum
-    x ← x − lr·(g + μ·v).  Polyak 1964; Sutskever et al. 2013, section 2, in torch's scaling.
+    """v ← μ·v + (1 − τ)·g with momentum μ and dampening τ, but v ← g at a parameter's first update;  x ← x − lr·v, or
+    with Nesterov's momentum x ← x − lr·(g + μ·v).  Polyak 1964; Sutskever et al. 2013, section 2, in torch's scaling.
 
     Raises:
         ValueError: besides those of `Optimizer`, `nesterov` without momentum or with dampening.
@@ -178,7 +178,7 @@ def adam(params, grads, means, squares, *, betas, eps, correction, rate):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay: x ← x − lr·λ·x besides.  Loshchilov & Hutter 2019, algorithm 2."""
+    """Adam with decoupled weight decay: in addition x ← x − lr·λ·x.  Loshchilov & Hutter 2019, algorithm 2."""
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
         super().__init__(params, lr, betas, eps, weight_decay)
@@ -213,10 +213,10 @@ class RMSprop(Optimizer):
 
 
 class ExponentialMovingAverage:
-    """A slow copy of the parameters: a ← d·a + (1 − d)·x after each step.  Polyak & Juditsky 1992.
+    """A moving average of the parameters: a ← d·a + (1 − d)·x after each step.  Polyak & Juditsky 1992.
 
-    The k-th step takes (1 − d)/(1 − dᵏ) for 1 − d, and a_k = (1 − d)/(1 − dᵏ) Σ dᵏ⁻ⁱ x_i over the steps i ≤ k: Adam's
-    correction, Kingma & Ba 2015, section 3.  Without `warmup` the parameters before the first step count too, dᵏ.
+    With `warmup`, step k uses (1 − d)/(1 − dᵏ) instead of 1 − d, so that a_k = (1 − d)/(1 − dᵏ) Σ dᵏ⁻ⁱ x_i over the
+    steps i ≤ k: Adam's correction, Kingma & Ba 2015, section 3.  Without it, the initial parameters have the weight dᵏ.
 
     Attributes:
         averages: an array per parameter.
@@ -231,14 +231,14 @@ class ExponentialMovingAverage:
         self.averages = [p.data.copy() for p in self.params]
 
     def update(self, numbers: Sequence[Number] | None = None) -> None:
-        """Move the averages towards the parameters as they are now; `numbers` as in `Optimizer.step`."""
+        """Move the averages towards the parameters; `numbers` as in `Optimizer.step`."""
         kept, share = self.advance() if numbers is None else numbers
         for average in self.averages:
             changes.note(average)
         moving_average(self.averages, [p.data for p in self.params], kept=kept, share=share)
 
     def advance(self) -> list[float]:
-        """Begin the next step: the shares of the average so far and of the parameters, which sum to 1."""
+        """Begin a step.  Returns the weights of the old average and of the parameters, which sum to 1."""
         self.steps += 1
         share = (1 - self.decay) / (1 - self.decay**self.steps if self.warmup else 1)
         return [1 - share, share]
@@ -250,7 +250,7 @@ class ExponentialMovingAverage:
             changes.note(p.data)
 
     def __enter__(self) -> ExponentialMovingAverage:
-        """`with average:` the parameters are the averages."""
+        """Within `with average:` the parameters have the averaged values."""
         self.swap()
         return self
 
@@ -261,20 +261,20 @@ class ExponentialMovingAverage:
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> Tensor:
-    """Scale all gradients by one factor, min(1, max_norm/(‖g‖ + 1e-6)), so that together they are no longer than
-    max_norm; parameters without a gradient are left out.  Pascanu et al. 2013, algorithm 1, in torch's form.
+    """Scale all gradients by min(1, max_norm/(‖g‖ + 1e-6)), so that the norm ‖g‖ of all gradients together is at most
+    max_norm.  Pascanu et al. 2013, algorithm 1, in torch's form.
 
-    ‖g‖ = m (Σ |g/m|ᵖ)^(1/p), p the norm_type and m the largest |g|: so no power over- or underflows.
+    ‖g‖ = m (Σ |g/m|ᵖ)^(1/p), p the norm_type and m the largest |g|, by which powers neither over- nor underflow.
 
     Returns:
-        ‖g‖ before, of all gradients as one vector; it stays on the device.
+        ‖g‖ before scaling, on the device.
 
     Warns:
-        RuntimeWarning: a norm that is not finite (looked at where the numbers lie on the host).
+        RuntimeWarning: a norm that is not finite (on the CPU only).
 
     Raises:
         ValueError: a max_norm that is negative or not finite, a norm_type that is not positive.
-        RuntimeError: a norm that is not finite, if error_if_nonfinite; no gradient is changed then.
+        RuntimeError: a norm that is not finite, if error_if_nonfinite.  Then no gradient is changed.
     """
     _at_least_zero(max_norm=max_norm)
     if not norm_type > 0:

@@ -1,7 +1,6 @@
 """Random numbers: explicit generators, on the host or on the device.
 
-On the host NumPy draws the numbers.  On a GPU they come from the generator of its kernels; without these they are drawn
-on the host and copied.
+On the host NumPy draws the numbers.  On a GPU a kernel draws them; without it they are drawn on the host and copied.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class Generator:
         self._source = (device_source(key, device) if self.drawn == "device" else None) or HostSource(entropy)
 
     def stream(self, *indices: int) -> Generator:
-        """An independent generator for these indices, whatever was drawn from this one.
+        """An independent generator for these indices; what was drawn from this one does not matter.
 
         Streams can be nested: `stream(1).stream(2)` is `stream(1, 2)`.
 
@@ -68,8 +67,8 @@ class Generator:
         return child
 
     def part(self, own: slice, whole: int) -> Generator:
-        """For a part of a batch: it draws what this generator draws for the whole batch, and keeps the part `own` along
-        the first axis.  Single numbers and permutations are drawn as they are.
+        """A generator for a part of a batch.  It draws what this one draws for the whole batch, and returns the part
+        `own` along the first axis.  Single numbers and permutations are the same as without parts.
 
         Raises:
             ValueError: on drawing, a first axis that does not have the part's length."""
@@ -79,7 +78,7 @@ class Generator:
 
     @property
     def key(self) -> np.ndarray:
-        """What seed and stream determine of a generator that draws on the device: four words, uint64 (4,)."""
+        """The key of a generator that draws on the device; seed and stream determine it: uint64 (4,)."""
         return np.array(self._source.state["key"], np.uint64)
 
     def at(self, key: Array) -> Generator:

@@ -418,7 +418,7 @@ def bounded(memory: int) -> Iterator[None]:
 def no_training(web: Path) -> Iterator[None]:
     """Inputs are read and judged as ever, then nothing is trained; downloads come from a folder, in one attempt."""
 
-    def transfer(url: str, archive: io.BufferedRandom, most: int) -> None:
+    def transfer(url: str, archive: io.BufferedRandom, most: int, deadline: float) -> None:
         archive.write((web / url.split("/", 3)[3]).read_bytes())
         if archive.tell() > most:
             raise ValueError("too long")

@@ -204,7 +204,7 @@ def test_where_matrices_begin(start: int, count: int) -> None:
 
 @pytest.mark.parametrize("tiling", winograd.TILINGS)
 def test_winograd_is_about_as_exact_as_im2col(tiling: winograd.Tiling) -> None:
-    """In float32 the error of each of the three faces, in the mean square, is below 12 · 2⁻²⁴ of the numbers; that of
+    """In float32 the error of each of the three forms, in the mean square, is below 12 · 2⁻²⁴ of the numbers; that of
     im2col, which sums more numbers forward and fewer back, is 2 to 9 · 2⁻²⁴.  F(4×4, 3×3), whose matrices have entries
     up to 8, would be ten times worse.  Power: one seed, deterministic."""
     rng, side = np.random.default_rng(0), tiling.r * tiling.s
@@ -212,13 +212,13 @@ def test_winograd_is_about_as_exact_as_im2col(tiling: winograd.Tiling) -> None:
     x, w = (rng.standard_normal(shape, np.float32) for shape in ((8, 64, 10, 11), (48, 64, side, side)))
     assert choice.tiling((side, side), how["stride"], (1, 1), (64, 48)) == tiling
     y = rng.standard_normal(convolve(x, w, **how).shape, np.float32)
-    faces = (
+    forms = (
         lambda x, w, y: convolve(x, w, **how),
         lambda x, w, y: convolve_adjoint(y, w, size=(10, 11), **how),
         lambda x, w, y: convolve_weight(x, y, kernel=(side, side), **how),
     )
-    for face in faces:
-        found, exact = face(x, w, y).data, face(*(a.astype(float) for a in (x, w, y))).data
+    for form in forms:
+        found, exact = form(x, w, y).data, form(*(a.astype(float) for a in (x, w, y))).data
         assert 0 < np.square(found - exact).mean() < (12 * 2**-24) ** 2 * np.square(exact).mean()
 
 

@@ -1,4 +1,4 @@
-"""Convolution: one bilinear map with three faces, ⟨conv(x, w), y⟩ = ⟨x, convᵀ(y, w)⟩ = ⟨w, conv_weight(x, y)⟩."""
+"""Convolution: one bilinear map with three forms, ⟨conv(x, w), y⟩ = ⟨x, convᵀ(y, w)⟩ = ⟨w, conv_weight(x, y)⟩."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_convolution_is_the_direct_sum(data):
 
 
 @given(st.data())
-def test_three_faces_of_one_map(data):
+def test_three_forms_of_one_map(data):
     """⟨conv(x, w), y⟩ = ⟨x, convᵀ(y, w)⟩ = ⟨w, conv_weight(x, y)⟩, exactly, in small integers, through the public
     functions: output_padding is what makes convᵀ's result as large as x."""
     g = Geometry(Draw(data))

@@ -366,7 +366,8 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.parametrize(("rank", "error", "status", "text"), [
     (0, "OSError('no room')", 2, "nanogen: error: no room; at step 3"),
-    (1, "ValueError('a scale of 0')", 1, "nanogen: error: numbers went wrong at step 3: a scale of 0; the last good"),
+    (1, "ValueError('a scale of 0')", 2, "nanogen: error: a scale of 0; at step 3"),
+    (0, "FloatingPointError('0 / 0')", 1, "nanogen: error: numbers went wrong at step 3: 0 / 0; the last good"),
     (1, "KeyError('k')", 1, "Traceback"),
 ])  # fmt: skip
 def test_a_rank_that_fails_ends_the_job(

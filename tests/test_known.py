@@ -413,7 +413,7 @@ def test_bound_of_gaussian_data_is_short_by_the_priors_mismatch_alone(
     schedule = getattr(NoiseSchedule, kind)(T)
     source = GaussianMixture([1.0], [[mean]], [std])
 
-    noise = lambda t: float(schedule.beta_between(0, t))  # 1 − ᾱ_t
+    noise = lambda t: float(schedule.q_variance(0, t))  # 1 − ᾱ_t
     marginal = lambda t: float(schedule.alpha_bars[t]) * std**2 + noise(t)  # Var x_t
     # L_T = E KL(N(√ᾱ x_0, 1 − ᾱ) ‖ N(0, 1)) over x_0
     terms = [0.5 * (noise(T) + float(schedule.alpha_bars[T]) * (std**2 + mean**2) - 1 - math.log(noise(T)))]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import nanogen as ng
 from nanogen import data
-from nanogen.backend import to_numpy
+from nanogen.backend import to_device, to_numpy
 from nanogen.cli import main
 from nanogen.data import Images
 from nanogen.metrics import likelihood
@@ -193,10 +193,12 @@ def test_sampling_by_columns_is_naive_sampling(seed: int, rows: int, dtype: Any)
 def test_columns_with_labels_are_those_of_the_whole_network() -> None:
     """Pixel by pixel, the logits of images with labels are those of one pass over the whole images, to rounding."""
     model = conditional("pixelcnn")
-    images, labels = some_images(model), np.array([0, 2, 1, 1])
-    whole, columns = model(model.scaled(images), labels=labels).data, Columns(model, len(images), labels)
+    images = to_device(some_images(model), model.device)
+    given = model.condition(np.array([0, 2, 1, 1]), len(images))
+    whole, columns = model(model.scaled(images), **given).data, Columns(model, len(images), **given)
     for i, j, c in itertools.product(*(range(n) for n in (*model.image_shape[1:], model.image_shape[0]))):
-        np.testing.assert_allclose(columns.logits(i, j, c), whole[:, i, j, c], rtol=1e-10, atol=1e-10)
+        found, expected = to_numpy(columns.logits(i, j, c)), to_numpy(whole[:, i, j, c])
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
         columns.learn(images, i, j)
 
 
@@ -421,6 +423,7 @@ def test_an_evaluations_samples_have_the_labels_of_training(
         settings=lambda: make_settings("recording", parts["train"], {"classes": 4}),
         model=lambda device: Recording((1, 2, 2), 256, 4),
         images=parts.__getitem__,
+        step=None,
     )
     monkeypatch.setattr(features, "STEPS", 1)
     evaluation.evaluate(run, n=60)

@@ -8,6 +8,7 @@ from functools import reduce
 from pathlib import Path
 
 import pytest
+from test_floors import graph
 
 import nanogen as ng
 import nanogen.distributed
@@ -36,9 +37,10 @@ def test_every_equation_has_its_function_and_its_test() -> None:
 
 
 def test_the_reading_order_is_the_import_order() -> None:
-    """Each file in the table of what to read exists, and every file of the library is in it."""
+    """Each file in the table of what to read exists, and every file of the library is in it and imports from no later
+    row.  The `__init__.py` of folders, which gather their files, are left out."""
     table = TEXT.partition("| file | what it is |")[2].partition("\n\n")[0]
-    listed: set[Path] = set()
+    place: dict[str, int] = {}
     for line in table.splitlines()[2:]:
         names = re.findall(r"`([\w./]+)`", line.split(" | ")[0])
         folder = Path(names[0]).parent if not names[0].endswith("/") else Path(names[0])
@@ -47,9 +49,11 @@ def test_the_reading_order_is_the_import_order() -> None:
             if "kernels" in path.parts and not (ROOT / "nanogen" / "kernels").exists():
                 continue  # the annex may be left out
             assert path.exists(), name
-            listed |= {path} if path.is_file() else set(path.glob("*.py"))
-    for path in (ROOT / "nanogen").rglob("*.py"):
-        assert path in listed or path.name == "__init__.py", path
+            files = [path] if path.is_file() else path.glob("*.py")
+            place |= dict.fromkeys((file.relative_to(ROOT / "nanogen").as_posix() for file in files), len(place))
+    for file, sources in graph().items():
+        if not file.endswith("__init__.py"):
+            assert [source for source in sources if place.get(source, 0) > place[file]] == [], file
 
 
 def test_the_examples_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

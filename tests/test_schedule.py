@@ -182,7 +182,7 @@ def test_foreign_times_are_refused(times: Any) -> None:
 def test_the_variance_between_foreign_times_is_refused(s: Any, t: Any) -> None:
     """1 − ᾱ_t / ᾱ_s is a variance for 0 ≤ s ≤ t ≤ T alone; an index below 0 would wrap round."""
     with pytest.raises(ValueError, match="s and t must be 0 ≤ s ≤ t ≤ 10, got"):
-        NoiseSchedule.linear(10).beta_between(s, t)
+        NoiseSchedule.linear(10).q_variance(s, t)
 
 
 MAPS = {

@@ -407,7 +407,7 @@ def test_a_captured_step_of_a_conditional_model(model: str, cp: Any) -> None:
     assert losses["right", "eager"] == losses["right", "graph"] != losses["other", "graph"]
     network = trainer.model.eval()
     first = network.sample(3, ng.Generator(0, "cuda"), cp.arange(3) % 2)
-    for part in network.repeated():
+    for part in network.sampling_networks():
         as_graphs(part)
     for _ in range(4):
         assert (network.sample(3, ng.Generator(0, "cuda"), cp.arange(3) % 2) == first).all()

@@ -1,4 +1,4 @@
-"""Images in, integer levels out."""
+"""Data sets: images as integer levels."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ class Images:
 
     Attributes:
         images: uint8 (N, C, H, W).
-        labels: int64 (N,), the class of each, 0 … 65535, or None.
-        levels: how many levels there are, 2 to 256.
-        name: what to call them.
+        labels: int64 (N,), the class of each image, 0 … 65535, or None.
+        levels: the number of levels, 2 to 256.
+        name: of the data set, for messages.
 
     Raises:
         TypeError, ValueError: images of another dtype or shape, or with a level out of range; labels that are not one

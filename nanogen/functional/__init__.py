@@ -1,7 +1,7 @@
-"""The differentiable operations: each one's forward and gradient side by side.
+"""The differentiable operations, each with its gradient.
 
-Names, argument order and meaning follow `torch.nn.functional` and `torch`.  What a tensor can do as a method is
-listed at the end of this file.
+Names, argument order and meaning follow `torch.nn.functional` and `torch`.  This file lists those that are also methods
+of tensors.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [name for file in _FILES for name in file.__all__]
 
 
 def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Tensor, Any], Tensor]:
-    """Comparisons and logic give tensors of bools, which have no gradient."""
+    """A comparison or logical operation; the result is a tensor of bools, which has no gradient."""
     return lambda self, other: Tensor(array_module(self.data).asarray(compare(self.data, constant(other, [self]).data)))
 
 
@@ -48,7 +48,7 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne", "and", "or"):
     setattr(Tensor, f"__{_name}__", _compare)
     setattr(Tensor, f"logical_{_name}" if _name in ("and", "or") else _name, _compare)
 setattr(Tensor, "__invert__", lambda self: Tensor(array_module(self.data).asarray(~self.data)))
-setattr(Tensor, "__hash__", object.__hash__)  # a tensor is itself: == compares numbers
+setattr(Tensor, "__hash__", object.__hash__)  # by identity, since == compares numbers
 
 _OPERATORS: dict[str, Callable[..., Tensor]] = {
     "add": add, "sub": subtract, "mul": multiply, "truediv": divide, "pow": power, "matmul": matmul
@@ -93,14 +93,14 @@ _no_method = _only("a tensor", vars(Tensor))
 
 
 def _in_place(self: Tensor, name: str) -> Callable[..., Tensor]:
-    """`x.add_(y)`: x is x.add(y) from now on; so for every method without the `_`."""
+    """`x.add_(y)` assigns x.add(y) to x; likewise for every other method."""
     method = getattr(Tensor, name[:-1], None) if name.endswith("_") and not name.startswith("_") else None
     return (lambda *args, **named: overwrite(self, method(self, *args, **named))) if method else _no_method(name)
 
 
 setattr(Tensor, "__getattr__", _in_place)
 
-# NumPy's functions of tensors.  Of its ufuncs a tensor takes part in the operators alone: `np.exp(x)` is a TypeError.
+# NumPy's functions that work on tensors.  Its ufuncs do not: `np.exp(x)` is a TypeError.
 _OF_NUMPY: dict[Callable[..., Any], Callable[..., Any]] = {
     np.stack: lambda arrays, axis=0: stack(arrays, axis),
     np.concatenate: lambda arrays, axis=0: cat(arrays, axis),
@@ -123,10 +123,10 @@ def _at_most_2(b: Any) -> Tensor:
 
 
 def _array_function(self: Tensor, function: Any, types: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    """What NumPy's `function` gives of tensors: by ours, if there is the same; otherwise of their numbers.
+    """NumPy's `function` of tensors: by our function if there is one, otherwise on their arrays.
 
     Raises:
-        TypeError: these give numbers, of tensors that require gradients."""
+        TypeError: a gradient would be lost."""
     ours = _OF_NUMPY.get(function)
     takes = inspect.signature(ours).parameters if ours else {}
     if ours and named.keys() <= takes.keys() and len(args) <= len(takes):

@@ -22,7 +22,7 @@ def relu(input):
 
 @primitive
 def relu_gradient(g, y):
-    """g where relu gave a y above 0, or NaN, and 0 elsewhere."""
+    """g where relu's output y is above 0 or NaN, and 0 elsewhere."""
     return array_module(g).where(y <= 0, 0, g)
 
 
@@ -78,7 +78,7 @@ def softmax(input, *, dim):
 
 @primitive
 def softmax_gradient(g, y, *, dim):
-    """y · (g − Σ g·y) over `dim`, where softmax gave y."""
+    """y · (g − Σ g·y) over `dim`, y the output of softmax."""
     return y * (g - (g * y).sum(axis=axes(dim, g.ndim), keepdims=True))
 
 
@@ -101,10 +101,10 @@ log_softmax.vjp(lambda g, out, x, dim: g - exp(out) * sum(g, dim, keepdim=True),
 
 
 def shifted(input: Any, dim: Any) -> Any:
-    """The logits less the largest over `dim`, so that no exponential overflows.
+    """input minus its largest number over `dim`, so that no exponential overflows.
 
     Raises:
-        TypeError: no dim; torch chooses one then, which is never wanted.
+        TypeError: dim is None, for which torch would choose an axis by an old rule.
     """
     if dim is None:
         raise TypeError("softmax and log_softmax: dim must be given")

@@ -1,4 +1,4 @@
-"""What else torch's scripts call: operations composed of those in the other files."""
+"""Further functions of torch, composed of the operations in the other files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def silu(input: Tensor, inplace: bool = False) -> Tensor:
     return overwrite(input, out) if inplace else out
 
 
-for _function in (relu, leaky_relu, silu):  # kernels are the operations'
+for _function in (relu, leaky_relu, silu):  # kernels belong to the operations
     _function.kernel = getattr(activation, _function.__name__).kernel  # type: ignore[union-attr]
 
 
@@ -45,7 +45,7 @@ def square(input: Tensor) -> Tensor:
 
 @one_by_one
 def repeat(input: Tensor, repeats: Any) -> Tensor:
-    """The whole tensor `repeats` times along each axis, new axes coming first."""
+    """The whole tensor repeated along each axis, as often as `repeats` says; new axes come first."""
     shape = (1,) * (len(repeats) - input.ndim) + input.shape
     apart = input.reshape([n for length in shape for n in (1, length)])
     wide = apart.expand([n for times, length in zip(repeats, shape, strict=True) for n in (times, length)])
@@ -56,8 +56,8 @@ Extremes = collections.namedtuple("Extremes", "values indices")
 
 
 def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
-    """The largest element; ties share the gradient.  Along an axis `dim` (values, indices), the first of equal ones; of
-    two tensors their `maximum`."""
+    """The largest element; ties share the gradient.  Along an axis `dim`: (values, indices), of the first of equal
+    elements.  Of two tensors: their `maximum`."""
     if dim is None or hasattr(dim, "ndim"):
         return amax(input) if dim is None else maximum(input, dim)
     found, kept = argmax(input, dim, keepdim), kept_shape(input.shape, dim)
@@ -67,7 +67,7 @@ def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
 
 
 def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
-    """The smallest element, as `max` has the largest."""
+    """The smallest element; see `max`."""
     if dim is None or hasattr(dim, "ndim"):
         return amin(input) if dim is None else minimum(input, dim)
     values, indices = max(-input, dim, keepdim)
@@ -75,14 +75,14 @@ def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
 
 
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """Where the first largest element along `dim` is; without one, among all elements in a row."""
+    """The index of the first largest element along `dim`, or of the flattened tensor."""
     xp, axis = array_module(input.data), next(iter(axes(dim, input.ndim)), None) if dim is not None else None
     found = Tensor(xp.asarray(input.data.argmax(axis)))
     return found.reshape(kept_shape(input.shape, dim)) if keepdim else found
 
 
 def prod(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """The product over `dim`, half times half, so that gradients are right where elements are 0."""
+    """The product over `dim`, as a product of halves, so that gradients are right where elements are 0."""
     over = axes(dim, input.ndim)
     x = permute(input, [*over, *(i for i in range(input.ndim) if i not in over)])
     x = x.flatten(0, len(over) - 1) if over else x.reshape(1)
@@ -94,7 +94,7 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor
 
 
 def root(x: Tensor, exponent: float = 0.5) -> Tensor:
-    """x ** exponent; at 0 its gradient is 0 and not infinite, as torch has it for norms and standard deviations."""
+    """x ** exponent; its gradient at 0 is 0, not infinite, as in torch's norms and standard deviations."""
     return where(x == 0, 0.0, power(where(x == 0, 1.0, x), exponent))
 
 

@@ -1,12 +1,17 @@
-"""Convolution: one bilinear map with three faces.
+"""Convolution in three forms; the gradients of each are the other two.
 
-    ⟨conv2d(x, w), y⟩  =  ⟨x, conv_transpose2d(y, w)⟩  =  ⟨w, conv2d_weight(x, y)⟩
+    ⟨convolve(x, w), y⟩  =  ⟨x, convolve_adjoint(y, w)⟩  =  ⟨w, convolve_weight(x, y)⟩
 
-`convolve` is linear in x and in w; `convolve_adjoint` is its adjoint in x, `convolve_weight` its adjoint in w.  The
-gradients of each are the other two, so the three are closed under differentiation at every order.
+    primitive           public function     layer              computes
+    convolve            conv2d              Conv2d             y, from images x and kernels w; linear in each
+    convolve_adjoint    conv_transpose2d    ConvTranspose2d    its adjoint in x: from y and w to the shape of x
+    convolve_weight     conv2d_weight                          its adjoint in w: from x and y to the shape of w
 
-All three are *im2col* and one product of matrices (Chellapilla et al. 2006): the patches of x under the kernel, a row
-for each place where the kernel stands, times the kernel.  The adjoint adds the patches up again, *col2im*.
+The public functions check their arguments, which are torch's, and call the primitives.
+
+All three use *im2col* and one matrix product (Chellapilla et al. 2006): im2col makes a matrix with a row for each
+position of the kernel, the pixels under it, and this is multiplied by the kernels.  The adjoint of im2col, *col2im*,
+adds the rows up where they overlap.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ Pair = tuple[int, ...]  # for height and width
 
 
 def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
-    """How many places the kernel can stand at: ⌊(size + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1."""
+    """The number of positions of the kernel: ⌊(size + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1."""
     return tuple(
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
@@ -43,13 +48,13 @@ def patches(padded, kernel, size, stride, dilation):
 
 
 def zeros_for(x, channels, kernel, size, stride, dilation):
-    """Zeros (N, H, W, channels), as large as the patches reach, of x's type."""
+    """Zeros (N, H, W, channels) of x's type, as large as all patches together."""
     reach = [(n - 1) * s + d * (k - 1) + 1 for n, k, s, d in zip(size, kernel, stride, dilation)]
     return array_module(x).zeros((len(x), *reach, channels), x.dtype)
 
 
 def im2col(x, kernel, size, stride, padding, dilation):
-    """The patches of x (N, C, H, W), zero outside: (N, OH, OW, KH, KW, C)."""
+    """The patches of x (N, C, H, W), padded with zeros: (N, OH, OW, KH, KW, C)."""
     (_, c, h, w), (top, left) = x.shape, padding
     padded = zeros_for(x, c, kernel, size, stride, dilation)
     inside = padded[:, top : top + h, left : left + w]
@@ -58,7 +63,7 @@ def im2col(x, kernel, size, stride, padding, dilation):
 
 
 def col2im(columns, size, stride, padding, dilation):
-    """The adjoint of `im2col`: (N, OH, OW, KH, KW, C), added up where the patches overlap, to (N, C, *size)."""
+    """The adjoint of `im2col`: patches (N, OH, OW, KH, KW, C), added where they overlap, to (N, C, *size)."""
     (_, oh, ow, *kernel, c), (top, left) = columns.shape, padding
     padded = zeros_for(columns, c, kernel, (oh, ow), stride, dilation)
     sums = patches(padded, kernel, (oh, ow), stride, dilation)
@@ -74,8 +79,7 @@ def col2im(columns, size, stride, padding, dilation):
 def convolve(x, w, *, stride, padding, dilation, size=None):
     """out[n, o, i, j] = Σ_{c,k,l} w[o, c, k, l] · x[n, c, i·stride + k·dilation − padding, …], x zero outside.
 
-    Shapes: x (N, C, H, W), w (O, C, KH, KW), out (N, O, *size), as large as with equal padding on both sides if size is
-    None."""
+    Shapes: x (N, C, H, W), w (O, C, KH, KW), out (N, O, *size); without `size`, the padding is equal on both sides."""
     size = size or output_size(x.shape[2:], w.shape[2:], stride, padding, dilation)
     columns = im2col(x, w.shape[2:], size, stride, padding, dilation)
     return array_module(x).tensordot(columns, w, axes=((3, 4, 5), (2, 3, 1))).transpose(0, 3, 1, 2)
@@ -83,7 +87,7 @@ def convolve(x, w, *, stride, padding, dilation, size=None):
 
 @primitive
 def convolve_adjoint(y, w, *, size, stride, padding, dilation):
-    """The adjoint of `convolve` in x: each y[n, o, i, j] spreads its multiple of the kernel w[o] over x.
+    """The adjoint of `convolve` in x: each y[n, o, i, j] adds its multiple of the kernel w[o] to the output.
 
     Shapes: y (N, O, OH, OW), w (O, C, KH, KW), out (N, C, *size)."""
     columns = array_module(y).tensordot(y, w.transpose(0, 2, 3, 1), axes=(1, 0))
@@ -131,11 +135,11 @@ def convolve_with_bias(x, w, bias, *, stride, padding, dilation, size=None):
     return add_bias(convolve(x, w, stride=stride, padding=padding, dilation=dilation, size=size), bias)
 
 
-def by_groups(face: Any, groups: int, x: Tensor, w: Tensor, **how: Any) -> Tensor:
-    """`face` of each group of channels by itself, with kernels of its own.  Krizhevsky et al. 2012, section 3.2."""
+def by_groups(form: Any, groups: int, x: Tensor, w: Tensor, **how: Any) -> Tensor:
+    """`form` of each group of channels separately, with its own kernels.  Krizhevsky et al. 2012, section 3.2."""
     if groups == 1:
-        return face(x, w, **how)
-    return cat([face(*part, **how) for part in zip(chunk(x, groups, 1), chunk(w, groups, 0))], 1)
+        return form(x, w, **how)
+    return cat([form(*part, **how) for part in zip(chunk(x, groups, 1), chunk(w, groups, 0))], 1)
 
 
 def conv2d(
@@ -144,13 +148,13 @@ def conv2d(
 ) -> Tensor:  # fmt: skip
     """The convolution (cross-correlation: the kernel is not flipped) of images with kernels.
 
-    Shapes: input (N, C, H, W), weight (O, C / groups, KH, KW), bias (O,); out (N, O, OH, OW).  padding is a number of
-    zeros, or two, for height and width, or four as `pad` has them, (left, right, above, below), or `valid` (none), or
-    `same` (the output as large as the input, stride 1 only).
+    Shapes: input (N, C, H, W), weight (O, C / groups, KH, KW), bias (O,); out (N, O, OH, OW).  padding is the number of
+    zeros on each side; or two numbers, for height and width; or four, as for `pad`: (left, right, above, below); or
+    `valid` (none); or `same` (the output is as large as the input; only for stride 1).
 
     Raises:
-        ValueError: shapes that do not fit or are empty but for N, a kernel larger than the padded image, a setting out
-            of range.
+        ValueError: shapes that do not fit, a length of 0 other than N, a kernel larger than the padded image, a setting
+            out of range.
     """
     _check_images(input, "conv2d")
     _check_kernel(input, weight, bias, groups, "conv2d")
@@ -187,14 +191,14 @@ def conv_transpose2d(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int | Pair = 1, padding: int | Pair = 0,
     output_padding: int | Pair = 0, groups: int = 1, dilation: int | Pair = 1,
 ) -> Tensor:  # fmt: skip
-    """The adjoint of `conv2d` in its input, as a layer: from small images to large ones.
+    """The adjoint of `conv2d` in its input, plus a bias: from small images to large ones.
 
     Shapes: input (N, C, H, W), weight (C, O / groups, KH, KW), bias (O,); out (N, O, OH, OW) with
-    OH = (H − 1)·stride − 2·padding + dilation·(KH − 1) + output_padding + 1.  output_padding chooses
-    among the sizes that conv2d would make one of.  Dumoulin & Visin 2016, section 4.
+    OH = (H − 1)·stride − 2·padding + dilation·(KH − 1) + output_padding + 1.  conv2d turns images of several sizes into
+    the size of `input`; output_padding chooses one of them.  Dumoulin & Visin 2016, section 4.
 
     Raises:
-        ValueError: shapes that do not fit or are empty but for N, an output of no size, output_padding not below stride
+        ValueError: shapes that do not fit, a length of 0 other than N, an empty output, output_padding not below stride
             or dilation.
     """
     _check_images(input, "conv_transpose2d")
@@ -220,7 +224,7 @@ def conv2d_weight(
     """The adjoint of `conv2d` in its weight: (N, C, H, W), (N, O, OH, OW) to (O, C, KH, KW).
 
     Raises:
-        ValueError: an output that is not of the size that conv2d makes of the input.
+        ValueError: the output does not have the size of conv2d's for this input.
     """
     how = settings(stride, padding, dilation)
     kernel = pair(kernel_size, "kernel_size", 1)
@@ -233,8 +237,8 @@ def conv2d_weight(
 def avg_pool2d(
     input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
 ):
-    """The means under a window, zeros around the image included: (N, C, H, W) to (N, C, OH, OW); a convolution of each
-    channel with 1 / (KH · KW).
+    """The means over a moving window, including the zeros of the padding: (N, C, H, W) to (N, C, OH, OW).  It is a
+    convolution of each channel with 1 / (KH · KW).
 
     Raises:
         ValueError: padding of more than half the window, a setting out of range or not supported.
@@ -249,7 +253,7 @@ def avg_pool2d(
 
 
 def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
-    """The largest under a window: (N, C, H, W) to (N, C, OH, OW); the gradient goes to the first of equal ones.
+    """The maxima over a moving window: (N, C, H, W) to (N, C, OH, OW); the gradient goes to the first of equal numbers.
 
     Raises:
         ValueError: padding of more than half the window, a setting out of range or not supported.
@@ -265,7 +269,7 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
 
 
 def _windows(name, input, kernel_size, stride, padding):
-    """The kernel, stride and padding of a pool, and how many windows there are each way."""
+    """The kernel, stride and padding of a pooling, and its output size."""
     _check_images(input, name)
     kernel = pair(kernel_size, "kernel_size", 1)
     how = settings(kernel if stride in (None, ()) else stride, padding, 1)
@@ -299,7 +303,7 @@ def _check_images(input: Tensor, name: str) -> None:
 def _check_kernel(input: Any, weight: Any, bias: Any, groups: Any, name: str, transposed: bool = False) -> None:
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
         raise ValueError(f"{name}: groups must be a positive integer, got {groups!r}")
-    ends = (weight.shape[1] * groups, weight.shape[0]) if weight.ndim == 4 else (0, 0)  # from and to so many channels
+    ends = (weight.shape[1] * groups, weight.shape[0]) if weight.ndim == 4 else (0, 0)  # channels in and out
     inputs, outputs = reversed(ends) if transposed else ends
     if inputs != input.shape[1] or ends[1] % groups:
         among = f" in {groups} groups" if groups > 1 else ""

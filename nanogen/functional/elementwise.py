@@ -119,7 +119,7 @@ where.vjp(
 
 
 def times_log(p: Tensor, log: Tensor) -> Tensor:
-    """p · log, the logarithm of some probability; 0 where p is 0, also of log 0 = −∞."""
+    """p · log, where log is the logarithm of a probability; 0 where p is 0, even if log is −∞."""
     return p * where(p == 0, 0.0, log)
 
 
@@ -135,7 +135,7 @@ def minimum(input, other):
     return array_module(input).minimum(input, other)
 
 
-# The gradient where a is not below b, or not above; a NaN is neither, and takes the gradient with it.
+# The gradient where a is not below b, or not above.  A NaN is neither, so it gets the gradient.
 _unless_below = lambda g, out, a, b: where(a < b, 0.0, where(a == b, 0.5 * g, g))
 _unless_above = lambda g, out, a, b: where(a > b, 0.0, where(a == b, 0.5 * g, g))
 maximum.vjp(_unless_below, _unless_above, reads="input other")
@@ -145,7 +145,7 @@ minimum.vjp(_unless_above, _unless_below, reads="input other")
 def clip(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """input, but no less than `min` and no more than `max` (numbers or tensors); gradients pass at the bounds.
 
-    Where one of them is NaN, so is what comes out."""
+    The result is NaN where one of them is NaN."""
     if min is None and max is None:
         raise ValueError("clip: give min, max or both")
     out = constant(input)
@@ -157,12 +157,12 @@ def clip(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
 
 
 def overwrite(input: Tensor, out: Tensor) -> Tensor:
-    """`input`, which from now on is `out`, in its own type: what torch's in-place operations come to.  Other tensors
-    that share input's memory keep the old numbers.
+    """torch's in-place operations: `input`, to which `out` is assigned, in input's type.  Other tensors that share
+    input's memory keep the old numbers.
 
     Raises:
-        ValueError: a result of another shape or of a kind that input's type does not hold; input is a leaf that
-            requires gradients, and they are recorded.
+        ValueError: out has another shape, or floats for a tensor of integers; input is a leaf that requires gradients,
+            and they are recorded.
     """
     if out.shape != input.shape or out.dtype.kind == "f" != input.dtype.kind:
         raise ValueError(f"in place: {out.dtype} {out.shape} does not fit into a tensor of {input.dtype} {input.shape}")

@@ -1,4 +1,6 @@
-"""Losses.  `reduction` is `mean` over all elements, `sum`, or `none`."""
+"""Losses.  `reduction` is `mean` over all elements, `sum`, or `none`.
+
+*Logits* are numbers that `sigmoid` or `softmax` turns into probabilities.  *Nats* are units of natural logarithms."""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ __all__ = [
 
 
 def reduced(loss: Tensor, how: tuple[str, Any, Any], weights: Any = None) -> Tensor:
-    """The loss by its reduction, or by torch's older size_average and reduce; a mean is over `weights`, if given."""
+    """The loss, reduced; how: reduction, and torch's older size_average and reduce.  `weights` are those of a mean."""
     reduction, size_average, reduce = how
     if size_average is not None or reduce is not None:
         reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
@@ -42,7 +44,7 @@ def l1_loss(input, target, size_average=None, reduce=None, reduction="mean"):
 
 @primitive
 def log_loss(input, target):
-    """−t·log p − (1 − t)·log(1 − p), no logarithm below −100."""
+    """−t·log p − (1 − t)·log(1 − p), each logarithm at least −100."""
     xp = array_module(input)
     with np.errstate(divide="ignore"):
         return (target - 1) * xp.maximum(xp.log1p(-input), -100.0) - target * xp.maximum(xp.log(input), -100.0)
@@ -56,10 +58,10 @@ log_loss.vjp(
 
 
 def binary_cross_entropy(input, target, weight=None, size_average=None, reduce=None, reduction="mean"):
-    """−t·log p − (1 − t)·log(1 − p) for probabilities p, in nats, no logarithm below −100; times weight.
+    """−t·log p − (1 − t)·log(1 − p) for probabilities p, in nats, each logarithm at least −100; times weight.
 
     Raises:
-        ValueError: a target of another shape, something that is no probability (on a GPU nobody looks).
+        ValueError: a target of another shape, an input outside 0 … 1 (not checked on a GPU).
     """
     target, array = _target("binary_cross_entropy", input, target), input.data
     if isinstance(array, np.ndarray) and array.size and not 0 <= array.min() <= array.max() <= 1:
@@ -102,12 +104,13 @@ def cross_entropy(
 ):
     """−log softmax(input)[target] over the classes, in nats.
 
-    Shapes: input (N, K, *) or (K,); target integers (N, *) or (), or probabilities of input's shape; weight (K,), of
-    each class.  Where the target is ignore_index the loss is 0 and counts in no mean (on a GPU, if another than −100 is
-    given); label_smoothing is the share of the target that goes to all classes alike (Szegedy et al. 2016, section 7).
+    Shapes: input (N, K, *) or (K,); target integers (N, *) or (), or probabilities of input's shape; weight (K,), one
+    per class.  Where the target is ignore_index the loss is 0 and does not count in the mean (on a GPU only if it is
+    not −100).  label_smoothing is the share of the target spread evenly over all classes (Szegedy et al. 2016, section
+    7).
 
     Raises:
-        ValueError: a target of another shape, or a label that is no class.
+        ValueError: a target of another shape, or a label outside 0 … K − 1.
     """
     over, target, how = 1 if input.ndim > 1 else 0, constant(target), (reduction, size_average, reduce)
     classes, last = input.shape[over], [i for i in range(input.ndim) if i != over]

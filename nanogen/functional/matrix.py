@@ -1,4 +1,4 @@
-"""Products of matrices, and attention, which is two of them."""
+"""Matrix products and attention."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["linear", "matmul", "scaled_dot_product_attention"]
 
 @primitive
 def matrix_product(a, b):
-    """a @ b for two tensors of at least two axes; the leading ones are broadcast."""
+    """a @ b for two tensors of at least two axes; the axes before the last two are broadcast."""
     return array_module(a).matmul(a, b)
 
 
@@ -25,7 +25,7 @@ matrix_product.vjp(
 
 
 def matmul(input: Any, other: Any) -> Tensor:
-    """The matrix product; an input of one axis is a row on the left and a column on the right."""
+    """The matrix product.  A tensor of one axis is a row on the left, and a column on the right."""
     a, b = constant(input), constant(other)
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(f"matmul: needs at least one axis each, got shapes {a.shape} and {b.shape}")
@@ -39,7 +39,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input · weightᵀ + bias over the last axis: (…, in), (out, in), (out,) to (…, out).
 
     Raises:
-        ValueError: lengths that do not fit.
+        ValueError: the last axes of input and weight differ.
     """
     if input.shape[-1:] != weight.shape[-1:]:
         raise ValueError(f"linear: input of shape {input.shape} does not fit a weight of shape {weight.shape}")
@@ -54,13 +54,13 @@ def scaled_dot_product_attention(
 ) -> Tensor:  # fmt: skip
     """softmax(Q Kᵀ / √d + mask) V over the last two axes: (…, L, d), (…, S, d), (…, S, v) to (…, L, v).
 
-    A boolean mask says which keys a query may look at, a float mask is added.  Vaswani et al. 2017, eq. 1.
+    A boolean mask is True at the keys that a query may attend to; a float mask is added.  Vaswani et al. 2017, eq. 1.
     """
     scores = query @ key.transpose(-1, -2) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     if is_causal:
         if attn_mask is not None:
             raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
-        attn_mask = array_module(scores.data).tri(*scores.shape[-2:], dtype=bool)  # to its own place and before
+        attn_mask = array_module(scores.data).tri(*scores.shape[-2:], dtype=bool)  # to itself and to what is before
     if attn_mask is not None:
         mask = constant(attn_mask, [scores])
         scores = where(mask, scores, -math.inf) if mask.dtype.kind == "b" else scores + mask

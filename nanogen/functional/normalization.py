@@ -16,9 +16,9 @@ __all__ = ["batch_norm", "group_norm", "group_norm_silu", "layer_norm"]
 
 @primitive
 def mean_over_ranks(x):
-    """The mean of x over the ranks of an MPI job; without MPI x itself.
+    """The mean of x over the ranks of an MPI job; without MPI, x itself.
 
-    It is its own adjoint: the loss is the mean of the ranks' losses, and each rank's gradient is that of its own."""
+    It is its own adjoint: the loss is the mean of the ranks' losses, and each rank computes the gradient of its own."""
     return distributed.mean_over_ranks(x)[0]
 
 
@@ -27,11 +27,11 @@ mean_over_ranks.vjp(lambda g, out, x: mean_over_ranks(g), reads="")
 
 @composite
 def normalize_groups(input, weight, bias, *, groups, eps, over_batch, gated, moments=None):
-    """y = weight · (x − mean) / √(variance + eps) + bias, the moments those of a group of channels; silu(y) if gated.
+    """y = weight · (x − mean) / √(variance + eps) + bias, normalised by groups of channels; silu(y) if gated.
 
-    Shapes: input (N, C, *), weight and bias (C,) or, each image's own, (N, C); a moment is over the C / groups channels
-    of a group and all their pixels, and over the batch too, that of all ranks, if over_batch.  `moments`, (mean,
-    variance) of each channel or None, are for a kernel, which then need not compute them.
+    Shapes: input (N, C, *), weight and bias (C,), or (N, C) for each image its own.  Mean and variance are over the
+    C / groups channels of a group and all their pixels; if over_batch, also over the batch, that of all ranks.  A
+    kernel need not compute them if `moments` has them, (mean, variance) of each channel.
     """
     n, c, *size = input.shape
     grouped = input.reshape(n, groups, c // groups, *size)
@@ -46,7 +46,7 @@ def normalize_groups(input, weight, bias, *, groups, eps, over_batch, gated, mom
 def moments_of(x):
     """The mean and the variance of each channel of an array (N, C, *): (C,) each."""
     near = x.mean(axis=(0, *range(2, x.ndim)), keepdims=True)
-    rest = (x - near).mean(axis=(0, *range(2, x.ndim)))  # 0, but that far from 0 the mean was rounded
+    rest = (x - near).mean(axis=(0, *range(2, x.ndim)))  # 0 but for the rounding of a mean far from 0
     mean = near.reshape(-1) + rest
     return mean, ((x - mean.reshape(near.shape)) ** 2).mean(axis=(0, *range(2, x.ndim)))
 
@@ -57,12 +57,12 @@ def group_norm(
 ) -> Tensor:  # fmt: skip
     """Each image's channels in groups, each group normalised over its channels and pixels.  Wu & He 2018, eq. 7.
 
-    If `gated`, silu of that, as one operation, which does not keep what is between the two.
+    If `gated`, silu of that as one operation, which needs less memory.
 
-    Shapes: input (N, C, *), weight and bias (C,) or, each image's own, (N, C).
+    Shapes: input (N, C, *), weight and bias (C,), or (N, C) for each image its own.
 
     Raises:
-        ValueError: channels that do not divide into num_groups, a weight of another shape than these or than bias.
+        ValueError: channels that num_groups does not divide, weight or bias of another shape.
     """
     if input.ndim < 2 or num_groups < 1 or input.shape[1] % num_groups:
         raise ValueError(f"group_norm: input of shape {input.shape} has no channels for {num_groups} groups")
@@ -77,14 +77,14 @@ def batch_norm(
     input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
     bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
 ) -> Tensor:  # fmt: skip
-    """Each channel normalised over the batch and its pixels; in evaluation, by the running moments.
+    """Each channel normalised over the batch and its pixels; in evaluation, by the running moments (mean and variance).
 
-    In training the running moments move by `momentum` towards the batch's (the variance without bias).  Where the ranks
-    of an MPI job share the step, the batch is that of all of them.
+    In training the running moments move by `momentum` towards those of the batch (the unbiased variance).  In an MPI
+    job the batch is that of all ranks.
     Shapes: input (N, C, *), the others (C,).  Ioffe & Szegedy 2015, algorithms 1 and 2.
 
     Raises:
-        ValueError: training on one value a channel, evaluation without running moments, moments of another length.
+        ValueError: training on one value per channel, evaluation without running moments, moments of another length.
     """
     if input.ndim < 2:
         raise ValueError(f"batch_norm: input must be (N, C, *), got shape {input.shape}")
@@ -101,12 +101,12 @@ def batch_norm(
     count = input.data.size // max(channels, 1) * distributed.size()
     if count == 1:
         raise ValueError(f"batch_norm: training needs more than one value a channel, got input of shape {input.shape}")
-    if not input.data.size:  # as in torch: no values, and no moments that could move
+    if not input.data.size:  # as in torch: an empty batch does not move the moments
         return input * _at_channels(weight, input) + _at_channels(bias, input)
     own_mean, own_variance = moments_of(input.data)
     (mean,) = distributed.mean_over_ranks(own_mean)
     (variance,) = distributed.mean_over_ranks(own_variance + (own_mean - mean) ** 2)
-    if running_mean is not None and running_var is not None:  # in place: a captured step finds them there again
+    if running_mean is not None and running_var is not None:  # in place: a captured CUDA graph uses the same memory
         unbiased = variance * (count / (count - 1))
         moving_average([running_mean.data, running_var.data], [mean, unbiased], kept=1 - momentum, share=momentum)
         changes.note(running_mean.data)
@@ -119,7 +119,7 @@ def layer_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:  # fmt: skip
-    """Normalised over the last axes, those of normalized_shape.  Ba et al. 2016, eq. 3.
+    """Normalised over the last axes, whose shape is normalized_shape.  Ba et al. 2016, eq. 3.
 
     Raises:
         ValueError: an input that does not end in normalized_shape.
@@ -133,12 +133,12 @@ def layer_norm(
 
 
 def _at_channels(numbers: Tensor, input: Tensor) -> Tensor:
-    """(C,) or (N, C) in a shape that is broadcast to input's, (N, C, *)."""
+    """(C,) or (N, C) in a shape that broadcasts against input's, (N, C, *)."""
     return numbers.reshape(*numbers.shape, *[1] * (input.ndim - 2))
 
 
 def _affine(input, weight, bias, name, shapes):
-    """weight and bias, 1 and 0 where they are not given, of one of the shapes."""
+    """weight and bias of one of the shapes; 1 and 0 if not given."""
     xp, given = array_module(input.data), [x.shape for x in (weight, bias) if x is not None]
     shape = given[0] if given else shapes[0]
     if shape not in shapes or given[1:] not in ([], [shape]):

@@ -17,10 +17,10 @@ Dim = int | tuple[int, ...] | None
 
 
 def axes(dim: Dim, ndim: int) -> tuple[int, ...]:
-    """The axes that `dim` names, from 0 on; as in torch, a tensor without axes takes 0 and −1 for none.
+    """The axes in `dim`, counted from 0.  As in torch, dim may be 0 or −1 for a tensor without axes.
 
     Raises:
-        ValueError: an axis that is not there, or that is named twice.
+        ValueError: an axis out of range, or one given twice.
         TypeError: a bool.
     """
     if dim is None or dim == () or dim == []:
@@ -58,16 +58,16 @@ sum.vjp(lambda g, out, x, dim, keepdim: expand(g, x, dim), reads="")
 
 
 def count(x: Tensor, dim: Dim) -> int:
-    """How many elements of x one element of its reduction over `dim` stands for."""
+    """The number of elements of x that are reduced to one over `dim`."""
     return math.prod(x.shape[axis] for axis in axes(dim, x.ndim))
 
 
 @primitive
 def mean(input, *, dim=None, keepdim=False):
-    """The mean over `dim`; of nothing, NaN.
+    """The mean over `dim`; NaN if there are no elements.
 
-    The sum is made in float64; what float64 numbers still differ from its nth part by on average is added to that.  So
-    the mean of equal numbers is that number."""
+    Sums are in float64.  For float64 input, the mean difference from the mean is added, to correct its rounding.  So
+    the mean of equal numbers is exactly that number."""
     xp, over, n = array_module(input), axes(dim, input.ndim), count(input, dim) or math.nan
     out = input.sum(axis=over, dtype=np.float64, keepdims=True) / n
     if input.dtype == np.float64:
@@ -84,16 +84,16 @@ def var(input: Tensor, dim: Dim = None, *, correction: float | None = 1, keepdim
     """The variance over `dim`: Σ(x − mean)² / (n − correction)."""
     n = count(input, dim) - (1 if correction is None else correction)
     apart = input - mean(input, dim, keepdim=True)
-    apart = apart - mean(apart.detach(), dim, keepdim=True)  # 0, but that far from 0 the mean was rounded
+    apart = apart - mean(apart.detach(), dim, keepdim=True)  # 0 but for the rounding of a mean far from 0
     squares = sum(apart**2, dim=dim, keepdim=keepdim)
     return squares / n if n > 0 else squares * math.inf
 
 
 def axes_with_some(name: str, input: Any, dim: Dim) -> tuple[int, ...]:
-    """The axes that `dim` names.
+    """The axes in `dim`.
 
     Raises:
-        ValueError: there is no element along them.
+        ValueError: there are no elements along them.
     """
     if not count(input, dim):
         raise ValueError(f"{name}: dim must name axes with elements, got {dim} for shape {input.shape}")
@@ -125,7 +125,7 @@ amin.vjp(_share_among_ties)
 
 @primitive
 def logsumexp(input, *, dim, keepdim=False):
-    """log Σ eˣ over `dim`, without overflow; of nothing, −∞."""
+    """log Σ eˣ over `dim`, without overflow; −∞ if there are no elements."""
     xp, over = array_module(input), axes(dim, input.ndim)
     if count(input, dim):
         highest = input.max(axis=over, keepdims=True)

@@ -1,4 +1,4 @@
-"""Moving elements about: reshaping, reordering, joining, taking apart, indexing, padding, repeating."""
+"""Moving elements: reshaping, reordering, joining, splitting, indexing, padding, repeating."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 
 @one_by_one
 def expand(input: Tensor, size: Any) -> Tensor:
-    """Axes of length 1 repeated, and new ones put in front, until the shape is `size`; −1 leaves an axis alone."""
+    """Axes of length 1 repeated, and new axes in front, so that the shape is `size`; −1 leaves an axis as it is."""
     here = (-1,) * (len(size) - input.ndim) + input.shape
     shape = tuple(m if n == -1 else n for n, m in zip(size, here, strict=True))
-    return broadcast_to(input, shape=np.broadcast_shapes(shape))  # CuPy itself would take a new axis of −1
+    return broadcast_to(input, shape=np.broadcast_shapes(shape))  # CuPy would accept a new axis of −1
 
 
 def axis_of(dim: int, input: Tensor) -> int:
@@ -115,7 +115,7 @@ def flip(input: Tensor, dims: Any) -> Tensor:
 
 @primitive
 def concatenate(*inputs, dim):
-    """The inputs one after the other along `dim`; in memory as the first one's axes lie."""
+    """The inputs one after the other along `dim`, with the memory layout of the first."""
     xp, shape = array_module(inputs[0]), list(inputs[0].shape)
     shape[dim] = sum(x.shape[dim] for x in inputs)
     return xp.concatenate(inputs, axis=dim, out=xp.empty_like(inputs[0], xp.result_type(*inputs), shape=shape))
@@ -130,7 +130,7 @@ concatenate.vjp(_part, reads="")
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """The tensors one after the other along `dim`; as in torch, a tensor of shape (0,) joins anything."""
+    """The tensors one after the other along `dim`.  As in torch, tensors of shape (0,) are left out."""
     joined = [x for x in tensors if constant(x).shape != (0,)] or list(tensors)[:1]
     if not joined:
         raise ValueError("cat: give at least one tensor")
@@ -167,7 +167,7 @@ def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int 
 
 
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """At most `chunks` parts along `dim`, of one size but for the last."""
+    """At most `chunks` parts along `dim`, of one size; the last may be smaller."""
     return split(input, -(-input.shape[axis_of(dim, input)] // chunks) or [0] * chunks, dim)
 
 
@@ -182,16 +182,16 @@ index.vjp(lambda g, out, x, key: unindex(g, key=key, shape=x.shape), reads="")
 
 @primitive
 def unindex(input, *, key, shape):
-    """Zeros of `shape` to which input is added at [key], repeated places as often as they are named."""
+    """Zeros of `shape`, plus input at [key]; at a position that occurs several times, the sum."""
     xp = array_module(input)
     out = xp.zeros(shape, input.dtype)
     parts = key if isinstance(key, tuple) else (key,)
     if not all(is_basic(part) for part in parts):
-        # a mask as the places that it names: CuPy scatters through one only as many values as it has places in all
+        # masks as integer indices: CuPy's add.at with a mask needs as many values as the mask has elements
         places = [part.nonzero() if isinstance(part, xp.ndarray) and part.dtype == bool else (part,) for part in parts]
         xp.add.at(out, tuple(itertools.chain(*places)), input)
     else:
-        out[key] = input  # numbers and slices name no place twice
+        out[key] = input  # with numbers and slices no position occurs twice
     return out
 
 
@@ -199,12 +199,12 @@ unindex.vjp(lambda g, out, x, key, shape: index(g, key=key), reads="")
 
 
 def is_basic(part: Any) -> bool:
-    """Whether a part of an index is a number, a slice, None or ..., and so names no place twice."""
+    """Whether a part of an index is a number, a slice, None or ..., so that no position occurs twice."""
     return part is None or part is ... or isinstance(part, slice | int | np.integer)
 
 
 def get_item(input: Tensor, key: Any) -> Tensor:
-    """input[key]: numbers, slices, None, ..., masks, integer arrays and tensors, as NumPy has them."""
+    """input[key] as in NumPy: numbers, slices, None, ..., masks, integer arrays and tensors."""
 
     def raw(part: Any) -> Any:
         part = part.data if isinstance(part, Tensor) else part
@@ -217,13 +217,13 @@ def get_item(input: Tensor, key: Any) -> Tensor:
 
 
 def gather(input: Tensor, dim: int, index: Any) -> Tensor:
-    """The elements of input that `index` names along `dim`: out[i, j, …] = input[i, index[i, j, …], …] for dim 1.
+    """The elements of input at `index` along `dim`: out[i, j, …] = input[i, index[i, j, …], …] for dim 1.
 
-    The index may be shorter than the input along the other axes.  Without axes both count as having one; an empty index
-    gives an empty result.
+    The index may be shorter than the input along the other axes.  A tensor without axes counts as having one.  An empty
+    index gives an empty result.
 
     Raises:
-        ValueError: an index of other axes, longer than the input beside `dim`, or of places that are not there.
+        ValueError: an index with other axes, longer than the input along another axis than `dim`, or out of range.
         TypeError: an index that is not of integers.
     """
     places, dim, sizes = constant(index).data, axis_of(dim, input), input.shape or (1,)
@@ -241,10 +241,10 @@ def gather(input: Tensor, dim: int, index: Any) -> Tensor:
 
 
 def embedding(input: Any, weight: Tensor, padding_idx: None = None, max_norm: None = None) -> Tensor:
-    """The rows of weight (rows, width) that the integers in `input` name: input.shape + (width,).
+    """weight[input], the rows of weight (rows, width) for integers: (*input.shape, width).
 
     Raises:
-        ValueError: a row that is not there, a weight of another shape, a padding_idx or max_norm.
+        ValueError: an integer out of range, a weight of another shape, a padding_idx or max_norm.
         TypeError: an input that is not of integers.
     """
     unsupported("embedding", padding_idx=padding_idx, max_norm=max_norm)
@@ -258,7 +258,7 @@ def embedding(input: Any, weight: Tensor, padding_idx: None = None, max_norm: No
 
 
 def one_hot(input: Any, num_classes: int = -1) -> Tensor:
-    """1 at the class that each integer names, 0 at the others, along a new last axis; int64.
+    """For each integer, a new last axis with 1 at that class and 0 at the others: int64.
 
     Raises:
         ValueError: a label below 0 or not below num_classes.
@@ -274,11 +274,11 @@ def one_hot(input: Any, num_classes: int = -1) -> Tensor:
 
 @primitive
 def pad_by(input, *, widths, value=0.0):
-    """`value` before and after each axis, `widths` times; a negative width cuts off as many."""
+    """`value` added before and after each axis, as often as `widths` says; a negative width cuts elements off."""
     shape = [n + a + b for n, (a, b) in zip(input.shape, widths, strict=True)]
     cut = tuple(slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(input.shape, widths, strict=True))
     inside = tuple(slice(max(a, 0), n - max(b, 0)) for n, (a, b) in zip(shape, widths, strict=True))
-    out = array_module(input).empty_like(input, shape=shape)  # its memory lies as the input's does
+    out = array_module(input).empty_like(input, shape=shape)  # with the input's memory layout
     if any(max(width) > 0 for width in widths):
         out.fill(value)
     out[inside] = input[cut]
@@ -289,13 +289,13 @@ pad_by.vjp(lambda g, out, x, widths, value: pad_by(g, widths=tuple((-a, -b) for 
 
 
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
-    """`value` (0 if not given) around the last axes: pad = (last before, last after, second last before, …).
+    """`value` (default 0) around the last axes: pad = (last axis before, after, second last before, after, …).
 
-    In place of a value the mode `reflect` takes the elements inside, mirrored at the first and at the last.
+    The mode `reflect` adds the elements inside instead, mirrored at the first and at the last.
 
     Raises:
-        ValueError: an odd number of widths or more than there are axes, another mode, a value beside `reflect`, or
-            more elements than there are to mirror.
+        ValueError: an odd number of widths or more than two per axis, another mode, a value with `reflect`, or more
+            elements than there are to mirror.
     """
     if mode not in ("constant", "reflect") or (value and mode != "constant"):
         raise ValueError(f"pad: mode must be 'constant', or 'reflect' without value; got {mode!r}, value {value}")
@@ -316,7 +316,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
 
 
 def _places(input: Tensor, axis: int, places: np.ndarray) -> Tensor:
-    """The elements at these places along an axis."""
+    """The elements at these positions along an axis."""
     return get_item(input, (slice(None),) * axis + (resident(places, int, device_of(input.data)),))
 
 
@@ -347,10 +347,10 @@ def interpolate(
     mode: str = "nearest", align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Tensor:  # fmt: skip
-    """The images (N, C, H, W) at another size: pixel i of m is the source's at ⌊i · H / m⌋ (`nearest`), or between two
-    of them at (i + ½) · H / m − ½ (`bilinear`).
+    """The images (N, C, H, W) at another size.  With m for the new height, row i is the source's row ⌊i · H / m⌋
+    (`nearest`), or a weighted mean of the two around (i + ½) · H / m − ½ (`bilinear`); columns likewise.
 
-    With a scale_factor H / m is its inverse.  Between corners that are aligned lie (H − 1) / (m − 1).
+    With a scale_factor, H / m is its inverse.  With align_corners, row i is at i · (H − 1) / (m − 1).
 
     Raises:
         ValueError: another mode, align_corners for `nearest`, a setting that is not supported; not exactly one of size
@@ -365,7 +365,7 @@ def interpolate(
     spatial, linear, given = input.shape[2:], mode == "bilinear", scale_factor if size is None else size
     both: Any = [given, given] if isinstance(given, int | float) else given
     sizes = [math.floor(n * f) for n, f in zip(spatial, both, strict=True)] if size is None else both
-    # As in torch the factor does not count where the length stays the same or, to the nearest pixel, doubles.
+    # As in torch, lengths and not the factor count if the length stays the same or, for `nearest`, doubles.
     by_length = [size is not None or m in ((n,) if linear else (n, 2 * n)) for n, m in zip(spatial, sizes, strict=True)]
     scales = [(n, m) if b else (1, f) for b, n, m, f in zip(by_length, spatial, sizes, both)]
     whole = {b / a if a and b % a == 0 else 0 for a, b in scales}

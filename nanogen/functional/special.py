@@ -1,4 +1,4 @@
-"""The error function and the normal distribution's cumulative one, which NumPy lacks."""
+"""The error function and the cumulative distribution function of the normal distribution, which NumPy lacks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ erf.vjp(lambda g, out, x: g * (exp(-x * x) * (2 / math.sqrt(math.pi))), reads="i
 
 @primitive
 def log_ndtr(input):
-    """log Φ(z), Φ the standard normal cumulative distribution; exact far out in both tails."""
+    """log Φ(z), Φ the standard normal cumulative distribution function; accurate far out in both tails."""
     xp = array_module(input)
     x = xp.abs(input) * math.sqrt(0.5)
     tail = 0.5 * erfcx(x)  # Φ(−|z|) = ½ erfcx(|z| / √2) · exp(−z² / 2)
@@ -70,7 +70,7 @@ log_ndtr.vjp(lambda g, out, z: g * inverse_mills_ratio(z))
 
 
 def inverse_mills_ratio(z: Tensor) -> Tensor:
-    """φ(z) / Φ(z), from erfcx: the difference of log φ and log Φ would leave no digits far out on the left."""
+    """φ(z) / Φ(z), from erfcx: far out on the left, exp(log φ − log Φ) would have no correct digits."""
     below = math.sqrt(2 / math.pi) / erfcx(abs(z) * math.sqrt(0.5))  # φ(z) / Φ(−|z|)
     density = exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
     return where(z < 0, below, density / (1.0 - density / below))

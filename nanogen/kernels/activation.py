@@ -11,7 +11,7 @@ from nanogen.functional.activation import leaky_relu, relu_gradient, silu
 
 @functools.lru_cache(4096)
 def memory_order(strides: tuple[int, ...]) -> list[int]:
-    """The axes in the order in which they lie in memory: the last one is that of neighbours."""
+    """The axes in their order in memory: along the last one, elements are neighbours."""
     return sorted(range(len(strides)), key=lambda axis: -strides[axis])
 
 

@@ -22,7 +22,7 @@ from nanogen.random import Generator
 
 @Hook
 def progress(steps: Iterable[Any], what: str) -> Iterable[Any]:
-    """The steps, which may take long.  The command line shows how far they are, as so many of `what`."""
+    """The steps, which may take long.  The command line shows their progress; `what` is the name of a step."""
     return steps
 
 
@@ -40,7 +40,7 @@ class GenerativeModel(Module):
     """The base class of models.
 
     A model with a density also has `log_prob(images, labels=None)`, which is exact, or `elbo(images, rng,
-    labels=None)`, a lower bound: nats per image, (N,).
+    labels=None)`, a lower bound on it (evidence lower bound): nats per image, (N,).
 
     Args:
         image_shape: (C, H, W).
@@ -83,19 +83,24 @@ class GenerativeModel(Module):
         return math.prod(self.image_shape)
 
     @property
-    def anchor(self) -> Tensor:
-        """The first parameter.  Its dtype and device are those of the model."""
-        return next(self.parameters())
+    def device(self) -> str:
+        """The device of the parameters, `cpu` or `cuda`."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of the parameters."""
+        return next(self.parameters()).dtype
 
     def pixels(self, images: Any) -> Array:
         """The images as checked integer levels on the model's device."""
         levels: Array = images.data if isinstance(images, Tensor) else images
         check_levels(levels, self.levels, self.image_shape)
-        return to_device(levels, self.anchor.device)
+        return to_device(levels, self.device)
 
     def scaled(self, levels: Array) -> Tensor:
         """Levels scaled to [−1, 1], the input of the network, in the model's dtype."""
-        return Tensor(scale_levels(to_device(levels, self.anchor.device), self.levels, self.anchor.dtype))
+        return Tensor(scale_levels(to_device(levels, self.device), self.levels, self.dtype))
 
     def condition(self, labels: Any, n: int, rng: Generator | None = None) -> dict[str, Array]:
         """Keyword arguments for the networks: `labels` (n,) on the model's device; empty for an unconditional model.
@@ -117,7 +122,7 @@ class GenerativeModel(Module):
         if found.shape != (n,) or found.dtype.kind not in "iu":
             raise ValueError(f"labels must be {n} integers, one per image, got {found.dtype} of shape {found.shape}")
         check_range("labels", found, self.classes)
-        return {"labels": to_device(found, self.anchor.device)}
+        return {"labels": to_device(found, self.device)}
 
     def loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """The scalar that training minimises."""
@@ -149,7 +154,7 @@ class GenerativeModel(Module):
         """Settings of `sample` that need at most about this many network evaluations, if there are any."""
         return {}
 
-    def repeated(self) -> list[Module]:
+    def sampling_networks(self) -> list[Module]:
         """The networks that sampling calls repeatedly with inputs of one shape."""
         return []
 

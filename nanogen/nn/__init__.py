@@ -1,4 +1,4 @@
-"""Layers with parameters, and torch's modules without."""
+"""Modules: layers with parameters, and torch's modules without parameters."""
 
 import sys as _sys
 

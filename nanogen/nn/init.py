@@ -1,4 +1,4 @@
-"""First weights: each function writes its numbers into a tensor or an array and returns it.  Names are torch's."""
+"""Initial weights: each function writes into a tensor or an array and returns it.  Names are torch's."""
 
 import functools
 
@@ -8,7 +8,7 @@ from nanogen.random import default_generator
 
 
 def constant_(tensor, val):
-    """`val` everywhere."""
+    """Fill with `val`."""
     array = tensor.data if isinstance(tensor, Tensor) else tensor
     changes.note(array)
     array[...] = to_device(val, device_of(array)) if hasattr(val, "shape") else val

@@ -1,6 +1,6 @@
-"""The layers: a function of `functional` with its parameters.  Names, arguments and shapes are torch's.
+"""Layers: functions of `functional` with their parameters.  Names, arguments and shapes are torch's.
 
-A layer draws its initial weights from `rng`; without one from the default generator, which `nanogen.manual_seed` seeds.
+A layer draws its initial weights from `rng`, or from the default generator, which `nanogen.manual_seed` seeds.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Convolution(Module):
     def set_kernels(
         self, inputs: int, outputs: int, kernel_size: Pair, groups: int, bias: bool, rng: Any, transposed: bool = False
     ) -> None:
-        """The first weights; a transposed convolution has the kernels of the one that it is the adjoint of."""
+        """The initial weights.  The adjoint of a convolution has kernels of the same shape as the convolution."""
         name = type(self).__name__
         _sizes(name, in_channels=inputs, out_channels=outputs, groups=groups)
         if inputs % groups or outputs % groups:
@@ -90,13 +90,14 @@ class Conv2d(Convolution):
 
 
 class MaskedConv2d(Conv2d):
-    """A convolution that sees only what comes before a pixel in raster order.  van den Oord et al. 2016, figure 2.
+    """A convolution that sees only what comes before a pixel in raster order: the rows above it, and the pixels to its
+    left.  van den Oord et al. 2016, figure 2.
 
-    Inside the pixel the channels are ordered too: input and output channels stand in `colors` groups one after the
-    other, group c being the features of the c-th colour (R, G, B).  At its own pixel, a feature of colour c sees
+    The channels of a pixel are ordered too.  They are divided into `colors` consecutive groups; group c has the
+    features of the c-th colour (R, G, B).  At its own pixel, a feature of colour c sees
 
     - mask `A` (first layer, whose input is the image): the colours before c;
-    - mask `B` (later layers): the colours up to and with c.
+    - mask `B` (later layers): the colours up to c, including c.
 
     Raises:
         ValueError: another mask, an even kernel, fewer input or output channels than colours.
@@ -119,12 +120,12 @@ class MaskedConv2d(Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         above, left = self.weight.shape[2] // 2, self.weight.shape[3] // 2
-        seen = (self.weight * self.mask)[:, :, : above + 1]  # the rows below are not even multiplied by 0
+        seen = (self.weight * self.mask)[:, :, : above + 1]  # without the rows below, which have the weight 0
         return F.conv2d(x, seen, self.bias, padding=(left, left, above, 0))
 
 
 def causal_mask(mask: str, shape: tuple[int, ...], colors: int) -> np.ndarray:
-    """1 where a weight of `shape` (O, C, KH, KW) may look, 0 elsewhere: float32."""
+    """1 for the weights of `shape` (O, C, KH, KW) that see the past, 0 for the others: float32."""
     outputs, inputs, height, width = shape
     allowed = np.zeros(shape, np.float32)
     allowed[:, :, : height // 2] = 1  # the rows above
@@ -193,15 +194,15 @@ class InstanceNorm2d(GroupNorm):
 
 
 class GroupNormSiLU(GroupNorm):
-    """A GroupNorm and the SiLU behind it as one operation; see `functional.group_norm_silu`."""
+    """A GroupNorm followed by SiLU, as one operation; see `functional.group_norm_silu`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.group_norm_silu(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class AdaptiveGroupNormSiLU(GroupNorm):
-    """silu((1 + scale) · norm(x) + shift), norm a GroupNorm, scale and shift (N, num_channels) each image's own, as one
-    operation.  AdaGN: Dhariwal & Nichol 2021, section 3."""
+    """silu((1 + scale) · norm(x) + shift) as one operation, norm a GroupNorm.  Each image has its own scale and shift,
+    (N, num_channels).  AdaGN: Dhariwal & Nichol 2021, section 3."""
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:  # type: ignore[override]
         factor = 1.0 + scale
@@ -281,8 +282,8 @@ class Embedding(Module):
 
 
 class Dropout(Module):
-    """Each element 0 with probability p in training; nothing in evaluation.  Draws from the rng of the call, or from
-    its own, or from the default generator."""
+    """`functional.dropout` in training, nothing in evaluation.  Draws from the rng of the call, else from its own, else
+    from the default generator."""
 
     def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Generator | None = None):
         super().__init__()
@@ -295,14 +296,14 @@ class Dropout(Module):
 
 
 class Identity(Module):
-    """Its input, whatever the settings."""
+    """Returns its input.  Settings are ignored."""
 
     __init__ = lambda self, *args, **kwargs: Module.__init__(self)  # type: ignore
     forward = lambda self, x: x  # type: ignore
 
 
 def of_functions(tensors: int = 1, **functions: Any) -> Any:
-    """Modules by their names, each a function of so many tensors, whose other arguments are the module's settings."""
+    """Classes of modules that call functions of `tensors` tensors; the other arguments are the module's settings."""
     return [_of_function(name, function, tensors) for name, function in functions.items()]
 
 

@@ -13,8 +13,8 @@ from nanogen.backend import DEVICES, Array, array_module, to_device, to_numpy, u
 
 
 class Parameter(Tensor):
-    """A tensor that is learned: an attribute of this kind is one of its module's parameters.  `data` is an array or a
-    tensor, whose memory it shares."""
+    """A tensor that is learned; as an attribute of a module it is one of the module's parameters.  It shares the memory
+    of `data`, an array or a tensor."""
 
     __slots__ = ()
 
@@ -24,12 +24,12 @@ class Parameter(Tensor):
 
 
 class Module:
-    """Base of all layers and models.  Attributes are found where they stand, under their names, in lists, tuples and
-    dictionaries too: `self.blocks = [Linear(2, 3)]` has the parameters `blocks.0.weight` and `blocks.0.bias`."""
+    """The base class of layers and models.  Its parameters and modules are those in its attributes, also in lists,
+    tuples and dictionaries: `self.blocks = [Linear(2, 3)]` has the parameters `blocks.0.weight` and `blocks.0.bias`."""
 
     def __init__(self) -> None:
         self.training = True
-        self._buffers: dict[str, bool] = {}  # and whether each is saved
+        self._buffers: dict[str, bool] = {}  # by name, whether it is saved
 
     def __call__(self, *inputs: Any, **settings: Any) -> Any:
         return self.forward(*inputs, **settings)
@@ -49,7 +49,7 @@ class Module:
     register_parameter = add_module
 
     def _parts(self, named: Iterable[tuple[Any, Any]] | None = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
-        """What stands in the attributes, and in lists and dictionaries there, with its dotted name."""
+        """The values of the attributes, also inside lists and dictionaries, with their dotted names."""
         for name, part in vars(self).items() if named is None else named:
             if isinstance(part, dict | list | tuple):
                 yield from self._parts(part.items() if isinstance(part, dict) else enumerate(part), f"{prefix}{name}.")
@@ -57,8 +57,8 @@ class Module:
                 yield f"{prefix}{name}", part
 
     def named_modules(self, memo: Any = None, prefix: str = "", remove_duplicate: bool = True) -> Iterator[Any]:
-        """This module and all below it, with their dotted names; each once, or with remove_duplicate=False wherever it
-        stands.  `memo` are those to leave out."""
+        """This module and all modules inside it, with their dotted names; each once, or with remove_duplicate=False as
+        often as it occurs.  Modules in `memo` are left out."""
         memo = set() if memo is None else memo
         if self in memo:
             return
@@ -72,14 +72,14 @@ class Module:
         return (module for _, module in self.named_modules())
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
-        """The modules directly below, each once, with their names."""
+        """The modules directly inside this one, each once, with their names."""
         return ((name, part) for name, part in _once(self._parts()) if isinstance(part, Module))
 
     def children(self) -> Iterator[Module]:
         return (child for _, child in self.named_children())
 
     def _named(self, kind: Callable[[Module, str, Any], Any], remove_duplicate: bool = True) -> Iterator[Any]:
-        """The parts of a kind, which (module, name, part) tell, with their dotted names."""
+        """The parts for which kind(module, name, part) is true, with their dotted names."""
         found = (
             (f"{path}.{name}".lstrip("."), part)
             for path, module in self.named_modules(remove_duplicate=remove_duplicate)
@@ -89,7 +89,7 @@ class Module:
         return _once(found) if remove_duplicate else found
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """The parameters with their dotted names, each once; a tied one has the first of its names."""
+        """The parameters with their dotted names, each once; one that is shared has the first of its names."""
         return self._named(lambda module, name, part: isinstance(part, Parameter))
 
     def parameters(self) -> Iterator[Parameter]:
@@ -107,14 +107,14 @@ class Module:
         yield from self._named(lambda module, name, part: part is not None and module._buffers.get(name), False)
 
     def state_dict(self) -> dict[str, Array]:
-        """A copy of every parameter's and persistent buffer's array, under the names and in the shapes of torch's."""
+        """A copy of every parameter's and persistent buffer's array, with torch's names and shapes."""
         return {name: tensor.data.copy() for name, tensor in self._named_state()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> None:
-        """Take over arrays (NumPy's, CuPy's or torch's on the CPU) saved under the same names; types stay as they are.
+        """Load arrays (NumPy's, CuPy's or torch's on the CPU) that were saved under the same names; types don't change.
 
         Raises:
-            ValueError: a name that is missing or unknown, if strict; a shape that differs; nothing is changed then.
+            ValueError: a missing or unknown name, if strict; another shape.  Then nothing is changed.
         """
         unsupported("load_state_dict", assign=assign)
         own = dict(self._named_state())
@@ -139,7 +139,7 @@ class Module:
         return self.train(False)
 
     def to(self, *target: Any, device: str | None = None, dtype: Any = None, non_blocking: bool = False) -> Module:
-        """Move all tensors to a device (`cpu`, `cuda`), or those of floating-point numbers to a dtype, in place."""
+        """Move all tensors to a device (`cpu`, `cuda`), or convert floating-point ones to a dtype, in place."""
         targets = [one for one in (*target, device, dtype) if one is not None and not isinstance(one, bool)]
         places = [one for one in targets if isinstance(one, str) and one in DEVICES]
         for module in self.modules():
@@ -149,7 +149,7 @@ class Module:
         return self
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """No parameter has a gradient any more; or, set_to_none=False, those that had one have zeros."""
+        """Remove all gradients; with set_to_none=False, set them to 0."""
         for p in self.parameters():
             p.grad = None if set_to_none or p.grad is None else Tensor(array_module(p.data).zeros_like(p.data))
 
@@ -160,14 +160,14 @@ class Module:
         return self
 
     def apply(self, fn: Callable[[Module], Any]) -> Module:
-        """Call `fn` on each module below, then on this one."""
+        """Call `fn` on each module inside this one, then on this one."""
         for child in self.children():
             child.apply(fn)
         fn(self)
         return self
 
     def extra_repr(self) -> str:
-        """The settings as `repr` shows them: attributes that are numbers, words, None, or tuples of these."""
+        """The settings that `repr` shows: attributes that are numbers, strings, None, or tuples of these."""
         plain = lambda value: value is None or isinstance(value, int | float | str)
         shown = {k: v for k, v in vars(self).items() if all(map(plain, v if isinstance(v, tuple) else [v]))}
         return ", ".join(f"{k}={v!r}" for k, v in shown.items() if k != "training" and not k.startswith("_"))
@@ -184,13 +184,13 @@ for _name, _target in {"float": np.float32, "double": np.float64, "cpu": "cpu", 
 
 
 def _once(named: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-    """Names with what they name, each thing under its first name alone."""
+    """The pairs (name, value), each value only with its first name."""
     first: dict[int, Any] = {}
     return (x for x in named if first.setdefault(id(x[1]), x) is x)
 
 
 def _array(value: Any) -> Array:
-    """The raw array of what may be a tensor of ours, of torch's, or an array already."""
+    """The array of a tensor, ours or torch's, or of an array."""
     value = value.detach().cpu().numpy() if hasattr(value, "detach") else value
     return value if hasattr(value, "astype") else np.asarray(value)
 
@@ -220,7 +220,7 @@ class Sequential(Module):
             self.add_module(str(name), layer)
 
     def add_module(self, name: str, module: Any) -> None:
-        """One more at the end."""
+        """Append a module."""
         if not callable(module):
             raise TypeError(f"layer {name} must be a module or a function, got {type(module).__name__}")
         self._names += [name] if name not in self._names else []

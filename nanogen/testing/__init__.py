@@ -1,4 +1,4 @@
-"""Checks for anybody's operations: gradients against differences."""
+"""Checks of gradients, for your own operations."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def gradcheck(
     func: Callable[..., Any], inputs: Tensor | Sequence[Any], eps: float = 1e-6, atol: float = 1e-5, rtol: float = 1e-3,
     raise_exception: bool = True,
 ) -> bool:  # fmt: skip
-    """Whether the gradients of `func(*inputs)`, a tensor or several, are those of central differences.
+    """Whether the gradients of `func(*inputs)`, a tensor or several, agree with central differences.
 
-    For each input x that requires gradients, in a random direction d and for a random cotangent c,
+    For each input x that requires gradients, in a random direction d, with random weights c of the outputs,
 
-        ⟨vjp(c), d⟩  =  ⟨c, f(x + εd) − f(x − εd)⟩ / 2ε  +  O(ε²).
+        ⟨∇ₓ⟨c, f(x)⟩, d⟩  =  ⟨c, f(x + εd) − f(x − εd)⟩ / 2ε  +  O(ε²).
 
-    The two sides, a and b, may differ by atol + rtol · |b|.  In torch that is `fast_mode`.
+    The two sides, a and b, may differ by atol + rtol · |b|.  torch calls this `fast_mode`.
 
     Raises:
         ValueError: an input that requires gradients and is not float64; no input that requires them.
@@ -33,15 +33,15 @@ def gradcheck(
         raise ValueError("gradcheck: inputs must require gradients, one of them at least, and those that do be float64")
     draw = lambda like: to_device(rng.standard_normal(like.shape), like.device)
     outputs = _as_list(func(*inputs))
-    cotangents = [draw(y) for y in outputs]
+    weights = [draw(y) for y in outputs]
 
     def moved(i: int, shift: Any) -> float:
-        """⟨c, f⟩ with the i-th input elsewhere."""
+        """⟨c, f⟩ with the i-th input moved by `shift`."""
         x = tensor(inputs[i].data + shift, requires_grad=True)
         found = _as_list(func(*inputs[:i], x, *inputs[i + 1 :]))
-        return sum(float((c * y.data).sum()) for c, y in zip(cotangents, found, strict=True))
+        return sum(float((c * y.data).sum()) for c, y in zip(weights, found, strict=True))
 
-    gradients = grad(outputs, [inputs[i] for i in learned], cotangents, allow_unused=True)
+    gradients = grad(outputs, [inputs[i] for i in learned], weights, allow_unused=True)
     for i, g in zip(learned, gradients, strict=True):
         d = draw(inputs[i])
         exact = 0.0 if g is None else float((g.data * d).sum())

@@ -34,11 +34,11 @@ TRAINING = {  # settings of all models
     "patience": "test losses without a new best after which the run ends early; 0: never",
     "checkpoint_every": "steps between checkpoints",
     "keep": "number of newest checkpoints that are kept",
-    "seed": "of all random numbers",
+    "seed": "seed of all random numbers",
     "device": "cpu or cuda",
     "precision": "of matrix products: float32; or tf32, on a GPU: faster, but factors have 10-bit fractions",
     "execution": "of training and sampling steps: eager, kernel by kernel; or graph, on a GPU: as a CUDA graph",
-    "threads": "of the matrix products; another number changes the rounding of results",
+    "threads": "number of threads of matrix products; another number changes the rounding of results",
 }
 
 

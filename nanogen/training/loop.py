@@ -197,7 +197,7 @@ class Trainer:
     def test_losses(self, test: Images) -> dict[str, float]:
         """The mean losses of the first test images, by name: with the averaged weights, in evaluation mode.
 
-        The random numbers are the same at each step, so that only the weights move the losses."""
+        The random numbers are the same at each step, so that only the weights change the losses."""
         means, count = dict.fromkeys(self.parameters, 0.0), min(TESTED, len(test))
         rng = Generator(self.settings.seed, self.settings.device).stream(TEST)
         self.model.eval()
@@ -207,7 +207,7 @@ class Trainer:
                     images, *labels = (array[start : min(start + TEST_BATCH, count)] for array in self.inputs(test))
                     for name, loss_of in {update.name: update.loss for update in self.updates}.items():
                         means[name] += float(loss_of(images, rng, *labels).data) * len(images) / count
-        except (ValueError, FloatingPointError):  # as of a density with NaN parameters
+        except (ValueError, FloatingPointError):  # for example a density with NaN parameters
             return dict.fromkeys(means, math.nan)
         finally:
             self.model.train()
@@ -345,9 +345,9 @@ def not_finite(arrays: dict[str, Any]) -> str | None:
 
 
 def has_bad_numbers(trainer: Trainer) -> bool:
-    """Whether a step failed because of a number that is not finite, as of a density with NaN parameters.
+    """Whether a step failed because of a number that is not finite, for example in the parameters of a density.
 
-    It is searched for in the weights, and in the step, which is repeated; with several ranks only in the weights."""
+    Searches the weights and, if there is only one rank, repeats the step."""
     if not_finite(trainer.model.state_dict()):
         return True
     try:

@@ -76,7 +76,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 def draw_progress(run: Run, model: GenerativeModel, step: int) -> None:
     """The pictures of an unfinished run: samples from the same noise each time, the losses, and the page."""
-    rng = Generator(run.settings().seed, model.anchor.device).stream(PICTURES)
+    rng = Generator(run.settings().seed, model.device).stream(PICTURES)
     picture = grid(samples(model, 64, rng, patience=50), model.levels, 8)
     for path in (run.folder / "samples.png", run.samples_file(step)):
         save_picture(picture, path)

@@ -328,7 +328,7 @@ class Run:
         return self.folder / "test.csv"
 
     def best_test(self) -> Best | None:
-        """The smallest test loss, the first of several.  None without one, or if the loss has parts like a GAN's, which
+        """The first of the smallest test losses.  None if there is none, or if there are several losses a step: a GAN's
         work against each other."""
         steps, *losses = columns(self.test_file).values() or [[]]
         if not steps or len(losses) > 1:
@@ -337,7 +337,7 @@ class Run:
         return Best(int(steps[at]), losses[0][at], len(steps) - 1 - at)
 
     def out_of_patience(self) -> bool:
-        """Whether the run ends early, because its last `patience` test losses were no new best."""
+        """Whether the run ends early, because none of its last `patience` test losses was a new best."""
         patience, best = self.settings().patience, self.best_test()
         return patience > 0 and best is not None and best.since >= patience
 
@@ -472,8 +472,8 @@ class Run:
         averages = averaged_weights(model, arrays)
         model.load_state_dict(model.state_dict() | averages)
         model.eval()
-        if settings.execution == "graph" and model.anchor.device == "cuda":
-            for network in model.repeated():
+        if settings.execution == "graph" and model.device == "cuda":
+            for network in model.sampling_networks():
                 as_graphs(network)
         return model
 

@@ -1,7 +1,7 @@
 """Compiling the C library with the system's compiler, at the first use on a machine, and the cache of the result.
 
-A library can do whatever its user can.  So one is only loaded from a file and a folder that no other user can write,
-and that this user or root has made.  The cache of data sets, which users may share, is another folder.
+A library runs with the rights of its user.  So it is only loaded if its file and folder belong to this user or root,
+and no other user can write to them.  Users may share the cache of data sets, which is another folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def compiler() -> list[str]:
     given = os.environ.get("CC", "cc")
     try:
         command = shlex.split(given)
-    except ValueError:  # a quotation without an end; `library` will say that there is no such command
+    except ValueError:  # an unfinished quotation; `library` reports that there is no such command
         return [given]
     return command if command and shutil.which(command[0]) else []
 
@@ -54,7 +54,9 @@ def library(real: str) -> ctypes.CDLL | None:
     try:
         with contextlib.ExitStack() as held:
             if threading.current_thread() is threading.main_thread() and signal.getsignal(SIGTERM) == signal.SIG_DFL:
-                signal.signal(SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that nothing is left behind
+                signal.signal(
+                    SIGTERM, lambda number, frame: sys.exit(128 + number)
+                )  # so that temporary files are removed
                 held.callback(signal.signal, SIGTERM, signal.SIG_DFL)
             return from_cache(f"{REAL[real]}-{name_of(command, sources)}", command)
     except (OSError, UnicodeDecodeError, subprocess.SubprocessError) as error:
@@ -87,17 +89,17 @@ def cache() -> Path:
     """The user's cache folder for compiled libraries."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     folder = Path(os.environ.get("NANOGEN_CACHE") or caches.expanduser() / "nanogen") / "compiled"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # the mode is that of the last folder alone
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # only the last folder gets the mode
     return folder
 
 
 @contextlib.contextmanager
 def pinned(folder: Path) -> Iterator[Path]:
-    """The folder by a path which means this folder even if others can write its parents and put another in its place.
+    """A path of the folder that stays valid even if others can write to its parents and replace it.
 
     Raises:
-        PermissionError: other users can write in it, or it is theirs.
-        UnicodeDecodeError: its path is not UTF-8, as which threadpoolctl reads the paths of all libraries.
+        PermissionError: the folder belongs to another user, or other users can write to it.
+        UnicodeDecodeError: its path is not UTF-8, which threadpoolctl needs the paths of all libraries to be.
     """
     os.fsencode(folder.resolve()).decode("utf-8")
     descriptor = os.open(folder, os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -111,13 +113,13 @@ def pinned(folder: Path) -> Iterator[Path]:
 
 
 def is_ours(descriptor: int) -> bool:
-    """Whether an open file or folder is this user's or root's, and no one else can write it."""
+    """Whether an open file or folder belongs to this user or root, and no other user can write to it."""
     status = os.fstat(descriptor)
     return status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022
 
 
 def loaded(folder: Path, name: str, command: list[str]) -> ctypes.CDLL:
-    """The library `name` of a folder; the command makes it if it isn't there or was changed.
+    """The library `name` in a folder, compiled by the command if it is missing or was changed.
 
     Loading it loads OpenMP, which reads from the environment how long threads wait in a loop before they sleep.  By
     default that is some 10 ms, which on a busy machine takes the core from the thread that they wait for."""
@@ -130,14 +132,14 @@ def loaded(folder: Path, name: str, command: list[str]) -> ctypes.CDLL:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the file is ours, with the digest in its name: a part of a library would end this process by SIGBUS."""
+    """Whether the file is ours and has the digest in its name.  Loading an incomplete one would end the process."""
     with contextlib.suppress(OSError), open(os.open(path, os.O_NOFOLLOW), "rb") as file:
         return is_ours(file.fileno()) and path.stem.endswith(hashlib.file_digest(file, "sha256").hexdigest())
     return False
 
 
 def made(folder: Path, name: str, command: list[str]) -> Path:
-    """Run the command.  Returns the library, which is on the disk, whole, before it has its name."""
+    """Run the command.  Returns the library, which gets its name only when it is completely on the disk."""
     log.warning("nanogen: compiling the C kernels for this machine, which takes some seconds (%s)", name.split("-")[0])
     for old in folder.glob("new-*"):
         if time.time() - old.stat().st_mtime > 30 * SECONDS:  # its process was killed
@@ -152,12 +154,12 @@ def made(folder: Path, name: str, command: list[str]) -> Path:
 
 
 def output_of(command: list[str], **environment: str) -> bytes:
-    """What a command prints.  If it takes too long, or this is interrupted, all processes that it started end.
+    """The output of a command.  If it takes too long or is interrupted, all processes that it started are killed.
 
     Raises:
         subprocess.SubprocessError: it failed, or took too long.
     """
-    with tempfile.TemporaryFile() as said:  # a pipe would stay open while any process has it
+    with tempfile.TemporaryFile() as said:  # a pipe would stay open as long as any process has it
         how: Any = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said, "start_new_session": True}
         with subprocess.Popen(command, **how, env=os.environ | environment) as process:
             try:

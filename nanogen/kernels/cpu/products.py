@@ -23,8 +23,8 @@ WITH_KERNELS_FOR_SMALL = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLA
 
 @matrix_product.kernel("cpu")
 def _(a, b):
-    """By C's threads where that pays, else by NumPy with one: threads of OpenBLAS and of OpenMP would wait for each
-    other."""
+    """By the threads of the C library if that is faster, else by NumPy with one thread: the threads of OpenBLAS and
+    OpenMP would wait for each other."""
     if not covers(a, b):
         return NotImplemented
     found = in_pieces(a, b)
@@ -32,7 +32,7 @@ def _(a, b):
 
 
 def in_pieces(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-    """a @ b by C, or None if NumPy does it as fast, or C can't."""
+    """a @ b by the C library, or None if it can't, or is not faster than NumPy."""
     batch = (a if a.ndim > 2 else b).shape[:-2]
     fit = a.shape[-1] == b.shape[-2] and all(x.ndim == 2 or x.shape[:-2] == batch for x in (a, b))
     shape = (*batch, a.shape[-2], b.shape[-1])

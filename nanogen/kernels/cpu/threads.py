@@ -45,7 +45,7 @@ def blas_threads() -> tuple[Callable[[], int], Callable[[int], Any]]:
 
 
 def single_threaded(function: Callable[..., Any], *arguments: Any) -> Any:
-    """function(*arguments), while a product of the BLAS has one thread."""
+    """function(*arguments), with one thread for each product of the BLAS."""
     get_threads, set_threads = blas_threads()
     count = get_threads()
     if count == 1:

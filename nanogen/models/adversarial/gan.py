@@ -34,11 +34,11 @@ class GAN(GenerativeModel):
     Args:
         image_shape: (C, H, W).
         levels: the number of integer levels.
-        latent: the dimensions of z.
+        latent: the number of dimensions of z.
         channels: the width at full size; it doubles wherever the size halves.
-        objective: of the generator, `non-saturating`, max E[log D(G(z))], or `minimax`, min E[log(1 − D(G(z)))]; or of
-            both networks, `wasserstein`, min_G max_D E[d(x)] − E[d(G(z))], which needs the gradient penalty.
-        discriminator_steps: k of algorithm 1, updates of D per update of G.
+        objective: `non-saturating` (G maximises E[log D(G(z))]), `minimax` (G minimises E[log(1 − D(G(z)))]), or
+            `wasserstein` (min_G max_D E[d(x)] − E[d(G(z))]), which needs the gradient penalty.
+        discriminator_steps: the number of updates of D per update of G: k of algorithm 1.
         gradient_penalty: the weight λ of `gradient_penalty` in the discriminator's loss; Gulrajani et al. take 10.
         classes: the number of labels that images are conditioned on; 0: unconditional.
         rng: draws the initial weights; default `Generator(0)`.
@@ -74,7 +74,7 @@ class GAN(GenerativeModel):
     def generate(self, n: int, rng: Generator, labels: Any = None) -> Tensor:
         """x = G(z), z ~ N(0, I): images in [−1, 1]."""
         given = self.condition(labels, n)
-        return self.generator(Tensor(rng.normal((n, self.latent), dtype=self.anchor.dtype)), **given)
+        return self.generator(Tensor(rng.normal((n, self.latent), dtype=self.dtype)), **given)
 
     def discriminator_loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """−E[log D(x)] − E[log(1 − D(G(z)))], which D minimises, plus the gradient penalty if there is one: nats.
@@ -107,14 +107,14 @@ class GAN(GenerativeModel):
         """x = G(z), rounded to the nearest levels: uint8 (n, C, H, W)."""
         check_counts(n=n)
         given = self.condition(labels, n, rng)
-        return self.picture(rng.normal((n, self.latent), dtype=self.anchor.dtype), **given)
+        return self.picture(rng.normal((n, self.latent), dtype=self.dtype), **given)
 
     def picture(self, z: Array, labels: Any = None) -> Array:
         """The images G(z) of latents z (N, latent), rounded to levels: uint8 (N, C, H, W)."""
         mode, given = self.training, self.condition(labels, len(z))
         self.eval()
         with no_grad():
-            x = self.generator(Tensor(to_device(z, self.anchor.device)), **given)
+            x = self.generator(Tensor(to_device(z, self.device)), **given)
         self.train(mode)
         return unscale_levels(x.data, self.levels)
 
@@ -123,7 +123,7 @@ class GAN(GenerativeModel):
 
         - interpolation: each row is an arc between two latents, along which z keeps the norm of a sample
         - nearest: samples in rows 1 and 3, each above its nearest training image, so that memorised images show"""
-        a, b = map(to_numpy, rng.normal((2, 8, 1, self.latent), dtype=self.anchor.dtype))
+        a, b = map(to_numpy, rng.normal((2, 8, 1, self.latent), dtype=self.dtype))
         angles = np.linspace(0, np.pi / 2, 10, dtype=a.dtype)[:, None]
         arcs = (np.cos(angles) * a + np.sin(angles) * b).reshape(-1, self.latent)
         lines = to_numpy(self.picture(arcs, **self.class_by_row(8, 10)))

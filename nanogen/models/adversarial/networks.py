@@ -75,7 +75,7 @@ class GeneratorNetwork(Module):
 class DiscriminatorNetwork(Module):
     """Images in [−1, 1] to the logits of being real (N,).  Each layer halves the image; the last one covers all of it.
 
-    With `alone`, each image is normalised separately, not over the batch, so that gradients are per image."""
+    With `alone`, each image is normalised by itself, so that its logit does not depend on the other images."""
 
     def __init__(
         self, image_shape: tuple[int, int, int], channels: int, rng: Generator, alone: bool = False, classes: int = 0

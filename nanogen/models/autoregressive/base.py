@@ -67,7 +67,7 @@ class AutoregressiveModel(GenerativeModel):
         """Ancestral sampling, value by value in the order of the factorisation: uint8 (n, C, H, W)."""
         check_counts(n=n)
         given = self.condition(labels, n, rng)
-        xp = array_module(self.anchor.data)
+        xp = array_module(next(self.parameters()).data)
         return self.complete(xp.zeros((n, *self.image_shape), "uint8"), 0, rng, **given)
 
     def complete_naively(self, images: Any, rows: int, rng: Generator, labels: Any = None) -> Array:

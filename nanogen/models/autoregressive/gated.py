@@ -129,7 +129,7 @@ class Columns:
         self.mix, self.last, self.xp = (
             Column(network.mix, n),
             Column(network.last, n),
-            array_module(network.anchor.data),
+            array_module(network.last.weight.data),
         )
         self.scaled, self.at = network.scaled(self.xp.arange(network.levels)).data, -1
         # the inputs of the vertical stack's layers, with the zeros above them: (n, channels, reach + H + 1, W)

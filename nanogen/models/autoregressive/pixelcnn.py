@@ -103,7 +103,7 @@ class Columns:
             (Column(b.reduce, n), RememberingColumn(b.look, n, size), Column(b.expand, n)) for b in network.blocks
         ]
         self.mix, self.last = Column(network.mix, n), Column(network.last, n)
-        self.levels, self.xp = network.levels, array_module(network.anchor.data)
+        self.levels, self.xp = network.levels, array_module(network.first.weight.data)
         self.scaled = network.scaled(self.xp.arange(network.levels)).data
         self.label = None if network.label is None else network.label.data[labels].transpose(2, 3, 1, 0)
         self.zeros = self.xp.zeros_like(self.mix.bias)

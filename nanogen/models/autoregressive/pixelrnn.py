@@ -183,7 +183,7 @@ class Columns:
     """The Row LSTM's network pixel by pixel, with the states of all rows above.  See `base`."""
 
     def __init__(self, network: PixelRNN, n: int, labels: Array | None = None):
-        (_, height, width), xp = network.image_shape, array_module(network.anchor.data)
+        (_, height, width), xp = network.image_shape, array_module(network.last.weight.data)
         self.first = RememberingColumn(network.first, n, (height, width))
         self.label = 0 if network.label is None else network.label(labels).data.T
         self.layers = [

@@ -37,9 +37,13 @@ class DDPM(GenerativeModel):
         levels: the number of integer levels.
         T: the number of diffusion steps, at least 2.
         schedule: `linear`, `quadratic`, `sigmoid`, `cosine`, or a NoiseSchedule.
-        variance: σ_t² of the reverse process: `beta`, β_t, or `posterior`, β̃_t, and β̃_2 at t = 1.  Ho et al. 2020,
+        variance: σ_t² of the reverse process: `beta` (β_t) or `posterior` (β̃_t, but β̃_2 at t = 1).  Ho et al. 2020,
             section 3.2, and their code.
-        channels, multipliers, blocks, heads, dropout: of the U-Net.
+        channels: the width of the U-Net at full size, even.
+        multipliers: the width at each resolution, in units of `channels`; each resolution is half the one before.
+        blocks: residual blocks per resolution in the U-Net's encoder; its decoder has one more.
+        heads: the number of attention heads at the lowest resolution, a divisor of its width.
+        dropout: the share of features set to 0 inside the residual blocks, while training.
         classes: the number of labels that images are conditioned on; 0: unconditional.
         rng: draws the initial weights; default `Generator(0)`.
     """
@@ -102,12 +106,14 @@ class DDPM(GenerativeModel):
         return self.schedule.x0_from_noise(x_t, t, self.predict_noise(x_t, t, **given)).clip(-1.0, 1.0)
 
     def p_mean(self, x_t: Tensor, t: Any, **given: Array) -> Tensor:
-        """μ_θ(x_t, t), the mean of p_θ(x_{t−1} | x_t): μ̃_t at the predicted x_0.  Eq. 7 and 11."""
+        """μ_θ(x_t, t), the mean of p_θ(x_{t−1} | x_t): μ̃_t (eq. 7) at the predicted x̂_0.
+
+        Where x̂_0 is not clipped this is eq. 11, `NoiseSchedule.mean_from_noise` of the predicted noise."""
         return self.schedule.mean_from_x0(x_t, t, self.predict_x0(x_t, t, **given))
 
     # Sampling
 
-    def repeated(self) -> list[Module]:
+    def sampling_networks(self) -> list[Module]:
         return [self.unet]
 
     @property
@@ -146,7 +152,7 @@ class DDPM(GenerativeModel):
 
     def _start(self, n: int, rng: Generator) -> Tensor:
         check_counts(n=n)
-        return Tensor(rng.normal((n, *self.image_shape), dtype=self.anchor.dtype))
+        return Tensor(rng.normal((n, *self.image_shape), dtype=self.dtype))
 
     def ancestral(self, n: int, rng: Generator, labels: Any = None) -> Iterator[tuple[int, Tensor]]:
         """x_T ~ N(0, I), then x_{t−1} = μ_θ(x_t, t) + σ_t z down to x_0, without noise at t = 1.
@@ -173,8 +179,8 @@ class DDPM(GenerativeModel):
         given = self.condition(labels, n)
         yield self.T, x
         for t, s in progress(list(itertools.pairwise(times)), "sampling step"):
-            before, after = schedule.beta_between(0, t), float(schedule.beta_between(0, s))  # 1 − ᾱ_t, 1 − ᾱ_s
-            sigma2 = float(eta**2 * after / before * schedule.beta_between(s, t))
+            before, after = schedule.q_variance(0, t), float(schedule.q_variance(0, s))  # 1 − ᾱ_t, 1 − ᾱ_s
+            sigma2 = float(eta**2 * after / before * schedule.q_variance(s, t))
             with no_grad():
                 now = array_module(x.data).full(n, t)
                 x0 = self.predict_x0(x, now, **given)

@@ -50,7 +50,7 @@ class NoiseSchedule:
         self.alphas = 1 - self.betas
         self.alpha_bars = np.cumprod(self.alphas)
         self._log_alpha_bars = np.cumsum(np.log1p(-self.betas))  # accurate for very small and very large β
-        noise = self.beta_between(0, np.arange(self.T + 1))  # 1 − ᾱ_t
+        noise = self.q_variance(0, np.arange(self.T + 1))  # 1 − ᾱ_t
         self.sqrt_alpha_bars, self.sqrt_one_minus_alpha_bars = np.sqrt(self.alpha_bars), np.sqrt(noise)
         before, noise_before = np.roll(self.sqrt_alpha_bars, 1), np.roll(noise, 1)  # at t − 1; index 0 is unused
         noise_before[0], noise[0] = 0, 1
@@ -93,9 +93,9 @@ class NoiseSchedule:
         whole = kept.ndim == 1 and len(kept) >= 2 and kept.dtype.kind in "iu"
         if not whole or not (np.diff(kept.astype(int), prepend=0, append=self.T + 1) > 0).all():
             raise ValueError(f"times must be at least 2 rising integers in 1 … {self.T}, got {times!r}")
-        return NoiseSchedule(self.beta_between(np.append(0, kept[:-1].astype(int)), kept))
+        return NoiseSchedule(self.q_variance(np.append(0, kept[:-1].astype(int)), kept))
 
-    def beta_between(self, s: Any, t: Any) -> Any:
+    def q_variance(self, s: Any, t: Any) -> Any:
         """1 − ᾱ_t / ᾱ_s, the variance of q(x_t | x_s), for times s ≤ t.  Kingma et al. 2021, eq. 2.
 
         Raises:

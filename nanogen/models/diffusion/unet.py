@@ -75,14 +75,8 @@ class Attention(Module):
 class UNet(Module):
     """Images (N, colors, H, W) and times (N,) to an output of the images' shape.
 
-    A learned embedding of the label is added to that of the time: Dhariwal & Nichol 2021, section 3.
-
-    Args:
-        channels: the width at full size.
-        multipliers: the width at each resolution, in units of `channels`; each resolution is half the one before.
-        blocks: residual blocks per resolution in the encoder; the decoder has one more.
-        heads: of the attention at the lowest resolution.
-        classes: the number of labels, or 0.
+    A learned embedding of the label is added to that of the time: Dhariwal & Nichol 2021, section 3.  The settings are
+    those of `DDPM`.
     """
 
     def __init__(

@@ -4,7 +4,8 @@
 
     log p(x) ≥ elbo(x) = E_q(z|x)[log p(x|z)] − KL(q(z|x) ‖ p(z))                                     (eq. 3)
 
-The decoder p(x|z) is a density over the discrete levels, so the bound is on the probability of the discrete image.
+The encoder computes q(z|x), an approximation of the posterior p(z|x).  The decoder computes p(x|z), a density over the
+discrete levels, so the bound is on the probability of the discrete image.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class VAE(GenerativeModel):
     Args:
         image_shape: (C, H, W).
         levels: the number of integer levels.
-        latent: the dimensions of z.
+        latent: the number of dimensions of z.
         channels: the width at full size; it doubles wherever the size halves.
         stages: how many times the size is halved.
         decoder: the density of a pixel given z: `categorical` (a softmax over the levels) or `logistic` (a discretised
@@ -123,13 +124,13 @@ class VAE(GenerativeModel):
         check_counts(n=n)
         given = self.condition(labels, n, rng)
         with no_grad():
-            z = Tensor(rng.normal((n, self.latent), dtype=self.anchor.dtype))
+            z = Tensor(rng.normal((n, self.latent), dtype=self.dtype))
             return self.decode(z, **given).sample(rng).data.astype("uint8")
 
     def picture(self, z: Any, labels: Any = None) -> Array:
         """E[x|z] of latents z (N, latent), rounded to levels: uint8 (N, C, H, W)."""
         with no_grad():
-            density = self.decode(z if isinstance(z, Tensor) else Tensor(to_device(z, self.anchor.device)), labels)
+            density = self.decode(z if isinstance(z, Tensor) else Tensor(to_device(z, self.device)), labels)
             if isinstance(density, DiscretizedLogistic):
                 return unscale_levels(density.mean.data, self.levels)
             p = F.softmax(density.logits, dim=-1).data
@@ -157,7 +158,7 @@ class VAE(GenerativeModel):
 
         Kingma & Welling 2014, figure 4."""
         quantiles = [NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)]
-        z = np.array([(x, y) for y in quantiles[::-1] for x in quantiles], dtype=self.anchor.dtype)
+        z = np.array([(x, y) for y in quantiles[::-1] for x in quantiles], dtype=self.dtype)
         return self.picture(z, **self.class_by_row(1, len(z)))
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
@@ -170,7 +171,7 @@ class VAE(GenerativeModel):
         chosen, given = self.first_images(test, 32)
         rebuilt, labels = to_numpy(self.reconstruct(chosen, **given)), given.get("labels")
         of_ends = () if labels is None else (labels[:8], labels[8:16])
-        means = self.picture(rng.normal((64, self.latent), dtype=self.anchor.dtype), **self.class_by_row(8, 8))
+        means = self.picture(rng.normal((64, self.latent), dtype=self.dtype), **self.class_by_row(8, 8))
         found = {
             "reconstructions": np.stack([part[i : i + 16] for i in (0, 16) for part in (chosen, rebuilt)]),
             "interpolation": self.interpolate(chosen[:8], chosen[8:16], 10, *of_ends),
