@@ -214,8 +214,8 @@ class Columns:
         for k, (_, look, expand) in enumerate(self.layers):
             look.remember(x, i, j)
             gates = look.recall(i, j) + self.above[k][j]
-            new = lstm(Tensor(gates[None]), Tensor(self.states[1, k, i, j][None]))
-            self.states[:, k, i + 1, j] = [state.data[0] for state in new]
-            x = x + expand(self.states[0, k, i + 1, j])
+            h, cell = lstm(Tensor(gates[None]), Tensor(self.states[1, k, i, j][None]))
+            self.states[0, k, i + 1, j], self.states[1, k, i + 1, j] = h.data[0], cell.data[0]
+            x = x + expand(h.data[0])
         logits = self.last(self.xp.maximum(self.mix(self.xp.maximum(x, 0)), 0))
         return self.xp.ascontiguousarray(logits[c * self.levels : (c + 1) * self.levels].T)
