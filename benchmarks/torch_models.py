@@ -19,9 +19,7 @@ from nanogen.nn.layers import MaskedConv2d
 
 def mirror(ours: ng.models.GenerativeModel) -> Any:
     """The same model in PyTorch, with the same weights."""
-    theirs = {ng.models.PixelCNN: PixelCNN, ng.models.VAE: VAE, ng.models.GAN: GAN, ng.models.DDPM: DDPM}[type(ours)](
-        ours
-    )
+    theirs = MODELS[type(ours).__name__](ours)
     theirs.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in ours.state_dict().items()})
     return theirs
 
@@ -263,6 +261,7 @@ class DDPM(Mirror):
         return F.mse_loss(self.unet(signal * x0 + spread * noise, t), noise)
 
 
+MODELS: dict[str, type[Mirror]] = {cls.__name__: cls for cls in (PixelCNN, VAE, GAN, DDPM)}
 PARTS: dict[type, type[Mirror]] = {
     ng.models.autoregressive.pixelcnn.ResidualBlock: PixelBlock,
     ng.models.latent.networks.Block: VAEBlock,
