@@ -32,15 +32,14 @@ from nanogen.backend import DEVICES, keep_freed_memory, use_threads
 
 SIZES = {"8×8": ((1, 8, 8), 17), "28×28": ((1, 28, 28), 256)}
 BATCH = 64
-MIRRORED = {name: cls for name, cls in ng.models.MODELS.items() if cls.__name__ in torch_models.MODELS}
+MODELS = {name: ng.models.MODELS[name] for name in ("pixelcnn", "vae", "gan", "ddpm")}
 
 
 def models(size: str) -> dict[str, ng.models.GenerativeModel]:
-    """The models with a mirror in PyTorch, with the settings of their recipes, but for dropout: the two sides would
-    drop different elements."""
+    """The four with the settings of their recipes, but for dropout: the two sides would drop different elements."""
     shape, levels = SIZES[size]
     found = {}
-    for name, cls in MIRRORED.items():
+    for name, cls in MODELS.items():
         settings: dict[str, Any] = dict(cls.recipe(shape).model)
         if name == "pixelcnn":
             settings["dropout"] = 0.0
@@ -254,7 +253,7 @@ def pixelcnn_sampling(ours: ng.models.GenerativeModel, n: int = 16) -> Compariso
 def peak_memory() -> list[tuple[str, float, float]]:
     """MiB at most, of a process that takes three training steps, beyond one that has only made the model."""
     rows = []
-    for name in MIRRORED:
+    for name in MODELS:
         ours, theirs = (memory_beyond(side, name) for side in ("ours", "theirs"))
         rows.append((name, ours, theirs))
         print(f"peak memory, {name}, 28×28: {ours:.0f} MiB against {theirs:.0f} MiB: {ours / theirs:.2f}")

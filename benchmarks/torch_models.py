@@ -29,6 +29,8 @@ def layers_of(module: ng.nn.Module) -> nn.Module:
     if isinstance(module, MaskedConv2d):
         return MaskedConv(module)
     if isinstance(module, ng.nn.Conv2d):
+        if isinstance(module.padding, tuple) and len(module.padding) == 4:
+            return PaddedConv(module)
         o, c, *kernel = module.weight.shape
         bias = module.bias is not None
         return nn.Conv2d(c, o, tuple(kernel), module.stride, module.padding, module.dilation, bias=bias)
@@ -55,6 +57,18 @@ class MaskedConv(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)
+
+
+class PaddedConv(nn.Conv2d):
+    """With zeros on each of the four sides, left, right, above, below."""
+
+    def __init__(self, ours: ng.nn.Conv2d):
+        o, c, *kernel = ours.weight.shape
+        super().__init__(c, o, tuple(kernel), bias=ours.bias is not None)
+        self.sides = ours.padding
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(F.pad(x, self.sides), self.weight, self.bias)
 
 
 def stirred(model: ng.models.GenerativeModel, by: float) -> ng.models.GenerativeModel:
@@ -128,6 +142,74 @@ class PixelCNN(Mirror):
         n, c, h, w = images.shape
         logits = self(self.scaled(images)).reshape(n, c, -1, h, w).permute(0, 2, 1, 3, 4)
         return F.cross_entropy(logits, self.placed(images).long())
+
+
+class GatedLayer(Mirror):
+    def forward(self, v: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        above = self.vertical(v)
+        v, inner = (self.dropout(gate(x)) for x in (above, self.horizontal(h) + self.link(above)))
+        return v, self.out(inner) + h if self.ours[0].residual else self.out(inner)
+
+
+def gate(x: torch.Tensor) -> torch.Tensor:
+    a, b = x.chunk(2, 1)
+    return torch.tanh(a) * torch.sigmoid(b)
+
+
+class GatedPixelCNN(PixelCNN):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        v, h = F.pad(x, (0, 0, 1, 0))[:, :, :-1], x
+        for layer in self.layers:
+            v, h = layer(v, h)
+        return self.last(F.relu(self.mix(F.relu(h))))
+
+
+class Recurrence(Mirror):
+    """An LSTM along an axis of its input."""
+
+    axis = 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        states, h, c = [], 0 * x.narrow(self.axis, 0, 1).chunk(2, 1)[0], 0.0
+        for gates in self.input_of(x).split(1, self.axis):
+            i, f, g, o = (gates + self.state(h)).chunk(4, 1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            states.append(h)
+        return torch.cat(states, self.axis)
+
+    def input_of(self, x: torch.Tensor) -> torch.Tensor:
+        return self.input(x)
+
+
+class DiagonalLSTM(Recurrence):
+    axis = 3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        states = super().forward(x)
+        return torch.stack([states[:, :, i, i : i + x.shape[3]] for i in range(x.shape[2])], 2)
+
+    def input_of(self, x: torch.Tensor) -> torch.Tensor:
+        gates, height = self.input(x), x.shape[2]
+        return torch.stack([F.pad(gates[:, :, i], (i, height - 1 - i)) for i in range(height)], 2)
+
+
+class DiagonalBiLSTM(Mirror):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.left(x) + F.pad(self.right(x.flip(3)).flip(3), (0, 0, 1, 0))[:, :, :-1]
+
+
+class ResidualLSTM(Mirror):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.expand(self.cell(x))
+
+
+class PixelRNN(PixelCNN):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(F.pad(x, (0, 1)) if self.ours[0].cell == "diagonal" else x)
+        for block in self.blocks:
+            h = self.dropout(block(h))
+        return self.last(F.relu(self.mix(F.relu(h[:, :, :, : x.shape[3]]))))
 
 
 class VAEBlock(Mirror):
@@ -261,9 +343,14 @@ class DDPM(Mirror):
         return F.mse_loss(self.unet(signal * x0 + spread * noise, t), noise)
 
 
-MODELS: dict[str, type[Mirror]] = {cls.__name__: cls for cls in (PixelCNN, VAE, GAN, DDPM)}
+MODELS: dict[str, type[Mirror]] = {cls.__name__: cls for cls in (PixelCNN, GatedPixelCNN, PixelRNN, VAE, GAN, DDPM)}
 PARTS: dict[type, type[Mirror]] = {
     ng.models.autoregressive.pixelcnn.ResidualBlock: PixelBlock,
+    ng.models.autoregressive.gated.GatedLayer: GatedLayer,
+    ng.models.autoregressive.pixelrnn.RowLSTM: Recurrence,
+    ng.models.autoregressive.pixelrnn.DiagonalLSTM: DiagonalLSTM,
+    ng.models.autoregressive.pixelrnn.DiagonalBiLSTM: DiagonalBiLSTM,
+    ng.models.autoregressive.pixelrnn.ResidualLSTM: ResidualLSTM,
     ng.models.latent.networks.Block: VAEBlock,
     ng.models.latent.networks.Encoder: Encoder,
     ng.models.latent.networks.Decoder: Decoder,

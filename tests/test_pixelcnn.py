@@ -483,3 +483,21 @@ def test_the_lstm_is_torchs() -> None:
     expected = cell(torch.tensor(x), (torch.tensor(h), torch.tensor(c)))
     for ours, theirs in zip(lstm(ng.tensor(gates), ng.tensor(c)), expected, strict=True):
         np.testing.assert_allclose(ours.data, theirs.detach().numpy(), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["gated", "row", "diagonal"])
+@pytest.mark.parametrize("shape", [(1, 5, 4), (3, 3, 4)])
+def test_losses_and_gradients_are_those_of_a_network_in_torch(kind: str, shape: tuple[int, int, int]) -> None:
+    """The same layers once more in PyTorch, with the same weights: the loss and its gradient in every parameter."""
+    torch_models = pytest.importorskip("benchmarks.torch_models")
+    network = model(shape, 5, kind=kind, strength=0.3, dropout=0.0).to(np.float32).to(np.float64)  # torch begins so
+    images = np.random.default_rng(0).integers(0, 5, (6, *shape)).astype(np.uint8)
+    theirs = torch_models.mirror(network).double()
+    expected = theirs.loss(images, ng.Generator(0))
+    expected.backward()
+    loss, named = network.loss(images, ng.Generator(0)), dict(network.named_parameters())
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    slopes = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    assert slopes.keys() == named.keys()
+    for (name, slope), ours in zip(slopes.items(), ng.grad(loss, [named[name] for name in slopes]), strict=True):
+        np.testing.assert_allclose(ours.data, slope.numpy(), rtol=1e-9, atol=1e-12, err_msg=name)
