@@ -137,5 +137,5 @@ def test_the_unit_of_a_loss(name: str) -> None:
     else:
         assert model.loss_unit == {
             "gan": "nats", "gan, penalised": "units of the critic's output",
-            "ddpm": "squared error of the noise per dimension",
+            "ddpm": "squared error per dimension",
         }[name]  # fmt: skip

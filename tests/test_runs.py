@@ -352,7 +352,7 @@ def test_a_test_loss_that_is_not_finite(
 
 @pytest.mark.parametrize(("model", "unit"), [
     ("pixelcnn", "bits per dimension"), ("vae", "bits per dimension"), ("gan", "nats"),
-    ("ddpm", "squared error of the noise per dimension"),
+    ("ddpm", "squared error per dimension"),
 ])  # fmt: skip
 def test_the_plot_of_test_losses(model: str, unit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The losses of training and of test images, each pair in one colour and all in one unit: bits where the loss is in

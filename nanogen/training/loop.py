@@ -39,6 +39,7 @@ from nanogen.training.run import (
     build_model,
     check_labels,
     log,
+    model_parameters,
 )
 from nanogen.training.stopping import Interrupted, Stop
 
@@ -289,6 +290,7 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
                 if not math.isfinite(total := sum(means.values())):
                     raise failure(trainer, run, f"the mean loss is {means}")
                 file.write(",".join([str(trainer.step), *(f"{mean:.6g}" for mean in means.values())]) + "\n")
+                file.flush()
                 trainer.recent = {name: [] for name in means}
             if last or stopping or trainer.step % settings.checkpoint_every == 0:
                 save(trainer, run, file)
@@ -393,7 +395,9 @@ def begun_from(trainer: Trainer, other: Run) -> Checkpoint:
     if shapes(weights) != shapes(trainer.model.state_dict()):
         there, here = all_settings(theirs), all_settings(trainer.settings)
         other_ones = ", ".join(
-            f"{name} {there.get(name)}, not {here[name]}" for name in here if there.get(name) != here[name]
+            f"{name} {there[name]}, not {here.get(name)}"
+            for name in ("model", "image_shape", "levels", *model_parameters(theirs.model))
+            if there[name] != here.get(name)
         )
         raise ValueError(f"the weights of {other.folder} do not fit: it has {other_ones}")
     found, weights = trainer.checkpoint(), {name: to_numpy(array) for name, array in weights.items()}

@@ -38,7 +38,7 @@ img { max-width: 100%; background: #fff; vertical-align: bottom; } .small img { 
 table { border-collapse: collapse; } td, th { padding: .15rem 1.5rem .15rem 0; text-align: left; }
 th { font-weight: normal; opacity: .75; overflow-wrap: normal; vertical-align: top; }
 td { font-family: ui-monospace, monospace; }
-pre { overflow-x: auto; }
+pre { white-space: pre-wrap; }
 </style>
 </head>
 <body>

@@ -54,9 +54,7 @@ def library(real: str) -> ctypes.CDLL | None:
     try:
         with contextlib.ExitStack() as held:
             if threading.current_thread() is threading.main_thread() and signal.getsignal(SIGTERM) == signal.SIG_DFL:
-                signal.signal(
-                    SIGTERM, lambda number, frame: sys.exit(128 + number)
-                )  # so that temporary files are removed
+                signal.signal(SIGTERM, lambda number, frame: sys.exit(128 + number))  # removes temporary files
                 held.callback(signal.signal, SIGTERM, signal.SIG_DFL)
             return from_cache(f"{REAL[real]}-{name_of(command, sources)}", command)
     except (OSError, UnicodeDecodeError, subprocess.SubprocessError) as error:
