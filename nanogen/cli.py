@@ -421,7 +421,8 @@ def outcome(parsed: argparse.Namespace) -> tuple[int, str]:
     """Run a command.  Returns the exit status and a line that describes the error, if any."""
     command = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "list": run_list}[parsed.command]
     keep_freed_memory()
-    log.setLevel("ERROR" if getattr(parsed, "quiet", False) else "NOTSET")
+    level = log.level
+    log.setLevel("ERROR" if getattr(parsed, "quiet", False) else level)
     try:
         with Stop(at_once=True):
             if hasattr(signal, "pthread_sigmask"):  # ranks end together: `nanogen_command` has blocked it until here
@@ -437,6 +438,8 @@ def outcome(parsed: argparse.Namespace) -> tuple[int, str]:
         if size() == 1:
             raise
         return 1, traceback.format_exc().rstrip()
+    finally:
+        log.setLevel(level)
     return 0, ""
 
 
