@@ -840,10 +840,12 @@ def test_defaults_as_they_are_shown() -> None:
     assert default("batch") == "64"
     assert default("keep") == "3"
     assert default("samples_every") == "200; images beyond 16 pixels: 1000"
-    assert default("betas") == "0.9,0.999 pixelcnn, 0.9,0.999 vae, 0.5,0.999 gan, 0.9,0.999 ddpm"
+    assert default("betas") == (
+        "0.9,0.999 pixelcnn, 0.9,0.999 gated-pixelcnn, 0.9,0.999 pixelrnn, 0.9,0.999 vae, 0.5,0.999 gan, 0.9,0.999 ddpm"
+    )
     assert default("lr") == (
-        "0.003 pixelcnn, 0.001 vae, 0.0005 gan, 0.002 ddpm; images beyond 16 pixels:"
-        " 0.001 pixelcnn, 0.001 vae, 0.0003 gan, 0.001 ddpm"
+        "0.003 pixelcnn, 0.003 gated-pixelcnn, 0.003 pixelrnn, 0.001 vae, 0.0005 gan, 0.002 ddpm; images beyond 16"
+        " pixels: 0.001 pixelcnn, 0.001 gated-pixelcnn, 0.001 pixelrnn, 0.001 vae, 0.0003 gan, 0.001 ddpm"
     )
     shown = dict(explained("ddpm"))
     assert shown["T=1000"] == "the number of diffusion steps, at least 2. (200 for images of up to 16 pixels)"
