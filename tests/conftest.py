@@ -43,14 +43,6 @@ def pytest_addoption(parser: Any) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: Any) -> None:
-    """The whole suite runs in two processes, a file in one of them; what is named on the command line in this one."""
-    whole = config.args_source == config.ArgsSource.TESTPATHS and not config.option.usepdb
-    if whole and config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None:
-        config.option.numprocesses, config.option.dist = 2, "loadfile"
-
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: Any) -> None:
     config.addinivalue_line("markers", "gpu: CPU against an NVIDIA GPU; skipped where there is none")
     if config.getoption("device") == "strict":
