@@ -291,7 +291,7 @@ def test_a_run_of_two_ranks_is_that_of_one(tmp_path: Path) -> None:
     files = [{path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} for folder in (whole, shared)]
     assert files[0] == files[1]
     (line,) = (shared / "commands.log").read_text().splitlines()
-    assert line.endswith(f": mpiexec -n 2 nanogen train vae --steps 50 --out {shared}")
+    assert line.endswith(f": mpiexec -n 2 nanogen train vae --steps 50 --warmup 50 --out {shared}")
     assert len((shared / "metrics.csv").read_text().splitlines()) == 6
 
 
