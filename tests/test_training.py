@@ -849,10 +849,16 @@ def test_defaults_as_they_are_shown() -> None:
     )
     shown = dict(explained("ddpm"))
     assert shown["T=1000"] == "the number of diffusion steps, at least 2. (200 for images of up to 16 pixels)"
-    assert shown["channels=64"] == ("of the U-Net. (32 for images of up to 16 pixels, 32 for images beyond 16 pixels)")
-    assert shown["multipliers=1,2"] == "of the U-Net. (1,2,2 for images beyond 16 pixels)"
-    assert shown["dropout=0.0"] == "of the U-Net."
-    assert dict(explained("gan"))["discriminator_steps=1"] == "k of algorithm 1, updates of D per update of G."
+    assert shown["channels=64"] == (
+        "the width of the U-Net at full size, even. (32 for images of up to 16 pixels, 32 for images beyond 16 pixels)"
+    )
+    assert shown["multipliers=1,2"] == (
+        "the width at each resolution, in units of `channels`; each resolution is half the one before."
+        " (1,2,2 for images beyond 16 pixels)"
+    )
+    assert shown["dropout=0.0"] == "the share of features set to 0 inside the residual blocks, while training."
+    updates = dict(explained("gan"))["discriminator_steps=1"]
+    assert updates == "the number of updates of D per update of G: k of algorithm 1."
 
 
 def test_files_of_settings(tmp_path: Path) -> None:
