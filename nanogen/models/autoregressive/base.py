@@ -13,12 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from nanogen import functional as F
 from nanogen.autograd import Tensor, no_grad
 from nanogen.backend import Array, array_module, to_numpy
 from nanogen.data.images import Images
 from nanogen.distributions import Categorical
 from nanogen.models.base import GenerativeModel, check_counts, progress
 from nanogen.random import Generator
+
+
+def shift_down(x: Tensor) -> Tensor:
+    """The images one row further down, with zeros above, so that row i holds row i − 1."""
+    return F.pad(x, (0, 0, 1, 0))[:, :, :-1]
 
 
 class AutoregressiveModel(GenerativeModel):

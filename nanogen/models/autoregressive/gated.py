@@ -14,7 +14,7 @@ import numpy as np
 from nanogen import functional as F
 from nanogen.autograd import Tensor, no_grad
 from nanogen.backend import Array, array_module
-from nanogen.models.autoregressive.base import AutoregressiveModel
+from nanogen.models.autoregressive.base import AutoregressiveModel, shift_down
 from nanogen.models.autoregressive.columns import Column, RememberingColumn
 from nanogen.models.base import check_counts
 from nanogen.models.recipe import Recipe, large
@@ -27,11 +27,6 @@ def gate(x: Tensor) -> Tensor:
     """tanh(first half of the channels) ⊙ σ(second half): (N, 2C, …) to (N, C, …).  Eq. 2."""
     a, b = F.chunk(x, 2, 1)
     return F.tanh(a) * F.sigmoid(b)
-
-
-def shift_down(x: Tensor) -> Tensor:
-    """The images one row further down, with zeros above, so that row i holds row i − 1."""
-    return F.pad(x, (0, 0, 1, 0))[:, :, :-1]
 
 
 class GatedLayer(Module):
@@ -126,11 +121,8 @@ class Columns:
         self.layers = [
             (RememberingColumn(layer.horizontal, n, (height, width)), Column(layer.out, n)) for layer in network.layers
         ]
-        self.mix, self.last, self.xp = (
-            Column(network.mix, n),
-            Column(network.last, n),
-            array_module(network.last.weight.data),
-        )
+        self.mix, self.last = Column(network.mix, n), Column(network.last, n)
+        self.xp = array_module(network.last.weight.data)
         self.scaled, self.at = network.scaled(self.xp.arange(network.levels)).data, -1
         # the inputs of the vertical stack's layers, with the zeros above them: (n, channels, reach + H + 1, W)
         self.inputs = [

@@ -18,7 +18,7 @@ import numpy as np
 from nanogen import functional as F
 from nanogen.autograd import Tensor, no_grad
 from nanogen.backend import Array, array_module
-from nanogen.models.autoregressive.base import AutoregressiveModel
+from nanogen.models.autoregressive.base import AutoregressiveModel, shift_down
 from nanogen.models.autoregressive.columns import Column, RememberingColumn
 from nanogen.models.base import check_choice, check_counts
 from nanogen.models.recipe import Recipe, large
@@ -32,6 +32,19 @@ def lstm(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     i, f, g, o = F.chunk(gates, 4, 1)
     c = F.sigmoid(f) * c + F.sigmoid(i) * F.tanh(g)
     return F.sigmoid(o) * F.tanh(c), c
+
+
+def recurrence(inputs: Tensor, state: Conv2d, axis: int) -> Tensor:
+    """The states of an LSTM that runs along an axis: K_is ∗ x, (N, 4C, H, W), to (N, C, H, W).  Eq. 3.
+
+    state: K_ss."""
+    steps = F.split(inputs, 1, axis)
+    h = c = Tensor(array_module(inputs.data).zeros_like(steps[0].data[:, : state.in_channels]))
+    states = []
+    for gates in steps:
+        h, c = lstm(gates + state(h), c)
+        states.append(h)
+    return F.cat(states, axis)
 
 
 def input_to_state(channels: int, hidden: int, width: int, colors: int, rng: Generator) -> MaskedConv2d:
@@ -67,13 +80,7 @@ class RowLSTM(Module):
         self.state = Conv2d(hidden, 4 * hidden, (1, 3), padding=(0, 1), bias=False, rng=rng)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, wide, _, width = x.shape
-        h = c = Tensor(array_module(x.data).zeros((n, wide // 2, 1, width), x.dtype))
-        states = []
-        for gates in F.split(self.input(x), 1, 2):
-            h, c = lstm(gates + self.state(h), c)
-            states.append(h)
-        return F.cat(states, 2)
+        return recurrence(self.input(x), self.state, 2)
 
 
 class DiagonalLSTM(Module):
@@ -88,13 +95,7 @@ class DiagonalLSTM(Module):
         self.state = Conv2d(hidden, 4 * hidden, (2, 1), padding=(0, 0, 1, 0), bias=False, rng=rng)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, wide, height, _ = x.shape
-        h = c = Tensor(array_module(x.data).zeros((n, wide // 2, height, 1), x.dtype))
-        states = []
-        for gates in F.split(skew(self.input(x)), 1, 3):
-            h, c = lstm(gates + self.state(h), c)
-            states.append(h)
-        return unskew(F.cat(states, 3))
+        return unskew(recurrence(skew(self.input(x)), self.state, 3))
 
 
 class DiagonalBiLSTM(Module):
@@ -108,7 +109,7 @@ class DiagonalBiLSTM(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         right = F.flip(self.right(F.flip(x, (3,))), (3,))
-        return self.left(x) + F.pad(right, (0, 0, 1, 0))[:, :, :-1]
+        return self.left(x) + shift_down(right)
 
 
 class ResidualLSTM(Module):
