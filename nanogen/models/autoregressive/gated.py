@@ -13,9 +13,9 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, no_grad
-from nanogen.backend import Array, array_module
+from nanogen.backend import Array
 from nanogen.models.autoregressive.base import AutoregressiveModel, shift_down
-from nanogen.models.autoregressive.columns import Column, RememberingColumn
+from nanogen.models.autoregressive.columns import Column, LastColumns, RememberingColumn
 from nanogen.models.base import check_counts
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Conv2d, Dropout, Embedding, MaskedConv2d, Module
@@ -113,17 +113,16 @@ class GatedPixelCNN(AutoregressiveModel):
         return Columns(self, n, labels)
 
 
-class Columns:
+class Columns(LastColumns):
     """The network in raster order: the vertical stack row by row, the horizontal one pixel by pixel.  See `base`."""
 
     def __init__(self, network: GatedPixelCNN, n: int, labels: Array | None = None):
+        super().__init__(network, n)
         (_, height, width), self.network, self.labels = network.image_shape, network, labels
         self.layers = [
             (RememberingColumn(layer.horizontal, n, (height, width)), Column(layer.out, n)) for layer in network.layers
         ]
-        self.mix, self.last = Column(network.mix, n), Column(network.last, n)
-        self.xp = array_module(network.last.weight.data)
-        self.scaled, self.at = network.scaled(self.xp.arange(network.levels)).data, -1
+        self.at = -1
         # the inputs of the vertical stack's layers, with the zeros above them: (n, channels, reach + H + 1, W)
         self.inputs = [
             self.xp.zeros((n, layer.vertical.in_channels, layer.reach + height + 1, width), self.scaled.dtype)
@@ -156,6 +155,4 @@ class Columns:
             if k:
                 look.remember(h, i, j)
             h = h + out(gate(Tensor((look.recall(i, j) + linked[j])[None])).data[0])
-        logits = self.last(self.xp.maximum(self.mix(self.xp.maximum(h, 0)), 0))
-        levels = self.network.levels
-        return self.xp.ascontiguousarray(logits[c * levels : (c + 1) * levels].T)
+        return self.factor(h, c)

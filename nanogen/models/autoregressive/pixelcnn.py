@@ -10,9 +10,9 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor
-from nanogen.backend import Array, array_module
+from nanogen.backend import Array
 from nanogen.models.autoregressive.base import AutoregressiveModel
-from nanogen.models.autoregressive.columns import Column, RememberingColumn
+from nanogen.models.autoregressive.columns import Column, LastColumns, RememberingColumn
 from nanogen.models.base import check_counts
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Dropout, MaskedConv2d, Module, Parameter
@@ -86,7 +86,7 @@ class PixelCNN(AutoregressiveModel):
         return Columns(self, n, labels)
 
 
-class Columns:
+class Columns(LastColumns):
     """The network pixel by pixel, in raster order: columns (channels, n) go through the layers of `forward`.
 
     The weights are copied.
@@ -97,16 +97,13 @@ class Columns:
         labels: their labels (n,), if the network is conditional."""
 
     def __init__(self, network: PixelCNN, n: int, labels: Array | None = None):
+        super().__init__(network, n)
         size = network.image_shape[1:]
         self.first = RememberingColumn(network.first, n, size)
         self.blocks = [
             (Column(b.reduce, n), RememberingColumn(b.look, n, size), Column(b.expand, n)) for b in network.blocks
         ]
-        self.mix, self.last = Column(network.mix, n), Column(network.last, n)
-        self.levels, self.xp = network.levels, array_module(network.first.weight.data)
-        self.scaled = network.scaled(self.xp.arange(network.levels)).data
         self.label = None if network.label is None else network.label.data[labels].transpose(2, 3, 1, 0)
-        self.zeros = self.xp.zeros_like(self.mix.bias)
 
     def learn(self, x: Array, i: int, j: int) -> None:
         """Take the levels x (n, C, H, W) at pixel (i, j) as input, where some or all of the colours are known."""
@@ -121,8 +118,4 @@ class Columns:
         for reduce, look, expand in self.blocks:
             look.remember(relu(reduce(relu(h))), i, j)
             h = h + expand(relu(look.recall(i, j)))
-        logits = self.last(relu(self.mix(relu(h))))
-        return self.xp.ascontiguousarray(logits[c * self.levels : (c + 1) * self.levels].T)
-
-    def relu(self, x: Array) -> Array:
-        return self.xp.maximum(x, self.zeros[: len(x)])  # with the scalar 0 it takes twice the time
+        return self.factor(h, c)

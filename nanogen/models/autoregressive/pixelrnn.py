@@ -19,7 +19,7 @@ from nanogen import functional as F
 from nanogen.autograd import Tensor, no_grad
 from nanogen.backend import Array, array_module
 from nanogen.models.autoregressive.base import AutoregressiveModel, shift_down
-from nanogen.models.autoregressive.columns import Column, RememberingColumn
+from nanogen.models.autoregressive.columns import Column, LastColumns, RememberingColumn
 from nanogen.models.base import check_choice, check_counts
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Conv2d, Dropout, Embedding, MaskedConv2d, Module
@@ -180,23 +180,22 @@ class PixelRNN(AutoregressiveModel):
         return Columns(self, n, labels) if self.cell == "row" else None
 
 
-class Columns:
+class Columns(LastColumns):
     """The Row LSTM's network pixel by pixel, with the states of all rows above.  See `base`."""
 
     def __init__(self, network: PixelRNN, n: int, labels: Array | None = None):
-        (_, height, width), xp = network.image_shape, array_module(network.last.weight.data)
+        super().__init__(network, n)
+        _, height, width = network.image_shape
         self.first = RememberingColumn(network.first, n, (height, width))
         self.label = 0 if network.label is None else network.label(labels).data.T
         self.layers = [
             (block.cell.state, RememberingColumn(block.cell.input, n, (height, width)), Column(block.expand, n))
             for block in network.blocks
         ]
-        self.mix, self.last = Column(network.mix, n), Column(network.last, n)
-        self.levels, self.xp, self.at = network.levels, xp, -1
-        self.scaled = network.scaled(xp.arange(network.levels)).data
+        self.at = -1
         hidden = self.layers[0][0].in_channels
         # h and c of each layer, at row i + 1 those of row i: (2, layers, H + 1, W, hidden, n)
-        self.states = xp.zeros((2, len(self.layers), height + 1, width, hidden, n), self.scaled.dtype)
+        self.states = self.xp.zeros((2, len(self.layers), height + 1, width, hidden, n), self.scaled.dtype)
 
     def learn(self, x: Array, i: int, j: int) -> None:
         self.first.remember(self.scaled.take(x[:, :, i, j].T), i, j)
@@ -218,5 +217,4 @@ class Columns:
             h, cell = lstm(Tensor(gates[None]), Tensor(self.states[1, k, i, j][None]))
             self.states[0, k, i + 1, j], self.states[1, k, i + 1, j] = h.data[0], cell.data[0]
             x = x + expand(h.data[0])
-        logits = self.last(self.xp.maximum(self.mix(self.xp.maximum(x, 0)), 0))
-        return self.xp.ascontiguousarray(logits[c * self.levels : (c + 1) * self.levels].T)
+        return self.factor(x, c)
