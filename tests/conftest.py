@@ -4,6 +4,7 @@
 """
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # PyTorch's threads would wait in a loop for the other process's
 
 sys.path.append(str(Path(__file__).parents[1]))  # `benchmarks`, and `tests` itself, are not installed
 

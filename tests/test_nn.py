@@ -15,10 +15,12 @@ import pytest
 from helpers import leaf
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_runs import TINY, settings_of, some_images
 
 import nanogen as ng
 from nanogen import nn
 from nanogen.nn.layers import causal_mask
+from nanogen.training.run import build_model
 
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.torch", reason="torch reads these files by it")
@@ -474,14 +476,11 @@ def test_dropout_layers_do_not_drop_the_same() -> None:
 
 def test_models_take_nothing_from_the_default_generator() -> None:
     """A model's first weights and a run's noise come from generators of their own: what else was drawn changes none."""
-    before = ng.default_generator.state
-    for make in (ng.models.DDPM, ng.models.GAN, ng.models.PixelCNN, ng.models.VAE):
-        model = make((1, 8, 8), levels=17)
-        images = np.random.default_rng(0).integers(0, 17, (2, 1, 8, 8)).astype(np.uint8)
-        updates = getattr(model, "updates", None)
-        losses = [u.loss for u in updates()] if updates else [model.loss]
-        for loss in losses:
-            loss(images, ng.Generator(1))
+    before, images = ng.default_generator.state, some_images()
+    for name in TINY:
+        model = build_model(settings_of(name))
+        for _, loss, _ in model.updates():
+            loss(images.images[:2], ng.Generator(1))
         model.sample(1, ng.Generator(2))
     assert ng.default_generator.state == before
 

@@ -178,7 +178,7 @@ Each test file covers one part of the library. Each test says in its docstring w
 enumeration, by quadrature, by an identity, by a second implementation (SciPy, torch), or by a statistical test whose
 power is stated and which must reject a deliberately wrong sampler. No test compares the code with itself.
 
-    python -m pytest                                    # all: two to three minutes on two cores
+    python -m pytest                                    # all: three minutes, in two processes
     python -m pytest tests/test_schedule.py             # one part
     python -m pytest --hypothesis-profile=thorough      # 500 new examples per property instead of the usual 20
     python -m pytest --hypothesis-profile=random --hypothesis-seed=1    # 20 others, determined by the seed

@@ -48,7 +48,7 @@ def prepare(copy: Copy, part: Part) -> None:
         "source_paths": ["nanogen/"],
         "only_mutate": [f"nanogen/{file}" for file in part.files],
         "pytest_add_cli_args_test_selection": [f"tests/{test}" for test in part.tests],
-        "pytest_add_cli_args": ["-p", "no:cacheprovider", "--hypothesis-profile=museum"],
+        "pytest_add_cli_args": ["-n0", "-p", "no:cacheprovider", "--hypothesis-profile=museum"],
         "also_copy": ["setup.cfg", "README.md", "benchmarks"],
     }
     settings = "\n".join(f"{name} = {json.dumps(values)}" for name, values in lists.items())
