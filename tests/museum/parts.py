@@ -77,7 +77,7 @@ PARTS = {
         ("test_pixelcnn.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
     ),
     "vae": Part(
-        ("models/latent/vae.py", "models/latent/networks.py"),
+        ("models/latent/base.py", "models/latent/vae.py", "models/latent/networks.py"),
         ("test_vae.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
     ),
     "gan": Part(

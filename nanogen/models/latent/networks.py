@@ -1,4 +1,4 @@
-"""The networks of the VAE: a convolutional encoder for q(z|x), and a decoder for p(x|z)."""
+"""The networks of models with latent variables: a convolutional encoder, and a decoder for p(x|z)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Block(Module):
 
 
 class Encoder(Module):
-    """Images to the mean and log-variance of q(z|x), (N, latent) each.
+    """Images to `numbers` numbers each, (N, numbers): what q(z|x), or a code, is made of.
 
     Each stage is a block, then a convolution that halves the size and doubles the channels.  An embedding of the label
     is added to the first features, at all pixels."""
@@ -34,7 +34,7 @@ class Encoder(Module):
         self,
         image_shape: tuple[int, int, int],
         channels: int,
-        latent: int,
+        numbers: int,
         stages: int,
         rng: Generator,
         classes: int = 0,
@@ -47,18 +47,16 @@ class Encoder(Module):
             self.stages += [Block(channels, rng), Conv2d(channels, 2 * channels, 3, stride=2, padding=1, rng=rng)]
             channels, height, width = 2 * channels, (height + 1) // 2, (width + 1) // 2
         self.block = Block(channels, rng)
-        self.last = Linear(channels * height * width, 2 * latent, rng=rng)
+        self.last = Linear(channels * height * width, numbers, rng=rng)
         self.label = Embedding(classes, wide, rng=rng) if classes else None
 
-    def forward(self, x: Tensor, labels: Array | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, labels: Array | None = None) -> Tensor:
         h = self.first(x)
         if self.label is not None:
             h = h + self.label(labels).reshape(len(x), -1, 1, 1)
         for stage in self.stages:
             h = stage(h)
-        out = self.last(F.silu(self.block(h)).reshape(len(x), -1))
-        mean, log_variance = out.split(out.shape[1] // 2, 1)
-        return mean, log_variance
+        return self.last(F.silu(self.block(h)).reshape(len(x), -1))
 
 
 class Decoder(Module):
