@@ -89,7 +89,7 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     PixelCNN: {"channels": 96, "blocks": 5, "kernel_size": 5, "dropout": 0.25},
     GatedPixelCNN: {"channels": 64, "blocks": 5, "kernel_size": 7, "dropout": 0.25},
     PixelRNN: {"cell": "row", "hidden": 64, "blocks": 3, "kernel_size": 7, "dropout": 0.25},
-    VAE: {"latent": 16, "channels": 32, "stages": 2, "decoder": "categorical"},
+    VAE: {"latent": 16, "channels": 32, "stages": 2, "decoder": "categorical", "beta": 1.0},
     GAN: {
         "latent": 64, "channels": 64, "objective": "non-saturating", "discriminator_steps": 1, "gradient_penalty": 0.0,
     },

@@ -36,6 +36,7 @@ class VAE(LatentModel):
         stages: how many times the size is halved.
         decoder: the density of a pixel given z: `categorical` (a softmax over the levels) or `logistic` (a discretised
             logistic with learned mean and scale, for many levels).
+        beta: the weight of the KL in the loss; above 1: a β-VAE (Higgins et al. 2017).  The bounds are without it.
         classes: the number of labels that images are conditioned on; 0: unconditional.
         rng: draws the initial weights; default `Generator(0)`.
     """
@@ -46,13 +47,17 @@ class VAE(LatentModel):
 
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, latent: int = 16, channels: int = 32, stages: int = 2,
-        decoder: str = "categorical", classes: int = 0, rng: Generator | None = None,
+        decoder: str = "categorical", beta: float = 1.0, classes: int = 0, rng: Generator | None = None,
     ):  # fmt: skip
         check_counts(latent=latent)
         super().__init__(
             image_shape, levels, channels, stages, decoder, classes, 2 * latent, latent, rng or Generator(0)
         )
-        self.latent = latent
+        if not 0 <= beta < math.inf:
+            raise ValueError(f"beta must be a finite number ≥ 0, got {beta!r}")
+        self.latent, self.beta = latent, beta
+        if beta != 1:
+            self.loss_unit = "nats per dimension, the KL weighted"
 
     def encode(self, images: Any, labels: Any = None) -> Normal:
         """q(z|x) = N(μ(x), diag σ²(x)): images (N, C, H, W) to a density over z (N, latent).  Eq. 9."""
@@ -67,14 +72,19 @@ class VAE(LatentModel):
         """p(z) = N(0, I)."""
         return Normal(like.detach() * 0.0, 1.0)
 
-    def elbo(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """E_q[log p(x|z)] − KL(q(z|x)‖p(z)) ≤ log p(x), by one sample of z: (N,), nats per image.
-
-        Kingma & Welling 2014, eq. 7, the second form: the KL is exact.  With labels (N,): on log p(x | label)."""
+    def terms(self, images: Any, rng: Generator, labels: Any = None) -> tuple[Tensor, Tensor]:
+        """log p(x|z) for one z ~ q(z|x), and KL(q(z|x)‖p(z)), which is exact: (N,) each, nats per image."""
         levels, given = self.pixels(images), self.condition(labels, len(images))
         posterior = self.encode(levels, **given)
         reconstruction = self.log_likelihood(levels, posterior.rsample(rng), **given)
-        return reconstruction - kl_divergence(posterior, self.prior(posterior.mean)).sum(1)
+        return reconstruction, kl_divergence(posterior, self.prior(posterior.mean)).sum(1)
+
+    def elbo(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
+        """E_q[log p(x|z)] − KL(q(z|x)‖p(z)) ≤ log p(x), by one sample of z: (N,), nats per image.
+
+        Kingma & Welling 2014, eq. 7, the second form.  With labels (N,): on log p(x | label)."""
+        reconstruction, kl = self.terms(images, rng, labels)
+        return reconstruction - kl
 
     def importance_weighted_bound(self, images: Any, rng: Generator, samples: int = 64, labels: Any = None) -> Tensor:
         """log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q(z|x): (N,), nats per image.
@@ -96,5 +106,8 @@ class VAE(LatentModel):
         return found | {"importance-weighted, K = 64": -tighter}
 
     def loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """−elbo, averaged over images and dimensions, in nats per dimension."""
-        return -self.elbo(images, rng, **self.condition(labels, len(images))).mean() / self.dimensions
+        """−E_q[log p(x|z)] + β KL(q(z|x)‖p(z)), averaged over images and dimensions, in nats per dimension.
+
+        Higgins et al. 2017, eq. 4."""
+        reconstruction, kl = self.terms(images, rng, labels)
+        return (self.beta * kl - reconstruction).mean() / self.dimensions
