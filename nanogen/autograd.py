@@ -256,8 +256,8 @@ def constant(value: Any, beside: Sequence[Any] = ()) -> Tensor:
     `beside` it, so that `x * 0.5` has the type of x.  An array of integers or bools gets only the device."""
     if isinstance(value, Tensor):
         return value
-    tensors_first = sorted(beside, key=lambda x: not isinstance(x, Tensor))
-    arrays = [x.data if isinstance(x, Tensor) else x for x in tensors_first]
+    # tensors first
+    arrays = [x.data if isinstance(x, Tensor) else x for x in sorted(beside, key=lambda x: not isinstance(x, Tensor))]
     others = [x for x in arrays if hasattr(x, "ndim") and not isinstance(x, np.generic)]
     if not isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating):
         array = real(array_module(value).asarray(value))
@@ -287,6 +287,7 @@ class Primitive(Operation):
     """
 
     reads_output = True
+    adds: Any = None
 
     def __init__(self, plain: Callable[..., Any]):
         super().__init__(plain)
@@ -299,7 +300,7 @@ class Primitive(Operation):
         if not self.variadic:
             self.__signature__ = inspect.Signature([p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in declared])
 
-    def vjp(self, *rules: Callable[..., Tensor] | None, reads: str | None = None) -> None:
+    def vjp(self, *rules: Callable[..., Tensor] | None, reads: str | None = None, adds: Any = None) -> None:
         """Declare a gradient rule `(g, out, *inputs, **parameters) -> Tensor` for each input, None for one without a
         gradient.  A primitive of any number of inputs has one rule, `(i, g, out, *inputs, **parameters) -> Tensor`, for
         the i-th.
@@ -308,8 +309,11 @@ class Primitive(Operation):
 
         Args:
             reads: the arrays among `out` and the inputs whose numbers the rules read; all, if left out.  Of the others
-                the graph keeps only shape and type."""
-        self.rules = rules
+                the graph keeps only shape and type.
+            adds: `(total, g, **parameters)` adds the gradient of the only input to a raw array, in place.  The engine
+                calls it where a sum has begun and need not be differentiable; so small parts of a large array cost
+                little."""
+        self.rules, self.adds = rules, adds
         if reads is not None:
             read = [name in reads.split() for name in self.names]
             self.reads = itertools.repeat(read[0]) if self.variadic else read
@@ -334,13 +338,11 @@ class Primitive(Operation):
         read, and outlines of the others.  `by_kernel`: (saved, gradient) of a kernel with its own gradient."""
         if isinstance(output, np.generic):
             output = np.asarray(output)  # NumPy, unlike CuPy, returns scalars instead of arrays without axes
-        if _recording.get() and output.dtype.kind == "f":
-            for x in tensors:
-                if x.node is not None:
-                    read = zip(itertools.repeat(True) if by_kernel else self.reads, tensors)
-                    held = [Tensor(x.data if whole else Outline(x.data), x.node) for whole, x in read]
-                    kept = output if self.reads_output else Outline(output)
-                    return Tensor(output, Node(self, held, kept, parameters, *by_kernel))
+        if _recording.get() and output.dtype.kind == "f" and any(x.node for x in tensors):
+            read = zip(itertools.repeat(True) if by_kernel else self.reads, tensors)
+            held = [Tensor(x.data if whole else Outline(x.data), x.node) for whole, x in read]
+            kept = output if self.reads_output else Outline(output)
+            return Tensor(output, Node(self, held, kept, parameters, *by_kernel))
         return Tensor(output)
 
     def gradients(self, node: Node, g: Tensor, wanted: list[bool]) -> list[Tensor | None]:
@@ -445,10 +447,9 @@ def _ancestors(nodes: Sequence[Node]) -> list[Node]:
     """These nodes and all that they were computed from, oldest first."""
     seen, waiting = set(nodes), list(nodes)
     while waiting:
-        for x in waiting.pop().inputs:
-            if x.node is not None and x.node not in seen:
-                seen.add(x.node)
-                waiting.append(x.node)
+        new = {x.node for x in waiting.pop().inputs if x.node is not None} - seen
+        seen |= new
+        waiting += new
     return sorted(seen, key=lambda node: node.index)
 
 
@@ -487,6 +488,9 @@ def _vector_jacobian_product(
             if changes.last > node.index:
                 changes.check(node)
             g = found[node] if node in kept else found.pop(node)
+            if node.primitive.adds and node.inputs[0].node in private:
+                node.primitive.adds(found[node.inputs[0].node].data, g.data, **node.parameters)
+                continue
             for x, gx in zip(node.inputs, node.primitive.gradients(node, g, wanted), strict=True):
                 if gx is not None:
                     gx = _undo_broadcasting(gx, x)

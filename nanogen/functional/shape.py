@@ -161,9 +161,8 @@ def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int 
         sizes = list(size)
     if sum(sizes) != length:
         raise ValueError(f"split: sizes {sizes} do not add up to {length}, the length of axis {dim}")
-    before = (slice(None),) * dim
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    return tuple(tensor[(*before, slice(end - n, end))] for n, end in zip(sizes, ends, strict=True))
+    ends = itertools.accumulate(sizes)
+    return tuple(tensor[(slice(None),) * dim + (slice(end - n, end),)] for n, end in zip(sizes, ends, strict=True))
 
 
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
@@ -177,21 +176,25 @@ def index(input, *, key):
     return input[key]
 
 
-index.vjp(lambda g, out, x, key: unindex(g, key=key, shape=x.shape), reads="")
+def add_at(total, values, *, key):
+    """total[key] += values on raw arrays; at a position that occurs several times, all of its values are added."""
+    xp, parts = array_module(total), key if isinstance(key, tuple) else (key,)
+    if all(is_basic(part) for part in parts):
+        total[key] += values  # with numbers and slices no position occurs twice
+    else:
+        # masks as integer indices: CuPy's add.at with a mask needs as many values as the mask has elements
+        places = [part.nonzero() if isinstance(part, xp.ndarray) and part.dtype == bool else (part,) for part in parts]
+        xp.add.at(total, tuple(itertools.chain(*places)), values)
+
+
+index.vjp(lambda g, out, x, key: unindex(g, key=key, shape=x.shape), reads="", adds=add_at)
 
 
 @primitive
 def unindex(input, *, key, shape):
-    """Zeros of `shape`, plus input at [key]; at a position that occurs several times, the sum."""
-    xp = array_module(input)
-    out = xp.zeros(shape, input.dtype)
-    parts = key if isinstance(key, tuple) else (key,)
-    if not all(is_basic(part) for part in parts):
-        # masks as integer indices: CuPy's add.at with a mask needs as many values as the mask has elements
-        places = [part.nonzero() if isinstance(part, xp.ndarray) and part.dtype == bool else (part,) for part in parts]
-        xp.add.at(out, tuple(itertools.chain(*places)), input)
-    else:
-        out[key] = input  # with numbers and slices no position occurs twice
+    """Zeros of `shape`, with the memory layout of input, plus input at [key]: see `add_at`."""
+    out = array_module(input).zeros_like(input, shape=shape)
+    add_at(out, input, key=key)
     return out
 
 
