@@ -32,18 +32,20 @@ from nanogen.backend import DEVICES, keep_freed_memory, use_threads
 
 SIZES = {"8×8": ((1, 8, 8), 17), "28×28": ((1, 28, 28), 256)}
 BATCH = 64
-MODELS = {name: ng.models.MODELS[name] for name in ("pixelcnn", "vae", "gan", "ddpm")}
+NO_DROPOUT = {"dropout": 0.0}  # the two sides would drop different elements
+MODELS: dict[str, dict[str, Any]] = {
+    "pixelcnn": NO_DROPOUT, "vae": {}, "gan": {}, "ddpm": {}, "gated-pixelcnn": NO_DROPOUT,
+    "pixelrnn row": {**NO_DROPOUT, "cell": "row"}, "pixelrnn diagonal": {**NO_DROPOUT, "cell": "diagonal"},
+}  # fmt: skip
 
 
 def models(size: str) -> dict[str, ng.models.GenerativeModel]:
-    """The four with the settings of their recipes, but for dropout: the two sides would drop different elements."""
+    """The models with the settings of their recipes, and those of `MODELS`."""
     shape, levels = SIZES[size]
     found = {}
-    for name, cls in MODELS.items():
-        settings: dict[str, Any] = dict(cls.recipe(shape).model)
-        if name == "pixelcnn":
-            settings["dropout"] = 0.0
-        found[name] = cls(shape, levels, **settings)
+    for name, settings in MODELS.items():
+        cls = ng.models.MODELS[name.split()[0]]
+        found[name] = cls(shape, levels, **{**cls.recipe(shape).model, **settings})
     return found
 
 

@@ -1,4 +1,4 @@
-"""The four models once more, in PyTorch: the same layers under the same names, so that weights load both ways.
+"""The models once more, in PyTorch: the same layers under the same names, so that weights load both ways.
 
 Each class takes one of ours, copies its settings, and has the same losses, with the same random numbers.
 """
