@@ -177,6 +177,16 @@ def test_accumulation_in_place_is_never_visible(data):
     assert all(np.array_equal(x.data, value) for x, value in zip(pool, values, strict=True))
 
 
+def test_the_gradient_of_a_part_lies_as_that_of_the_part():
+    """Images whose channels are neighbours in memory have gradients of the same layout, also through a slice: in
+    another one, each later operation would copy or stride."""
+    x = leaf(np.ones((2, 3, 4, 5)))
+    g = np.ones((2, 4, 5, 2)).transpose(0, 3, 1, 2)
+    (found,) = ng.grad(x[:, 1:], [x], [g])
+    assert found.data.transpose(0, 2, 3, 1).flags.c_contiguous
+    assert found.data.sum((0, 2, 3)).tolist() == [0.0, 40.0, 40.0]
+
+
 def test_a_very_deep_graph():
     """A chain of 100,000 operations is differentiated and freed without recursion."""
     x = leaf(np.array(1.0))
