@@ -740,7 +740,7 @@ USUAL = {
 SMALL: dict[str, dict[str, Any]] = {
     "pixelcnn": {"steps": 800, "lr": 3e-3, "ema": 0.98, "model_settings": {"channels": 64}},
     "gated-pixelcnn": {"steps": 1000, "lr": 3e-3, "ema": 0.98, "model_settings": {"dropout": 0.35}},
-    "pixelrnn": {"steps": 800, "lr": 3e-3, "ema": 0.98, "model_settings": {"hidden": 32}},
+    "pixelrnn": {"steps": 800, "lr": 3e-3, "ema": 0.98, "model_settings": {"hidden": 48}},
     "vae": {"steps": 900, "lr": 1e-3, "ema": 0.98, "model_settings": {}},
     "gan": {"steps": 800, "lr": 5e-4, "ema": 0.98, "model_settings": {}},
     "ddpm": {"steps": 600, "lr": 2e-3, "ema": 0.98, "model_settings": {"T": 200, "channels": 32}},
