@@ -286,8 +286,7 @@ class Primitive(Operation):
     is a new array, a view, or g itself.
     """
 
-    reads_output = True
-    adds: Any = None
+    reads_output, adds = True, None
 
     def __init__(self, plain: Callable[..., Any]):
         super().__init__(plain)
@@ -338,7 +337,7 @@ class Primitive(Operation):
         read, and outlines of the others.  `by_kernel`: (saved, gradient) of a kernel with its own gradient."""
         if isinstance(output, np.generic):
             output = np.asarray(output)  # NumPy, unlike CuPy, returns scalars instead of arrays without axes
-        if _recording.get() and output.dtype.kind == "f" and any(x.node for x in tensors):
+        if _recording.get() and output.dtype.kind == "f" and any(map(operator.attrgetter("node"), tensors)):
             read = zip(itertools.repeat(True) if by_kernel else self.reads, tensors)
             held = [Tensor(x.data if whole else Outline(x.data), x.node) for whole, x in read]
             kept = output if self.reads_output else Outline(output)
@@ -447,9 +446,10 @@ def _ancestors(nodes: Sequence[Node]) -> list[Node]:
     """These nodes and all that they were computed from, oldest first."""
     seen, waiting = set(nodes), list(nodes)
     while waiting:
-        new = {x.node for x in waiting.pop().inputs if x.node is not None} - seen
-        seen |= new
-        waiting += new
+        for x in waiting.pop().inputs:
+            if x.node is not None and x.node not in seen:
+                seen.add(x.node)
+                waiting.append(x.node)
     return sorted(seen, key=lambda node: node.index)
 
 
