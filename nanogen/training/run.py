@@ -127,6 +127,14 @@ def check_labels(images: Images, classes: int) -> None:
         raise ValueError(f"classes={classes} needs labels below {classes}, but {images.name} has {images.labels.max()}")
 
 
+def check_classes(classes: int, *splits: Images) -> None:
+    """Raises:
+    ValueError: more classes than the splits together have labels, so that some would never be trained."""
+    count = 1 + max((images.labels.max() for images in splits if images.labels is not None), default=-1)
+    if classes > count:
+        raise ValueError(f"classes={classes} must be classes={count}: {splits[0].name} has the labels 0 … {count - 1}")
+
+
 def check_ranges(settings: Settings) -> None:
     """Raises:
     ValueError: a training setting out of range."""
@@ -327,6 +335,10 @@ class Run:
     def test_file(self) -> Path:
         return self.folder / "test.csv"
 
+    @property
+    def classes_file(self) -> Path:
+        return self.folder / "classes.json"
+
     def best_test(self) -> Best | None:
         """The first of the smallest test losses.  None if there is none, or if there are several losses a step: a GAN's
         work against each other."""
@@ -431,7 +443,8 @@ class Run:
         ValueError: the folder contains a run, or a part of one."""
         for path in (self.settings_file, self.metrics_file, self.test_file, *self.checkpoint_files()):
             if path.exists():
-                raise ValueError(f"{self.folder} already holds a run ({path.name}): --resume continues it")
+                what = "--resume continues it" if self.settings_file.exists() else "without settings; choose another"
+                raise ValueError(f"{self.folder} already holds a run ({path.name}): {what}")
 
     def write_settings(self, settings: Settings) -> None:
         for path in (self.checkpoint_file(0), self.samples_file(0)):
@@ -439,6 +452,21 @@ class Run:
         found = dataclasses.asdict(settings)
         found |= {name: to_utf8(found[name]) for name in PATHS if found[name]}
         write_atomically(self.settings_file, (json.dumps(found, indent=2) + "\n").encode())
+
+    def write_class_names(self, names: tuple[str, ...]) -> None:
+        """Write `classes.json`, a list in the order of the labels; without names there is no such file."""
+        self.classes_file.unlink(missing_ok=True)
+        if names:
+            text = json.dumps([to_utf8(name) for name in names], indent=2) + "\n"
+            write_atomically(self.classes_file, text.encode())
+
+    def class_names(self) -> list[str]:
+        """The names of the classes in the order of their labels, as `to_utf8` has them; empty if they have none."""
+        try:
+            found = json.loads(self.classes_file.read_text(encoding="utf-8")) if self.classes_file.is_file() else []
+            return [convert("a class", name, str) for name in found]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{self.classes_file} is not a list of names: {error}") from error
 
     def settings(self) -> Settings:
         if not self.settings_file.is_file():
