@@ -55,8 +55,8 @@ def main() -> int:
         elif not status:
             status = 2
             os.write(2, f"nanogen: error: the output: {error}\n".encode())
-        for number in (1, 2):  # Python writes what is left once more
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        for output in (1, 2):  # Python writes what is left once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output)
     for number in heard:  # all is done
         signal.signal(number, signal.SIG_IGN)
     return status

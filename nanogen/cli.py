@@ -32,6 +32,7 @@ from nanogen.training.config import TRAINING, default, explained, in_their_types
 from nanogen.training.evaluation import evaluate, table, write
 from nanogen.training.files import locked, to_utf8
 from nanogen.training.loop import Trainer, begin_metrics, begun_from, learning_rate, train
+from nanogen.training.page import write_page
 from nanogen.training.pictures import draw_pictures, grid
 from nanogen.training.run import (
     SAMPLES,
@@ -250,7 +251,9 @@ def how_to_go_on(run: Run, trainer: Trainer) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        again = as_command([*LAUNCHED, "nanogen", "train", trainer.settings.model, "--out", str(run.folder), "--resume"])
+        again = as_command(
+            [*LAUNCHED, "nanogen", "train", trainer.settings.model, "--out", str(run.folder), "--resume"]
+        )
         if not isinstance(error, FloatingPointError) and run.settings_file.is_file():  # these would occur again
             error.add_note(f"at step {trainer.step} of {trainer.settings.steps}; go on with: {again}")
         raise
@@ -402,6 +405,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     found, pictures = result
     try:
         paths = write(found, pictures, settings.levels, run, arguments.json or run.folder / "evaluation.json")
+        paths.append(write_page(run))
     finally:  # print the numbers even if writing fails
         print(table(found))
     for path in paths:

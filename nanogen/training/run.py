@@ -364,6 +364,10 @@ class Run:
         found = self.checkpoint_file(0).parent.glob("step-*.safetensors")
         return sorted((path for path in found if path.stem[5:].isdecimal()), reverse=True)
 
+    def newest_step(self) -> int:
+        """The step of the newest checkpoint, not `steps` if the run ended early; 0 if there is none."""
+        return max((int(path.stem[5:]) for path in self.checkpoint_files()), default=0)
+
     def checkpoint(self) -> Checkpoint | None:
         """The newest readable checkpoint; None if there are no checkpoints.  Unreadable ones are logged.
 
