@@ -239,7 +239,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         if trainer.step < settings.steps and not rank() and (best := run.best_test()):
             say(
                 f"ended early at step {trainer.step}, whose weights are kept: {best.since} test losses"
-                f" were no better than {best.loss:.4g} at step {best.step}"
+                f" were no better than {best.loss:.4g} at step {best.step} (--checkpoint {best.step})"
             )
         for path in [] if rank() else draw_pictures(run, images, test):
             say(f"wrote {path}")

@@ -35,6 +35,7 @@ PATHS = ("data", "data_dir")  # settings that may be paths
 # Settings of earlier versions that are ignored.  `processes` was the number of processes that shared each step, as the
 # ranks of an MPI job do now.  If it was above 1, a resumed run draws different noise, which is just as independent.
 FORMER = ("processes",)
+NAMED = {int: "an integer", float: "a number", str: "text", bool: "true or false"}  # the types of settings, in errors
 
 # Independent random streams of one seed.
 INITIAL_WEIGHTS, STEPS, SHUFFLES, PICTURES, SAMPLES, EVALUATION, TEST = range(7)
@@ -205,7 +206,9 @@ def convert(name: str, value: Any, kind: Any) -> Any:
         pass
     if kind in (str, bool) and isinstance(value, kind):
         return value
-    raise ValueError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {value!r}")
+    wanted = NAMED.get(kind) or f"{'some' if ... in inner else len(inner)} {NAMED[inner[0]].split()[-1]}s"
+    commas = " with commas between them" if inner and isinstance(value, str) else ""
+    raise ValueError(f"{name} must be {wanted}{commas}, got {value!r}")
 
 
 def check_model(model: str) -> None:
@@ -431,9 +434,11 @@ class Run:
         return found
 
     def remove_old(self) -> None:
-        """Remove old checkpoints, except for the number that the settings keep."""
+        """Remove old checkpoints, except for the number that the settings keep and, with patience, the best one."""
+        best = self.best_test() if self.settings().patience else None
         for path in self.checkpoint_files()[self.settings().keep :]:
-            path.unlink()
+            if best is None or path != self.checkpoint_file(best.step):
+                path.unlink()
 
     def note(self, command: str) -> None:
         """Add a line to `commands.log`: time, versions and command."""
