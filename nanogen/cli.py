@@ -353,7 +353,7 @@ def label_of(text: str, run: Run) -> int:
     try:
         return int(text)
     except ValueError:
-        known = f"a name in {run.classes_file} or a number" if names else "a number, as the classes have no names"
+        known = f"a name in {run.classes_file} or a number" if names else "a number, as the run has no names of classes"
         raise ValueError(f"--label must be {known}, got {text!r}{nearest(text, names)}") from None
 
 

@@ -219,9 +219,8 @@ class Sequential(Module):
     def __init__(self, *layers: Any):
         super().__init__()
         self._names: list[str] = []
-        for name, layer in (
-            layers[0].items() if len(layers) == 1 and isinstance(layers[0], Mapping) else enumerate(layers)
-        ):
+        named = layers[0].items() if len(layers) == 1 and isinstance(layers[0], Mapping) else enumerate(layers)
+        for name, layer in named:
             self.add_module(str(name), layer)
 
     def add_module(self, name: str, module: Any) -> None:
