@@ -376,7 +376,7 @@ def test_a_signal_before_the_first_step(
 
     def stopped(owner: Any, name: str) -> str:
         with monkeypatch.context() as patch:
-            patch.setattr(owner, name, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+            patch.setattr(owner, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
             assert cli.main(command) == 143
         return capsys.readouterr().err
 
@@ -385,7 +385,6 @@ def test_a_signal_before_the_first_step(
         assert stopped(Run, "write_settings") == "nanogen: stopped\n"
         for name in ("begin_metrics", "progress_bar"):
             assert stopped(cli, name) == f"nanogen: stopped; at step 0 of 2; go on with: {again}\n"
-            assert "--resume continues it" in (cli.main(command), capsys.readouterr().err)[1]
             command = [*again.split()[1:], "--quiet"]
         assert cli.main(command) == 0
         assert run.checkpoint_file(2).exists()
