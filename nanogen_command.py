@@ -38,12 +38,25 @@ def main() -> int:
     sys.unraisablehook = in_passing
     if RANKS:  # the others would wait for a rank that ends before all are connected
         signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+    status = 0
     try:
         from nanogen.cli import main
 
-        status = main()
+        try:
+            status = main()
+        finally:
+            for stream in (sys.stdout, sys.stderr):  # else Python does it at its end, where an error gives a message
+                print(end="", file=stream, flush=True)
     except KeyboardInterrupt as error:  # for example a second signal
         stop_by(error)
+    except OSError as error:  # what reads the output has ended, as `head` does; or its disk is full
+        if isinstance(error, BrokenPipeError):
+            status = 141  # the shells' status for SIGPIPE
+        elif not status:
+            status = 2
+            os.write(2, f"nanogen: error: the output: {error}\n".encode())
+        for output in (1, 2):  # Python writes what is left once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output)
     for number in heard:  # all is done
         signal.signal(number, signal.SIG_IGN)
     return status

@@ -82,7 +82,7 @@ def check_range(name: str, values: Array, count: int) -> None:
         ValueError: one of them is not.
     """
     if isinstance(values, np.ndarray) and values.size and not 0 <= values.min() <= values.max() < count:
-        raise ValueError(f"{name} must be in 0 … {count - 1}, got {values.min()} … {values.max()}")
+        raise ValueError(f"{name} must be in 0 … {count - 1}, got {values[(values < 0) | (values >= count)][0]}")
 
 
 def only(owner: str, there: Any) -> Callable[[str], Any]:

@@ -32,12 +32,14 @@ from nanogen.training.config import TRAINING, default, explained, in_their_types
 from nanogen.training.evaluation import evaluate, table, write
 from nanogen.training.files import locked, to_utf8
 from nanogen.training.loop import Trainer, begin_metrics, begun_from, learning_rate, train
+from nanogen.training.page import write_page
 from nanogen.training.pictures import draw_pictures, grid
 from nanogen.training.run import (
     SAMPLES,
     Run,
     Settings,
     all_settings,
+    check_classes,
     check_ranges,
     convert,
     load_images,
@@ -120,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--checkpoint", type=int, metavar="STEP", help=KEPT)
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")
-    command.add_argument("--label", type=int, metavar="K", help="of a conditional model's images (default: any)")
+    command.add_argument("--label", metavar="K", help="the images' class: its name or number (default: any)")
     command.add_argument("--steps", type=int, help=IN_STEPS)
     command.add_argument("--eta", type=float, help=NOISE)
 
@@ -191,6 +193,8 @@ def run_train(arguments: argparse.Namespace) -> None:
         settings = make_settings(images=images, model_settings=own, **about, **training)
     with first_rank_first():
         test = load_images(settings, "test", run.data_changed)
+    if not (arguments.resume or arguments.init):  # the weights of an earlier run may know more classes
+        check_classes(settings.model_settings.get("classes", 0), images, test)
     settings = dataclasses.replace(settings, fingerprints=(images.fingerprint, test.fingerprint))
     if any(other != settings for other in everyones(settings)):  # all ranks have read the folder, so it may change now
         raise ValueError("the ranks have different settings or images")
@@ -204,10 +208,12 @@ def run_train(arguments: argparse.Namespace) -> None:
         held.enter_context(use_threads(settings.threads))
         if checkpoint := broadcast(None if rank() else prepared(run, arguments.resume)) or begin:
             trainer.restore(checkpoint)
+        held.enter_context(how_to_go_on(run, trainer))
         if begin and not rank():  # before the settings, so that --resume can't begin with other weights
             save_checkpoint(run.checkpoint_file(0), begin)
         if not rank():
             run.write_settings(settings)
+            run.write_class_names(images.class_names if trainer.model.classes else ())
             run.note(as_command(map(to_utf8, [*LAUNCHED, "nanogen", *arguments.given])))
             begin_metrics(trainer, run)
         size = sum(parameter.data.size for parameter in trainer.model.parameters())
@@ -226,23 +232,31 @@ def run_train(arguments: argparse.Namespace) -> None:
             bar.update()
             stop.at_once = False  # only the first step compiles, which takes long
 
-        try:
-            with bar, Stop(at_once=True) as stop:
-                train(trainer, run, on_step, stop)
-            if number := max(everyones(stop.number)):
-                raise Interrupted(number)
-            if trainer.step < settings.steps and not rank() and (best := run.best_test()):
-                say(
-                    f"ended early at step {trainer.step}, whose weights are kept: {best.since} test losses"
-                    f" were no better than {best.loss:.4g} at step {best.step}"
-                )
-            for path in [] if rank() else draw_pictures(run, images, test):
-                say(f"wrote {path}")
-        except BaseException as error:
-            again = as_command([*LAUNCHED, "nanogen", "train", settings.model, "--out", str(run.folder), "--resume"])
-            if not isinstance(error, FloatingPointError) and run.folder.is_dir():  # these would occur again
-                error.add_note(f"at step {trainer.step} of {settings.steps}; go on with: {again}")
-            raise
+        with bar, Stop(at_once=True) as stop:
+            train(trainer, run, on_step, stop)
+        if number := max(everyones(stop.number)):
+            raise Interrupted(number)
+        if trainer.step < settings.steps and not rank() and (best := run.best_test()):
+            say(
+                f"ended early at step {trainer.step}, whose weights are kept: {best.since} test losses"
+                f" were no better than {best.loss:.4g} at step {best.step} (--checkpoint {best.step})"
+            )
+        for path in [] if rank() else draw_pictures(run, images, test):
+            say(f"wrote {path}")
+
+
+@contextlib.contextmanager
+def how_to_go_on(run: Run, trainer: Trainer) -> Iterator[None]:
+    """Whatever ends this context early names the command that continues the run, once there is a run."""
+    try:
+        yield
+    except BaseException as error:
+        again = as_command(
+            [*LAUNCHED, "nanogen", "train", trainer.settings.model, "--out", str(run.folder), "--resume"]
+        )
+        if not isinstance(error, FloatingPointError) and run.settings_file.is_file():  # these would occur again
+            error.add_note(f"at step {trainer.step} of {trainer.settings.steps}; go on with: {again}")
+        raise
 
 
 def prepared(run: Run, resume: bool) -> Checkpoint | None:
@@ -328,6 +342,21 @@ def sampling_settings(arguments: argparse.Namespace, model: str) -> dict[str, An
     return how
 
 
+def label_of(text: str, run: Run) -> int:
+    """The label of a class that is given by its name; or by its number, if no class has that name.
+
+    Raises:
+        ValueError: neither."""
+    names = run.class_names()
+    if to_utf8(text) in names:
+        return names.index(to_utf8(text))
+    try:
+        return int(text)
+    except ValueError:
+        known = f"a name in {run.classes_file} or a number" if names else "a number, as the run has no names of classes"
+        raise ValueError(f"--label must be {known}, got {text!r}{nearest(text, names)}") from None
+
+
 def run_sample(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     to_folder = arguments.out.endswith("/") or out.is_dir()
@@ -335,19 +364,23 @@ def run_sample(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--out must end in .png or .npz, or in / for a folder, got {out}")
     if arguments.n < 1:
         raise ValueError(f"-n must be at least 1, got {arguments.n}")
+    files = [out / f"{i:04d}.png" for i in range(arguments.n)]
+    if to_folder and (others := sorted({*out.glob("[!.]*")} - {*files})):
+        raise ValueError(f"--out must be a new folder, or have only files to overwrite: {others[0]} is another one")
     run = Run(arguments.run, False, arguments.checkpoint)
     settings, model = run.settings(), run.model(arguments.device)
     rng, how = Generator(arguments.seed, arguments.device), sampling_settings(arguments, settings.model)
     if arguments.label is not None:
-        how["labels"] = lambda n, _: np.full(n, arguments.label)
+        label = label_of(arguments.label, run)
+        how["labels"] = lambda n, _: np.full(n, label)
     with use_threads(settings.threads):
         images = sample(model, arguments.n, rng.stream(SAMPLES), **how)
     if rank():
         return
     if to_folder:
         out.mkdir(exist_ok=True)
-        for i, image in enumerate(images):
-            grid(image[None], model.levels, 1, side=1).save(out / f"{i:04d}.png")
+        for file, image in zip(files, images, strict=True):
+            grid(image[None], model.levels, 1, side=1).save(file)
     elif out.suffix == ".png":
         grid(images, model.levels, columns=min(arguments.n, max(8, round(arguments.n**0.5)))).save(out)
     else:
@@ -372,6 +405,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     found, pictures = result
     try:
         paths = write(found, pictures, settings.levels, run, arguments.json or run.folder / "evaluation.json")
+        paths.append(write_page(run))
     finally:  # print the numbers even if writing fails
         print(table(found))
     for path in paths:
@@ -395,7 +429,7 @@ def run_list(_: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.  Returns the exit status: 0; 1 if a run failed; 2 for invalid input; 130 or 143 if it was stopped
-    by Ctrl-C or SIGTERM."""
+    by Ctrl-C or SIGTERM, 141 by the end of what reads its output."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a character that the console lacks must not stop a run
@@ -430,6 +464,8 @@ def outcome(parsed: argparse.Namespace) -> tuple[int, str]:
             command(parsed)
     except KeyboardInterrupt as error:
         return getattr(error, "status", 130), f"nanogen: {in_a_line(error, 'stopped')}"
+    except BrokenPipeError:  # what reads our output has ended, as `head` does: the shells' status for SIGPIPE
+        return 141, ""
     except FloatingPointError as error:
         return 1, f"nanogen: error: {in_a_line(error)}"
     except (ValueError, OSError, RuntimeError, MemoryError) as error:

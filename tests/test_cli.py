@@ -6,9 +6,11 @@ import contextlib
 import functools
 import itertools
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -259,6 +261,7 @@ def test_what_is_asked_for_is_handed_on(tmp_path: Path, monkeypatch: pytest.Monk
     told: list[Any] = []
     monkeypatch.setattr(cli, "evaluate", lambda *how, **more: told.append((*how, more)) or (some_evaluation(), {}))
     monkeypatch.setattr(cli, "write", lambda *how: told.append(how) or [])
+    monkeypatch.setattr(cli, "write_page", lambda run: run.folder / "index.html")
     assert main(["evaluate", "x"]) == 0
     more = ["--samples", "44", "--images", "41", "--seed", "3", "--steps", "2", "--json", str(tmp_path / "x.json")]
     assert main(["evaluate", "x", *more]) == 0
@@ -363,10 +366,13 @@ def test_evaluate(
 
 
 def test_evaluate_by_ddim(runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--steps and --eta as for sampling; the numbers go into the run's folder unless a file is named."""
+    """--steps and --eta as for sampling; the numbers go into the run's folder, unless a file is named, and onto its
+    page."""
     assert main(["evaluate", str(runs("ddpm")), "--samples", "40", "--images", "50", "--steps", "2"]) == 0
     found = json.loads((runs("ddpm") / "evaluation.json").read_text())
     assert (found["network_evaluations"], found["sampling"], found["test_images"]) == (2, {"steps": 2}, 50)
+    assert "<p>ddpm on digits: 50 test images, 40 samples</p>" in (runs("ddpm") / "index.html").read_text()
+    assert f"wrote {runs('ddpm') / 'index.html'}\n" in capsys.readouterr().out
     assert "ddpm" in refused(["evaluate", str(runs("vae")), "--steps", "2"], capsys)
     assert "give steps too" in refused(["evaluate", str(runs("ddpm")), "--eta", "1"], capsys)
     assert "40 samples" in refused(["evaluate", str(runs("vae")), "--samples", "3"], capsys)
@@ -649,6 +655,27 @@ def test_what_is_logged(quiet: bool, monkeypatch: pytest.MonkeyPatch, caplog: py
         caplog.clear()
         assert main(["train", "vae", *arguments]) == 0
     assert caplog.messages == ([] if quiet else ["nanogen: compiling"])
+
+
+def test_what_reads_the_output_ends(runs: Callable[[str], Path], tmp_path: Path) -> None:
+    """As `head` does: no word, the status that shells have for SIGPIPE, and what was to be written is there; whether
+    Python fails in a `print` or at its end.  A full disk is an error."""
+    sample = ["sample", str(runs("vae")), "-n", "1", "--out", str(tmp_path / "x.png")]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed, open("/dev/full", "w") as full:
+        for words, out, unbuffered, status in (
+            (sample, closed, "", 141),
+            (["list"], closed, "1", 141),
+            (["list", "--help"], closed, "", 141),
+            (["list", "--help"], full, "", 2),
+        ):
+            more = {"PYTHONUNBUFFERED": unbuffered, "NANOGEN_KERNELS": "0"}  # compiling them is said
+            command = [sys.executable, "-m", "nanogen", *words]
+            done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, check=False, env=os.environ | more)
+            assert done.returncode == status, words
+            assert done.stderr.count(b"\n") == (status == 2), done.stderr
+    assert (tmp_path / "x.png").exists()
 
 
 def test_quiet_says_nothing(tmp_path: Path, no_pictures: None, capfd: pytest.CaptureFixture[str]) -> None:

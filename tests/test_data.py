@@ -357,7 +357,7 @@ NOT_LABELS: dict[str, tuple[Any, str]] = {
     "one": (np.array(3), r"\(\)"), "fractions": (np.arange(12) / 2, "float64"),
     "whole fractions": (np.arange(12, dtype=np.float32), "float32"), "texts": (np.array(["a", "b"] * 6), "<U1"),
     "bytes": (np.array([b"a"] * 12), r"\|S1"), "objects": (np.array([None] * 12), "object"),
-    "below 0": (np.arange(12) - 1, "-1"), "far beyond": (np.arange(12) + 10**9, "1000000011"),
+    "below 0": (np.arange(12) - 1, "-1"), "far beyond": (np.arange(12) + 10**9, "1000000000$"),
     "beyond int64": (np.full(12, 2**64 - 1, np.uint64), "18446744073709551615"),
     "complex": (np.arange(12) + 0j, "complex128"), "dates": (np.arange(12).astype("M8[D]"), "datetime64"),
 }  # fmt: skip

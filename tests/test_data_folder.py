@@ -104,9 +104,11 @@ def test_folders_of_splits_and_classes(tmp_path: Path) -> None:
     assert train.labels is not None
     assert test.labels is not None
     assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1, 2], [1])
+    assert train.class_names == test.class_names == ("ant", "bee", "cat")
     assert np.array_equal(train.images[:, 0], GREY[[1, 2, 0]])
     save(tmp_path / "test" / "y.png", GREY[5])
     assert data.load(tmp_path).labels is None, "a picture in no class"
+    assert data.load(tmp_path).class_names == ()
 
 
 SPLIT_FOLDERS = [

@@ -302,7 +302,7 @@ def test_ranks_end_a_run_early_together(tmp_path: Path) -> None:
     assert main(["train", "vae", "--steps", "2", "--quiet", "--out", str(first), *SMALL]) == 0
     how = ["--steps", "20", "--lr", "1e-30", "--ema", "0", "--test-every", "2", "--patience", "2", "--init", first]
     status, out, _ = command(2, "train", "vae", "--out", run.folder, *how, *SMALL)
-    assert (status, out.count("ended early at step 6"), out.count("at step 2\n")) == (0, 1, 1)
+    assert (status, out.count("ended early at step 6"), out.count("at step 2 (--checkpoint 2)\n")) == (0, 1, 1)
     assert run.test_file.read_text().count("\n") == 4
     averages = {name: array.data for name, array in Run(first).model().named_parameters()}
     assert farthest(averages, {name: array.data for name, array in run.model().named_parameters()}) < 1e-7

@@ -35,7 +35,6 @@ from nanogen.training import evaluation, features
 from nanogen.training.evaluation import (
     LEFT_OUT,
     REAL_AS_IF_DRAWN,
-    SHARES,
     as_json,
     class_metrics,
     copy_metrics,
@@ -47,6 +46,7 @@ from nanogen.training.evaluation import (
 )
 from nanogen.training.features import Features
 from nanogen.training.pictures import grid
+from nanogen.training.report import SHARES, centred
 from nanogen.training.run import EVALUATION, SAMPLES, make_settings
 from nanogen.training.sampling import sample
 
@@ -611,7 +611,7 @@ def test_the_table_of_an_evaluation() -> None:
 ])  # fmt: skip
 def test_three_digits(estimate: Estimate, text: str) -> None:
     """Of the value three digits that count, of 0 to 4 behind the point; of half the interval's width as many behind."""
-    assert evaluation.centred(estimate) == text
+    assert centred(estimate) == text
 
 
 def test_the_json_of_an_evaluation(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -330,8 +331,8 @@ def test_the_loop_hands_over_the_labels_of_its_images(batch: int, recording: lis
 
 
 def test_labels_the_model_has_no_class_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Refused in one line before there is a folder: images without labels, or with a label that is no class; also on
-    the test side alone, and by whoever makes a trainer himself."""
+    """Refused in one line before there is a folder: images without labels, or with a label that is no class, or more
+    classes than either split has labels of; also on the test side alone, and by whoever makes a trainer himself."""
     rng, out = np.random.default_rng(0), tmp_path / "run"
     arrays = {f"{split}_images": rng.integers(0, 256, (50, 8, 8)).astype(np.uint8) for split in ("train", "test")}
     np.savez(tmp_path / "bare.npz", **arrays)
@@ -339,10 +340,12 @@ def test_labels_the_model_has_no_class_for(tmp_path: Path, capsys: pytest.Captur
     np.savez(tmp_path / "more.npz", **arrays, **labels)
     for more, word in (
         (["--set", "classes=9"], "classes=9 needs labels below 9, but digits has 9"),
+        (["--set", "classes=11"], "classes=11 must be classes=10: digits has the labels 0 … 9"),
+        (["--set", "classes=5", "--data", str(tmp_path / "more.npz")], "must be classes=4"),
         (["--set", "classes=3", "--data", str(tmp_path / "bare.npz")], "has none"),
         (["--set", "classes=3", "--data", str(tmp_path / "more.npz")], "has 3"),
         (["--set", "classes=-1"], "classes must be an integer in 0"),
-        (["--set", "classes=x"], "classes must be of type int"),
+        (["--set", "classes=x"], "classes must be an integer, got 'x'"),
     ):
         assert main(["train", "vae", "--out", str(out), *more]) == 2
         said = capsys.readouterr()
@@ -350,6 +353,8 @@ def test_labels_the_model_has_no_class_for(tmp_path: Path, capsys: pytest.Captur
         assert said.err.count("\n") == 1
         assert not said.out
         assert not out.exists()
+    few = ["--steps", "1", "--quiet", "--set", "classes=4", "latent=2", "channels=2", "stages=1"]
+    assert main(["train", "vae", "--out", str(out), "--data", str(tmp_path / "more.npz"), *few]) == 0
     images = numbered()
     settings = make_settings("vae", images, {"classes": 7, "channels": 2})
     with pytest.raises(ValueError, match="needs labels"):
@@ -388,6 +393,58 @@ def test_a_conditional_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(["sample", str(run), "--out", str(tmp_path / "y.png"), "--label", bad]) == 2
         assert "labels must be in 0 … 9" in capsys.readouterr().err
     assert not (tmp_path / "y.png").exists()
+
+
+def test_an_earlier_run_may_know_more_classes(run: Path, tmp_path: Path) -> None:
+    """--init goes on with weights that have been trained for classes which the new data lack."""
+    images = np.arange(40 * 64).reshape(40, 8, 8) % 17
+    np.savez(tmp_path / "x.npz", images=images.astype(np.uint8), labels=np.arange(40) % 3, levels=17)
+    own = ["--set", "classes=10", "latent=2", "channels=2", "stages=1"]
+    more = ["--init", str(run), "--data", str(tmp_path / "x.npz"), "--steps", "1", "--quiet"]
+    assert main(["train", "vae", "--out", str(tmp_path / "run"), *more, *own]) == 0
+
+
+def test_classes_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run on folders of pictures knows which folder is which label, and its page says so; `--label` takes a name, a
+    number where no class is called so, and nothing else.  Data whose classes have no names have no such file."""
+    names, out = ["2", "a<b", "cats"], tmp_path / "run"
+    for i in range(30):
+        (folder := tmp_path / "pets" / names[i % 3]).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (8, 8)).astype(np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / f"{i}.png")
+    few = ["--steps", "1", "--quiet", "--set", "latent=2", "channels=2", "stages=1"]
+    command = ["train", "vae", "--data", str(tmp_path / "pets"), *few]
+    assert main([*command, "classes=3", "--out", str(out)]) == 0
+    assert json.loads((out / "classes.json").read_text()) == names == Run(out).class_names()
+    page = (out / "index.html").read_text(encoding="utf-8")
+    rows = "".join(f"<tr><th>{i}</th><td>{name}</td></tr>\n" for i, name in enumerate(["2", "a&lt;b", "cats"]))
+    assert f"<h2>Classes</h2>\n<table>\n{rows}</table>\n" in page
+
+    def drawn(run: Path, label: str) -> bytes:
+        assert main(["sample", str(run), "-n", "3", "--label", label, "--out", str(tmp_path / "x.npz")]) == 0
+        return np.load(tmp_path / "x.npz")["images"].tobytes()
+
+    given = lambda label: Run(out).model().sample(3, ng.Generator(0).stream(SAMPLES), np.full(3, label)).tobytes()
+    assert len({given(label) for label in range(3)}) == 3
+    for label, text in enumerate(names):
+        assert drawn(out, text) == given(label), "`2` is the name of label 0"
+    assert (drawn(out, "0"), drawn(out, "1")) == (given(0), given(1))
+    sample = ["sample", str(out), "--out", str(tmp_path / "y.png"), "--label"]
+    capsys.readouterr()
+    for text, said in (("cat", "did you mean 'cats'?"), ("7", "labels must be in 0 … 2, got 7\n"), ("", "or a number")):
+        assert main([*sample, text]) == 2
+        assert said in capsys.readouterr().err
+    (out / "classes.json").write_text('["cats", 3]')
+    assert main([*sample, "cats"]) == 2
+    assert "classes.json is not a list of names: a class must be text, got 3" in capsys.readouterr().err
+    assert main([*command, "--out", str(tmp_path / "plain")]) == 0, "an unconditional one"
+    assert not (tmp_path / "plain" / "classes.json").exists()
+
+
+def test_a_name_where_classes_have_none(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not (run / "classes.json").exists()
+    assert main(["sample", str(run), "--out", str(tmp_path / "y.png"), "--label", "three"]) == 2
+    assert "--label must be a number, as the run has no names of classes, got 'three'" in capsys.readouterr().err
 
 
 def test_a_label_for_an_unconditional_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

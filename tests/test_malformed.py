@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -73,6 +74,12 @@ def test_malformed_inputs(name: str, kinds: dict[str, Kind]) -> None:
     """Valid files with changes: no traceback, one line and exit status 2 (or 0 where the file is still a valid one),
     less than 2 s of CPU time and 150 MB of address space (700 MB for a picture), nothing unpickled, no folder left."""
     assert change_many(kinds[name], name, FEW) > FEW / 4
+
+
+def test_how_many_there_are() -> None:
+    """The README says one number, which is that of the marker `torture`."""
+    said = re.findall(r"([\d,]+) (?:malformed inputs|runs on)", Path(__file__).with_name("README.md").read_text())
+    assert said == [f"{MANY * len(NAMES):,}"] * 2
 
 
 @pytest.mark.torture

@@ -666,7 +666,7 @@ def test_modules_in_any_container_have_torchs_names() -> None:
 
 def test_weights_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is saved is loaded, to the bit: arrays and tensors of any type and layout; torch reads the file and writes
-    others that load here.  Without the library one ImportError says so."""
+    others that load here.  An error about a file names it.  Without the library one ImportError says so."""
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).double()
     ng.save(model.state_dict(), path := tmp_path / "weights.safetensors")
     found = ng.load(path)
@@ -684,6 +684,10 @@ def test_weights_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert all(np.array_equal(ng.load(path)[name], value) for name, value in expected.items())
     safetensors.save_file({"w": torch.ones(2, 3)}, path)
     assert np.array_equal(ng.load(path)["w"], np.ones((2, 3), np.float32))
+    for broken in (path.read_bytes()[:-1], b"", b"no weights"):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"weights\.safetensors can't be read as safetensors: "):
+            ng.load(path)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     for use in (lambda: ng.load(path), lambda: ng.save({}, path)):
         with pytest.raises(ImportError, match="safetensors"):

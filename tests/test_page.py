@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_evaluation import some_evaluation
 from tiny_runs import STEPS, TINY, assert_same, settings_of, some_images, trained
 
-from nanogen.training import loop
+from nanogen.training import evaluation, loop
 from nanogen.training.checkpoint import load_checkpoint
 from nanogen.training.page import FRAMES, write_page
 from nanogen.training.pictures import GREY, draw_pictures
@@ -173,6 +175,36 @@ def test_the_page_picture_by_picture(count: int, shown: list[int], tmp_path: Pat
     assert words[words.index("Commands") + 1] == (tmp_path / "commands.log").read_text().strip()
 
 
+def test_the_page_of_an_evaluated_run(tmp_path: Path) -> None:
+    """It has every row of the evaluation's table, escaped, before the evaluation's pictures, each with a caption that
+    says what it shows; of an evaluation that is older than the newest checkpoint it says so.  A file that is none of
+    ours is called broken, and without one there is no such section."""
+    _, run = trained("vae", tmp_path)
+    assert "Evaluation" not in write_page(run).read_text()
+    e = dataclasses.replace(some_evaluation(), data="a<b>&")
+    pictures = {name: some_images(3).images for name in ("closest", "outside", "missed")}
+    paths = evaluation.write(e, pictures, 4, run, tmp_path / "evaluation.json")
+    Image.new("L", (5, 5)).save(tmp_path / "manifold.png")
+    page = Reader(write_page(run).read_text(encoding="utf-8"))
+    words = [word for word in page.words if word]
+    assert f"Step {STEPS} of {STEPS}" in words
+    part = words[words.index("Evaluation") + 1 : words.index("More pictures")]
+    above, *lines, below = evaluation.table(e).splitlines()
+    assert "a<b>&" in above
+    table = [word for line in lines for word in re.split("  +", line.strip())]
+    assert part[: len(table) + 2] == [above, *table, below]
+    captions = part[len(table) + 2 :]
+    assert [caption.partition(": ")[0] for caption in captions] == [path.stem for path in sorted(paths[1:])]
+    assert all(len(caption.partition(": ")[2]) > 20 for caption in captions)
+    shown = embedded(page)
+    assert all(shown[path.stem] == path.read_bytes() for path in paths[1:])
+    os.utime(tmp_path / "evaluation.json", (0, 0))
+    assert f"{above} (before the newest checkpoint)" in Reader(write_page(run).read_text(encoding="utf-8")).words
+    for broken in ("{}", "[]", "{", "[" * 100_000):
+        (tmp_path / "evaluation.json").write_text(broken)
+        assert any(word.startswith("evaluation.json is broken: ") for word in Reader(write_page(run).read_text()).words)
+
+
 def test_the_page_of_a_run_under_way(tmp_path: Path) -> None:
     """While steps are left the page says how far it is and loads itself anew; once finished it does not; text from
     outside is text, not tags."""
@@ -227,6 +259,7 @@ def test_a_click_enlarges_a_picture(width: int, tmp_path: Path) -> None:
     than the screen, whatever the settings."""
     _, run = trained("vae", tmp_path, samples_every=4)
     draw_pictures(run, some_images(), some_images())
+    evaluation.write(dataclasses.replace(some_evaluation(), data="/a" * 200), {}, 4, run, tmp_path / "evaluation.json")
     run.write_settings(dataclasses.replace(run.settings(), data="/a" * 200))
     (tmp_path / "measured.html").write_text(
         write_page(run, STEPS).read_text(encoding="utf-8") + MEASURE, encoding="utf-8"

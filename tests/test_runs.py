@@ -173,6 +173,7 @@ def test_a_run_never_begins_with_other_weights_than_said(
         refused(train_command("vae", tmp_path / "new", "--quiet", "--init", str(tmp_path / "vae")), capsys)
     assert "no run" in refused(resume(tmp_path / "new"), capsys)
     assert Run(tmp_path / "new").checkpoint_file(0).exists()
+    assert "without settings; choose another" in refused(train_command("vae", tmp_path / "new"), capsys)
 
 
 # Kept checkpoints
@@ -216,6 +217,13 @@ def test_each_sample_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
         for i, image in enumerate(images):
             shown = np.asarray(Image.open(Path(folder, f"{i:04d}.png")))
             assert np.array_equal((shown / 255 * 16).round(), image[0])
+    (tmp_path / "there" / ".hidden").touch()
+    before = contents(tmp_path)
+    assert main([*sample, f"{tmp_path}/there/"]) == 0, "the same files again"
+    assert contents(tmp_path) == before
+    fewer = ["sample", str(tmp_path / "run"), "-n", "9", "--seed", "1", "--out", f"{tmp_path}/there/"]
+    assert "0009.png is another one" in refused(fewer, capsys)
+    assert contents(tmp_path) == before
     assert "nowhere" in refused([*sample, f"{tmp_path}/nowhere/x/"], capsys)
     assert ".png or .npz, or in / for a folder" in refused([*sample, str(tmp_path / "x.jpg")], capsys)
 
@@ -297,7 +305,7 @@ def test_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     out = tmp_path / "run"
     train("vae", out, "--steps", "18", "--patience", "2")
     said = capsys.readouterr().out
-    assert "ended early at step 15, whose weights are kept: 2 test losses were no better than 4 at step 9\n" in said
+    assert "ended early at step 15, whose weights are kept: 2 test losses were no better than 4 at step 9 (--ch" in said
     assert [row.split(",")[0] for row in (out / "test.csv").read_text().splitlines()[1:]] == ["3", "6", "9", "12", "15"]
     assert (out / "metrics.csv").read_text().splitlines()[-1].startswith("15,")
     found = Run(out).checkpoint()
@@ -306,13 +314,40 @@ def test_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert (out / "samples" / "step-00000015.png").read_bytes() == (out / "samples.png").read_bytes()
     assert (out / "interpolation.png").exists()
     assert 'http-equiv="refresh"' not in (out / "index.html").read_text()
-    for step in (15, 12, 8):
+    for step in (15, 12, 9):
         again = back_to(out, step, tmp_path / str(step))
         assert main(resume(again)) == 0
         assert "ended early at step 15" in capsys.readouterr().out
         assert_same_run(again, out)
     train("vae", tmp_path / "other", "--steps", "18", "--patience", "3")
     assert "ended early" not in capsys.readouterr().out
+
+
+def test_the_best_checkpoint_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With patience, beside the newest ones: the step that the end of the run names can be sampled from, and has the
+    weights of a run that keeps all.  What was best before is removed.  A run interrupted in between ends the same."""
+    scripted(monkeypatch, {3: 5.0, 6: 4.0, 9: 4.5, 12: 4.0, 15: 1.0})
+    kept, whole, steps = (
+        tmp_path / "kept",
+        tmp_path / "whole",
+        lambda run: [p.name for p in Run(run).checkpoint_files()],
+    )
+    train("vae", kept, "--steps", "15", "--patience", "2", "--keep", "1")
+    assert "no better than 4 at step 6 (--checkpoint 6)\n" in capsys.readouterr().out
+    assert steps(kept) == [f"step-{step:08d}.safetensors" for step in (12, 6)]
+    train("vae", whole, "--steps", "15", "--checkpoint-every", "3", "--keep", "9")
+    drawn = []
+    for run in (kept, whole):
+        assert main(["sample", str(run), "-n", "9", "--checkpoint", "6", "--out", str(tmp_path / "x.npz")]) == 0
+        drawn.append(np.load(tmp_path / "x.npz")["images"])
+    assert np.array_equal(*drawn)
+    again = back_to(kept, 6, tmp_path / "again")
+    assert main(resume(again)) == 0
+    assert_same_run(again, kept)
+    train("vae", tmp_path / "without", "--steps", "15", "--keep", "1")
+    assert len(steps(tmp_path / "without")) == 1
 
 
 def test_patience_that_can_not_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -364,6 +364,34 @@ def test_a_signal_while_a_picture_is_drawn(tmp_path: Path, monkeypatch: pytest.M
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_signal_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once there are settings, the line names the command that goes on, and that does; before, there is nothing to go
+    on with, and the same command begins."""
+    run = Run(tmp_path / "run")
+    command = ["train", "vae", "--out", str(run.folder), "--steps", "2", "--quiet", *TINY]
+    monkeypatch.setattr(cli, "draw_pictures", lambda *_: [])
+    again = f"nanogen train vae --out {run.folder} --resume"
+
+    def stopped(owner: Any, name: str) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+            assert cli.main(command) == 143
+        return capsys.readouterr().err
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # else a failure would end the tests
+    try:
+        assert stopped(Run, "write_settings") == "nanogen: stopped\n"
+        for name in ("begin_metrics", "progress_bar"):
+            assert stopped(cli, name) == f"nanogen: stopped; at step 0 of 2; go on with: {again}\n"
+            command = [*again.split()[1:], "--quiet"]
+        assert cli.main(command) == 0
+        assert run.checkpoint_file(2).exists()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 # kill -9
 
 

@@ -711,8 +711,11 @@ def test_settings_are_read_in_their_types() -> None:
         ("vae", "latent", "3.5", "int"), ("vae", "latent", "", "int"), ("vae", "rng", 3, "no setting 'rng'"),
         ("vae", "latnet", 3, "did you mean 'latent'"), ("vae", "setps", 3, "did you mean 'steps'"),
         ("ddpm", "multipliers", "1,x", "multipliers"), ("ddpm", "multipliers", 3, "multipliers"),
-        ("vae", "steps", 3.5, "int"), ("vae", "steps", True, "int"), ("vae", "lr", "fast", "float"),
-        ("vae", "lr", True, "float"), ("vae", "decoder", 3, "str"), ("vae", "lr", 10**400, "float"),
+        ("vae", "steps", 3.5, "int"), ("vae", "steps", True, "int"), ("vae", "lr", "fast", "a number"),
+        ("vae", "lr", True, "a number"), ("vae", "decoder", 3, "text"), ("vae", "lr", 10**400, "a number"),
+        ("vae", "betas", "0.9", "betas must be 2 numbers with commas between them, got '0.9'"),
+        ("vae", "betas", [0.9], r"betas must be 2 numbers, got \[0.9\]"),
+        ("ddpm", "multipliers", 3, "multipliers must be some integers, got 3"),
         ("vae", "steps", [3], "int"), ("vae", "betas", [0.5, "x"], "betas"), ("vae", "steps", "9" * 5000, "int"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=word):

@@ -71,9 +71,10 @@ def read_folder(folder: str | Path, split: str, size: Size | None = None, color:
     images = np.stack([read_picture(path, size, color) for path in splits[split]])
     if several := sum(shapes[path].several for path in splits[split]):
         remarks.append(f"pictures with several frames, of which only the first is used: {several}")
+    labels, names = classes(roots, splits, split)
     if remarks:
         say(f"{folder}: {'; '.join(remarks)}")
-    return Images(images, classes(roots, splits, split), 256, str(folder))
+    return Images(images, labels, 256, str(folder), names)
 
 
 def by(size: Size) -> str:
@@ -170,13 +171,16 @@ def named_splits(paths: Iterable[Path]) -> dict[Path, str]:
     return {path: ROLES[path.name.lower()] for path in sorted(paths) if path.name.lower() in ROLES and path.is_dir()}
 
 
-def classes(roots: dict[str, Path], splits: dict[str, list[Path]], split: str) -> np.ndarray | None:
-    """Each picture's class, the index of its subfolder's name: int64 (N,).  None if a picture is in no subfolder."""
+def classes(
+    roots: dict[str, Path], splits: dict[str, list[Path]], split: str
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Each picture's class, the index of its subfolder's name: int64 (N,); and the names.  None and no names if a
+    picture is in no subfolder."""
     within = {part: [path.relative_to(roots[part]).parts for path in paths] for part, paths in splits.items()}
     if any(len(parts) == 1 for paths in within.values() for parts in paths):
-        return None
+        return None, ()
     names = sorted({parts[0] for paths in within.values() for parts in paths})
-    return np.array([names.index(parts[0]) for parts in within[split]], np.int64)
+    return np.array([names.index(parts[0]) for parts in within[split]], np.int64), tuple(names)
 
 
 class Shape(NamedTuple):

@@ -31,6 +31,7 @@ class Images:
         labels: int64 (N,), the class of each image, 0 … 65535, or None.
         levels: the number of levels, 2 to 256.
         name: of the data set, for messages.
+        class_names: the name of each class, if the classes have names.
 
     Raises:
         TypeError, ValueError: images of another dtype or shape, or with a level out of range; labels that are not one
@@ -41,6 +42,7 @@ class Images:
     labels: np.ndarray | None
     levels: int
     name: str
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 2 <= self.levels <= 256:

@@ -248,8 +248,7 @@ def avg_pool2d(
     kernel, stride, padding, size = _windows("avg_pool2d", input, kernel_size, stride, padding)
     window = Tensor(array_module(input.data).ones((1, 1, *kernel), input.dtype))
     each = input.reshape(input.shape[0] * input.shape[1], 1, *input.shape[2:])
-    sums = conv2d(each, window, None, stride, padding)
-    return (sums / math.prod(kernel)).reshape(*input.shape[:2], *size)
+    return (conv2d(each, window, None, stride, padding) / math.prod(kernel)).reshape(*input.shape[:2], *size)
 
 
 def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):

@@ -118,10 +118,9 @@ class Module:
         """
         unsupported("load_state_dict", assign=assign)
         own = dict(self._named_state())
-        if strict and (missing := sorted(set(own) - set(state_dict))):
-            raise ValueError(f"state_dict lacks {', '.join(missing)}")
-        if strict and (unknown := sorted(set(state_dict) - set(own))):
-            raise ValueError(f"state_dict has the unknown {', '.join(unknown)}")
+        for what, names in ("lacks", own.keys() - state_dict), ("has the unknown", state_dict.keys() - own):
+            if strict and names:
+                raise ValueError(f"state_dict {what} {', '.join(sorted(names))}")
         arrays = {name: _array(value) for name, value in state_dict.items() if name in own}
         for name, array in arrays.items():
             if array.shape != own[name].shape:
@@ -174,9 +173,8 @@ class Module:
 
     def __repr__(self) -> str:
         below = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
-        if not below:
-            return f"{type(self).__name__}({self.extra_repr()})"
-        return "\n  ".join([f"{type(self).__name__}(", *filter(None, [self.extra_repr()]), *below]) + "\n)"
+        inside = "\n  ".join(["", *filter(None, [self.extra_repr()]), *below]) + "\n" if below else self.extra_repr()
+        return f"{type(self).__name__}({inside})"
 
 
 for _name, _target in {"float": np.float32, "double": np.float64, "cpu": "cpu", "cuda": "cuda"}.items():
@@ -203,10 +201,16 @@ def save(state_dict: Mapping[str, Any], path: Any) -> None:
 
 
 def load(path: Any) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file by their names, for `load_state_dict`."""
-    from safetensors.numpy import load_file
+    """The arrays of a safetensors file by their names, for `load_state_dict`.
 
-    return load_file(path)
+    Raises:
+        ValueError: a file that is not of this format, or broken; it names the path."""
+    import safetensors.numpy
+
+    try:
+        return safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} can't be read as safetensors: {error}") from error
 
 
 class Sequential(Module):

@@ -31,7 +31,7 @@ TRAINING = {  # settings of all models
     "log_every": "steps between the rows of metrics.csv",
     "samples_every": "steps between the pictures of samples while training; 0: none until the end",
     "test_every": "steps between the rows of test.csv, the loss of the first test images; 0: no test loss",
-    "patience": "test losses without a new best after which the run ends early, with its newest weights; 0: never",
+    "patience": "test losses without a new best after which the run ends early; the best checkpoint is kept; 0: never",
     "checkpoint_every": "steps between checkpoints",
     "keep": "number of newest checkpoints that are kept",
     "seed": "seed of all random numbers",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,7 +15,6 @@ from nanogen.backend import to_numpy
 from nanogen.data import Images
 from nanogen.distributed import rank
 from nanogen.metrics import (
-    GROUPS,
     Estimate,
     Likelihood,
     closer_share,
@@ -36,12 +34,11 @@ from nanogen.random import Generator
 from nanogen.training.features import Features
 from nanogen.training.files import write_atomically
 from nanogen.training.pictures import grid
+from nanogen.training.report import FEWEST, SHARES, footnote, heading, rows
 from nanogen.training.run import EVALUATION, SAMPLES, Run
 from nanogen.training.sampling import sample
 
 BATCH = 250  # images sampled at once
-FEWEST = 2 * GROUPS  # images in each of two compared sets, and test images for an interval of the likelihood, at least
-SHARES = "precision", "recall", "coverage"  # among the metrics of quality
 SHOWN = 16  # images in a row of a picture
 # Independent random streams of the evaluation's seed, in addition to those of a run.
 LEFT_OUT, REAL_AS_IF_DRAWN = 100, 101
@@ -255,42 +252,8 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 def table(evaluation: Evaluation) -> str:
     """The numbers as a text table, with 95 % intervals."""
-    e, rows = evaluation, []
-    if e.likelihood is None:
-        rows.append(("bits/dim", "none", "this model has no density"))
-    else:
-        bits, _, high = e.likelihood.estimate
-        interval = (f"{bits:.4f} ± {high - bits:.4f}", "")
-        if e.test_images < FEWEST:
-            interval = (f"{bits:.4f}", f"no interval: it needs {FEWEST} test images")
-        rows.append((f"bits/dim ({e.likelihood.kind})", *interval))
-        rows += [(f"  {name}", f"{value:.4f}", "") for name, value in e.likelihood.terms.items()]
-    if not e.quality:
-        rows.append(("comparisons of sets *", "none", f"they need {FEWEST} images on either side"))
-    for name, estimate in e.quality.items():
-        text = share if name in SHARES else centred
-        rows.append((f"{name} *", text(estimate), f"real images: {text(e.floor[name])}"))
-    for name, estimate in e.copies.items():
-        expected = f"nothing copied: {e.copies_expected[name]:.3f}"
-        rows.append((name, share(estimate), expected))
-    if e.classes is not None:
-        covered = f"{e.classes['covered']} of {e.classes['classes']}"
-        rows.append(
-            ("classes covered", covered, f"shares {e.classes['smallest share']:.3f} … {e.classes['largest share']:.3f}")
-        )
-    rows.append(("network evaluations per sample", str(e.network_evaluations), ""))
-    rows.append(("seconds per sample", f"{e.seconds:.4f}", ""))
-    widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    step = "" if e.checkpoint is None else f", step {e.checkpoint}"
-    lines = [f"{e.model} on {e.data}{step}: {e.test_images} test images, {e.samples} samples"]
-    lines += [f"{a:{widths[0]}}  {b:{widths[1]}}  {c}".rstrip() for a, b, c in rows]
-    return "\n".join([*lines, f"* {e.features}: not an Inception FID, nor to be compared with one"])
-
-
-def share(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
-
-
-def centred(estimate: Estimate) -> str:
-    digits = max(0, min(4, 2 - math.floor(math.log10(max(abs(estimate.value), 1e-9)))))
-    return f"{estimate.value:.{digits}f} ± {(estimate.high - estimate.low) / 2:.{digits}f}"
+    found = as_json(evaluation)
+    lines = rows(found)
+    widths = [max(len(line[i]) for line in lines) for i in range(2)]
+    body = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c}".rstrip() for a, b, c in lines]
+    return "\n".join([heading(found), *body, footnote(found)])

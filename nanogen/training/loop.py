@@ -282,8 +282,9 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
             for name, loss in losses.items():
                 trainer.recent[name].append(loss)
             stopping = any(everyones(bool(stop)))  # read once per step: a later signal stops the next step
+            best = False
             if trainer.test_due():
-                early = write_test_losses(trainer, run)
+                early, best = write_test_losses(trainer, run)
             last, total = early or trainer.step == settings.steps, math.nan
             if last or trainer.step % settings.log_every == 0:
                 means = {name: sum(map(float, recent)) / len(recent) for name, recent in trainer.recent.items()}
@@ -292,7 +293,7 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
                 file.write(",".join([str(trainer.step), *(f"{mean:.6g}" for mean in means.values())]) + "\n")
                 file.flush()
                 trainer.recent = {name: [] for name in means}
-            if last or stopping or trainer.step % settings.checkpoint_every == 0:
+            if last or stopping or best or trainer.step % settings.checkpoint_every == 0:
                 save(trainer, run, file)
             if not rank() and trainer.samples_due() and not (last or stopping):
                 file.flush()
@@ -300,15 +301,19 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
             on_step(trainer.step, total)
 
 
-def write_test_losses(trainer: Trainer, run: Run) -> bool:
-    """Add this step's test losses to `test.csv`.  Returns, on all ranks, whether the run is out of patience."""
+def write_test_losses(trainer: Trainer, run: Run) -> tuple[bool, bool]:
+    """Add this step's test losses to `test.csv`.
+
+    Returns:
+        On all ranks, whether the run is out of patience, and whether it has patience and this is the best step."""
     if not rank() and trainer.test is not None:
         losses = trainer.test_losses(trainer.test).values()
         with run.test_file.open("a", encoding="utf-8") as file:
             file.write(",".join([str(trainer.step), *(f"{loss:.6g}" for loss in losses)]) + "\n")
             file.flush()
             os.fsync(file.fileno())  # before the checkpoint of this step
-    return broadcast(not rank() and run.out_of_patience())
+    best = None if rank() or not trainer.settings.patience else run.best_test()
+    return broadcast((not rank() and run.out_of_patience(), best is not None and best.step == trainer.step))
 
 
 def save(trainer: Trainer, run: Run, metrics: TextIO) -> None:

@@ -6,12 +6,15 @@ import base64
 import dataclasses
 import html
 import inspect
+import json
 import re
 import string
+from collections.abc import Iterable
 from pathlib import Path
 
 from nanogen.models import MODELS
 from nanogen.training.files import write_atomically
+from nanogen.training.report import CAPTIONS, footnote, heading, rows
 from nanogen.training.run import Run
 
 FRAMES = 8  # of the samples over time, evenly spaced
@@ -51,28 +54,27 @@ $frames</div>
 <h2>Loss</h2>
 <div class="row">
 $curves</div>
-$pictures<h2>Settings</h2>
-<table>
-$settings</table>
-<h2>Commands</h2>
+$evaluation$pictures$classes<h2>Settings</h2>
+$settings<h2>Commands</h2>
 <pre>$commands</pre>
 </body>
 </html>
 """)
 
 
-def write_page(run: Run, step: int) -> Path:
-    """Write the page for a step.  Until the run is finished, browsers reload it every 30 seconds."""
-    settings = run.settings()
+def write_page(run: Run, step: int | None = None) -> Path:
+    """Write the page for a step, by default that of the newest checkpoint.
+
+    Until the run is finished, browsers reload it every 30 seconds."""
+    settings, step = run.settings(), run.newest_step() if step is None else step
     title = f"{settings.model} on {Path(settings.data).stem}"
     values = {k: v for k, v in dataclasses.asdict(settings).items() if k != "model_settings"} | settings.model_settings
-    rows = [f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>\n" for k, v in values.items()]
     frames = sorted(run.samples_file(0).parent.glob("step-*.png"))
     shown = [frames[i * (len(frames) - 1) // max(FRAMES - 1, 1)] for i in range(FRAMES)] if frames else []
     others = sorted(set(run.folder.glob("*.png")) - {run.folder / "samples.png", run.folder / "loss.png"})
+    drawn = [path for path in others if path.stem in CAPTIONS]
     curves, commands = run.folder / "loss.png", run.folder / "commands.log"
-    meaning = explained(settings.model)
-    pictures = "".join(figure(path, path.stem.replace("_", " "), meaning.get(path.stem, "")) for path in others)
+    meaning = explained(settings.model) | CAPTIONS
     page = PAGE.substitute(
         title=html.escape(title),
         refresh='<meta http-equiv="refresh" content="30">\n'
@@ -82,12 +84,45 @@ def write_page(run: Run, step: int) -> Path:
         steps=settings.steps,
         frames="".join(figure(path, f"step {int(path.stem[5:])}") for path in dict.fromkeys(shown)),
         curves=figure(curves, "mean since the row before") if curves.exists() else "",
-        pictures=f'<h2>More pictures</h2>\n<div class="row">\n{pictures}</div>\n' if pictures else "",
-        settings="".join(rows),
+        evaluation=section("Evaluation", numbers(run), in_a_row(drawn, meaning)),
+        pictures=section("More pictures", in_a_row([path for path in others if path not in drawn], meaning)),
+        classes=section("Classes", table(enumerate(run.class_names()))),
+        settings=table(values.items()),
         commands=html.escape(commands.read_text(encoding="utf-8", errors="replace") if commands.exists() else ""),
     )
     write_atomically(run.folder / "index.html", page.encode(errors="replace"))  # a path need not be valid text
     return run.folder / "index.html"
+
+
+def section(title: str, *contents: str) -> str:
+    return "".join([f"<h2>{title}</h2>\n", *contents]) if any(contents) else ""
+
+
+def table(rows: Iterable[tuple[object, ...]]) -> str:
+    """A table; the first cell of each row is its head."""
+    cell = lambda i, text: f"<{'td' if i else 'th'}>{html.escape(str(text))}</{'td' if i else 'th'}>"
+    lines = ["".join(cell(i, text) for i, text in enumerate(row)) for row in rows]
+    return "".join(["<table>\n", *(f"<tr>{line}</tr>\n" for line in lines), "</table>\n"]) if lines else ""
+
+
+def numbers(run: Run) -> str:
+    """The numbers of `evaluation.json`; nothing if there is no such file."""
+    file, newest = run.folder / "evaluation.json", run.checkpoint_file(run.newest_step())
+    if not file.is_file():
+        return ""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        above, below, lines = heading(found), footnote(found), rows(found)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return f"<p>{html.escape(f'{file.name} is broken: {error!r}')}</p>\n"
+    if newest.is_file() and newest.stat().st_mtime > file.stat().st_mtime:
+        above += " (before the newest checkpoint)"
+    return f"<p>{html.escape(above)}</p>\n{table(lines)}<p>{html.escape(below)}</p>\n"
+
+
+def in_a_row(paths: list[Path], meaning: dict[str, str]) -> str:
+    figures = "".join(figure(path, path.stem.replace("_", " "), meaning.get(path.stem, "")) for path in paths)
+    return f'<div class="row">\n{figures}</div>\n' if figures else ""
 
 
 def explained(model: str) -> dict[str, str]:

@@ -87,15 +87,14 @@ def draw_progress(run: Run, model: GenerativeModel, step: int) -> None:
 def draw_pictures(run: Run, train: Images, test: Images) -> list[Path]:
     """Write all pictures of a finished run to its folder.  Returns their paths."""
     model, settings = run.model(), run.settings()
-    step = int(run.checkpoint_files()[0].stem[5:])  # not `steps` if the run ended early
     rng = Generator(settings.seed, settings.device).stream(PICTURES)
     pictures = {"samples": grid(samples(model, 64, rng), model.levels, 8), **special_pictures(model, train, test, rng)}
     paths = [run.folder / f"{name}.png" for name in pictures]
     for path, picture in zip(paths, pictures.values(), strict=True):
         save_picture(picture, path)
-    save_picture(pictures["samples"], run.samples_file(step))
+    save_picture(pictures["samples"], run.samples_file(run.newest_step()))
     plot_losses(run, model)
-    return [*paths, run.folder / "loss.png", write_page(run, step)]
+    return [*paths, run.folder / "loss.png", write_page(run)]
 
 
 def samples(model: GenerativeModel, n: int, rng: Generator, patience: int = 250) -> np.ndarray:

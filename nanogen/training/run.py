@@ -35,6 +35,7 @@ PATHS = ("data", "data_dir")  # settings that may be paths
 # Settings of earlier versions that are ignored.  `processes` was the number of processes that shared each step, as the
 # ranks of an MPI job do now.  If it was above 1, a resumed run draws different noise, which is just as independent.
 FORMER = ("processes",)
+NAMED = {int: "an integer", float: "a number", str: "text", bool: "true or false"}  # the types of settings, in errors
 
 # Independent random streams of one seed.
 INITIAL_WEIGHTS, STEPS, SHUFFLES, PICTURES, SAMPLES, EVALUATION, TEST = range(7)
@@ -127,6 +128,14 @@ def check_labels(images: Images, classes: int) -> None:
         raise ValueError(f"classes={classes} needs labels below {classes}, but {images.name} has {images.labels.max()}")
 
 
+def check_classes(classes: int, *splits: Images) -> None:
+    """Raises:
+    ValueError: more classes than the splits together have labels, so that some would never be trained."""
+    count = 1 + max((images.labels.max() for images in splits if images.labels is not None), default=-1)
+    if classes > count:
+        raise ValueError(f"classes={classes} must be classes={count}: {splits[0].name} has the labels 0 … {count - 1}")
+
+
 def check_ranges(settings: Settings) -> None:
     """Raises:
     ValueError: a training setting out of range."""
@@ -197,7 +206,9 @@ def convert(name: str, value: Any, kind: Any) -> Any:
         pass
     if kind in (str, bool) and isinstance(value, kind):
         return value
-    raise ValueError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {value!r}")
+    wanted = NAMED.get(kind) or f"{'some' if ... in inner else len(inner)} {NAMED[inner[0]].split()[-1]}s"
+    commas = " with commas between them" if inner and isinstance(value, str) else ""
+    raise ValueError(f"{name} must be {wanted}{commas}, got {value!r}")
 
 
 def check_model(model: str) -> None:
@@ -327,6 +338,10 @@ class Run:
     def test_file(self) -> Path:
         return self.folder / "test.csv"
 
+    @property
+    def classes_file(self) -> Path:
+        return self.folder / "classes.json"
+
     def best_test(self) -> Best | None:
         """The first of the smallest test losses.  None if there is none, or if there are several losses a step: a GAN's
         work against each other."""
@@ -351,6 +366,10 @@ class Run:
         """The existing checkpoints, newest first."""
         found = self.checkpoint_file(0).parent.glob("step-*.safetensors")
         return sorted((path for path in found if path.stem[5:].isdecimal()), reverse=True)
+
+    def newest_step(self) -> int:
+        """The step of the newest checkpoint, not `steps` if the run ended early; 0 if there is none."""
+        return max((int(path.stem[5:]) for path in self.checkpoint_files()), default=0)
 
     def checkpoint(self) -> Checkpoint | None:
         """The newest readable checkpoint; None if there are no checkpoints.  Unreadable ones are logged.
@@ -415,9 +434,11 @@ class Run:
         return found
 
     def remove_old(self) -> None:
-        """Remove old checkpoints, except for the number that the settings keep."""
+        """Remove old checkpoints, except for the number that the settings keep and, with patience, the best one."""
+        best = self.best_test() if self.settings().patience else None
         for path in self.checkpoint_files()[self.settings().keep :]:
-            path.unlink()
+            if best is None or path != self.checkpoint_file(best.step):
+                path.unlink()
 
     def note(self, command: str) -> None:
         """Add a line to `commands.log`: time, versions and command."""
@@ -431,7 +452,8 @@ class Run:
         ValueError: the folder contains a run, or a part of one."""
         for path in (self.settings_file, self.metrics_file, self.test_file, *self.checkpoint_files()):
             if path.exists():
-                raise ValueError(f"{self.folder} already holds a run ({path.name}): --resume continues it")
+                what = "--resume continues it" if self.settings_file.exists() else "without settings; choose another"
+                raise ValueError(f"{self.folder} already holds a run ({path.name}): {what}")
 
     def write_settings(self, settings: Settings) -> None:
         for path in (self.checkpoint_file(0), self.samples_file(0)):
@@ -439,6 +461,21 @@ class Run:
         found = dataclasses.asdict(settings)
         found |= {name: to_utf8(found[name]) for name in PATHS if found[name]}
         write_atomically(self.settings_file, (json.dumps(found, indent=2) + "\n").encode())
+
+    def write_class_names(self, names: tuple[str, ...]) -> None:
+        """Write `classes.json`, a list in the order of the labels; without names there is no such file."""
+        self.classes_file.unlink(missing_ok=True)
+        if names:
+            text = json.dumps([to_utf8(name) for name in names], indent=2) + "\n"
+            write_atomically(self.classes_file, text.encode())
+
+    def class_names(self) -> list[str]:
+        """The names of the classes in the order of their labels, as `to_utf8` has them; empty if they have none."""
+        try:
+            found = json.loads(self.classes_file.read_text(encoding="utf-8")) if self.classes_file.is_file() else []
+            return [convert("a class", name, str) for name in found]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{self.classes_file} is not a list of names: {error}") from error
 
     def settings(self) -> Settings:
         if not self.settings_file.is_file():

@@ -183,7 +183,7 @@ power is stated and which must reject a deliberately wrong sampler. No test comp
     python -m pytest --hypothesis-profile=thorough      # 500 new examples per property instead of the usual 20
     python -m pytest --hypothesis-profile=random --hypothesis-seed=1    # 20 others, determined by the seed
     python -m pytest -m torture -s tests/test_stopping.py   # 200 times kill -9, 200 signals, a full disk; some minutes
-    python -m pytest -m torture tests/test_malformed.py     # 9,000 malformed inputs; some minutes
+    python -m pytest -m torture tests/test_malformed.py     # 14,000 malformed inputs; some minutes
     python -m pytest -m museum                          # the museum below, 25 minutes
     python -m pytest --device strict                    # all on the simulated GPU: three minutes
     CC= python -m pytest                                # all without C kernels
