@@ -387,6 +387,15 @@ def test_edit_changes_one_latent(posterior: str) -> None:
         model.edit(images, 0, [])
 
 
+def test_edit_leaves_the_code_alone() -> None:
+    """Each picture is of the code with one change, not with those made before."""
+    model = small((1, 4, 4), 256, latent=3)
+    z = model.code(np.zeros((1, 1, 4, 4), np.uint8))
+    before = z.data.copy()
+    assert model.codes.changed(z, 1, 5.0).data.tolist() == [[before[0, 0], 5.0, before[0, 2]]]
+    assert np.array_equal(z.data, before)
+
+
 def test_interpolation_of_categorical_codes_switches_variable_after_variable() -> None:
     """From one code to the other: the first variables are already those of the end."""
     model = small((1, 4, 4), 256, posterior="categorical", latent=4, categories=3)

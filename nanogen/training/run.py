@@ -195,7 +195,9 @@ def convert(name: str, value: Any, kind: Any) -> Any:
             return kind(value)
     except (ValueError, OverflowError):
         pass
-    if kind in (str, bool) and isinstance(value, kind):
+    if kind is bool and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    if kind is str and isinstance(value, str):
         return value
     raise ValueError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {value!r}")
 

@@ -52,10 +52,13 @@ class NormalMixture:
     def __init__(self, logits: Tensor, components: Normal):
         self.logits, self.components = logits, components
 
+    def log_joint(self, z: Tensor) -> Tensor:
+        """log q(k, z) = log π_k N(z; μ_k, diag σ_k²): z (N, D) to (N, K)."""
+        return F.log_softmax(self.logits, dim=1) + self.components.log_prob(z.reshape(len(z), 1, -1)).sum(2)
+
     def log_prob(self, z: Tensor) -> Tensor:
-        """log Σ_k π_k N(z; μ_k, diag σ_k²): z (N, D) to (N,)."""
-        of_each = self.components.log_prob(z.reshape(len(z), 1, -1)).sum(2)
-        return F.logsumexp(F.log_softmax(self.logits, dim=1) + of_each, dim=1)
+        """log q(z) = log Σ_k q(k, z): z (N, D) to (N,)."""
+        return F.logsumexp(self.log_joint(z), dim=1)
 
     def rsample(self, rng: Generator) -> Tensor:
         """k ~ π, then z ~ N(μ_k, diag σ_k²): (N, D).  Differentiable in μ and σ, not in π."""
@@ -134,8 +137,14 @@ class MixtureCodes(GaussianCodes):
         return p.log_prob(z).sum(1) - q.log_prob(z)
 
     def kl(self, q: NormalMixture, p: Normal, draws: Draws) -> Tensor:
-        """KL(q(z|x)‖p(z)) = E_q[log q(z|x) − log p(z)], by the draws: (N,), nats."""
-        return -sum(w * self.log_ratio(q, p, z) for z, w in draws)
+        """KL(q(z|x)‖p(z)) = Σ_k π_k KL(N_k‖p(z)) − I(k; z): (N,), nats.
+
+        The information of z on its component, I = Σ_k π_k E_k[log q(k|z) − log π_k] ≤ log K, is by the draws; the rest
+        is exact.  Together they are E_q[log q(z|x) − log p(z)]."""
+        weights, log_weights = F.softmax(q.logits, dim=1), F.log_softmax(q.logits, dim=1)
+        of_each = kl_divergence(q.components, self.prior(q.components.mean)).sum(2)
+        log_posteriors = [F.log_softmax(q.log_joint(z), dim=1)[:, k] for k, (z, _) in enumerate(draws)]
+        return (weights * (of_each - F.stack(log_posteriors, dim=1) + log_weights)).sum(1)
 
     def code(self, q: NormalMixture) -> Tensor:
         """The mean of the likeliest component: between two modes q may be small."""
