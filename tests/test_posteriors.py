@@ -264,7 +264,7 @@ def test_samples_of_categorical_codes_follow_the_density() -> None:
 
 def test_the_argmax_of_gumbel_softmax_is_a_categorical_draw() -> None:
     """At any temperature: χ² of 20,000 draws.  The negative of Gumbel noise, whose argmax has other probabilities,
-    would not pass: it is shown for the same draws.  Maddison et al. 2017, proposition 1a."""
+    would not pass: it is shown for the same draws.  Maddison et al. 2017, proposition 1."""
     logits = np.array([1.5, 0.0, -1.0, 0.5])
     p, rows = special.softmax(logits), np.tile(logits, (20_000, 1))
     test = lambda chosen: stats.chisquare(np.bincount(chosen, minlength=4), p * len(rows)).pvalue
@@ -278,7 +278,7 @@ def test_the_argmax_of_gumbel_softmax_is_a_categorical_draw() -> None:
 
 def test_gumbel_softmax_has_the_concrete_density() -> None:
     """Of two classes whose logits differ by d, P(z_1 ≤ c) = σ(τ log(c/(1 − c)) − d): Kolmogorov and Smirnov's test of
-    5,000 draws.  The inverse temperature does not pass.  Maddison et al. 2017, eq. 14."""
+    5,000 draws.  The inverse temperature does not pass.  Maddison et al. 2017, appendix B."""
     rows = np.tile([0.7, 0.0], (5000, 1))
     for temperature in (0.4, 2.5):
         z = gumbel_softmax(ng.tensor(rows), temperature, ng.Generator(2)).data[:, 0]

@@ -33,7 +33,7 @@ def gumbel_softmax(logits: Tensor, temperature: float, rng: Generator, hard: boo
     The argmax is a draw from Categorical(logits), and as the temperature falls to 0 the result becomes its one-hot
     code.  With `hard` the result is that code and has the gradient of the soft one (straight-through).
 
-    Jang, Gu & Poole 2017, eq. 1, 2, section 2.2; Maddison, Mnih & Teh 2017, eq. 10."""
+    Jang, Gu & Poole 2017, eq. 1, 2, section 2.2; Maddison, Mnih & Teh 2017, section 3."""
     u = rng.uniform(logits.shape, dtype=logits.dtype)
     xp = array_module(u)
     noisy = logits - xp.log(-xp.log(xp.maximum(u, xp.finfo(u.dtype).tiny)))
@@ -118,7 +118,7 @@ class MixtureCodes(GaussianCodes):
     """q(z|x) = Σ_k π_k N(μ_k, diag σ_k²), p(z) = N(0, I): a posterior with several modes.
 
     E_q[f] = Σ_k π_k E_k[f], with one draw from each component.  So there is a gradient with respect to π too.
-    Morningstar et al. 2021, Automatic Differentiation Variational Inference with Mixtures, eq. 5."""
+    Morningstar et al. 2021, Automatic Differentiation Variational Inference with Mixtures, section 3."""
 
     def __init__(self, latent: int, components: int, **others: Any):
         super().__init__(latent)
