@@ -94,7 +94,7 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     PixelRNN: {"cell": "row", "hidden": 64, "blocks": 3, "kernel_size": 7, "dropout": 0.25},
     VAE: {
         "latent": 16, "channels": 32, "stages": 2, "decoder": "categorical", "beta": 1.0,
-        "posterior": "gaussian", "components": 4, "categories": 16, "temperature": 0.5, "straight_through": False,
+        "posterior": "gaussian", "components": 4, "categories": 4, "temperature": 1.0, "straight_through": False,
     },
     GAN: {
         "latent": 64, "channels": 64, "objective": "non-saturating", "discriminator_steps": 1, "gradient_penalty": 0.0,

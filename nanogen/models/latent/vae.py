@@ -59,7 +59,7 @@ class VAE(LatentModel):
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, latent: int = 16, channels: int = 32, stages: int = 2,
         decoder: str = "categorical", beta: float = 1.0, posterior: str = "gaussian", components: int = 4,
-        categories: int = 16, temperature: float = 0.5, straight_through: bool = False, classes: int = 0,
+        categories: int = 4, temperature: float = 1.0, straight_through: bool = False, classes: int = 0,
         rng: Generator | None = None,
     ):  # fmt: skip
         check_counts(latent=latent, components=components, categories=categories)
