@@ -367,16 +367,16 @@ def test_edit_changes_one_latent(posterior: str) -> None:
     model = small((1, 4, 4), 256, posterior=posterior, **KINDS[posterior])
     images = np.random.default_rng(0).integers(0, 256, (2, 1, 4, 4)).astype(np.uint8)
     values = [3, 0, 2]
-    found = model.edit(images, 1, values)
+    found = model.edit(images, 2, values)
     assert found.shape == (2, 3, 1, 4, 4)
     assert found.dtype == np.uint8
     code = model.code(images).data
     for i, value in enumerate(values):
         z = code.copy()
         if posterior == "categorical":
-            z[:, 4:8] = np.eye(4)[value]
+            z[:, 8:12] = np.eye(4)[value]
         else:
-            z[:, 1] = value
+            z[:, 2] = value
         assert np.array_equal(found[:, i], model.picture(z))
     assert np.array_equal(code, model.code(images).data)
     assert (found[:, 0] != found[:, 1]).any()
