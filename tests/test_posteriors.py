@@ -15,6 +15,7 @@ from scipy import optimize, special, stats
 import nanogen as ng
 from nanogen import functional as F
 from nanogen.cli import main
+from nanogen.data import Images
 from nanogen.distributions import Categorical, Normal
 from nanogen.models import VAE
 from nanogen.models.latent.posteriors import NormalMixture, gumbel_softmax
@@ -358,6 +359,15 @@ def test_only_the_loss_sees_relaxed_codes() -> None:
 KINDS: dict[str, dict[str, Any]] = {
     "gaussian": {"latent": 3}, "mixture": {"latent": 3}, "categorical": {"latent": 3, "categories": 4},
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("posterior", "manifold"), [("mixture", True), ("categorical", False)])
+def test_a_manifold_is_of_real_numbers(posterior: str, manifold: bool) -> None:
+    """Two numbers span a plane; one variable of two classes does not, though the decoder gets two numbers."""
+    model = small(posterior=posterior, latent=2 if manifold else 1, categories=2)
+    images = Images(ALL, None, 2, "all")
+    assert model.width == 2
+    assert ("manifold" in model.illustrations(images, images, ng.Generator(0))) == manifold
 
 
 @pytest.mark.parametrize("posterior", KINDS)

@@ -78,7 +78,8 @@ PARTS = {
     ),
     "vae": Part(
         tuple(f"models/latent/{name}.py" for name in ("base", "vae", "networks", "posteriors")),
-        ("test_vae.py", "test_posteriors.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
+        ("test_vae.py", "test_posteriors.py", "test_models.py", "test_torch_models.py"),
+        ("test_parity.py::test_models",),
     ),
     "gan": Part(
         ("models/adversarial/gan.py", "models/adversarial/networks.py"),

@@ -20,7 +20,13 @@ from nanogen.random import Generator
 
 
 class RealCodes:
-    """Codes z (N, width) of real numbers: what comes between two of them, and what changes in one."""
+    """Codes z (N, width) of real numbers: what comes between two of them, and what changes in one.
+
+    Attributes:
+        values: how many values z can have.
+    """
+
+    values: float = math.inf
 
     def between(self, a: Tensor, b: Tensor, w: float) -> Tensor:
         """The code that is w of the way from a to b."""
@@ -148,7 +154,7 @@ class LatentModel(GenerativeModel):
         - reconstructions: test images in rows 1 and 3, each above its reconstruction
         - interpolation: each row goes from one test image to another
         - prior_means: E[x|z] of z ~ p(z), samples without the decoder's noise; with labels, a class in each row
-        - manifold: E[x|z] over the quantiles of a latent with 2 dimensions; z_1 rises to the right, z_2 upwards"""
+        - manifold: E[x|z] over the quantiles of a latent with 2 real dimensions; z_1 rises to the right, z_2 upwards"""
         chosen, given = self.first_images(test, 32)
         rebuilt, labels = to_numpy(self.reconstruct(chosen, **given)), given.get("labels")
         of_ends = () if labels is None else (labels[:8], labels[8:16])
@@ -158,6 +164,6 @@ class LatentModel(GenerativeModel):
             "interpolation": self.interpolate(chosen[:8], chosen[8:16], 10, *of_ends),
             "prior_means": means.reshape(8, 8, *self.image_shape),
         }
-        if self.width == 2:
+        if self.width == 2 and self.codes.values == math.inf:
             found["manifold"] = self.manifold().reshape(16, 16, *self.image_shape)
         return {name: to_numpy(images) for name, images in found.items()}

@@ -7,7 +7,6 @@ gradients in the parameters of q.
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import numpy as np
@@ -76,10 +75,7 @@ class GaussianCodes(RealCodes):
     Attributes:
         numbers: how many numbers the encoder computes for an image.
         width: how many numbers the decoder gets for a z.
-        values: how many values z can have.
     """
-
-    values: float = math.inf
 
     def __init__(self, latent: int, **others: Any):
         self.latent, self.numbers, self.width = latent, 2 * latent, latent
