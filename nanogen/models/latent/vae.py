@@ -5,7 +5,8 @@
     log p(x) ≥ elbo(x) = E_q(z|x)[log p(x|z)] − KL(q(z|x) ‖ p(z))                                     (eq. 3)
 
 The encoder computes q(z|x), an approximation of the posterior p(z|x).  The decoder computes p(x|z), a density over the
-discrete levels, so the bound is on the probability of the discrete image.
+discrete levels, so the bound is on the probability of the discrete image.  Other families than the normal for q(z|x),
+and discrete z: `posteriors.py`.
 """
 
 from __future__ import annotations
