@@ -37,6 +37,8 @@ SMALL: dict[str, Callable[..., Any]] = {
     "diagonal": lambda **how: PixelRNN((2, 3, 3), 5, "diagonal", hidden=6, blocks=1, kernel_size=3, dropout=0.0, **how),
     "vae": lambda **how: VAE((1, 4, 4), 5, latent=3, channels=4, stages=1, **how),
     "vae, logistic": lambda **how: VAE((3, 4, 4), 256, latent=2, channels=4, stages=1, decoder="logistic", **how),
+    "mixture": lambda **how: VAE((1, 4, 4), 5, latent=2, channels=4, stages=1, posterior="mixture", **how),
+    "categorical": lambda **how: VAE((1, 4, 4), 5, latent=2, channels=4, stages=1, posterior="categorical", **how),
     "gan": lambda **how: GAN((1, 8, 8), 5, latent=3, channels=4, **how),
     "gan, penalised": lambda **how: GAN(
         (1, 8, 8), 5, latent=3, channels=4, objective="wasserstein", gradient_penalty=0.5, **how

@@ -421,7 +421,14 @@ def test_a_captured_step_of_a_conditional_model(model: str, cp: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "settings"), {"vae": {"stages": 2}, "ddpm": {"multipliers": (1, 1)}}.items(), ids=["vae", "ddpm"]
+    ("model", "settings"),
+    [
+        ("vae", {"stages": 2}),
+        ("vae", {"stages": 2, "posterior": "mixture"}),
+        ("vae", {"stages": 2, "posterior": "categorical"}),
+        ("ddpm", {"multipliers": (1, 1)}),
+    ],
+    ids=["vae", "mixture", "categorical", "ddpm"],
 )
 def test_a_captured_step_of_sizes_that_do_not_double(model: str, settings: dict[str, Any], cp: Any) -> None:
     """5×6 pixels are halved to 3×3 and grow to 5×6 again: which pixel comes from which is a table that has to lie on

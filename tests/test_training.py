@@ -703,6 +703,9 @@ def test_settings_are_read_in_their_types() -> None:
         ("pixelcnn", {"dropout": "0.25"}, {}, {"dropout": 0.25}),
         ("ddpm", {"multipliers": "1,2,4", "schedule": "cosine"}, {}, {"multipliers": (1, 2, 4), "schedule": "cosine"}),
         ("ddpm", {"multipliers": [1, 2], "dropout": 0}, {}, {"multipliers": (1, 2), "dropout": 0.0}),
+        ("vae", {"straight_through": "true"}, {}, {"straight_through": True}),
+        ("vae", {"straight_through": "False"}, {}, {"straight_through": False}),
+        ("vae", {"straight_through": True}, {}, {"straight_through": True}),
         ("gan", {"betas": "0.5,0.9", "steps": "7", "lr": "1e-3"}, {"betas": (0.5, 0.9), "steps": 7, "lr": 1e-3}, {}),
         ("gan", {"betas": [0, 0.9], "steps": 7, "lr": 1}, {"betas": (0.0, 0.9), "steps": 7, "lr": 1.0}, {}),
     ]:
@@ -717,6 +720,7 @@ def test_settings_are_read_in_their_types() -> None:
         ("vae", "betas", [0.9], r"betas must be 2 numbers, got \[0.9\]"),
         ("ddpm", "multipliers", 3, "multipliers must be some integers, got 3"),
         ("vae", "steps", [3], "int"), ("vae", "betas", [0.5, "x"], "betas"), ("vae", "steps", "9" * 5000, "int"),
+        ("vae", "straight_through", "yes", "bool"), ("vae", "straight_through", 1, "bool"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=word):
             in_their_types(model, {name: value})

@@ -204,7 +204,9 @@ def convert(name: str, value: Any, kind: Any) -> Any:
             return kind(value)
     except (ValueError, OverflowError):
         pass
-    if kind in (str, bool) and isinstance(value, kind):
+    if kind is bool and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    if kind is str and isinstance(value, str):
         return value
     wanted = NAMED.get(kind) or f"{'some' if ... in inner else len(inner)} {NAMED[inner[0]].split()[-1]}s"
     commas = " with commas between them" if inner and isinstance(value, str) else ""

@@ -77,8 +77,9 @@ PARTS = {
         ("test_pixelcnn.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
     ),
     "vae": Part(
-        ("models/latent/base.py", "models/latent/vae.py", "models/latent/networks.py"),
-        ("test_vae.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
+        tuple(f"models/latent/{name}.py" for name in ("base", "vae", "networks", "posteriors")),
+        ("test_vae.py", "test_posteriors.py", "test_models.py", "test_torch_models.py"),
+        ("test_parity.py::test_models",),
     ),
     "gan": Part(
         ("models/adversarial/gan.py", "models/adversarial/networks.py"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -10,12 +11,33 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, no_grad
-from nanogen.backend import Array, array_module, to_device, to_numpy
+from nanogen.backend import Array, array_module, check_range, to_device, to_numpy
 from nanogen.data.images import Images
 from nanogen.distributions import Categorical, DiscretizedLogistic, unscale_levels
 from nanogen.models.base import GenerativeModel, check_choice, check_counts
 from nanogen.models.latent.networks import Decoder, Encoder
 from nanogen.random import Generator
+
+
+class RealCodes:
+    """Codes z (N, width) of real numbers: what comes between two of them, and what changes in one.
+
+    Attributes:
+        values: how many values z can have.
+    """
+
+    values: float = math.inf
+
+    def between(self, a: Tensor, b: Tensor, w: float) -> Tensor:
+        """The code that is w of the way from a to b."""
+        return (1 - w) * a + w * b
+
+    def changed(self, z: Tensor, dimension: int, value: Any) -> Tensor:
+        """z with another value in one dimension."""
+        check_range("dimension", np.array(dimension), z.shape[1])
+        found = z.data.copy()
+        found[:, dimension] = value
+        return Tensor(found)
 
 
 class LatentModel(GenerativeModel):
@@ -40,6 +62,7 @@ class LatentModel(GenerativeModel):
         colors, *size = image_shape
         sizes = [tuple(math.ceil(n / 2**stage) for n in size) for stage in range(stages, -1, -1)]
         self.width, self.density = width, decoder
+        self.codes: Any = RealCodes()
         self.outputs = levels if decoder == "categorical" else 2  # numbers per colour of a pixel
         self.encoder = Encoder(image_shape, channels, numbers, stages, rng, classes)
         self.decoder = Decoder(sizes, channels * 2**stages, width, colors * self.outputs, rng, classes)
@@ -93,7 +116,7 @@ class LatentModel(GenerativeModel):
             return self.picture(self.code(images, labels), labels)
 
     def interpolate(self, start: Any, end: Any, steps: int = 8, labels: Any = None, end_labels: Any = None) -> Array:
-        """Pictures along the straight line between the codes of two images, both ends included.
+        """Pictures on the way between the codes of two images, a straight line for real codes; both ends included.
 
         start, end: (N, C, H, W), with labels and end_labels; all pictures are decoded with the labels of start.
         Returns uint8 (N, steps, C, H, W)."""
@@ -101,8 +124,21 @@ class LatentModel(GenerativeModel):
         with no_grad():
             a, b = self.code(start, labels), self.code(end, end_labels)
             weights = [i / max(steps - 1, 1) for i in range(steps)]
-            pictures = [self.picture((1 - w) * a + w * b, labels) for w in weights]
+            pictures = [self.picture(self.codes.between(a, b, w), labels) for w in weights]
         return array_module(a.data).stack(pictures, axis=1)
+
+    def edit(self, images: Any, dimension: int, values: Sequence[float], labels: Any = None) -> Array:
+        """Pictures of the codes of images (N, C, H, W), with each of the values in one dimension of z in turn.
+
+        Returns uint8 (N, len(values), C, H, W).
+
+        Raises:
+            ValueError: a dimension that z does not have; no values."""
+        check_counts(values=len(values))
+        with no_grad():
+            z = self.code(images, labels)
+            pictures = [self.picture(self.codes.changed(z, dimension, value), labels) for value in values]
+        return array_module(z.data).stack(pictures, axis=1)
 
     def manifold(self, side: int = 16) -> Array:
         """Pictures of z = (Φ⁻¹(u), Φ⁻¹(v)) for u, v evenly spaced in (0, 1), of class 0: uint8 (side², C, H, W).
@@ -118,7 +154,7 @@ class LatentModel(GenerativeModel):
         - reconstructions: test images in rows 1 and 3, each above its reconstruction
         - interpolation: each row goes from one test image to another
         - prior_means: E[x|z] of z ~ p(z), samples without the decoder's noise; with labels, a class in each row
-        - manifold: E[x|z] over the quantiles of a latent with 2 dimensions; z_1 rises to the right, z_2 upwards"""
+        - manifold: E[x|z] over the quantiles of a latent with 2 real dimensions; z_1 rises to the right, z_2 upwards"""
         chosen, given = self.first_images(test, 32)
         rebuilt, labels = to_numpy(self.reconstruct(chosen, **given)), given.get("labels")
         of_ends = () if labels is None else (labels[:8], labels[8:16])
@@ -128,6 +164,6 @@ class LatentModel(GenerativeModel):
             "interpolation": self.interpolate(chosen[:8], chosen[8:16], 10, *of_ends),
             "prior_means": means.reshape(8, 8, *self.image_shape),
         }
-        if self.width == 2:
+        if self.width == 2 and self.codes.values == math.inf:
             found["manifold"] = self.manifold().reshape(16, 16, *self.image_shape)
         return {name: to_numpy(images) for name, images in found.items()}
