@@ -104,6 +104,19 @@ class LatentModel(GenerativeModel):
             pictures = [self.picture((1 - w) * a + w * b, labels) for w in weights]
         return array_module(a.data).stack(pictures, axis=1)
 
+    def traverse(self, images: Any, dimensions: Any, values: Any, labels: Any = None) -> Array:
+        """Pictures of each image's code with z_d replaced by each of V values, for each d of D dimensions.
+
+        images (N, C, H, W) to uint8 (N, D, V, C, H, W).  Higgins et al. 2017, figure 1."""
+        with no_grad():
+            z = to_numpy(self.code(images, labels).data)
+        codes = np.repeat(z, len(dimensions) * len(values), axis=0).reshape(len(z), len(dimensions), -1, self.width)
+        for row, dimension in enumerate(dimensions):
+            codes[:, row, :, dimension] = values
+        of_each = None if labels is None else labels.repeat(len(dimensions) * len(values))
+        pictures = self.picture(codes.reshape(-1, self.width), of_each)
+        return pictures.reshape(*codes.shape[:3], *self.image_shape)
+
     def manifold(self, side: int = 16) -> Array:
         """Pictures of z = (Φ⁻¹(u), Φ⁻¹(v)) for u, v evenly spaced in (0, 1), of class 0: uint8 (side², C, H, W).
 
@@ -118,14 +131,18 @@ class LatentModel(GenerativeModel):
         - reconstructions: test images in rows 1 and 3, each above its reconstruction
         - interpolation: each row goes from one test image to another
         - prior_means: E[x|z] of z ~ p(z), samples without the decoder's noise; with labels, a class in each row
+        - traversals: a test image with one z_d set to −2, −1.5 … 2 in each row, for the eight d whose z_d vary most
         - manifold: E[x|z] over the quantiles of a latent with 2 dimensions; z_1 rises to the right, z_2 upwards"""
         chosen, given = self.first_images(test, 32)
         rebuilt, labels = to_numpy(self.reconstruct(chosen, **given)), given.get("labels")
+        spread = to_numpy(self.code(chosen, **given).data).std(0)
+        of_first = {name: of_each[:1] for name, of_each in given.items()}
         of_ends = () if labels is None else (labels[:8], labels[8:16])
         means = self.picture(self.draw_prior(64, rng), **self.class_by_row(8, 8))
         found = {
             "reconstructions": np.stack([part[i : i + 16] for i in (0, 16) for part in (chosen, rebuilt)]),
             "interpolation": self.interpolate(chosen[:8], chosen[8:16], 10, *of_ends),
+            "traversals": self.traverse(chosen[:1], (-spread).argsort()[:8], np.linspace(-2, 2, 9), **of_first)[0],
             "prior_means": means.reshape(8, 8, *self.image_shape),
         }
         if self.width == 2:
