@@ -7,6 +7,7 @@ command prints the mutual information gap (Chen et al. 2018, eq. 6), in all and 
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 
@@ -17,18 +18,18 @@ from nanogen.metrics import mutual_information_gap
 
 BETAS, SEEDS = (1.0, 4.0), 8
 STUDENT_95 = 2.365  # 0.975-quantile of Student's t with SEEDS − 1 degrees
-STEPS, BATCH, LR = 2000, 32, 2e-3
+STEPS, WARMUP, BATCH, LR = 2000, 100, 32, 4e-3
 DRAWS = 20  # of z for each image
 SOURCE = Shapes()
 
 
 def trained(beta: float, seed: int) -> ng.models.VAE:
-    """A VAE trained on pictures drawn anew for each step, at a rate that falls to 0 along half a cosine."""
+    """A VAE trained on pictures drawn anew for each step, at a rate that rises, then falls to 0 along half a cosine."""
     rng = ng.Generator(seed)
     model = ng.models.VAE((1, 12, 12), SOURCE.levels, latent=6, channels=16, stages=1, beta=beta, rng=rng.stream(0))
     optimizer = ng.optim.Adam(model.parameters(), lr=LR)
     for step in range(STEPS):
-        optimizer.lr = LR * 0.5 * (1 + math.cos(math.pi * step / STEPS))
+        optimizer.lr = LR * min(1, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / STEPS))
         loss = model.loss(SOURCE.sample(BATCH, rng)[0], rng)
         optimizer.zero_grad()
         loss.backward()
@@ -50,18 +51,20 @@ def measured(model: ng.models.VAE, rng: ng.Generator) -> list[float]:
 
 def main() -> None:
     use_threads(1)
-    columns = [
-        "gap",
-        *SOURCE.factors,
-        "Σ max I, nats",
-        f"KL, nats (log {len(SOURCE.all_factors())} = {SOURCE.entropy():.2f})",
-    ]
-    print("| beta | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|", flush=True)
+    columns = ["gap", *SOURCE.factors, "Σ max I", f"KL (entropy of the factors: {SOURCE.entropy():.2f})"]
+    table = [["beta", *columns], ["---"] * (len(columns) + 1)]
     for beta in BETAS:
-        runs = np.array([measured(trained(beta, seed), ng.Generator(seed).stream(1)) for seed in range(SEEDS)])
-        margins = STUDENT_95 * runs.std(0, ddof=1) / math.sqrt(SEEDS)
-        cells = [f"{mean:.2f} ± {margin:.2f}" for mean, margin in zip(runs.mean(0), margins, strict=True)]
-        print(f"| {beta:g} | " + " | ".join(cells) + " |", flush=True)
+        runs = []
+        for seed in range(SEEDS):
+            runs.append(measured(trained(beta, seed), ng.Generator(seed).stream(1)))
+            print(
+                f"beta {beta:g}, seed {seed}: gap {runs[-1][0]:.3f}, KL {runs[-1][-1]:.2f}", file=sys.stderr, flush=True
+            )
+        margins = STUDENT_95 * np.std(runs, axis=0, ddof=1) / math.sqrt(SEEDS)
+        table.append(
+            [f"{beta:g}", *(f"{m:.2f} ± {e:.2f}" for m, e in zip(np.mean(runs, axis=0), margins, strict=True))]
+        )
+    print("\n".join(f"| {' | '.join(row)} |" for row in table))
 
 
 if __name__ == "__main__":

@@ -257,16 +257,16 @@ class Ising:
 class Shapes:
     """Grey pictures of 12×12 pixels of one shape, made by five independent factors, each uniform on 0 … values − 1.
 
-    All 432 combinations give different pictures, so a picture tells its factors.  In the manner of dSprites
+    All 288 combinations give different pictures, so a picture tells its factors.  In the manner of dSprites
     (Matthey et al. 2017), for measuring whether a code has a number of its own for each factor.
 
     Attributes:
-        factors: the number of values of each factor by its name: column and row of the centre, half the width, which
-            of square, diamond and ×, and the level of its pixels.
+        factors: the number of values of each factor by its name: column and row of the centre, half the width, square
+            or ×, and the level of its pixels.
         levels: the number of levels of a pixel; the background is 0.
     """
 
-    factors: ClassVar[dict[str, int]] = {"x": 4, "y": 4, "size": 3, "shape": 3, "brightness": 3}
+    factors: ClassVar[dict[str, int]] = {"x": 4, "y": 4, "size": 3, "shape": 2, "brightness": 3}
     levels = 4
 
     def images(self, factors: Any) -> Array:
@@ -282,12 +282,11 @@ class Shapes:
         x, y, size, shape, brightness = given.astype(np.int64).T[:, :, None, None]
         row, column = np.indices((12, 12))
         across, down, reach = abs(column - 4 - x), abs(row - 4 - y), 2 + size
-        far = np.maximum(across, down)
-        inside = np.choose(shape, [far <= reach, across + down <= reach, (across == down) & (far <= reach)])
+        inside = (np.maximum(across, down) <= reach) & ((shape == 0) | (across == down))
         return (inside * (1 + brightness)).astype(np.uint8)[:, None]
 
     def all_factors(self) -> Array:
-        """All combinations of the factors: int64 (432, 5)."""
+        """All combinations of the factors: int64 (288, 5)."""
         return np.array(list(itertools.product(*map(range, self.factors.values()))))
 
     def sample(self, n: int, rng: Generator) -> tuple[Array, Array]:
@@ -296,5 +295,5 @@ class Shapes:
         return self.images(factors), factors
 
     def entropy(self) -> float:
-        """log 432: of the factors, and of the pictures, in nats per image."""
+        """log 288: of the factors, and of the pictures, in nats per image."""
         return math.log(math.prod(self.factors.values()))
