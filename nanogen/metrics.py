@@ -325,7 +325,8 @@ def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
 
     I(a; a) is the entropy of a."""
     joint = np.zeros((a.max() + 1, b.max() + 1))
-    np.add.at(joint, (a, b), 1 / len(a))
+    np.add.at(joint, (a, b), 1)
+    joint /= len(a)
     independent = joint.sum(1, keepdims=True) * joint.sum(0)
     there = joint > 0
     return float((joint[there] * np.log(joint[there] / independent[there])).sum())

@@ -142,7 +142,7 @@ def test_gap_of_a_noisy_code_is_an_integral() -> None:
         (np.zeros((4, 2)), np.eye(5), 20, "codes and factors must be"),
         (np.zeros(4), np.eye(4), 20, "codes and factors must be"),
         (np.full((4, 2), np.nan), np.eye(4), 20, "finite"),
-        (np.zeros((4, 2)), np.ones((4, 1)), 20, "factors must have at least two values"),
+        (np.zeros((49, 2)), np.ones((49, 1)), 20, "factors must have at least two values"),
         (np.zeros((4, 2)), np.eye(4), 1, "bins must be at least 2"),
     ],
 )
@@ -219,3 +219,5 @@ def test_a_traversal_changes_one_number_of_the_code(classes: int) -> None:
         z[0, (2, 0)[i]] = (-2.0, 0.5, 3.0)[j]
         of_one = None if labels is None else labels[n : n + 1]
         assert np.array_equal(found[n, i, j], model.picture(z, of_one)[0])
+    with pytest.raises(ValueError, match="dimensions"):
+        model.traverse(images, (1, 3), (0.0,), labels)

@@ -10,7 +10,7 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, no_grad
-from nanogen.backend import Array, array_module, to_device, to_numpy
+from nanogen.backend import Array, array_module, check_range, to_device, to_numpy
 from nanogen.data.images import Images
 from nanogen.distributions import Categorical, DiscretizedLogistic, unscale_levels
 from nanogen.models.base import GenerativeModel, check_choice, check_counts
@@ -107,7 +107,11 @@ class LatentModel(GenerativeModel):
     def traverse(self, images: Any, dimensions: Any, values: Any, labels: Any = None) -> Array:
         """Pictures of each image's code with z_d replaced by each of V values, for each d of D dimensions.
 
-        images (N, C, H, W) to uint8 (N, D, V, C, H, W).  Higgins et al. 2017, figure 1."""
+        images (N, C, H, W) to uint8 (N, D, V, C, H, W).  Higgins et al. 2017, figure 1.
+
+        Raises:
+            ValueError: a dimension that z does not have."""
+        check_range("dimensions", np.asarray(dimensions), self.width)
         with no_grad():
             z = to_numpy(self.code(images, labels).data)
         codes = np.repeat(z, len(dimensions) * len(values), axis=0).reshape(len(z), len(dimensions), -1, self.width)
