@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,13 +192,17 @@ def test_shapes_refuse(factors: list) -> None:
         Shapes().images(factors)
 
 
-def test_shapes_in_a_file_are_a_data_set(tmp_path) -> None:
-    """The recipe in the README: images and levels, of which a tenth is held out."""
-    source = Shapes()
-    np.savez(tmp_path / "shapes.npz", images=source.images(source.all_factors()), levels=source.levels)
-    train, test = (load(tmp_path / "shapes.npz", split) for split in ("train", "test"))
-    assert (train.shape, train.levels) == ((1, 12, 12), source.levels)
-    assert len(train) + len(test) == len(source.all_factors())
+def test_shapes_in_a_file_are_a_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The README's line writes images and levels, of which a tenth is held out."""
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(re.findall(r'python -c "(.*Shapes.*)"', text)[0], {})
+    train, test = (load("shapes.npz", split) for split in ("train", "test"))
+    assert (train.shape, train.levels) == ((1, 12, 12), 4)
+    assert len(train) + len(test) == 288
+    assert {image.tobytes() for image in (*train.images, *test.images)} == {
+        image.tobytes() for image in Shapes().images(Shapes().all_factors())
+    }
 
 
 # Traversals
