@@ -48,7 +48,7 @@ PICTURES = {
     "pixelcnn": ["completions"],
     "gated-pixelcnn": ["completions"],
     "pixelrnn": ["completions"],
-    "vae": ["interpolation", "manifold", "prior_means", "reconstructions"],
+    "vae": ["interpolation", "manifold", "prior_means", "reconstructions", "traversals"],
     "gan": ["interpolation", "nearest"],
     "ddpm": ["denoising"],
 }

@@ -274,7 +274,7 @@ def test_a_click_enlarges_a_picture(width: int, tmp_path: Path) -> None:
     done = subprocess.run(command, check=True, capture_output=True, timeout=600, text=True, encoding="utf-8")
     found = json.loads(re.findall("<title>(.*)</title>", done.stdout)[0])
     assert found["page"] <= found["window"] <= width
-    assert len(found["natural"]) == 3 + 1 + 4
+    assert len(found["natural"]) == 3 + 1 + 5
     room = min(found["window"] - 32, 1088)
     for natural, small, large in zip(found["natural"], found["small"], found["large"], strict=True):
         assert 0 < small <= min(natural, room)

@@ -122,7 +122,8 @@ def test_pictures_of_a_vae(latent: int, split: tuple[Images, Images]) -> None:
     train, test = split
     model = seeded(VAE(SHAPE, LEVELS, latent=latent, channels=4, stages=1))
     found = special_pictures(model, train, test, ng.Generator(4))
-    assert list(found) == ["reconstructions", "interpolation", "prior_means", *["manifold"] * (latent == 2)]
+    names = ["reconstructions", "interpolation", "traversals", "prior_means", *["manifold"] * (latent == 2)]
+    assert list(found) == names
     chosen = np.concatenate([test.images, test.images[:2]])  # 30 of them: the first ones again
     shown, codes = cells(found["reconstructions"], 16), model.encode(chosen).mean.data
     rebuilt = model.picture(codes)
@@ -136,6 +137,13 @@ def test_pictures_of_a_vae(latent: int, split: tuple[Images, Images]) -> None:
         assert abs(lines[:, j].astype(int) - model.picture(between)).max() <= 1, "but for a rounding"
     assert np.array_equal(lines[:, 0], rebuilt[:8])
     assert np.array_equal(lines[:, 9], rebuilt[8:16])
+
+    rows = cells(found["traversals"], 9)
+    most_first = sorted(range(latent), key=lambda d: -codes[:, d].std())
+    for row, d in zip(rows, most_first, strict=True):
+        z = codes[:1].repeat(9, axis=0)
+        z[:, d] = np.arange(-4, 5) / 2
+        assert np.array_equal(row, model.picture(z))
 
     z = ng.Generator(4).normal((64, latent))
     assert np.array_equal(cells(found["prior_means"], 8).reshape(-1, *SHAPE), model.picture(z))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -252,3 +252,48 @@ class Ising:
             raise ValueError(f"there are 2^{count} images, too many to list")
         bits = np.array(list(itertools.product((0, 1), repeat=count)), np.uint8)
         return bits.reshape(-1, 1, self.height, self.width)
+
+
+class Shapes:
+    """Grey pictures of 12×12 pixels of one shape, made by five independent factors, each uniform on 0 … values − 1.
+
+    All 288 combinations give different pictures, so a picture tells its factors.  In the manner of dSprites
+    (Matthey et al. 2017), for measuring whether a code has a number of its own for each factor.
+
+    Attributes:
+        factors: the number of values of each factor by its name: column and row of the centre, half the width, square
+            or ×, and the level of its pixels.
+        levels: the number of levels of a pixel; the background is 0.
+    """
+
+    factors: ClassVar[dict[str, int]] = {"x": 4, "y": 4, "size": 3, "shape": 2, "brightness": 3}
+    levels = 4
+
+    def images(self, factors: Any) -> Array:
+        """The picture of each row of factors (N, 5): uint8 (N, 1, 12, 12).
+
+        Raises:
+            ValueError: other shapes, numbers that are not integers, values out of range."""
+        given, counts = np.asarray(factors), list(self.factors.values())
+        if given.ndim != 2 or given.shape[1] != len(counts) or given.dtype.kind not in "iu":
+            raise ValueError(f"factors must be integers (N, {len(counts)}), got {given.dtype} of shape {given.shape}")
+        if ((given < 0) | (given >= counts)).any():
+            raise ValueError(f"factors must be at least 0 and below {self.factors}")
+        x, y, size, shape, brightness = given.astype(np.int64).T[:, :, None, None]
+        row, column = np.indices((12, 12))
+        across, down, reach = abs(column - 4 - x), abs(row - 4 - y), 2 + size
+        inside = (np.maximum(across, down) <= reach) & ((shape == 0) | (across == down))
+        return (inside * (1 + brightness)).astype(np.uint8)[:, None]
+
+    def all_factors(self) -> Array:
+        """All combinations of the factors: int64 (288, 5)."""
+        return np.array(list(itertools.product(*map(range, self.factors.values()))))
+
+    def sample(self, n: int, rng: Generator) -> tuple[Array, Array]:
+        """n draws: pictures, uint8 (n, 1, 12, 12), and their factors, int64 (n, 5)."""
+        factors = np.stack([rng.integers(0, values, n) for values in self.factors.values()], axis=1)
+        return self.images(factors), factors
+
+    def entropy(self) -> float:
+        """log 288: of the factors, and of the pictures, in nats per image."""
+        return math.log(math.prod(self.factors.values()))

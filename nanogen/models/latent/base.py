@@ -24,9 +24,11 @@ class RealCodes:
 
     Attributes:
         values: how many values z can have.
+        shown: values of one dimension, for pictures.
     """
 
     values: float = math.inf
+    shown: Sequence[float] = [i / 2 for i in range(-4, 5)]
 
     def between(self, a: Tensor, b: Tensor, w: float) -> Tensor:
         """The code that is w of the way from a to b."""
@@ -51,6 +53,7 @@ class LatentModel(GenerativeModel):
     """
 
     loss_unit = "nats per dimension"
+    latent: int
 
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, channels: int, stages: int, decoder: str, classes: int,
@@ -154,14 +157,20 @@ class LatentModel(GenerativeModel):
         - reconstructions: test images in rows 1 and 3, each above its reconstruction
         - interpolation: each row goes from one test image to another
         - prior_means: E[x|z] of z ~ p(z), samples without the decoder's noise; with labels, a class in each row
+        - traversals: a test image; in each row one z_d has each of the values −2, −1.5 … 2 (or of its classes), for the
+          eight d that vary most
         - manifold: E[x|z] over the quantiles of a latent with 2 real dimensions; z_1 rises to the right, z_2 upwards"""
         chosen, given = self.first_images(test, 32)
         rebuilt, labels = to_numpy(self.reconstruct(chosen, **given)), given.get("labels")
+        spread = to_numpy(self.code(chosen, **given).data).std(0).reshape(self.latent, -1).sum(1)
+        of_first = {name: of_each[:1] for name, of_each in given.items()}
+        edited = lambda d: to_numpy(self.edit(chosen[:1], d, self.codes.shown, **of_first))
         of_ends = () if labels is None else (labels[:8], labels[8:16])
         means = self.picture(self.draw_prior(64, rng), **self.class_by_row(8, 8))
         found = {
             "reconstructions": np.stack([part[i : i + 16] for i in (0, 16) for part in (chosen, rebuilt)]),
             "interpolation": self.interpolate(chosen[:8], chosen[8:16], 10, *of_ends),
+            "traversals": np.stack([edited(d)[0] for d in (-spread).argsort()[:8].tolist()]),
             "prior_means": means.reshape(8, 8, *self.image_shape),
         }
         if self.width == 2 and self.codes.values == math.inf:

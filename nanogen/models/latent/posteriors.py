@@ -155,7 +155,7 @@ class CategoricalCodes(GaussianCodes):
     def __init__(self, latent: int, categories: int, temperature: float, **others: Any):
         self.latent, self.categories, self.temperature = latent, categories, temperature
         self.numbers = self.width = latent * categories
-        self.values = categories**latent
+        self.values, self.shown = categories**latent, range(categories)
 
     def density(self, numbers: Tensor) -> Categorical:
         return Categorical(self.by_variable(numbers))
