@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nanogen as ng
-from nanogen.models import DDPM, GAN, VAE, GatedPixelCNN, GenerativeModel, PixelCNN, PixelRNN
+from nanogen.models import DDPM, GAN, VAE, GatedPixelCNN, GenerativeModel, HierarchicalVAE, PixelCNN, PixelRNN
 from nanogen.models.autoregressive.base import AutoregressiveModel
 
 MODELS: dict[str, Any] = {
@@ -18,6 +18,10 @@ MODELS: dict[str, Any] = {
     "diagonal": lambda **rng: PixelRNN((3, 4, 3), 5, "diagonal", 6, blocks=1, kernel_size=3, dropout=0.0, **rng),
     "vae": lambda **rng: VAE((1, 6, 8), 5, latent=3, channels=4, **rng),
     "vae, logistic": lambda **rng: VAE((3, 4, 4), 256, latent=3, channels=4, decoder="logistic", **rng),
+    "hierarchical vae": lambda **rng: HierarchicalVAE((1, 6, 8), 5, latent=3, hidden=4, channels=4, **rng),
+    "hierarchical vae, no free bits": lambda **rng: HierarchicalVAE(
+        (1, 6, 8), 5, 2, latent=3, hidden=4, channels=4, free_bits=0.0, **rng
+    ),
     "gan": lambda **rng: GAN((3, 8, 12), 5, latent=3, channels=4, **rng),
     "gan, penalised": lambda **rng: GAN(
         (1, 8, 8), 5, latent=3, channels=4, objective="wasserstein", gradient_penalty=0.5, **rng
@@ -74,9 +78,9 @@ def test_a_model_counts_in_its_own_type(name: str, dtype: Any) -> None:
         assert loss.dtype == dtype
         assert {g.dtype for g in ng.grad(loss, parameters)} == {np.dtype(dtype)}
     assert rng.uniforms <= {np.dtype(dtype)}, "where the penalty is taken"
-    if isinstance(model, VAE | DDPM):
+    if isinstance(model, VAE | HierarchicalVAE | DDPM):
         assert model.elbo(images, rng).dtype == dtype
-    if isinstance(model, VAE):
+    if isinstance(model, VAE | HierarchicalVAE):
         assert model.importance_weighted_bound(images, rng, 2).dtype == dtype
     if isinstance(model, DDPM):
         assert {x.dtype for _, x in model.ancestral(2, rng)} == {np.dtype(dtype)}
@@ -90,6 +94,10 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     GatedPixelCNN: {"channels": 64, "blocks": 5, "kernel_size": 7, "dropout": 0.25},
     PixelRNN: {"cell": "row", "hidden": 64, "blocks": 3, "kernel_size": 7, "dropout": 0.25},
     VAE: {"latent": 16, "channels": 32, "stages": 2, "decoder": "categorical", "beta": 1.0},
+    HierarchicalVAE: {
+        "levels_of_latents": 3, "latent": 16, "hidden": 64, "channels": 32, "stages": 2, "decoder": "categorical",
+        "free_bits": 2.0,
+    },
     GAN: {
         "latent": 64, "channels": 64, "objective": "non-saturating", "discriminator_steps": 1, "gradient_penalty": 0.0,
     },
@@ -137,5 +145,5 @@ def test_the_unit_of_a_loss(name: str) -> None:
     else:
         assert model.loss_unit == {
             "gan": "nats", "gan, penalised": "units of the critic's output",
-            "ddpm": "squared error per dimension",
+            "ddpm": "squared error per dimension", "hierarchical vae": "nats per dimension, with free bits",
         }[name]  # fmt: skip
