@@ -95,7 +95,7 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     PixelRNN: {"cell": "row", "hidden": 64, "blocks": 3, "kernel_size": 7, "dropout": 0.25},
     VAE: {"latent": 16, "channels": 32, "stages": 2, "decoder": "categorical", "beta": 1.0},
     HierarchicalVAE: {
-        "levels_of_latents": 3, "latent": 16, "hidden": 64, "channels": 32, "stages": 2, "decoder": "categorical",
+        "levels_of_latents": 3, "latent": 16, "hidden": 128, "channels": 32, "stages": 2, "decoder": "categorical",
         "free_bits": 2.0,
     },
     GAN: {

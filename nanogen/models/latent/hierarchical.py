@@ -64,9 +64,9 @@ class HierarchicalVAE(LatentModel):
     Args:
         image_shape: (C, H, W).
         levels: the number of integer levels of a pixel.
-        levels_of_latents: T, the number of latents in the chain; 1: a VAE.
+        levels_of_latents: T, the length of the chain; 1: a VAE.
         latent: the number of dimensions of each z_t.
-        hidden: the width of the networks between two latents.
+        hidden: the width of the networks between two levels.
         channels, stages, decoder: as for `VAE`.
         free_bits: λ, the nats per image that each level may take in the loss without a cost; 0: none, the loss is the
             bound.  The bounds are without it.
@@ -80,7 +80,7 @@ class HierarchicalVAE(LatentModel):
 
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, levels_of_latents: int = 3, latent: int = 16,
-        hidden: int = 64, channels: int = 32, stages: int = 2, decoder: str = "categorical", free_bits: float = 2.0,
+        hidden: int = 128, channels: int = 32, stages: int = 2, decoder: str = "categorical", free_bits: float = 2.0,
         classes: int = 0, rng: Generator | None = None,
     ):  # fmt: skip
         check_counts(levels_of_latents=levels_of_latents, latent=latent, hidden=hidden)
@@ -102,13 +102,11 @@ class HierarchicalVAE(LatentModel):
 
     def posterior(self, t: int, below: Tensor) -> Normal:
         """q(z_t|z_{t−1}) for t = 2 … T: z_{t−1} (N, latent) to a density over z_t."""
-        density: Normal = self.upwards[t - 2](below)
-        return density
+        return self.upwards[t - 2](below)
 
     def prior(self, t: int, above: Tensor) -> Normal:
         """p(z_t|z_{t+1}) for t = 1 … T − 1: z_{t+1} (N, latent) to a density over z_t."""
-        density: Normal = self.downwards[t - 1](above)
-        return density
+        return self.downwards[t - 1](above)
 
     def last_prior(self, like: Tensor) -> Normal:
         """p(z_T) = N(0, I)."""
@@ -202,25 +200,26 @@ class HierarchicalVAE(LatentModel):
         return self.encode(images, labels).mean
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """Those of `LatentModel`, and
+        """Grids of images by name:
 
-        - shared_latents: samples E[x|z_1]. In row 1 all latents are drawn anew for each image; those in row 2 share
-          z_T, those in row 3 also z_{T−1}, and so on
-        - from_each_level: test images in row 1; below each, what z_1 … z_T know of it. In row t + 1, z_t is drawn
-          from q for the image, and what is below it from p"""
+        - reconstructions: test images in rows 1 and 3, each above its reconstruction
+        - interpolation: each row goes from one test image to another
+        - prior_means: E[x|z_1] of z_1 ~ p(z_1), samples without the decoder's noise; with labels, a class in each row
+        - shared_latents: samples; in row 1 all is drawn anew, in row 2 they share z_T, in row 3 z_{T−1} too, and so on
+        - from_each_level: test images in row 1; row t + 1 is drawn from each one's z_t: it shows what z_t knows
+        """
         found = super().illustrations(train, test, rng)
-        if self.T > 1:
-            found.pop("manifold", None)  # it would need z_1 ~ N(0, I)
+        found.pop("manifold", None)  # its codes are quantiles of N(0, I), which p(z_1) is not
         chosen, given = self.first_images(test, 16)
-        columns, labels = 16, self.class_by_row(1, 16)
         with no_grad():
             latents, _ = self.chain(chosen, rng, **given)
             known = [self.picture(self.descend(t, z, rng), **given) for t, z in enumerate(latents, 1)]
             density, shared = self.last_prior(latents[-1][:1]), []
             for t in range(self.T, 0, -1):
-                z = density.sample(rng, (columns,)).reshape(columns, -1)
-                shared.append(self.picture(self.descend(t, z, rng), **labels))
+                z = density.sample(rng, (16,)).reshape(16, -1)
+                shared.append(self.picture(self.descend(t, z, rng), **self.class_by_row(1, 16)))
                 if t > 1:
                     density = self.prior(t - 1, z[:1])
         found["shared_latents"] = np.stack([to_numpy(row) for row in shared])
-        return found | {"from_each_level": np.stack([chosen, *(to_numpy(row) for row in known)])}
+        found["from_each_level"] = np.stack([chosen, *(to_numpy(row) for row in known)])
+        return found
