@@ -152,7 +152,7 @@ def some_images(n: int) -> np.ndarray:
 @pytest.mark.parametrize(("T", "latent"), [(1, 2), (2, 2), (3, 1), (3, 2)])
 def test_elbo_falls_short_by_the_divergence_from_the_true_posterior(T: int, latent: int) -> None:
     """log p(x) − E[elbo] = KL(q(z_1 … z_T|x) ‖ p(z_1 … z_T|x)) in closed form for linear maps, for the form with a KL
-    and for the one of log-ratios.  Sønderby et al. 2016, eq. 9.
+    and for the one of log-ratios.  Burda et al. 2016, eq. 3.
 
     A term left out, of the wrong level or the other way round, or a last KL that is not of q(z_T|z_{T−1}), shows."""
     model, image = LinearHierarchy(T, latent), some_images(1)

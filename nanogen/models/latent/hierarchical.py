@@ -1,18 +1,19 @@
-"""The Markovian hierarchical VAE, a chain of latents.  Sønderby et al. 2016, Ladder Variational Autoencoders.
+"""The hierarchical VAE: a Markov chain of latents.  Burda et al. 2016, Importance Weighted Autoencoders, section 2.
 
     p(x, z_1 … z_T) = p(x|z_1) p(z_1|z_2) … p(z_{T−1}|z_T) p(z_T),  p(z_T) = N(0, I)                  (eq. 1)
-    q(z_1 … z_T|x) = q(z_1|x) q(z_2|z_1) … q(z_T|z_{T−1})                                             (eq. 4)
+    q(z_1 … z_T|x) = q(z_1|x) q(z_2|z_1) … q(z_T|z_{T−1})                                             (eq. 2)
 
-    log p(x) ≥ elbo(x) = E_q[log p(x|z_1)] − Σ_t rate of z_t
+    log p(x) ≥ elbo(x) = E_q[log p(x, z_1 … z_T) − log q(z_1 … z_T|x)]                                (eq. 3)
+                       = E_q[log p(x|z_1)] − Σ_t rate of z_t
 
-    rate of z_t = E_q[log q(z_t|z_{t−1}) − log p(z_t|z_{t+1})],  z_0 = x
+    rate of z_t = E_q[log q(z_t|z_{t−1}) − log p(z_t|z_{t+1})],  z_0 = x,  t < T
     rate of z_T = E_q[KL(q(z_T|z_{T−1}) ‖ p(z_T))]
 
-All densities of latents are normal with a diagonal covariance.  Only the last rate has a closed form for a given
-z_{T−1}.  In the others z_{t+1} is drawn from q(z_{t+1}|z_t), after z_t, so that p(z_t|z_{t+1}) depends on z_t: they
-are averages of log-ratios, no divergences, and may be negative.
+All densities of latents are normal with a diagonal covariance.  Of the rates only the last one is a KL, in closed form
+given z_{T−1}.  In the others z_{t+1} is drawn from q(z_{t+1}|z_t), after z_t, so p(z_t|z_{t+1}) itself depends on z_t.
+They are averages of log-ratios, and may be negative.
 
-With latents of the image's size and a fixed q that adds noise, this is a diffusion model.
+With latents of the image's size and a fixed q that adds noise, this is a diffusion model: `log_weight` is its bound.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class HierarchicalVAE(LatentModel):
         rng: draws the initial weights; default `Generator(0)`.
     """
 
-    summary = "a chain of latents, a bound on the likelihood (Sønderby et al. 2016)"
+    summary = "a chain of latents, a bound on the likelihood (Burda et al. 2016)"
     small = Recipe(steps=900, lr=1e-3)
     large = large(steps=4000, lr=1e-3, model={"latent": 32, "decoder": "logistic"})
 
@@ -139,7 +140,7 @@ class HierarchicalVAE(LatentModel):
         return self.log_likelihood(levels, latents[0], **given), F.stack([rate.sum(1) for rate in rates], dim=1)
 
     def elbo(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """E_q[log p(x|z_1)] − Σ_t rate of z_t ≤ log p(x), by one chain: (N,), nats per image.
+        """E_q[log p(x|z_1)] − Σ_t rate of z_t ≤ log p(x), by one chain: (N,), nats per image.  Eq. 3.
 
         With labels (N,): on log p(x | label)."""
         reconstruction, rates = self.terms(images, rng, labels)
