@@ -39,7 +39,7 @@ TINY = {
     "gated-pixelcnn": ["channels=4", "blocks=1", "kernel_size=3"],
     "pixelrnn": ["hidden=4", "blocks=1", "kernel_size=3"],
     "vae": ["latent=2", "channels=2", "stages=1"],
-    "hierarchical-vae": ["latent=2", "hidden=4", "channels=2", "stages=1"],
+    "hierarchical-vae": ["latent=2", "hidden=4", "channels=2", "stages=1", "free_bits=0"],
     "gan": ["latent=2", "channels=2"],
     "ddpm": ["T=3", "channels=4", "multipliers=1", "heads=1"],
 }
