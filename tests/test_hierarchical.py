@@ -295,7 +295,7 @@ def test_diffusion_is_a_hierarchical_vae(variance: str) -> None:
 
 
 ALL = np.array(list(itertools.product((0, 1), repeat=4)), np.uint8).reshape(-1, 1, 2, 2)
-GRID = np.linspace(-14, 14, 561)  # for the trapezium rule over each latent of one dimension
+GRID = np.linspace(-24, 24, 961)  # for the trapezium rule over each latent of one dimension
 WIDTH = GRID[1] - GRID[0]
 POINTS = ng.tensor(GRID[:, None])
 
