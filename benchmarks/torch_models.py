@@ -236,17 +236,43 @@ class Decoder(Mirror):
 
 class VAE(Mirror):
     def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
-        n, c, h, w = images.shape
         mean, log_variance = self.encoder(self.scaled(images))
         std = torch.exp(0.5 * log_variance)
-        out = self.decoder(mean + std * self.normal(rng, mean.shape)).reshape(n, c, -1, h, w).permute(0, 2, 1, 3, 4)
-        levels = self.placed(images).long()
-        if self.ours[0].density == "categorical":
-            reconstruction = F.cross_entropy(out, levels, reduction="sum")
-        else:
-            reconstruction = -discretized_logistic(self.scaled(images), out[:, 0], out[:, 1] - 2.0, levels, 256).sum()
+        reconstruction = self.reconstruction(images, mean + std * self.normal(rng, mean.shape))
         kl = 0.5 * (std**2 + mean**2 - 1 - log_variance).sum()
         return (reconstruction + kl) / math.prod(images.shape)
+
+    def reconstruction(self, images: np.ndarray, z: torch.Tensor) -> torch.Tensor:
+        """−log p(x|z), the sum over the batch."""
+        n, c, h, w = images.shape
+        out, levels = self.decoder(z).reshape(n, c, -1, h, w).permute(0, 2, 1, 3, 4), self.placed(images).long()
+        if self.ours[0].density == "categorical":
+            return F.cross_entropy(out, levels, reduction="sum")
+        return -discretized_logistic(self.scaled(images), out[:, 0], out[:, 1] - 2.0, levels, 256).sum()
+
+
+class Transition(Mirror):
+    def forward(self, z: torch.Tensor) -> torch.distributions.Normal:
+        mean, log_variance = self.last(torch.tanh(self.first(z))).chunk(2, 1)
+        return torch.distributions.Normal(mean, torch.exp(0.5 * log_variance))
+
+
+class HierarchicalVAE(VAE):
+    def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        mean, log_variance = self.encoder(self.scaled(images))
+        q = torch.distributions.Normal(mean, torch.exp(0.5 * log_variance))
+        z, rates = q.mean + q.stddev * self.normal(rng, mean.shape), []
+        first = z
+        for up, down in zip(self.upwards, self.downwards, strict=True):
+            higher = up(z)
+            above = higher.mean + higher.stddev * self.normal(rng, mean.shape)
+            rates.append(q.log_prob(z) - down(above).log_prob(z))
+            q, z = higher, above
+        rates.append(torch.distributions.kl_divergence(q, torch.distributions.Normal(0 * q.mean, 1.0)))
+        taken = torch.stack([rate.sum(1).mean() for rate in rates])
+        if self.ours[0].free_bits:
+            taken = taken.clamp(min=self.ours[0].free_bits)
+        return (taken.sum() + self.reconstruction(images, first) / len(images)) / math.prod(images.shape[1:])
 
 
 def discretized_logistic(
@@ -343,7 +369,9 @@ class DDPM(Mirror):
         return F.mse_loss(self.unet(signal * x0 + spread * noise, t), noise)
 
 
-MODELS: dict[str, type[Mirror]] = {cls.__name__: cls for cls in (PixelCNN, GatedPixelCNN, PixelRNN, VAE, GAN, DDPM)}
+MODELS: dict[str, type[Mirror]] = {
+    cls.__name__: cls for cls in (PixelCNN, GatedPixelCNN, PixelRNN, VAE, HierarchicalVAE, GAN, DDPM)
+}
 PARTS: dict[type, type[Mirror]] = {
     ng.models.autoregressive.pixelcnn.ResidualBlock: PixelBlock,
     ng.models.autoregressive.gated.GatedLayer: GatedLayer,
@@ -352,6 +380,7 @@ PARTS: dict[type, type[Mirror]] = {
     ng.models.autoregressive.pixelrnn.DiagonalBiLSTM: DiagonalBiLSTM,
     ng.models.autoregressive.pixelrnn.ResidualLSTM: ResidualLSTM,
     ng.models.latent.networks.Block: VAEBlock,
+    ng.models.latent.hierarchical.Transition: Transition,
     ng.models.latent.networks.Encoder: Encoder,
     ng.models.latent.networks.Decoder: Decoder,
     ng.models.adversarial.networks.GeneratorNetwork: GeneratorNetwork,

@@ -41,6 +41,7 @@ TINY = {
     "gated-pixelcnn": ["channels=4", "blocks=1", "kernel_size=3"],
     "pixelrnn": ["hidden=4", "blocks=1", "kernel_size=3"],
     "vae": ["latent=2", "channels=2", "stages=1"],
+    "hierarchical-vae": ["latent=2", "hidden=4", "channels=2", "stages=1", "free_bits=0"],
     "gan": ["latent=2", "channels=2"],
     "ddpm": ["T=3", "channels=4", "multipliers=1", "heads=1"],
 }
@@ -49,6 +50,14 @@ PICTURES = {
     "gated-pixelcnn": ["completions"],
     "pixelrnn": ["completions"],
     "vae": ["interpolation", "manifold", "prior_means", "reconstructions", "traversals"],
+    "hierarchical-vae": [
+        "from_each_level",
+        "interpolation",
+        "prior_means",
+        "reconstructions",
+        "shared_latents",
+        "traversals",
+    ],
     "gan": ["interpolation", "nearest"],
     "ddpm": ["denoising"],
 }

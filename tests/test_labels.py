@@ -21,7 +21,7 @@ from nanogen.backend import to_device, to_numpy
 from nanogen.cli import main
 from nanogen.data import Images
 from nanogen.metrics import likelihood
-from nanogen.models import DDPM, GAN, MODELS, VAE, GatedPixelCNN, GenerativeModel, PixelCNN, PixelRNN
+from nanogen.models import DDPM, GAN, MODELS, VAE, GatedPixelCNN, GenerativeModel, HierarchicalVAE, PixelCNN, PixelRNN
 from nanogen.models.autoregressive.pixelcnn import Columns
 from nanogen.nn import Parameter
 from nanogen.training import evaluation, features
@@ -39,6 +39,7 @@ SMALL: dict[str, Callable[..., Any]] = {
     "vae, logistic": lambda **how: VAE((3, 4, 4), 256, latent=2, channels=4, stages=1, decoder="logistic", **how),
     "mixture": lambda **how: VAE((1, 4, 4), 5, latent=2, channels=4, stages=1, posterior="mixture", **how),
     "categorical": lambda **how: VAE((1, 4, 4), 5, latent=2, channels=4, stages=1, posterior="categorical", **how),
+    "hierarchical vae": lambda **how: HierarchicalVAE((1, 4, 4), 5, latent=3, hidden=4, channels=4, stages=1, **how),
     "gan": lambda **how: GAN((1, 8, 8), 5, latent=3, channels=4, **how),
     "gan, penalised": lambda **how: GAN(
         (1, 8, 8), 5, latent=3, channels=4, objective="wasserstein", gradient_penalty=0.5, **how
@@ -81,7 +82,7 @@ def told(model: Any, label: int) -> Any:
             state[f"layers.{i}.link.bias"] += b
     elif isinstance(model, PixelRNN):
         state["first.bias"] += take("label.weight")
-    elif isinstance(model, VAE):
+    elif isinstance(model, VAE | HierarchicalVAE):
         for part in ("encoder", "decoder"):
             state[f"{part}.first.bias"] += take(f"{part}.label.weight")
     elif isinstance(model, DDPM):

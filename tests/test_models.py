@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nanogen as ng
-from nanogen.models import DDPM, GAN, VAE, GatedPixelCNN, GenerativeModel, PixelCNN, PixelRNN
+from nanogen.models import DDPM, GAN, VAE, GatedPixelCNN, GenerativeModel, HierarchicalVAE, PixelCNN, PixelRNN
 from nanogen.models.autoregressive.base import AutoregressiveModel
 
 MODELS: dict[str, Any] = {
@@ -20,6 +20,10 @@ MODELS: dict[str, Any] = {
     "vae, logistic": lambda **rng: VAE((3, 4, 4), 256, latent=3, channels=4, decoder="logistic", **rng),
     "vae, mixture": lambda **rng: VAE((1, 6, 8), 5, latent=3, channels=4, posterior="mixture", **rng),
     "vae, categorical": lambda **rng: VAE((1, 6, 8), 5, latent=3, channels=4, posterior="categorical", **rng),
+    "hierarchical vae": lambda **rng: HierarchicalVAE((1, 6, 8), 5, latent=3, hidden=4, channels=4, **rng),
+    "hierarchical vae, no free bits": lambda **rng: HierarchicalVAE(
+        (1, 6, 8), 5, 2, latent=3, hidden=4, channels=4, free_bits=0.0, **rng
+    ),
     "gan": lambda **rng: GAN((3, 8, 12), 5, latent=3, channels=4, **rng),
     "gan, penalised": lambda **rng: GAN(
         (1, 8, 8), 5, latent=3, channels=4, objective="wasserstein", gradient_penalty=0.5, **rng
@@ -76,9 +80,9 @@ def test_a_model_counts_in_its_own_type(name: str, dtype: Any) -> None:
         assert loss.dtype == dtype
         assert {g.dtype for g in ng.grad(loss, parameters)} == {np.dtype(dtype)}
     assert rng.uniforms <= {np.dtype(dtype)}, "where the penalty is taken"
-    if isinstance(model, VAE | DDPM):
+    if isinstance(model, VAE | HierarchicalVAE | DDPM):
         assert model.elbo(images, rng).dtype == dtype
-    if isinstance(model, VAE):
+    if isinstance(model, VAE | HierarchicalVAE):
         assert model.importance_weighted_bound(images, rng, 2).dtype == dtype
     if isinstance(model, DDPM):
         assert {x.dtype for _, x in model.ancestral(2, rng)} == {np.dtype(dtype)}
@@ -95,6 +99,10 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     VAE: {
         "latent": 16, "channels": 32, "stages": 2, "decoder": "categorical", "beta": 1.0,
         "posterior": "gaussian", "components": 4, "categories": 4, "temperature": 1.0, "straight_through": False,
+    },
+    HierarchicalVAE: {
+        "levels_of_latents": 3, "latent": 16, "hidden": 128, "channels": 32, "stages": 2, "decoder": "categorical",
+        "free_bits": 2.0,
     },
     GAN: {
         "latent": 64, "channels": 64, "objective": "non-saturating", "discriminator_steps": 1, "gradient_penalty": 0.0,
@@ -144,4 +152,5 @@ def test_the_unit_of_a_loss(name: str) -> None:
         assert model.loss_unit == {
             "gan": "nats", "gan, penalised": "units of the critic's output",
             "ddpm": "squared error per dimension", "vae, categorical": "nats per dimension, codes relaxed",
+            "hierarchical vae": "nats per dimension, with free bits",
         }[name]  # fmt: skip

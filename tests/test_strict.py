@@ -250,6 +250,7 @@ UPLOADS = {
     "gated-pixelcnn": 1,
     "pixelrnn": 1,
     "vae": 1,
+    "hierarchical-vae": 1,
     "gan": 2,
     "ddpm": 1,
 }  # the GAN's: two updates of the discriminator

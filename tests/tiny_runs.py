@@ -16,6 +16,7 @@ TINY: dict[str, dict[str, Any]] = {
     "gated-pixelcnn": {"channels": 4, "blocks": 1, "kernel_size": 3, "dropout": 0.3},
     "pixelrnn": {"hidden": 4, "blocks": 1, "kernel_size": 3, "dropout": 0.3},
     "vae": {"latent": 2, "channels": 2, "stages": 1},
+    "hierarchical-vae": {"latent": 2, "hidden": 4, "channels": 2, "stages": 1, "free_bits": 0.05},
     "gan": {"latent": 2, "channels": 2, "discriminator_steps": 2},
     "ddpm": {"T": 3, "channels": 2, "multipliers": (1,), "heads": 1, "dropout": 0.2},
 }

@@ -10,6 +10,7 @@ from nanogen.models.autoregressive.pixelrnn import PixelRNN
 from nanogen.models.base import GenerativeModel
 from nanogen.models.diffusion.ddpm import DDPM
 from nanogen.models.diffusion.schedule import NoiseSchedule
+from nanogen.models.latent.hierarchical import HierarchicalVAE
 from nanogen.models.latent.vae import VAE
 from nanogen.models.recipe import Recipe
 
@@ -18,6 +19,7 @@ MODELS: dict[str, type[GenerativeModel]] = {
     "gated-pixelcnn": GatedPixelCNN,
     "pixelrnn": PixelRNN,
     "vae": VAE,
+    "hierarchical-vae": HierarchicalVAE,
     "gan": GAN,
     "ddpm": DDPM,
 }
@@ -29,6 +31,7 @@ __all__ = [
     "VAE",
     "GatedPixelCNN",
     "GenerativeModel",
+    "HierarchicalVAE",
     "NoiseSchedule",
     "PixelCNN",
     "PixelRNN",
