@@ -51,6 +51,8 @@ from nanogen.training.stopping import Interrupted, Stop
 LAUNCHED = ["mpiexec", "-n", str(size())] if size() > 1 else []
 IN_STEPS = "diffusion: sample by DDIM with this number of steps (default: all T, ancestral)"
 NOISE = "diffusion: DDIM's noise, 0 to 1 (default: 0)"
+FITTED = "autoencoders: codes from a normal distribution fitted to the training codes (default: N(0, I))"
+SAMPLING = "steps", "eta", "fitted"  # options that are settings of a model's `sample`
 CHANGED = "accept the run's data set although its images have changed"
 KEPT = "the kept checkpoint of this step (default: the newest)"
 DELAY = 3.0  # seconds that something may take without a progress bar
@@ -123,6 +125,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--label", type=int, metavar="K", help="of a conditional model's images (default: any)")
     command.add_argument("--steps", type=int, help=IN_STEPS)
     command.add_argument("--eta", type=float, help=NOISE)
+    command.add_argument("--fitted", action="store_true", default=None, help=FITTED)
 
     command = commands.add_parser("evaluate", help="likelihood, quality, diversity, copies of training images, time")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
@@ -133,6 +136,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", type=Path, metavar="FILE", help="output file (default: RUN/evaluation.json)")
     command.add_argument("--steps", type=int, help=IN_STEPS)
     command.add_argument("--eta", type=float, help=NOISE)
+    command.add_argument("--fitted", action="store_true", default=None, help=FITTED)
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")
 
@@ -316,12 +320,12 @@ def free_folder(name: str) -> Path:
 
 
 def sampling_settings(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
-    """The options --steps and --eta, if given.
+    """The options --steps, --eta and --fitted, if given.
 
     Raises:
         ValueError: an option that this run's model does not have."""
     having = lambda name: [m for m, cls in MODELS.items() if name in inspect.signature(cls.sample).parameters]
-    how = {name: getattr(arguments, name) for name in ("steps", "eta") if getattr(arguments, name) is not None}
+    how = {name: getattr(arguments, name) for name in SAMPLING if getattr(arguments, name) is not None}
     for name in how:
         if model not in having(name):
             raise ValueError(f"--{name} is for {', '.join(having(name))}; {arguments.run} is a run of {model}")

@@ -29,6 +29,7 @@ class LatentModel(GenerativeModel):
     """
 
     loss_unit = "nats per dimension"
+    decoders: tuple[str, ...] = ("categorical", "logistic")
 
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, channels: int, stages: int, decoder: str, classes: int,
@@ -36,11 +37,11 @@ class LatentModel(GenerativeModel):
     ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
         check_counts(channels=channels, stages=stages)
-        check_choice(decoder=(decoder, ("categorical", "logistic")))
+        check_choice(decoder=(decoder, self.decoders))
         colors, *size = image_shape
         sizes = [tuple(math.ceil(n / 2**stage) for n in size) for stage in range(stages, -1, -1)]
         self.width, self.density = width, decoder
-        self.outputs = levels if decoder == "categorical" else 2  # numbers per colour of a pixel
+        self.outputs = {"categorical": levels, "logistic": 2}.get(decoder, 1)  # numbers per colour of a pixel
         self.encoder = Encoder(image_shape, channels, numbers, stages, rng, classes)
         self.decoder = Decoder(sizes, channels * 2**stages, width, colors * self.outputs, rng, classes)
 
@@ -82,7 +83,7 @@ class LatentModel(GenerativeModel):
         """E[x|z] of latents z (N, width), rounded to levels: uint8 (N, C, H, W)."""
         with no_grad():
             density = self.decode(z if isinstance(z, Tensor) else Tensor(to_device(z, self.device)), labels)
-            if isinstance(density, DiscretizedLogistic):
+            if not isinstance(density, Categorical):
                 return unscale_levels(density.mean.data, self.levels)
             p = F.softmax(density.logits, dim=-1).data
             return array_module(p).rint(p @ array_module(p).arange(self.levels, dtype=p.dtype)).astype("uint8")
