@@ -218,11 +218,11 @@ class VAEBlock(Mirror):
 
 
 class Encoder(Mirror):
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.first(x)
         for stage in self.stages:
             h = stage(h)
-        return self.last(F.silu(self.block(h)).reshape(len(x), -1)).chunk(2, dim=1)
+        return self.last(F.silu(self.block(h)).reshape(len(x), -1))
 
 
 class Decoder(Mirror):
@@ -237,7 +237,7 @@ class Decoder(Mirror):
 class VAE(Mirror):
     def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
         n, c, h, w = images.shape
-        mean, log_variance = self.encoder(self.scaled(images))
+        mean, log_variance = self.encoder(self.scaled(images)).chunk(2, dim=1)
         std = torch.exp(0.5 * log_variance)
         out = self.decoder(mean + std * self.normal(rng, mean.shape)).reshape(n, c, -1, h, w).permute(0, 2, 1, 3, 4)
         levels = self.placed(images).long()
@@ -247,6 +247,61 @@ class VAE(Mirror):
             reconstruction = -discretized_logistic(self.scaled(images), out[:, 0], out[:, 1] - 2.0, levels, 256).sum()
         kl = 0.5 * (std**2 + mean**2 - 1 - log_variance).sum()
         return (reconstruction + kl) / math.prod(images.shape)
+
+
+class Autoencoder(Mirror):
+    """With the squared cost."""
+
+    def __init__(self, ours: ng.models.Autoencoder):
+        super().__init__(ours)
+        for name, buffer in ours.named_buffers():
+            self.register_buffer(name, torch.from_numpy(buffer.numpy().copy()))
+
+    def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        x = self.scaled(images)
+        return F.mse_loss(self.decoder(self.encoder(x)), x)
+
+
+class WAE(Autoencoder):
+    @property
+    def autoencoder(self) -> nn.Module:
+        return nn.ModuleList([self.encoder, self.decoder])
+
+    def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        z = self.encoder(self.scaled(images))
+        prior = self.normal(rng, z.shape)
+        k = inverse_multiquadratic(torch.cdist(torch.cat([z, prior]), torch.cat([z, prior])) ** 2, z.shape[1])
+        n, (own, across, prior_own) = len(z), (k[: len(z), : len(z)], k[: len(z), len(z) :], k[len(z) :, len(z) :])
+        pairs = lambda k: (k.sum() - k.trace()) / (n * (n - 1))
+        penalty = pairs(own) + pairs(prior_own) - 2 * across.mean()
+        return super().loss(images, rng) + self.ours[0].weight * penalty / images[0].size
+
+    def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        z = self.encoder(self.scaled(images)).detach()
+        real, fake = self.discriminator(self.normal(rng, z.shape)), self.discriminator(z)
+        ones = torch.ones_like(real)
+        return F.binary_cross_entropy_with_logits(real, ones) + F.binary_cross_entropy_with_logits(fake, 0 * ones)
+
+    def autoencoder_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        logits = self.discriminator(self.encoder(self.scaled(images)))
+        penalty = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+        return super().loss(images, rng) + self.ours[0].weight * penalty / images[0].size
+
+
+class AAE(WAE):
+    pass
+
+
+def inverse_multiquadratic(squares: torch.Tensor, d: int) -> torch.Tensor:
+    """Tolstikhin et al. 2018, section 4, with a sum over scales."""
+    return torch.stack([1 / (1 + squares / (2 * d * s)) for s in (0.1, 0.2, 0.5, 1, 2, 5, 10)]).sum(0)
+
+
+class CodeDiscriminator(Mirror):
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers[:-1]:
+            z = torch.relu(layer(z))
+        return self.layers[-1](z)[:, 0]
 
 
 def discretized_logistic(
@@ -343,7 +398,9 @@ class DDPM(Mirror):
         return F.mse_loss(self.unet(signal * x0 + spread * noise, t), noise)
 
 
-MODELS: dict[str, type[Mirror]] = {cls.__name__: cls for cls in (PixelCNN, GatedPixelCNN, PixelRNN, VAE, GAN, DDPM)}
+MODELS: dict[str, type[Mirror]] = {
+    cls.__name__: cls for cls in (PixelCNN, GatedPixelCNN, PixelRNN, VAE, Autoencoder, WAE, AAE, GAN, DDPM)
+}
 PARTS: dict[type, type[Mirror]] = {
     ng.models.autoregressive.pixelcnn.ResidualBlock: PixelBlock,
     ng.models.autoregressive.gated.GatedLayer: GatedLayer,
@@ -354,6 +411,7 @@ PARTS: dict[type, type[Mirror]] = {
     ng.models.latent.networks.Block: VAEBlock,
     ng.models.latent.networks.Encoder: Encoder,
     ng.models.latent.networks.Decoder: Decoder,
+    ng.models.latent.wae.CodeDiscriminator: CodeDiscriminator,
     ng.models.adversarial.networks.GeneratorNetwork: GeneratorNetwork,
     ng.models.adversarial.networks.DiscriminatorNetwork: DiscriminatorNetwork,
     ng.models.diffusion.unet.ResidualBlock: ResidualBlock,

@@ -39,6 +39,9 @@ TINY = {
     "gated-pixelcnn": ["channels=4", "blocks=1", "kernel_size=3"],
     "pixelrnn": ["hidden=4", "blocks=1", "kernel_size=3"],
     "vae": ["latent=2", "channels=2", "stages=1"],
+    "autoencoder": ["latent=2", "channels=2", "stages=1"],
+    "wae": ["latent=2", "channels=2", "stages=1"],
+    "aae": ["latent=2", "channels=2", "stages=1", "hidden=4"],
     "gan": ["latent=2", "channels=2"],
     "ddpm": ["T=3", "channels=4", "multipliers=1", "heads=1"],
 }
@@ -47,6 +50,10 @@ PICTURES = {
     "gated-pixelcnn": ["completions"],
     "pixelrnn": ["completions"],
     "vae": ["interpolation", "manifold", "prior_means", "reconstructions"],
+    **{
+        name: ["codes", "interpolation", "manifold", "prior_means", "reconstructions"]
+        for name in ("autoencoder", "wae", "aae")
+    },
     "gan": ["interpolation", "nearest"],
     "ddpm": ["denoising"],
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nanogen as ng
-from nanogen.models import DDPM, GAN, VAE, GatedPixelCNN, GenerativeModel, PixelCNN, PixelRNN
+from nanogen.models import AAE, DDPM, GAN, VAE, WAE, Autoencoder, GatedPixelCNN, GenerativeModel, PixelCNN, PixelRNN
 from nanogen.models.autoregressive.base import AutoregressiveModel
 
 MODELS: dict[str, Any] = {
@@ -18,6 +18,9 @@ MODELS: dict[str, Any] = {
     "diagonal": lambda **rng: PixelRNN((3, 4, 3), 5, "diagonal", 6, blocks=1, kernel_size=3, dropout=0.0, **rng),
     "vae": lambda **rng: VAE((1, 6, 8), 5, latent=3, channels=4, **rng),
     "vae, logistic": lambda **rng: VAE((3, 4, 4), 256, latent=3, channels=4, decoder="logistic", **rng),
+    "autoencoder": lambda **rng: Autoencoder((1, 6, 8), 5, latent=3, channels=4, **rng),
+    "wae": lambda **rng: WAE((3, 4, 4), 5, latent=3, channels=4, decoder="logistic", **rng),
+    "aae": lambda **rng: AAE((1, 6, 8), 5, latent=3, channels=4, hidden=6, **rng),
     "gan": lambda **rng: GAN((3, 8, 12), 5, latent=3, channels=4, **rng),
     "gan, penalised": lambda **rng: GAN(
         (1, 8, 8), 5, latent=3, channels=4, objective="wasserstein", gradient_penalty=0.5, **rng
@@ -90,6 +93,12 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     GatedPixelCNN: {"channels": 64, "blocks": 5, "kernel_size": 7, "dropout": 0.25},
     PixelRNN: {"cell": "row", "hidden": 64, "blocks": 3, "kernel_size": 7, "dropout": 0.25},
     VAE: {"latent": 16, "channels": 32, "stages": 2, "decoder": "categorical", "beta": 1.0},
+    Autoencoder: {"latent": 32, "channels": 32, "stages": 2, "decoder": "squared"},
+    WAE: {
+        "latent": 32, "channels": 32, "stages": 2, "decoder": "squared", "penalty": "mmd", "weight": 10.0,
+        "hidden": 256,
+    },
+    AAE: {"latent": 32, "channels": 32, "stages": 2, "weight": 1.0, "hidden": 256},
     GAN: {
         "latent": 64, "channels": 64, "objective": "non-saturating", "discriminator_steps": 1, "gradient_penalty": 0.0,
     },
@@ -137,5 +146,8 @@ def test_the_unit_of_a_loss(name: str) -> None:
     else:
         assert model.loss_unit == {
             "gan": "nats", "gan, penalised": "units of the critic's output",
+            "autoencoder": "squared error per dimension",
+            "wae": "nats per dimension, given the code, with the penalty",
+            "aae": "squared error per dimension, with the penalty",
             "ddpm": "squared error per dimension",
         }[name]  # fmt: skip

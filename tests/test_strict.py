@@ -250,6 +250,9 @@ UPLOADS = {
     "gated-pixelcnn": 1,
     "pixelrnn": 1,
     "vae": 1,
+    "autoencoder": 1,
+    "wae": 1,
+    "aae": 1,
     "gan": 2,
     "ddpm": 1,
 }  # the GAN's: two updates of the discriminator

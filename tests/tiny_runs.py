@@ -16,6 +16,9 @@ TINY: dict[str, dict[str, Any]] = {
     "gated-pixelcnn": {"channels": 4, "blocks": 1, "kernel_size": 3, "dropout": 0.3},
     "pixelrnn": {"hidden": 4, "blocks": 1, "kernel_size": 3, "dropout": 0.3},
     "vae": {"latent": 2, "channels": 2, "stages": 1},
+    "autoencoder": {"latent": 2, "channels": 2, "stages": 1},
+    "wae": {"latent": 2, "channels": 2, "stages": 1},
+    "aae": {"latent": 2, "channels": 2, "stages": 1, "hidden": 4},
     "gan": {"latent": 2, "channels": 2, "discriminator_steps": 2},
     "ddpm": {"T": 3, "channels": 2, "multipliers": (1,), "heads": 1, "dropout": 0.2},
 }
