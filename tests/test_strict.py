@@ -252,10 +252,10 @@ UPLOADS = {
     "vae": 1,
     "autoencoder": 1,
     "wae": 1,
-    "aae": 1,
+    "aae": 2,
     "gan": 2,
     "ddpm": 1,
-}  # the GAN's: two updates of the discriminator
+}  # the GAN's: two updates of the discriminator; the AAE's: both need codes of images
 
 
 @pytest.mark.parametrize("model", TINY)

@@ -97,22 +97,23 @@ class Autoencoder(LatentModel):
 
     def loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """E[c(x, G(Q(x)))], the mean per dimension."""
-        z = self.code(images, labels)
-        self.follow(z.data)
-        return self.cost(images, z, labels).mean() / self.dimensions
+        levels, given = self.pixels(images), self.condition(labels, len(images))
+        z = self.code(levels, **given)
+        self.follow(z.detach())
+        return self.cost(levels, z, **given).mean() / self.dimensions
 
     # The fitted density of codes
 
-    def follow(self, codes: Array) -> None:
+    def follow(self, codes: Tensor) -> None:
         """In training, move E[z] and E[zzᵀ] towards those of codes (N, latent), of all ranks.
 
         They are the means over the first AVERAGED batches, and moving averages from then on."""
         if not self.training:
             return
         self.batches.data += 1
-        share = 1.0 / array_module(codes).minimum(self.batches.data, AVERAGED)
+        share = 1.0 / array_module(codes.data).minimum(self.batches.data, AVERAGED)
         moments = [self.code_mean.data, self.code_square.data]  # in place: a captured CUDA graph uses the same memory
-        found = mean_over_ranks(codes.mean(0), codes.T @ codes / len(codes))
+        found = mean_over_ranks(codes.mean(0).data, (codes.T @ codes / len(codes)).data)
         moving_average(moments, found, kept=1 - share, share=share)
         for moment in moments:
             changes.note(moment)
