@@ -88,7 +88,8 @@ class WAE(Autoencoder):
         """−E[log D(z)] − E[log(1 − D(Q(x)))] with z ~ p(z), which the discriminator minimises: nats.  Algorithm 1."""
         with no_grad():
             codes = self.draw_codes(images, rng, labels)
-        return discriminator_loss(self.discriminator(self.draw_prior(len(codes), rng)), self.discriminator(codes))
+        drawn = self.draw_prior(len(codes), rng)
+        return discriminator_loss(self.discriminator(drawn), self.discriminator(codes))
 
     def updates(self) -> list[Update]:
         """Algorithm 2: a step of all; algorithm 1: a step of the discriminator, then one of encoder and decoder."""
