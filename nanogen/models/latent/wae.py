@@ -39,7 +39,7 @@ class WAE(Autoencoder):
         image_shape, levels, latent, channels, stages, decoder: as for `Autoencoder`.
         penalty: how codes are compared with draws from p(z): `mmd`, or `adversarial` (a discriminator).
         weight: λ, the weight of the penalty beside the cost of an image.
-        noise: the standard deviation of a code given its image; 0: deterministic codes.
+        discriminator_steps: the number of updates of the discriminator per update of encoder and decoder.
         hidden: the width of the discriminator's two hidden layers.
         classes: the number of labels that images are conditioned on; 0: unconditional.
         rng: draws the initial weights; default `Generator(0)`.
@@ -51,31 +51,26 @@ class WAE(Autoencoder):
 
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, latent: int = 32, channels: int = 32, stages: int = 2,
-        decoder: str = "squared", penalty: str = "mmd", weight: float = 10.0, noise: float = 0.0,
-        hidden: int = 256, classes: int = 0, rng: Generator | None = None,
+        decoder: str = "squared", penalty: str = "mmd", weight: float = 10.0,
+        discriminator_steps: int = 1, hidden: int = 256, classes: int = 0, rng: Generator | None = None,
     ):  # fmt: skip
         rng = rng or Generator(0)
         super().__init__(image_shape, levels, latent, channels, stages, decoder, classes, rng)
-        check_counts(hidden=hidden)
+        check_counts(discriminator_steps=discriminator_steps, hidden=hidden)
         check_choice(penalty=(penalty, ("mmd", "adversarial")))
         if not 0 <= weight < math.inf:
             raise ValueError(f"weight must be a finite number ≥ 0, got {weight!r}")
-        self.penalty, self.weight, self.noise = penalty, weight, noise
+        self.penalty, self.weight, self.discriminator_steps = penalty, weight, discriminator_steps
         self.loss_unit += ", with the penalty"
         if penalty == "adversarial":
             self.discriminator = CodeDiscriminator(latent, hidden, rng)
-
-    def draw_codes(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """z ~ q(z|x) = N(Q(x), noise² I): (N, latent)."""
-        z = self.code(images, labels)
-        return z + self.noise * Tensor(rng.normal(z.shape, dtype=z.dtype)) if self.noise else z
 
     def loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """E[c(x, G(z))] + λ D, per dimension of an image.  Algorithms 1 and 2, the step of encoder and decoder.
 
         D is `mmd`, or E[−log D(z)], by which the encoder deceives the discriminator."""
         levels, given = self.pixels(images), self.condition(labels, len(images))
-        z = self.draw_codes(levels, rng, **given)
+        z = self.code(levels, **given)
         self.follow(z.detach())
         if self.penalty == "adversarial":
             penalty = generator_loss(self.discriminator(z))
@@ -87,19 +82,19 @@ class WAE(Autoencoder):
     def discriminator_loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """−E[log D(z)] − E[log(1 − D(Q(x)))] with z ~ p(z), which the discriminator minimises: nats.  Algorithm 1."""
         with no_grad():
-            codes = self.draw_codes(images, rng, labels)
+            codes = self.code(images, labels)
         drawn = self.draw_prior(len(codes), rng)
         return discriminator_loss(self.discriminator(drawn), self.discriminator(codes))
 
     def updates(self) -> list[Update]:
-        """Algorithm 2: a step of all; algorithm 1: a step of the discriminator, then one of encoder and decoder."""
+        """Algorithm 2: a step of all; algorithm 1: steps of the discriminator, then one of encoder and decoder."""
         if self.penalty == "mmd":
             return super().updates()
         autoencoder = Module()
         autoencoder.add_module("encoder", self.encoder)
         autoencoder.add_module("decoder", self.decoder)
         return [
-            Update("discriminator", self.discriminator_loss, self.discriminator),
+            *[Update("discriminator", self.discriminator_loss, self.discriminator)] * self.discriminator_steps,
             Update("autoencoder", self.loss, autoencoder),
         ]
 
@@ -117,18 +112,20 @@ class AAE(WAE):
     """An adversarial autoencoder: the WAE with a squared cost and a discriminator.  Makhzani et al. 2016.
 
     Args:
-        image_shape, levels, latent, channels, stages, weight, noise, hidden, classes, rng: as for `WAE`.
+        image_shape, levels, latent, channels, stages, weight, discriminator_steps, hidden, classes, rng: as for `WAE`.
     """
 
     summary = "an autoencoder against a discriminator of its codes (Makhzani et al. 2016)"
 
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, latent: int = 32, channels: int = 32, stages: int = 2,
-        weight: float = 1.0, noise: float = 0.0, hidden: int = 256, classes: int = 0, rng: Generator | None = None,
+        weight: float = 1.0, discriminator_steps: int = 5, hidden: int = 256, classes: int = 0,
+        rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__(
-            image_shape, levels, latent, channels, stages, "squared", "adversarial", weight, noise, hidden, classes, rng
-        )
+            image_shape, levels, latent, channels, stages, "squared", "adversarial", weight, discriminator_steps,
+            hidden, classes, rng,
+        )  # fmt: skip
 
 
 class CodeDiscriminator(Module):
