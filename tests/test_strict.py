@@ -252,10 +252,10 @@ UPLOADS = {
     "vae": 1,
     "autoencoder": 1,
     "wae": 1,
-    "aae": 2,
+    "aae": 3,
     "gan": 2,
     "ddpm": 1,
-}  # the GAN's: two updates of the discriminator; the AAE's: both need codes of images
+}  # two updates of the discriminator; the AAE's autoencoder needs images, too
 
 
 @pytest.mark.parametrize("model", TINY)

@@ -28,7 +28,7 @@ MODELS: dict[str, Callable[..., Any]] = {
     "wae": WAE,
     "wae, adversarial": lambda *how, **more: WAE(*how, penalty="adversarial", hidden=5, **more),
     "wae, logistic": lambda *how, **more: WAE(*how, decoder="logistic", **more),
-    "aae": lambda *how, **more: AAE(*how, hidden=5, **more),
+    "aae": lambda *how, **more: AAE(*how, **{"hidden": 5, "discriminator_steps": 2, **more}),
 }
 
 
@@ -207,11 +207,13 @@ def test_the_adversary_reaches_the_encoder_alone() -> None:
         )
     assert abs(gradients[1][0].data - gradients[0][0].data).max() > 1e-3
     assert np.array_equal(gradients[1][1].data, gradients[0][1].data)
-    moved = [{id(p) for p in update.part.parameters()} for update in model.updates()]
+    assert [update.name for update in model.updates()] == ["discriminator"] * model.discriminator_steps + [
+        "autoencoder"
+    ]
+    moved = [{id(p) for p in update.part.parameters()} for update in model.updates()[-2:]]
     networks = (model.discriminator, model.encoder, model.decoder)
     ids = [{id(p) for p in network.parameters()} for network in networks]
     assert moved == [ids[0], ids[1] | ids[2]]
-    assert [update.name for update in model.updates()] == ["discriminator", "autoencoder"]
 
 
 def test_the_adversary_at_its_optimum() -> None:
@@ -331,7 +333,7 @@ def test_a_picture_of_the_question() -> None:
     ("wae", {"penalty": "jsd"}, "penalty must be one of mmd, adversarial"), ("wae", {"weight": -1.0}, "weight"),
     ("wae", {"weight": math.nan}, "weight"), ("wae", {"weight": math.inf}, "weight"),
     ("wae", {"decoder": "gauss"}, "decoder must be one of categorical, logistic, squared"),
-    ("wae", {"hidden": 0}, "hidden"),
+    ("wae", {"hidden": 0}, "hidden"), ("aae", {"discriminator_steps": 0}, "discriminator_steps"),
 ])  # fmt: skip
 def test_bad_settings(name: str, settings: dict[str, Any], word: str) -> None:
     """A setting that can't be is refused by name."""
