@@ -218,11 +218,11 @@ class VAEBlock(Mirror):
 
 
 class Encoder(Mirror):
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.first(x)
         for stage in self.stages:
             h = stage(h)
-        return self.last(F.silu(self.block(h)).reshape(len(x), -1)).chunk(2, dim=1)
+        return self.last(F.silu(self.block(h)).reshape(len(x), -1))
 
 
 class Decoder(Mirror):
@@ -236,7 +236,7 @@ class Decoder(Mirror):
 
 class VAE(Mirror):
     def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
-        mean, log_variance = self.encoder(self.scaled(images))
+        mean, log_variance = self.encoder(self.scaled(images)).chunk(2, dim=1)
         std = torch.exp(0.5 * log_variance)
         reconstruction = self.reconstruction(images, mean + std * self.normal(rng, mean.shape))
         kl = 0.5 * (std**2 + mean**2 - 1 - log_variance).sum()
@@ -259,7 +259,7 @@ class Transition(Mirror):
 
 class HierarchicalVAE(VAE):
     def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
-        mean, log_variance = self.encoder(self.scaled(images))
+        mean, log_variance = self.encoder(self.scaled(images)).chunk(2, dim=1)
         q = torch.distributions.Normal(mean, torch.exp(0.5 * log_variance))
         z, rates = q.mean + q.stddev * self.normal(rng, mean.shape), []
         first = z
@@ -273,6 +273,61 @@ class HierarchicalVAE(VAE):
         if self.ours[0].free_bits:
             taken = taken.clamp(min=self.ours[0].free_bits)
         return (taken.sum() + self.reconstruction(images, first) / len(images)) / math.prod(images.shape[1:])
+
+
+class Autoencoder(Mirror):
+    """With the squared cost."""
+
+    def __init__(self, ours: ng.models.Autoencoder):
+        super().__init__(ours)
+        for name, buffer in ours.named_buffers():
+            self.register_buffer(name, torch.from_numpy(buffer.numpy().copy()))
+
+    def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        x = self.scaled(images)
+        return F.mse_loss(self.decoder(self.encoder(x)), x)
+
+
+class WAE(Autoencoder):
+    @property
+    def autoencoder(self) -> nn.Module:
+        return nn.ModuleList([self.encoder, self.decoder])
+
+    def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        z = self.encoder(self.scaled(images))
+        prior = self.normal(rng, z.shape)
+        k = inverse_multiquadratic(torch.cdist(torch.cat([z, prior]), torch.cat([z, prior])) ** 2, z.shape[1])
+        n, (own, across, prior_own) = len(z), (k[: len(z), : len(z)], k[: len(z), len(z) :], k[len(z) :, len(z) :])
+        pairs = lambda k: (k.sum() - k.trace()) / (n * (n - 1))
+        penalty = pairs(own) + pairs(prior_own) - 2 * across.mean()
+        return super().loss(images, rng) + self.ours[0].weight * penalty / images[0].size
+
+    def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        z = self.encoder(self.scaled(images)).detach()
+        real, fake = self.discriminator(self.normal(rng, z.shape)), self.discriminator(z)
+        ones = torch.ones_like(real)
+        return F.binary_cross_entropy_with_logits(real, ones) + F.binary_cross_entropy_with_logits(fake, 0 * ones)
+
+    def autoencoder_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        logits = self.discriminator(self.encoder(self.scaled(images)))
+        penalty = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+        return super().loss(images, rng) + self.ours[0].weight * penalty / images[0].size
+
+
+class AAE(WAE):
+    pass
+
+
+def inverse_multiquadratic(squares: torch.Tensor, d: int) -> torch.Tensor:
+    """Tolstikhin et al. 2018, section 4, with a sum over scales."""
+    return torch.stack([1 / (1 + squares / (2 * d * s)) for s in (0.1, 0.2, 0.5, 1, 2, 5, 10)]).sum(0)
+
+
+class CodeDiscriminator(Mirror):
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers[:-1]:
+            z = torch.relu(layer(z))
+        return self.layers[-1](z)[:, 0]
 
 
 def discretized_logistic(
@@ -370,7 +425,8 @@ class DDPM(Mirror):
 
 
 MODELS: dict[str, type[Mirror]] = {
-    cls.__name__: cls for cls in (PixelCNN, GatedPixelCNN, PixelRNN, VAE, HierarchicalVAE, GAN, DDPM)
+    cls.__name__: cls
+    for cls in (PixelCNN, GatedPixelCNN, PixelRNN, VAE, HierarchicalVAE, Autoencoder, WAE, AAE, GAN, DDPM)
 }
 PARTS: dict[type, type[Mirror]] = {
     ng.models.autoregressive.pixelcnn.ResidualBlock: PixelBlock,
@@ -383,6 +439,7 @@ PARTS: dict[type, type[Mirror]] = {
     ng.models.latent.hierarchical.Transition: Transition,
     ng.models.latent.networks.Encoder: Encoder,
     ng.models.latent.networks.Decoder: Decoder,
+    ng.models.latent.wae.CodeDiscriminator: CodeDiscriminator,
     ng.models.adversarial.networks.GeneratorNetwork: GeneratorNetwork,
     ng.models.adversarial.networks.DiscriminatorNetwork: DiscriminatorNetwork,
     ng.models.diffusion.unet.ResidualBlock: ResidualBlock,

@@ -53,6 +53,8 @@ from nanogen.training.stopping import Interrupted, Stop
 LAUNCHED = ["mpiexec", "-n", str(size())] if size() > 1 else []
 IN_STEPS = "diffusion: sample by DDIM with this number of steps (default: all T, ancestral)"
 NOISE = "diffusion: DDIM's noise, 0 to 1 (default: 0)"
+FITTED = "autoencoders: codes from a normal distribution fitted to the training codes (default: N(0, I))"
+SAMPLING = "steps", "eta", "fitted"  # options that are settings of a model's `sample`
 CHANGED = "accept the run's data set although its images have changed"
 KEPT = "the kept checkpoint of this step (default: the newest)"
 DELAY = 3.0  # seconds that something may take without a progress bar
@@ -125,6 +127,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--label", metavar="K", help="the images' class: its name or number (default: any)")
     command.add_argument("--steps", type=int, help=IN_STEPS)
     command.add_argument("--eta", type=float, help=NOISE)
+    command.add_argument("--fitted", action="store_true", default=None, help=FITTED)
 
     command = commands.add_parser("evaluate", help="likelihood, quality, diversity, copies of training images, time")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
@@ -135,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", type=Path, metavar="FILE", help="output file (default: RUN/evaluation.json)")
     command.add_argument("--steps", type=int, help=IN_STEPS)
     command.add_argument("--eta", type=float, help=NOISE)
+    command.add_argument("--fitted", action="store_true", default=None, help=FITTED)
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")
 
@@ -330,12 +334,12 @@ def free_folder(name: str) -> Path:
 
 
 def sampling_settings(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
-    """The options --steps and --eta, if given.
+    """The options --steps, --eta and --fitted, if given.
 
     Raises:
         ValueError: an option that this run's model does not have."""
     having = lambda name: [m for m, cls in MODELS.items() if name in inspect.signature(cls.sample).parameters]
-    how = {name: getattr(arguments, name) for name in ("steps", "eta") if getattr(arguments, name) is not None}
+    how = {name: getattr(arguments, name) for name in SAMPLING if getattr(arguments, name) is not None}
     for name in how:
         if model not in having(name):
             raise ValueError(f"--{name} is for {', '.join(having(name))}; {arguments.run} is a run of {model}")

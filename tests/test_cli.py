@@ -42,6 +42,9 @@ TINY = {
     "pixelrnn": ["hidden=4", "blocks=1", "kernel_size=3"],
     "vae": ["latent=2", "channels=2", "stages=1"],
     "hierarchical-vae": ["latent=2", "hidden=4", "channels=2", "stages=1", "free_bits=0"],
+    "autoencoder": ["latent=2", "channels=2", "stages=1"],
+    "wae": ["latent=2", "channels=2", "stages=1"],
+    "aae": ["latent=2", "channels=2", "stages=1", "hidden=4", "discriminator_steps=2"],
     "gan": ["latent=2", "channels=2"],
     "ddpm": ["T=3", "channels=4", "multipliers=1", "heads=1"],
 }
@@ -58,6 +61,10 @@ PICTURES = {
         "shared_latents",
         "traversals",
     ],
+    **{
+        name: ["codes", "interpolation", "manifold", "prior_means", "reconstructions", "traversals"]
+        for name in ("autoencoder", "wae", "aae")
+    },
     "gan": ["interpolation", "nearest"],
     "ddpm": ["denoising"],
 }

@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 
 import nanogen as ng
-from nanogen.models import DDPM, GAN, VAE, GatedPixelCNN, GenerativeModel, HierarchicalVAE, PixelCNN, PixelRNN
+from nanogen.models import (
+    AAE,
+    DDPM,
+    GAN,
+    VAE,
+    WAE,
+    Autoencoder,
+    GatedPixelCNN,
+    GenerativeModel,
+    HierarchicalVAE,
+    PixelCNN,
+    PixelRNN,
+)  # fmt: skip
 from nanogen.models.autoregressive.base import AutoregressiveModel
 
 MODELS: dict[str, Any] = {
@@ -24,6 +36,9 @@ MODELS: dict[str, Any] = {
     "hierarchical vae, no free bits": lambda **rng: HierarchicalVAE(
         (1, 6, 8), 5, 2, latent=3, hidden=4, channels=4, free_bits=0.0, **rng
     ),
+    "autoencoder": lambda **rng: Autoencoder((1, 6, 8), 5, latent=3, channels=4, **rng),
+    "wae": lambda **rng: WAE((3, 4, 4), 5, latent=3, channels=4, decoder="logistic", **rng),
+    "aae": lambda **rng: AAE((1, 6, 8), 5, latent=3, channels=4, hidden=6, **rng),
     "gan": lambda **rng: GAN((3, 8, 12), 5, latent=3, channels=4, **rng),
     "gan, penalised": lambda **rng: GAN(
         (1, 8, 8), 5, latent=3, channels=4, objective="wasserstein", gradient_penalty=0.5, **rng
@@ -104,6 +119,12 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
         "levels_of_latents": 3, "latent": 16, "hidden": 128, "channels": 32, "stages": 2, "decoder": "categorical",
         "free_bits": 2.0,
     },
+    Autoencoder: {"latent": 32, "channels": 32, "stages": 2, "decoder": "squared"},
+    WAE: {
+        "latent": 32, "channels": 32, "stages": 2, "decoder": "squared", "penalty": "mmd", "weight": 10.0,
+        "hidden": 256,
+    },
+    AAE: {"latent": 32, "channels": 32, "stages": 2, "weight": 1.0, "hidden": 256},
     GAN: {
         "latent": 64, "channels": 64, "objective": "non-saturating", "discriminator_steps": 1, "gradient_penalty": 0.0,
     },
@@ -153,4 +174,7 @@ def test_the_unit_of_a_loss(name: str) -> None:
             "gan": "nats", "gan, penalised": "units of the critic's output",
             "ddpm": "squared error per dimension", "vae, categorical": "nats per dimension, codes relaxed",
             "hierarchical vae": "nats per dimension, with free bits",
+            "autoencoder": "squared error per dimension",
+            "wae": "nats per dimension, given the code, with the penalty",
+            "aae": "squared error per dimension, with the penalty",
         }[name]  # fmt: skip

@@ -251,9 +251,12 @@ UPLOADS = {
     "pixelrnn": 1,
     "vae": 1,
     "hierarchical-vae": 1,
+    "autoencoder": 1,
+    "wae": 1,
+    "aae": 3,
     "gan": 2,
     "ddpm": 1,
-}  # the GAN's: two updates of the discriminator
+}  # two updates of the discriminator; the AAE's autoencoder needs images, too
 
 
 @pytest.mark.parametrize("model", TINY)

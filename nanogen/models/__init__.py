@@ -10,8 +10,10 @@ from nanogen.models.autoregressive.pixelrnn import PixelRNN
 from nanogen.models.base import GenerativeModel
 from nanogen.models.diffusion.ddpm import DDPM
 from nanogen.models.diffusion.schedule import NoiseSchedule
+from nanogen.models.latent.autoencoder import Autoencoder
 from nanogen.models.latent.hierarchical import HierarchicalVAE
 from nanogen.models.latent.vae import VAE
+from nanogen.models.latent.wae import AAE, WAE
 from nanogen.models.recipe import Recipe
 
 MODELS: dict[str, type[GenerativeModel]] = {
@@ -20,15 +22,21 @@ MODELS: dict[str, type[GenerativeModel]] = {
     "pixelrnn": PixelRNN,
     "vae": VAE,
     "hierarchical-vae": HierarchicalVAE,
+    "autoencoder": Autoencoder,
+    "wae": WAE,
+    "aae": AAE,
     "gan": GAN,
     "ddpm": DDPM,
 }
 
 __all__ = [
+    "AAE",
     "DDPM",
     "GAN",
     "MODELS",
     "VAE",
+    "WAE",
+    "Autoencoder",
     "GatedPixelCNN",
     "GenerativeModel",
     "HierarchicalVAE",

@@ -47,10 +47,13 @@ def default(name: str) -> str:
     if name not in {field.name for field in dataclasses.fields(Recipe)}:
         return as_text(Settings.__dataclass_fields__[name].default)
     by_size = []
-    for recipes in ([cls.small for cls in MODELS.values()], [cls.large for cls in MODELS.values()]):
-        values = [as_text(getattr(recipe, name)) for recipe in recipes]
-        parts = [f"{value} {model}" for model, value in zip(MODELS, values, strict=True)]
-        by_size.append(values[0] if len(set(values)) == 1 else ", ".join(parts))
+    for recipes in ({m: cls.small for m, cls in MODELS.items()}, {m: cls.large for m, cls in MODELS.items()}):
+        having: dict[str, list[str]] = {}
+        for model, recipe in recipes.items():
+            having.setdefault(as_text(getattr(recipe, name)), []).append(model)
+        usual = max(having, key=lambda value: len(having[value]))
+        others = [f"{value} for {', '.join(models)}" for value, models in having.items() if value != usual]
+        by_size.append(" or ".join([usual, *others]))
     return by_size[0] if by_size[0] == by_size[1] else f"{by_size[0]}; images beyond 16 pixels: {by_size[1]}"
 
 
@@ -60,8 +63,9 @@ def as_text(value: Any) -> str:
 
 
 def explained(model: str) -> Iterator[tuple[str, str]]:
-    """`name=default` of each of a model's own settings, and its description from the docstring of the model's class."""
-    entries = re.findall(r"^    ([\w, ]+): (.+(?:\n {8}.+)*)", inspect.getdoc(MODELS[model]) or "", re.MULTILINE)
+    """`name=default` of each of a model's own settings, and its description from the docstrings of its classes."""
+    told = "\n".join(inspect.getdoc(cls) or "" for cls in reversed(MODELS[model].__mro__))
+    entries = re.findall(r"^    ([\w, ]+): (?!as for)(.+(?:\n {8}.+)*)", told, re.MULTILINE)
     meaning = {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
     for name, parameter in model_parameters(model).items():
         changed = [

@@ -46,7 +46,13 @@ class LatentModel(GenerativeModel):
     """An encoder from images to `numbers` numbers each, and a decoder from codes z (N, width) to densities over images.
 
     Args:
-        image_shape, levels, channels, stages, decoder, classes: as for `VAE`.
+        image_shape: (C, H, W).
+        levels: the number of integer levels.
+        channels: the width at full size; it doubles wherever the size halves.
+        stages: how many times the size is halved.
+        decoder: the density of a pixel given z: `categorical` (a softmax over the levels) or `logistic` (a discretised
+            logistic with learned mean and scale, for many levels).
+        classes: the number of labels that images are conditioned on; 0: unconditional.
         numbers: what the encoder gives for an image.
         width: the number of dimensions of z.
         rng: draws the initial weights.
@@ -54,6 +60,7 @@ class LatentModel(GenerativeModel):
 
     loss_unit = "nats per dimension"
     latent: int
+    decoders: tuple[str, ...] = ("categorical", "logistic")
 
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, channels: int, stages: int, decoder: str, classes: int,
@@ -61,12 +68,12 @@ class LatentModel(GenerativeModel):
     ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
         check_counts(channels=channels, stages=stages)
-        check_choice(decoder=(decoder, ("categorical", "logistic")))
+        check_choice(decoder=(decoder, self.decoders))
         colors, *size = image_shape
         sizes = [tuple(math.ceil(n / 2**stage) for n in size) for stage in range(stages, -1, -1)]
         self.width, self.density = width, decoder
         self.codes: Any = RealCodes()
-        self.outputs = levels if decoder == "categorical" else 2  # numbers per colour of a pixel
+        self.outputs = {"categorical": levels, "logistic": 2}.get(decoder, 1)  # numbers per colour of a pixel
         self.encoder = Encoder(image_shape, channels, numbers, stages, rng, classes)
         self.decoder = Decoder(sizes, channels * 2**stages, width, colors * self.outputs, rng, classes)
 
@@ -108,7 +115,7 @@ class LatentModel(GenerativeModel):
         """E[x|z] of latents z (N, width), rounded to levels: uint8 (N, C, H, W)."""
         with no_grad():
             density = self.decode(z if isinstance(z, Tensor) else Tensor(to_device(z, self.device)), labels)
-            if isinstance(density, DiscretizedLogistic):
+            if not isinstance(density, Categorical):
                 return unscale_levels(density.mean.data, self.levels)
             p = F.softmax(density.logits, dim=-1).data
             return array_module(p).rint(p @ array_module(p).arange(self.levels, dtype=p.dtype)).astype("uint8")
