@@ -127,7 +127,8 @@ def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
         >= {k: [int(v)] if k == "multipliers" else int(v) for k, v in (text.split("=") for text in TINY[model])}.items()
     )
     rows = [line.split(",") for line in (out / "metrics.csv").read_text().splitlines()]
-    assert rows[0] == (["step", "discriminator", "generator"] if model == "gan" else ["step", "loss"])
+    losses = {"gan": ["discriminator", "generator"], "aae": ["discriminator", "autoencoder"]}
+    assert rows[0] == ["step", *losses.get(model, ["loss"])]
     assert [row[0] for row in rows[1:]] == ["10", "12"]
     assert all(np.isfinite(float(x)) for row in rows[1:] for x in row)
     run, train, test = Run(out), data.load("digits"), data.load("digits", "test")

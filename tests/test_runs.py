@@ -248,7 +248,8 @@ def test_test_losses_by_hand(model: str, tmp_path: Path) -> None:
         averaged = Run(out, step=int(step)).model()
         rng, expected = Generator(3).stream(TEST), np.zeros(len(losses))
         for images in (test[:64], test[64:]):
-            expected += [update.loss(images, rng).item() / 2 for update in averaged.updates()]
+            of_each = {update.name: update.loss for update in averaged.updates()}
+            expected += [loss(images, rng).item() / 2 for loss in of_each.values()]
         assert [float(loss) for loss in losses] == pytest.approx(expected, rel=1e-5)
         if model == "pixelcnn":
             with no_grad():

@@ -103,7 +103,7 @@ def test_step_by_hand(model: str, clip: float, ema: float) -> None:
     average, taken = ng.optim.ExponentialMovingAverage(ours.parameters(), ema), 0
     for step in (1, 2, 3, 4):
         rng, losses = ng.Generator(5).stream(loop.STEPS, step), {}
-        k = 2 if model == "gan" else 1  # the discriminator's images: 1, 2, then 3, 4; the generator's: 1, then 3
+        k = 2 if model in ("gan", "aae") else 1  # the discriminator's images: 1, 2, then 3, 4; the other's: 1, then 3
         for i, update in enumerate(ours.updates()):
             batch = images[batch_indices((step - 1) * k + 1 + (i == 1), 30, settings)]
             loss = update.loss(batch, rng)
@@ -118,7 +118,7 @@ def test_step_by_hand(model: str, clip: float, ema: float) -> None:
         average.update()
         assert {name: loss.item() for name, loss in trainer.advance().items()} == pytest.approx(losses, rel=1e-5)
         assert trainer.step == step
-    assert taken == (12 if model == "gan" else 4)
+    assert taken == (12 if model in ("gan", "aae") else 4)
     for p, q in zip(trainer.model.parameters(), ours.parameters(), strict=True):
         np.testing.assert_allclose(p.data, q.data, rtol=1e-5, atol=1e-7)
     for p, q in zip(trainer.average.averages, average.averages, strict=True):
@@ -720,7 +720,7 @@ def test_settings_are_read_in_their_types() -> None:
         ("vae", "betas", [0.9], r"betas must be 2 numbers, got \[0.9\]"),
         ("ddpm", "multipliers", 3, "multipliers must be some integers, got 3"),
         ("vae", "steps", [3], "int"), ("vae", "betas", [0.5, "x"], "betas"), ("vae", "steps", "9" * 5000, "int"),
-        ("vae", "straight_through", "yes", "bool"), ("vae", "straight_through", 1, "bool"),
+        ("vae", "straight_through", "yes", "true or false"), ("vae", "straight_through", 1, "true or false"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=word):
             in_their_types(model, {name: value})
