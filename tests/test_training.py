@@ -742,7 +742,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gated-pixelcnn": {"steps": 1000, "lr": 3e-3, "ema": 0.98, "model_settings": {"dropout": 0.35}},
     "pixelrnn": {"steps": 800, "lr": 3e-3, "ema": 0.98, "model_settings": {"hidden": 32}},
     "vae": {"steps": 900, "lr": 1e-3, "ema": 0.98, "model_settings": {}},
-    "hierarchical-vae": {"steps": 900, "lr": 1e-3, "ema": 0.98, "model_settings": {}},
+    "hierarchical-vae": {"steps": 1200, "lr": 2e-3, "ema": 0.98, "weight_decay": 0.3, "model_settings": {}},
     "gan": {"steps": 800, "lr": 5e-4, "ema": 0.98, "model_settings": {}},
     "ddpm": {"steps": 600, "lr": 2e-3, "ema": 0.98, "model_settings": {"T": 200, "channels": 32}},
 }
@@ -849,7 +849,7 @@ def test_defaults_as_they_are_shown() -> None:
         " 0.5,0.999 gan, 0.9,0.999 ddpm"
     )
     assert default("lr") == (
-        "0.003 pixelcnn, 0.003 gated-pixelcnn, 0.003 pixelrnn, 0.001 vae, 0.001 hierarchical-vae, 0.0005 gan,"
+        "0.003 pixelcnn, 0.003 gated-pixelcnn, 0.003 pixelrnn, 0.001 vae, 0.002 hierarchical-vae, 0.0005 gan,"
         " 0.002 ddpm; images beyond 16 pixels: 0.001 pixelcnn, 0.001 gated-pixelcnn, 0.001 pixelrnn, 0.001 vae,"
         " 0.001 hierarchical-vae, 0.0003 gan, 0.001 ddpm"
     )
