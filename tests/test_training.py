@@ -749,7 +749,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gated-pixelcnn": {"steps": 1000, "lr": 3e-3, "ema": 0.98, "model_settings": {"dropout": 0.35}},
     "pixelrnn": {"steps": 800, "lr": 3e-3, "ema": 0.98, "model_settings": {"hidden": 48}},
     "vae": {"steps": 900, "lr": 1e-3, "ema": 0.98, "model_settings": {}},
-    "hierarchical-vae": {"steps": 900, "lr": 1e-3, "ema": 0.98, "model_settings": {}},
+    "hierarchical-vae": {"steps": 1200, "lr": 2e-3, "ema": 0.98, "weight_decay": 0.3, "model_settings": {}},
     **{name: {"steps": 900, "lr": 1e-3, "ema": 0.98, "model_settings": {}} for name in ("autoencoder", "wae", "aae")},
     "gan": {"steps": 800, "lr": 5e-4, "ema": 0.98, "model_settings": {}},
     "ddpm": {"steps": 600, "lr": 2e-3, "ema": 0.98, "model_settings": {"T": 200, "channels": 32}},
@@ -857,7 +857,7 @@ def test_defaults_as_they_are_shown() -> None:
     assert default("samples_every") == "200; images beyond 16 pixels: 1000"
     assert default("betas") == "0.9,0.999 or 0.5,0.999 for gan"
     assert default("lr") == (
-        "0.001 or 0.003 for pixelcnn, gated-pixelcnn, pixelrnn or 0.0005 for gan or 0.002 for ddpm;"
+        "0.001 or 0.003 for pixelcnn, gated-pixelcnn, pixelrnn or 0.002 for hierarchical-vae, ddpm or 0.0005 for gan;"
         " images beyond 16 pixels: 0.001 or 0.0003 for gan"
     )
     shown = dict(explained("ddpm"))

@@ -76,7 +76,7 @@ class HierarchicalVAE(LatentModel):
     """
 
     summary = "a chain of latents, a bound on the likelihood (Burda et al. 2016)"
-    small = Recipe(steps=900, lr=1e-3)
+    small = Recipe(steps=1200, weight_decay=0.3)
     large = large(steps=4000, lr=1e-3, model={"latent": 32, "decoder": "logistic"})
 
     def __init__(
