@@ -419,7 +419,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 def model_lines() -> Iterator[str]:
     """The models and their settings, with defaults and descriptions."""
     for name in MODELS:
-        yield f"  {name:9} {MODELS[name].summary}"
+        yield f"  {name:{max(map(len, MODELS))}} {MODELS[name].summary}"
         for setting, meaning in explained(name):
             yield f"    {setting:26} {meaning}"
 

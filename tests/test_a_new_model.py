@@ -71,7 +71,7 @@ def test_a_model_of_one_file(registered: None, tmp_path: Path, capsys: pytest.Ca
     its own refused."""
     assert main(["list"]) == 0
     said = capsys.readouterr().out
-    assert "  pixels    each pixel by itself, exact likelihood\n" in said
+    assert f"  {'pixels':{max(map(len, MODELS))}} each pixel by itself, exact likelihood\n" in said
     assert "spread=0.5                 of the first logits. (0.25 for images of up to 16 pixels)" in said
     out = tmp_path / "run"
     assert main(["train", "pixels", "--out", str(out)]) == 0
