@@ -1,4 +1,4 @@
-"""What the four models have in common: where their first weights come from, and in which type they count."""
+"""What all models have in common: where their first weights come from, and in which type they count."""
 
 from __future__ import annotations
 
