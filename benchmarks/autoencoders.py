@@ -20,8 +20,7 @@ from nanogen.training.evaluation import evaluate
 from nanogen.training.run import Run
 
 RUNS = {
-    "VAE, 32 latents": ["vae", "--set", "latent=32"], "autoencoder": ["autoencoder"], "WAE, MMD": ["wae"],
-    "WAE, adversarial": ["wae", "--set", "penalty=adversarial"], "AAE": ["aae"],
+    "VAE, 32 latents": ["vae", "--set", "latent=32"], "autoencoder": ["autoencoder"], "WAE": ["wae"], "AAE": ["aae"],
 }  # fmt: skip
 
 

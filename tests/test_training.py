@@ -750,7 +750,22 @@ SMALL: dict[str, dict[str, Any]] = {
     "pixelrnn": {"steps": 800, "lr": 3e-3, "ema": 0.98, "model_settings": {"hidden": 48}},
     "vae": {"steps": 900, "lr": 1e-3, "ema": 0.98, "model_settings": {}},
     "hierarchical-vae": {"steps": 1200, "lr": 2e-3, "ema": 0.98, "weight_decay": 0.3, "model_settings": {}},
-    **{name: {"steps": 900, "lr": 1e-3, "ema": 0.98, "model_settings": {}} for name in ("autoencoder", "wae", "aae")},
+    "autoencoder": {"steps": 900, "lr": 1e-3, "ema": 0.98, "model_settings": {}},
+    "wae": {
+        "steps": 2000,
+        "batch": 128,
+        "lr": 1e-3,
+        "ema": 0.98,
+        "model_settings": {"decoder": "categorical", "weight": 100.0},
+    },
+    "aae": {
+        "steps": 600,
+        "lr": 2e-3,
+        "ema": 0.98,
+        "betas": (0.5, 0.999),
+        "weight_decay": 2.0,
+        "model_settings": {"weight": 2.0},
+    },
     "gan": {"steps": 800, "lr": 5e-4, "ema": 0.98, "model_settings": {}},
     "ddpm": {"steps": 600, "lr": 2e-3, "ema": 0.98, "model_settings": {"T": 200, "channels": 32}},
 }
@@ -783,9 +798,10 @@ def test_settings_unless_given(model: str) -> None:
     for recipes, threads, samples_every, test_every, sizes in (
         (SMALL, 1, 200, 25, [(8, 8), (16, 16), (16, 4)]), (LARGE, 2, 1000, 100, [(8, 20), (20, 8), (28, 28)]),
     ):  # fmt: skip
-        expected = USUAL | recipes[model] | {"betas": betas, "warmup": warmup, "threads": threads, "model": model}
+        expected = USUAL | {"betas": betas} | recipes[model]
+        expected |= {"warmup": warmup, "threads": threads, "model": model}
         for size in sizes:
-            images = Images(np.zeros((70, 1, *size), np.uint8), None, 7, "of some kind")
+            images = Images(np.zeros((130, 1, *size), np.uint8), None, 7, "of some kind")
             found = dataclasses.asdict(make_settings(model, images))
             about = {
                 "samples_every": samples_every,
@@ -852,12 +868,14 @@ def test_images_that_are_too_large() -> None:
 
 def test_defaults_as_they_are_shown() -> None:
     """One value where it is the same for all, one a model where they differ, and the larger images' beside them."""
-    assert default("batch") == "64"
+    assert default("batch") == "64 or 128 for wae; images beyond 16 pixels: 64"
     assert default("keep") == "3"
     assert default("samples_every") == "200; images beyond 16 pixels: 1000"
-    assert default("betas") == "0.9,0.999 or 0.5,0.999 for gan"
+    assert default("betas") == (
+        "0.9,0.999 or 0.5,0.999 for aae, gan; images beyond 16 pixels: 0.9,0.999 or 0.5,0.999 for gan"
+    )
     assert default("lr") == (
-        "0.001 or 0.003 for pixelcnn, gated-pixelcnn, pixelrnn or 0.002 for hierarchical-vae, ddpm or 0.0005 for gan;"
+        "0.003 or 0.001 for vae, autoencoder, wae or 0.002 for hierarchical-vae, aae, ddpm or 0.0005 for gan;"
         " images beyond 16 pixels: 0.001 or 0.0003 for gan"
     )
     shown = dict(explained("ddpm"))

@@ -18,7 +18,7 @@ TINY: dict[str, dict[str, Any]] = {
     "vae": {"latent": 2, "channels": 2, "stages": 1},
     "hierarchical-vae": {"latent": 2, "hidden": 4, "channels": 2, "stages": 1, "free_bits": 0.05},
     "autoencoder": {"latent": 2, "channels": 2, "stages": 1},
-    "wae": {"latent": 2, "channels": 2, "stages": 1},
+    "wae": {"latent": 2, "channels": 2, "stages": 1, "decoder": "squared"},
     "aae": {"latent": 2, "channels": 2, "stages": 1, "hidden": 4, "discriminator_steps": 2},
     "gan": {"latent": 2, "channels": 2, "discriminator_steps": 2},
     "ddpm": {"T": 3, "channels": 2, "multipliers": (1,), "heads": 1, "dropout": 0.2},

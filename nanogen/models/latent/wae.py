@@ -46,7 +46,7 @@ class WAE(Autoencoder):
     """
 
     summary = "an autoencoder whose codes have the prior's distribution (Tolstikhin et al. 2018)"
-    small = Recipe(steps=900, lr=1e-3)
+    small = Recipe(steps=2000, batch=128, lr=1e-3, model={"decoder": "categorical", "weight": 100.0})
     large = large(steps=4000, lr=1e-3)
 
     def __init__(
@@ -116,6 +116,7 @@ class AAE(WAE):
     """
 
     summary = "an autoencoder against a discriminator of its codes (Makhzani et al. 2016)"
+    small = Recipe(steps=600, lr=2e-3, betas=(0.5, 0.999), weight_decay=2.0, model={"weight": 2.0})
 
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, latent: int = 32, channels: int = 32, stages: int = 2,
