@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_runs
 from helpers import check_gradients
 from scipy import integrate, stats
 
@@ -19,6 +20,7 @@ from nanogen.cli import main
 from nanogen.models import AAE, WAE, Autoencoder
 from nanogen.models.latent.autoencoder import AVERAGED
 from nanogen.models.latent.wae import inverse_multiquadratic, mmd
+from nanogen.training.loop import Trainer
 
 SIGMAS = 6  # standard errors; a right estimate is that far off once in 5e8
 
@@ -368,3 +370,9 @@ def test_fitted_codes_on_the_command_line(
     capsys.readouterr()
     assert main(["sample", str(tmp_path / "vae"), "--fitted", "--out", str(out)]) == 2
     assert "--fitted is for autoencoder, wae, aae" in capsys.readouterr().err
+
+
+def test_a_test_loss_of_65_images() -> None:
+    """No batch of test images is a single one, for which there is no discrepancy."""
+    trainer = Trainer(tiny_runs.settings_of("wae"), tiny_runs.some_images())
+    assert math.isfinite(trainer.test_losses(tiny_runs.some_images(65))["loss"])

@@ -204,8 +204,8 @@ class Trainer:
         self.model.eval()
         try:
             with self.average:
-                for start in range(0, count, TEST_BATCH):
-                    images, *labels = (array[start : min(start + TEST_BATCH, count)] for array in self.inputs(test))
+                for part in np.array_split(np.arange(count), math.ceil(count / TEST_BATCH)):  # none of a single image
+                    images, *labels = (array[part] for array in self.inputs(test))
                     for name, loss_of in {update.name: update.loss for update in self.updates}.items():
                         means[name] += float(loss_of(images, rng, *labels).data) * len(images) / count
         except (ValueError, FloatingPointError):  # for example a density with NaN parameters

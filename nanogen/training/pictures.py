@@ -55,6 +55,7 @@ def plot_losses(run: Run, model: GenerativeModel) -> None:
         axes.plot(best.step, scale * best.loss, "ko", label=f"best: {scale * best.loss:.4g} at step {best.step}")
     settings = run.settings()
     axes.set(xlabel="step", ylabel=", ".join(filter(None, ["loss", unit])))
+    axes.yaxis.label.set_wrap(True)
     font = font_manager.get_font(font_manager.findfont(axes.title.get_fontproperties()))
     title = f"{settings.model} on {Path(settings.data).stem}"  # a file name: may be invalid text, or contain $
     axes.set_title(title if all(map(font.get_char_index, map(ord, title))) else settings.model, parse_math=False)
