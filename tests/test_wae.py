@@ -193,7 +193,8 @@ def test_the_slope_of_each_loss(name: str) -> None:
             return value
 
         exact = sum((g.data * d).sum() for g, d in zip(slopes, directions, strict=True))
-        assert (moved(1e-6) - moved(-1e-6)) / 2e-6 == pytest.approx(exact, rel=1e-5, abs=1e-7)
+        # a small step: where a group norm has few pixels the third derivative is large
+        assert (moved(1e-7) - moved(-1e-7)) / 2e-7 == pytest.approx(exact, rel=1e-5, abs=1e-7)
 
 
 def test_the_adversary_reaches_the_encoder_alone() -> None:
