@@ -4,6 +4,7 @@ The rest of the library finds the models in `MODELS`: a new model is one more li
 """
 
 from nanogen.models.adversarial.gan import GAN
+from nanogen.models.adversarial.stylegan import StyleGAN
 from nanogen.models.autoregressive.gated import GatedPixelCNN
 from nanogen.models.autoregressive.pixelcnn import PixelCNN
 from nanogen.models.autoregressive.pixelrnn import PixelRNN
@@ -26,6 +27,7 @@ MODELS: dict[str, type[GenerativeModel]] = {
     "wae": WAE,
     "aae": AAE,
     "gan": GAN,
+    "stylegan": StyleGAN,
     "ddpm": DDPM,
 }
 
