@@ -7,6 +7,7 @@ Style-Based Generator Architecture for Generative Adversarial Networks.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -203,7 +204,7 @@ class StyleDiscriminator(Module):
         widths = [channels << i for i in range(count + 1)]
         conv = lambda a, b, size=3: Equalized(Conv2d(a, b, size, padding=size // 2, rng=rng), rng)
         self.images = [conv(colors, width, 1) for width in widths[: None if grows else 1]]
-        self.blocks = [[conv(a, a), conv(a, b)] for a, b in zip(widths, widths[1:], strict=False)]
+        self.blocks = [[conv(a, a), conv(a, b)] for a, b in itertools.pairwise(widths)]
         self.last = conv(widths[-1] + 1, widths[-1])
         features = widths[-1] * (height >> count) * (width >> count)
         self.dense = Equalized(Linear(features, widths[-1], rng=rng), rng)
