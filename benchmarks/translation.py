@@ -37,7 +37,7 @@ def errors(run: Run, back: bool = False) -> dict[str, Any]:
         sources, truth, constant = truth, sources, model.source_of(constant)
     found = model.translate(sources, ng.Generator(0), **({"back": True} if back else {}))
     features, off = Features(train), lambda a, b: abs(a.astype(float) - b).mean()
-    best, upright = off(np.median(constant, axis=0), truth), (lambda x: model.source_of(x) if back else x)
+    best = off(np.median(constant, axis=0), truth)
     kept = lambda images: float((features.classify(images) == features.classify(test.images)).mean())
     turned = lambda x: [np.rot90(m, k, (2, 3)) for m in (x, x[..., ::-1]) for k in range(4)]
     return {

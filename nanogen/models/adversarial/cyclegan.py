@@ -67,8 +67,8 @@ class CycleGAN(TranslationModel):
         history: int = 50, classes: int = 0, rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__(image_shape, levels, source, classes)
-        check_counts(channels=channels, stages=stages, blocks=blocks, history=history)
-        check_counts(discriminator_stages=discriminator_stages + 1)
+        check_counts(channels=channels, blocks=blocks, history=history)
+        check_counts(stages=stages + 1, discriminator_stages=discriminator_stages + 1)
         for name, value in (("weight", weight), ("identity", identity)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be a finite number ≥ 0, got {value!r}")

@@ -63,9 +63,8 @@ class Pix2Pix(TranslationModel):
             raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
         rng = rng or Generator(0)
         self.weight = weight
-        colors, *sides = image_shape
         self.generator = UNetTranslator(image_shape, channels, stages, dropout, rng)
-        self.discriminator = PatchGAN((2 * colors, *sides), channels, discriminator_stages, rng)
+        self.discriminator = PatchGAN((2 * image_shape[0], *image_shape[1:]), channels, discriminator_stages, rng)
         self.draw_weights(rng)
 
     def translation(self, x: Tensor, rng: Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """Where the sources of a translation come from: maps of integer levels (N, C, H, W), applied to the target images.
 
-    SOURCES[name](images, levels) -> uint8 (N, C, H, W), levels 0 … levels − 1
+SOURCES[name](images, levels) -> uint8 (N, C, H, W), levels 0 … levels − 1
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def halved(images: Array, levels: int) -> Array:
     """Half the resolution: each square of 2×2 pixels has its mean level, ½ rounded up.
 
     With odd sides the last row or column has squares of what is there."""
-    n, c, height, width = images.shape
+    height, width = images.shape[2:]
     xp = array_module(images)
     x = xp.pad(images.astype(np.int64), ((0, 0), (0, 0), (0, height % 2), (0, width % 2)), "edge")
     means = (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2] + 2) // 4

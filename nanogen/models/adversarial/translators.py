@@ -8,7 +8,8 @@ generators have 3×3 convolutions at full size, where the papers' begin with 4×
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from itertools import pairwise
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor
@@ -19,7 +20,9 @@ from nanogen.random import Generator
 class Convolved(Module):
     """activation(dropout(norm(conv(x)))): instance norm with a scale and a shift, before which a bias is of no use."""
 
-    def __init__(self, conv: Callable[..., Module], inputs: int, outputs: int, size: int, rng: Generator, **how: object):
+    def __init__(
+        self, conv: Callable[..., Module], inputs: int, outputs: int, size: int, rng: Generator, **how: object
+    ):
         super().__init__()
         self.conv = conv(inputs, outputs, size, bias=False, rng=rng, **how)
         self.norm = InstanceNorm2d(outputs, affine=True)
@@ -28,9 +31,8 @@ class Convolved(Module):
         return self.norm(self.conv(x))
 
 
-def sizes(shape: Iterable[int], stages: int) -> list[tuple[int, int]]:
-    """(H, W) at full size and after each of at most `stages` halvings, rounded down; none makes a side smaller than 2."""
-    height, width = shape
+def sizes(height: int, width: int, stages: int) -> list[tuple[int, int]]:
+    """(H, W) at full size and after each of at most `stages` halvings, rounded down.  No side gets below 2."""
     found = [(height, width)]
     while len(found) <= stages and min(found[-1]) >= 4:
         found.append((found[-1][0] // 2, found[-1][1] // 2))
@@ -50,11 +52,11 @@ class UNetTranslator(Module):
 
     def __init__(self, shape: tuple[int, int, int], channels: int, stages: int, dropout: float, rng: Generator):
         super().__init__()
-        at = sizes(shape[1:], stages)
+        at = sizes(*shape[1:], stages)
         widths = [channels * min(2**i, 8) for i in range(len(at))]
         self.dropout = dropout
         self.first = Conv2d(shape[0], channels, 3, padding=1, rng=rng)
-        self.down = [Convolved(Conv2d, a, b, 4, rng, stride=2, padding=1) for a, b in zip(widths, widths[1:])]
+        self.down = [Convolved(Conv2d, a, b, 4, rng, stride=2, padding=1) for a, b in pairwise(widths)]
         self.up = [
             doubling(widths[i + 1] * (1 if i == len(at) - 2 else 2), widths[i], at[i], rng)
             for i in reversed(range(len(at) - 1))
@@ -91,10 +93,10 @@ class ResNetTranslator(Module):
 
     def __init__(self, shape: tuple[int, int, int], channels: int, stages: int, blocks: int, rng: Generator):
         super().__init__()
-        at = sizes(shape[1:], stages)
+        at = sizes(*shape[1:], stages)
         widths = [channels * 2**i for i in range(len(at))]
         self.first = Convolved(Conv2d, shape[0], channels, 3, rng, padding=1)
-        self.down = [Convolved(Conv2d, a, b, 4, rng, stride=2, padding=1) for a, b in zip(widths, widths[1:])]
+        self.down = [Convolved(Conv2d, a, b, 4, rng, stride=2, padding=1) for a, b in pairwise(widths)]
         self.blocks = [ResidualBlock(widths[-1], rng) for _ in range(blocks)]
         self.up = [doubling(widths[i + 1], widths[i], at[i], rng) for i in reversed(range(len(at) - 1))]
         self.last = Conv2d(channels, shape[0], 3, padding=1, rng=rng)
