@@ -46,6 +46,8 @@ TINY = {
     "wae": ["latent=2", "channels=2", "stages=1"],
     "aae": ["latent=2", "channels=2", "stages=1", "hidden=4", "discriminator_steps=2"],
     "gan": ["latent=2", "channels=2"],
+    "pix2pix": ["channels=2", "stages=1", "discriminator_stages=0"],
+    "cyclegan": ["channels=2", "stages=1", "blocks=1", "discriminator_stages=0"],
     "ddpm": ["T=3", "channels=4", "multipliers=1", "heads=1"],
 }
 PICTURES = {
@@ -66,6 +68,8 @@ PICTURES = {
         for name in ("autoencoder", "wae", "aae")
     },
     "gan": ["interpolation", "nearest"],
+    "pix2pix": ["translation"],
+    "cyclegan": ["cycle"],
     "ddpm": ["denoising"],
 }
 CHECKPOINT = "checkpoints/step-00000012.safetensors"
@@ -128,6 +132,7 @@ def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
     )
     rows = [line.split(",") for line in (out / "metrics.csv").read_text().splitlines()]
     losses = {"gan": ["discriminator", "generator"], "aae": ["discriminator", "autoencoder"]}
+    losses |= {"pix2pix": ["discriminator", "generator"], "cyclegan": ["generator", "discriminator"]}
     assert rows[0] == ["step", *losses.get(model, ["loss"])]
     assert [row[0] for row in rows[1:]] == ["10", "12"]
     assert all(np.isfinite(float(x)) for row in rows[1:] for x in row)

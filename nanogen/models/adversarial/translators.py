@@ -95,7 +95,7 @@ class ResNetTranslator(Module):
         super().__init__()
         at = sizes(*shape[1:], stages)
         widths = [channels * 2**i for i in range(len(at))]
-        self.first = Convolved(Conv2d, shape[0], channels, 3, rng, padding=1)
+        self.first = Conv2d(shape[0], channels, 3, padding=1, rng=rng)  # with its contrast: no norm
         self.down = [Convolved(Conv2d, a, b, 4, rng, stride=2, padding=1) for a, b in pairwise(widths)]
         self.blocks = [ResidualBlock(widths[-1], rng) for _ in range(blocks)]
         self.up = [doubling(widths[i + 1], widths[i], at[i], rng) for i in reversed(range(len(at) - 1))]
