@@ -255,6 +255,8 @@ UPLOADS = {
     "wae": 1,
     "aae": 3,
     "gan": 2,
+    "pix2pix": 2,
+    "cyclegan": 2,
     "ddpm": 1,
 }  # two updates of the discriminator; the AAE's autoencoder needs images, too
 

@@ -118,7 +118,7 @@ def test_step_by_hand(model: str, clip: float, ema: float) -> None:
         average.update()
         assert {name: loss.item() for name, loss in trainer.advance().items()} == pytest.approx(losses, rel=1e-5)
         assert trainer.step == step
-    assert taken == (12 if model in ("gan", "aae") else 4)
+    assert taken == 4 * len(parts) + (4 if k == 2 else 0)
     for p, q in zip(trainer.model.parameters(), ours.parameters(), strict=True):
         np.testing.assert_allclose(p.data, q.data, rtol=1e-5, atol=1e-7)
     for p, q in zip(trainer.average.averages, average.averages, strict=True):
@@ -767,6 +767,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "model_settings": {"weight": 2.0},
     },
     "gan": {"steps": 800, "lr": 5e-4, "ema": 0.98, "model_settings": {}},
+    "pix2pix": PLACEHOLDER_S,
+    "cyclegan": PLACEHOLDER_S,
     "ddpm": {"steps": 600, "lr": 2e-3, "ema": 0.98, "model_settings": {"T": 200, "channels": 32}},
 }
 LARGE: dict[str, dict[str, Any]] = {
@@ -786,6 +788,8 @@ LARGE: dict[str, dict[str, Any]] = {
         name: {"steps": 4000, "lr": 1e-3, "ema": 0.995, "model_settings": {}} for name in ("autoencoder", "wae", "aae")
     },
     "gan": {"steps": 4000, "lr": 3e-4, "ema": 0.995, "model_settings": {"channels": 32}},
+    "pix2pix": {"steps": 4000, "lr": 2e-4, "ema": 0.995, "model_settings": {"channels": 32}},
+    "cyclegan": {"steps": 4000, "lr": 2e-4, "ema": 0.995, "model_settings": {"channels": 32}},
     "ddpm": {"steps": 3000, "lr": 1e-3, "ema": 0.995, "model_settings": {"channels": 32, "multipliers": (1, 2, 2)}},
 }  # fmt: skip
 
@@ -794,7 +798,7 @@ LARGE: dict[str, dict[str, Any]] = {
 def test_settings_unless_given(model: str) -> None:
     """A default that moves changes everybody's runs: these are they, for images whose longer side has at most 16 pixels
     and for larger ones.  The GAN's are DCGAN's β_1 = ½ and no warm-up.  Radford et al. 2016, section 4."""
-    betas, warmup = ((0.5, 0.999), 0) if model == "gan" else ((0.9, 0.999), 100)
+    betas, warmup = ((0.5, 0.999), 0) if model in ("gan", "pix2pix", "cyclegan") else ((0.9, 0.999), 100)
     for recipes, threads, samples_every, test_every, sizes in (
         (SMALL, 1, 200, 25, [(8, 8), (16, 16), (16, 4)]), (LARGE, 2, 1000, 100, [(8, 20), (20, 8), (28, 28)]),
     ):  # fmt: skip

@@ -154,7 +154,7 @@ class StyledLayer(Module):
 
 
 class StyleGenerator(Module):
-    """The style w of each layer to images about in [−1, 1].  `mapping` makes w; a learned constant is the first input.
+    """The style w of each layer to images in [−1, 1].  `mapping` makes w; a learned constant is the first input.
 
     Two layers at each resolution, then the next one has twice the size.  If the network grows, each resolution has an
     image of its own, which fades into the enlarged one of the resolution before.
@@ -186,9 +186,9 @@ class StyleGenerator(Module):
         for k, (layer, w) in enumerate(zip(self.layers, styles, strict=True)):
             h = layer(double(h) if k % 2 == 0 and k else h, w, rng)
             if k % 2 and alphas is not None:
-                own = self.images[k // 2](h)
+                own = F.tanh(self.images[k // 2](h))
                 image = own if image is None else fade(double(image), own, alphas[k // 2 - 1])
-        return self.images[-1](h) if image is None else image
+        return F.tanh(self.images[-1](h)) if image is None else image
 
 
 class StyleDiscriminator(Module):
