@@ -46,7 +46,7 @@ MODELS: dict[str, Any] = {
     "gan, penalised": lambda **rng: GAN(
         (1, 8, 8), 5, latent=3, channels=4, objective="wasserstein", gradient_penalty=0.5, **rng
     ),
-    "pix2pix": lambda **rng: Pix2Pix((3, 6, 4), 5, channels=4, discriminator_stages=1, **rng),
+    "pix2pix": lambda **rng: Pix2Pix((3, 6, 4), 5, channels=4, discriminator_stages=1, dropout=0.0, **rng),
     "cyclegan": lambda **rng: CycleGAN((1, 6, 5), 5, channels=4, blocks=1, identity=0.5, **rng),
     "ddpm": lambda **rng: DDPM((3, 4, 6), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **rng),
 }

@@ -105,7 +105,7 @@ def test_step_by_hand(model: str, clip: float, ema: float) -> None:
         rng, losses = ng.Generator(5).stream(loop.STEPS, step), {}
         k = 2 if model in ("gan", "aae") else 1  # the discriminator's images: 1, 2, then 3, 4; the other's: 1, then 3
         for i, update in enumerate(ours.updates()):
-            batch = images[batch_indices((step - 1) * k + 1 + (i == 1), 30, settings)]
+            batch = images[batch_indices((step - 1) * k + 1 + (k == 2 and i == 1), 30, settings)]
             loss = update.loss(batch, rng)
             for p, g in zip(parts[update.name], ng.grad(loss, parts[update.name]), strict=True):
                 p.grad = g
@@ -767,8 +767,18 @@ SMALL: dict[str, dict[str, Any]] = {
         "model_settings": {"weight": 2.0},
     },
     "gan": {"steps": 800, "lr": 5e-4, "ema": 0.98, "model_settings": {}},
-    "pix2pix": PLACEHOLDER_S,
-    "cyclegan": PLACEHOLDER_S,
+    "pix2pix": {
+        "steps": 600,
+        "lr": 1e-3,
+        "ema": 0.98,
+        "model_settings": {"channels": 32, "stages": 2, "discriminator_stages": 0, "dropout": 0.1},
+    },
+    "cyclegan": {
+        "steps": 600,
+        "lr": 1e-3,
+        "ema": 0.98,
+        "model_settings": {"channels": 32, "stages": 0, "blocks": 1, "discriminator_stages": 0},
+    },
     "ddpm": {"steps": 600, "lr": 2e-3, "ema": 0.98, "model_settings": {"T": 200, "channels": 32}},
 }
 LARGE: dict[str, dict[str, Any]] = {
@@ -876,7 +886,8 @@ def test_defaults_as_they_are_shown() -> None:
     assert default("keep") == "3"
     assert default("samples_every") == "200; images beyond 16 pixels: 1000"
     assert default("betas") == (
-        "0.9,0.999 or 0.5,0.999 for aae, gan; images beyond 16 pixels: 0.9,0.999 or 0.5,0.999 for gan"
+        "0.9,0.999 or 0.5,0.999 for aae, gan, pix2pix, cyclegan;"
+        " images beyond 16 pixels: 0.9,0.999 or 0.5,0.999 for gan, pix2pix, cyclegan"
     )
     assert default("lr") == (
         "0.003 or 0.001 for vae, autoencoder, wae or 0.002 for hierarchical-vae, aae, ddpm or 0.0005 for gan;"

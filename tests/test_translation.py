@@ -1,9 +1,7 @@
-"""Image translation: what the losses of Pix2Pix and CycleGAN compare, what their networks see, what a history returns."""
+"""Image translation: what the losses of Pix2Pix and CycleGAN compare, what the networks see, what histories return."""
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +18,6 @@ from tiny_runs import some_images as stripes
 import nanogen as ng
 from nanogen import nn
 from nanogen.autograd import Tensor, no_grad
-from nanogen.backend import to_numpy
 from nanogen.cli import main
 from nanogen.data import Images
 from nanogen.models import CycleGAN, Pix2Pix
@@ -373,7 +370,7 @@ def test_ranks_have_one_history(ranks: int, monkeypatch: pytest.MonkeyPatch) -> 
         expected = whole(new, coins, ng.Generator(step))
         with monkeypatch.context() as patched:
             patched.setattr(translation, "size", lambda: ranks)
-            patched.setattr(translation, "everyones", lambda rows: [new] if rows.ndim == 4 else [coins])
+            patched.setattr(translation, "everyones", lambda rows, whole=(new, coins): [whole[rows.ndim == 1]])
             n, seen = 8 // ranks, []
             for r, part in enumerate(parts):
                 patched.setattr(translation, "rank", lambda r=r: r)
@@ -582,7 +579,7 @@ def test_what_translate_refuses(runs: dict[str, Path], tmp_path: Path, capsys: p
     np.save(tmp_path / "large.npy", np.zeros((3, 5, 5), np.uint8))
     np.save(tmp_path / "bytes.npy", np.zeros((3, 4, 4), np.uint8))
     stripes_file = str(runs["stripes.npz"])
-    for model, given, words in [
+    for model, more, words in [
         ("vae", [stripes_file], "is a run of vae; only pix2pix, cyclegan translate images"),
         ("pix2pix", [stripes_file, "--back"], "--back is for cyclegan"),
         ("cyclegan", [stripes_file, "--back", "--make-sources"], "--make-sources is not for --back"),
@@ -591,7 +588,7 @@ def test_what_translate_refuses(runs: dict[str, Path], tmp_path: Path, capsys: p
         ("pix2pix", [f"{tmp_path}/none.npy"], "none.npy is not a file"),
         ("pix2pix", ["nothing"], "data must be one of"),
     ]:
-        assert main(["translate", str(runs[model]), "--out", f"{tmp_path}/x.png", "--images", *given]) == 2
+        assert main(["translate", str(runs[model]), "--out", f"{tmp_path}/x.png", "--images", *more]) == 2
         said = capsys.readouterr().err
         assert words in said
         assert said.count("\n") == 1

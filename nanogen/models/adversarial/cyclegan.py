@@ -56,8 +56,8 @@ class CycleGAN(TranslationModel):
     summary = "image translation learned without pairs (Zhu et al. 2017)"
     loss_unit = "squared error of D, with λ times the L1 error of the cycle"
     small = Recipe(
-        steps=1500, lr=1e-3, betas=(0.5, 0.999), warmup=0,
-        model={"channels": 32, "stages": 1, "blocks": 2, "discriminator_stages": 0},
+        steps=600, lr=1e-3, betas=(0.5, 0.999), warmup=0,
+        model={"channels": 32, "stages": 0, "blocks": 1, "discriminator_stages": 0},
     )  # fmt: skip
     large = large(steps=4000, lr=2e-4, betas=(0.5, 0.999), warmup=0, model={"channels": 32})
 
@@ -119,8 +119,9 @@ class CycleGAN(TranslationModel):
     def discriminator_loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """½ L_GAN(G, D_Y) + ½ L_GAN(F, D_X), with generated images of the history among the new ones.  Section 4."""
         self.condition(labels, len(images))
-        x, y = self.domains(images)
-        self.keep(self.source_of(self.pixels(images)[::2]))
+        levels = self.pixels(images)
+        x, y = self.domains(levels)
+        self.keep(self.source_of(levels[::2]))
         coins = rng.uniform((len(images), 1), dtype=self.dtype)[:, 0]
         with no_grad():
             new_y, new_x = self.forth(x), self.back(y)

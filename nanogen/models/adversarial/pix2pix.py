@@ -45,7 +45,7 @@ class Pix2Pix(TranslationModel):
     summary = "image translation learned from pairs (Isola et al. 2017)"
     loss_unit = "nats, with λ times the L1 error"
     small = Recipe(
-        steps=1500, lr=1e-3, betas=(0.5, 0.999), warmup=0,
+        steps=600, lr=1e-3, betas=(0.5, 0.999), warmup=0,
         model={"channels": 32, "stages": 2, "discriminator_stages": 0, "dropout": 0.1},
     )  # fmt: skip
     large = large(steps=4000, lr=2e-4, betas=(0.5, 0.999), warmup=0, model={"channels": 32})
@@ -83,8 +83,9 @@ class Pix2Pix(TranslationModel):
     def discriminator_loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """½ (−E[log D(x, y)] − E[log(1 − D(x, G(x, z)))]), which D minimises: nats.  Eq. 1; the half: section 3.3."""
         self.condition(labels, len(images))
-        x, y = self.pair(images)
-        self.keep(self.source_of(images))
+        levels = self.pixels(images)
+        x, y = self.pair(levels)
+        self.keep(self.source_of(levels))
         with no_grad():
             fake = self.translation(x, rng)
         return 0.5 * discriminator_loss(self.logits(x, y), self.logits(x, fake))
