@@ -48,6 +48,8 @@ TINY = {
     "gan": ["latent=2", "channels=2"],
     "pix2pix": ["channels=2", "stages=1", "discriminator_stages=0"],
     "cyclegan": ["channels=2", "stages=1", "blocks=1", "discriminator_stages=0"],
+    "spade": ["latent=2", "channels=2", "hidden=2", "discriminator_stages=0"],
+    "stylegan": ["latent=2", "channels=2", "mapping=1"],
     "ddpm": ["T=3", "channels=4", "multipliers=1", "heads=1"],
 }
 PICTURES = {
@@ -70,6 +72,8 @@ PICTURES = {
     "gan": ["interpolation", "nearest"],
     "pix2pix": ["translation"],
     "cyclegan": ["cycle"],
+    "spade": ["translation"],
+    "stylegan": ["mixing", "noise"],
     "ddpm": ["denoising"],
 }
 CHECKPOINT = "checkpoints/step-00000012.safetensors"
@@ -133,6 +137,7 @@ def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
     rows = [line.split(",") for line in (out / "metrics.csv").read_text().splitlines()]
     losses = {"gan": ["discriminator", "generator"], "aae": ["discriminator", "autoencoder"]}
     losses |= {"pix2pix": ["discriminator", "generator"], "cyclegan": ["generator", "discriminator"]}
+    losses |= dict.fromkeys(("spade", "stylegan"), ["discriminator", "generator"])
     assert rows[0] == ["step", *losses.get(model, ["loss"])]
     assert [row[0] for row in rows[1:]] == ["10", "12"]
     assert all(np.isfinite(float(x)) for row in rows[1:] for x in row)

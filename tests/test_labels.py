@@ -34,7 +34,9 @@ from nanogen.models import (
     HierarchicalVAE,
     PixelCNN,
     PixelRNN,
+    StyleGAN,
 )
+from nanogen.models.adversarial.styles import RATE
 from nanogen.models.autoregressive.pixelcnn import Columns
 from nanogen.nn import Parameter
 from nanogen.training import evaluation, features
@@ -60,6 +62,8 @@ SMALL: dict[str, Callable[..., Any]] = {
     "gan, penalised": lambda **how: GAN(
         (1, 8, 8), 5, latent=3, channels=4, objective="wasserstein", gradient_penalty=0.5, **how
     ),
+    "stylegan": lambda **how: StyleGAN((1, 8, 8), 5, latent=3, channels=4, mapping=2, **how),
+    "stylegan, growing": lambda **how: StyleGAN((1, 8, 8), 5, latent=3, channels=2, mapping=1, progressive=1, **how),
     "ddpm": lambda **how: DDPM((1, 4, 4), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **how),
 }
 
@@ -101,6 +105,9 @@ def told(model: Any, label: int) -> Any:
     elif isinstance(model, VAE | HierarchicalVAE | Autoencoder):
         for part in ("encoder", "decoder"):
             state[f"{part}.first.bias"] += take(f"{part}.label.weight")
+    elif isinstance(model, StyleGAN):
+        state["generator.mapping.layers.0.layer.bias"] += take("generator.mapping.label.weight") / RATE
+        state["discriminator.logit.layer.weight"] += take("discriminator.label.weight")
     elif isinstance(model, DDPM):
         state["unet.time2.bias"] += take("unet.label.weight")
     else:
@@ -158,7 +165,12 @@ def test_each_image_has_its_own_label(name: str) -> None:
         if name.startswith("gan"):
             z = np.random.default_rng(0).standard_normal((4, 3))
             one, two = (model.generator(ng.tensor(z), labels=some).data for some in (labels, changed))
-            logits = [model.discriminator(model.scaled(images), some).data for some in (labels, changed)]
+            logits = [model.discriminator(model.scaled(images), labels=some).data for some in (labels, changed)]
+            assert ((logits[0] != logits[1]) == (labels != changed)).all()
+        elif isinstance(model, StyleGAN):
+            one, two = (model.draw_styles(4, ng.Generator(0), some).data for some in (labels, changed))
+            alphas, x = model.alphas(), model.scaled(images)
+            logits = [model.discriminator(x, alphas, labels=some).data for some in (labels, changed)]
             assert ((logits[0] != logits[1]) == (labels != changed)).all()
         else:
             density = getattr(model, "elbo", lambda images, rng, some: model.log_prob(images, some))

@@ -12,6 +12,7 @@ from nanogen.models import (
     AAE,
     DDPM,
     GAN,
+    SPADE,
     VAE,
     WAE,
     Autoencoder,
@@ -22,8 +23,8 @@ from nanogen.models import (
     Pix2Pix,
     PixelCNN,
     PixelRNN,
+    StyleGAN,
 )  # fmt: skip
-from nanogen.models.adversarial.translation import TranslationModel
 from nanogen.models.autoregressive.base import AutoregressiveModel
 
 MODELS: dict[str, Any] = {
@@ -48,6 +49,9 @@ MODELS: dict[str, Any] = {
     ),
     "pix2pix": lambda **rng: Pix2Pix((3, 6, 4), 5, channels=4, discriminator_stages=1, dropout=0.0, **rng),
     "cyclegan": lambda **rng: CycleGAN((1, 6, 5), 5, channels=4, blocks=1, identity=0.5, **rng),
+    "spade": lambda **rng: SPADE((3, 6, 4), 5, latent=3, channels=4, hidden=4, discriminator_stages=0, **rng),
+    "stylegan": lambda **rng: StyleGAN((1, 8, 8), 5, latent=3, channels=4, **rng),
+    "stylegan, growing": lambda **rng: StyleGAN((3, 8, 8), 5, latent=3, channels=4, progressive=1, **rng),
     "ddpm": lambda **rng: DDPM((3, 4, 6), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **rng),
 }
 
@@ -108,7 +112,7 @@ def test_a_model_counts_in_its_own_type(name: str, dtype: Any) -> None:
         assert {x.dtype for _, x in model.ancestral(2, rng)} == {np.dtype(dtype)}
         assert {x.dtype for _, x in model.ddim(2, rng, 2, 0.5)} == {np.dtype(dtype)}
     model.sample(2, rng)
-    without = isinstance(model, AutoregressiveModel | TranslationModel) or name == "vae, categorical"
+    without = isinstance(model, AutoregressiveModel | Pix2Pix | CycleGAN) or name == "vae, categorical"
     assert rng.normals == (set() if without else {np.dtype(dtype)})
 
 
@@ -140,6 +144,8 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
         "source": "inverted", "channels": 64, "stages": 2, "blocks": 6, "discriminator_stages": 3, "weight": 10.0,
         "identity": 0.0, "history": 50,
     },
+    SPADE: {"source": "posterised", "latent": 64, "channels": 64, "hidden": 128, "discriminator_stages": 3},
+    StyleGAN: {"latent": 64, "channels": 32, "mapping": 4, "mixing": 0.9, "penalty": 1.0, "progressive": 0},
     DDPM: {
         "T": 1000, "schedule": "linear", "variance": "beta", "channels": 64, "multipliers": (1, 2), "blocks": 1,
         "heads": 4, "dropout": 0.0,
@@ -186,6 +192,7 @@ def test_the_unit_of_a_loss(name: str) -> None:
             "gan": "nats", "gan, penalised": "units of the critic's output",
             "pix2pix": "nats, with λ times the L1 error",
             "cyclegan": "squared error of D, with λ times the L1 error of the cycle",
+            "spade": "units of the discriminator's output", "stylegan": "nats", "stylegan, growing": "nats",
             "ddpm": "squared error per dimension", "vae, categorical": "nats per dimension, codes relaxed",
             "hierarchical vae": "nats per dimension, with free bits",
             "autoencoder": "squared error per dimension",

@@ -235,6 +235,8 @@ LOSSES = {
     "aae": ["discriminator", "autoencoder"],
     "pix2pix": ["discriminator", "generator"],
     "cyclegan": ["generator", "discriminator"],
+    "spade": ["discriminator", "generator"],
+    "stylegan": ["discriminator", "generator"],
 }
 
 
