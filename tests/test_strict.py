@@ -410,7 +410,7 @@ def test_a_captured_step_of_a_conditional_model(model: str, cp: Any) -> None:
     losses are those of the eager run, and of one whose model is told other labels they are not.  Conditional sampling
     by graphs is sampling."""
     bare, losses = some_images(), {}
-    uploads = 2 * UPLOADS[model] + (model == "gan")  # in the GAN the generator's update has labels, and no images
+    uploads = 2 * UPLOADS[model] + ("gan" in model)  # in the GANs the generator's update has labels, and no images
     for name, labels in {"right": np.arange(30) % 2, "other": np.arange(30) // 15}.items():
         images = Images(bare.images, labels, bare.levels, bare.name)
         for execution in ("eager", "graph"):
@@ -449,6 +449,18 @@ def test_a_captured_step_of_sizes_that_do_not_double(model: str, settings: dict[
         how = {"device": "cuda", "execution": execution, "steps": 5, "batch": 8}
         trainer = Trainer(make_settings(model, images, {**TINY[model], **settings}, **how), images)
         losses.append([trainer.advance()["loss"].item() for _ in range(5)])
+    assert losses[0] == losses[1]
+
+
+def test_a_captured_step_fades_in(cp: Any) -> None:
+    """α moves with the steps in a captured step, too: a number would be frozen."""
+    levels = np.random.default_rng(0).integers(0, 4, (30, 1, 8, 8)).astype(np.uint8)
+    images, losses = Images(levels, None, 4, "digits"), []
+    for execution in ("eager", "graph"):
+        how = {"device": "cuda", "execution": execution, "steps": 12, "batch": 8}
+        trainer = Trainer(make_settings("stylegan", images, {**TINY["stylegan"], "progressive": 4}, **how), images)
+        losses.append([[loss.item() for loss in trainer.advance().values()] for _ in range(9)])
+        assert trainer.model.alphas().data.tolist() == [1.0]
     assert losses[0] == losses[1]
 
 

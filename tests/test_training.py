@@ -779,6 +779,20 @@ SMALL: dict[str, dict[str, Any]] = {
         "ema": 0.98,
         "model_settings": {"channels": 32, "stages": 0, "blocks": 1, "discriminator_stages": 0},
     },
+    "spade": {
+        "steps": 800,
+        "lr": 1e-3,
+        "betas": (0.0, 0.9),
+        "ema": 0.98,
+        "model_settings": {"channels": 32, "hidden": 32, "discriminator_stages": 0},
+    },
+    "stylegan": {
+        "steps": 800,
+        "lr": 5e-3,
+        "betas": (0.0, 0.99),
+        "ema": 0.98,
+        "model_settings": {"penalty": 0.5},
+    },
     "ddpm": {"steps": 600, "lr": 2e-3, "ema": 0.98, "model_settings": {"T": 200, "channels": 32}},
 }
 LARGE: dict[str, dict[str, Any]] = {
@@ -800,6 +814,12 @@ LARGE: dict[str, dict[str, Any]] = {
     "gan": {"steps": 4000, "lr": 3e-4, "ema": 0.995, "model_settings": {"channels": 32}},
     "pix2pix": {"steps": 4000, "lr": 2e-4, "ema": 0.995, "model_settings": {"channels": 32}},
     "cyclegan": {"steps": 4000, "lr": 2e-4, "ema": 0.995, "model_settings": {"channels": 32}},
+    "spade": {
+        "steps": 4000, "lr": 4e-4, "betas": (0.0, 0.9), "ema": 0.995, "model_settings": {"channels": 32, "hidden": 32},
+    },
+    "stylegan": {
+        "steps": 4000, "lr": 2e-3, "betas": (0.0, 0.99), "ema": 0.995, "model_settings": {"channels": 16},
+    },
     "ddpm": {"steps": 3000, "lr": 1e-3, "ema": 0.995, "model_settings": {"channels": 32, "multipliers": (1, 2, 2)}},
 }  # fmt: skip
 
@@ -808,7 +828,9 @@ LARGE: dict[str, dict[str, Any]] = {
 def test_settings_unless_given(model: str) -> None:
     """A default that moves changes everybody's runs: these are they, for images whose longer side has at most 16 pixels
     and for larger ones.  The GAN's are DCGAN's β_1 = ½ and no warm-up.  Radford et al. 2016, section 4."""
-    betas, warmup = ((0.5, 0.999), 0) if model in ("gan", "pix2pix", "cyclegan") else ((0.9, 0.999), 100)
+    betas, warmup = (
+        ((0.5, 0.999), 0) if model in ("gan", "pix2pix", "cyclegan", "spade", "stylegan") else ((0.9, 0.999), 100)
+    )
     for recipes, threads, samples_every, test_every, sizes in (
         (SMALL, 1, 200, 25, [(8, 8), (16, 16), (16, 4)]), (LARGE, 2, 1000, 100, [(8, 20), (20, 8), (28, 28)]),
     ):  # fmt: skip
@@ -886,12 +908,14 @@ def test_defaults_as_they_are_shown() -> None:
     assert default("keep") == "3"
     assert default("samples_every") == "200; images beyond 16 pixels: 1000"
     assert default("betas") == (
-        "0.9,0.999 or 0.5,0.999 for aae, gan, pix2pix, cyclegan;"
-        " images beyond 16 pixels: 0.9,0.999 or 0.5,0.999 for gan, pix2pix, cyclegan"
+        "0.9,0.999 or 0.5,0.999 for aae, gan, pix2pix, cyclegan or 0.0,0.99 for stylegan or 0.0,0.9 for spade;"
+        " images beyond 16 pixels: 0.9,0.999 or 0.5,0.999 for gan, pix2pix, cyclegan or 0.0,0.99 for stylegan"
+        " or 0.0,0.9 for spade"
     )
     assert default("lr") == (
-        "0.003 or 0.001 for vae, autoencoder, wae or 0.002 for hierarchical-vae, aae, ddpm or 0.0005 for gan;"
-        " images beyond 16 pixels: 0.001 or 0.0003 for gan"
+        "0.001 or 0.003 for pixelcnn, gated-pixelcnn, pixelrnn or 0.002 for hierarchical-vae, aae, ddpm"
+        " or 0.0005 for gan or 0.005 for stylegan; images beyond 16 pixels: 0.001 or 0.0003 for gan"
+        " or 0.002 for stylegan or 0.0002 for pix2pix, cyclegan or 0.0004 for spade"
     )
     shown = dict(explained("ddpm"))
     assert shown["T=1000"] == "the number of diffusion steps, at least 2. (200 for images of up to 16 pixels)"

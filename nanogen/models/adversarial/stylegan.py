@@ -56,7 +56,7 @@ class StyleGAN(GenerativeModel):
 
     summary = "a generator with a style for each layer (Karras et al. 2019)"
     loss_unit = "nats"
-    small = Recipe(steps=800, lr=2e-3, betas=(0.0, 0.99), warmup=0)
+    small = Recipe(steps=800, lr=5e-3, betas=(0.0, 0.99), warmup=0, model={"penalty": 0.5})
     large = large(steps=4000, lr=2e-3, betas=(0.0, 0.99), warmup=0, model={"channels": 16})
     steps: Tensor
 
@@ -93,7 +93,7 @@ class StyleGAN(GenerativeModel):
         return self.generator.mapping(z, **self.condition(labels, n))
 
     def generate(self, n: int, rng: Generator, labels: Any = None) -> Tensor:
-        """Images about in [−1, 1] for training, a share `mixing` of them with two styles, which meet at a layer that is
+        """Images in [−1, 1] for training, a share `mixing` of them with two styles, which meet at a layer that is
         drawn for each image.  Section 3.1."""
         layers = len(self.generator.layers)
         coarse, fine = (self.draw_styles(n, rng, labels) for _ in range(2))
