@@ -450,7 +450,7 @@ def test_illustrations() -> None:
     rng, layers = ng.Generator(0), len(model.generator.layers)
     left, above = (model.draw_styles(8, rng) for _ in range(2))
     for i, j in ((0, 3), (5, 2)):
-        w = [left[[i]]] * (layers // 2) + [above[[j]]] * (layers // 2)
+        w = [left[[i]]] * 3 + [above[[j]]]
         assert np.array_equal(found["mixing"][1 + i, 1 + j], model.picture(w, rng)[0])
         assert np.array_equal(found["mixing"][0, 1 + j], model.picture([above[[j]]] * layers, rng)[0])
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from nanogen.backend import Array, array_module
 
-TONES = 3  # of `posterised`
+TONES = 2  # of `posterised`
 THRESHOLD = 0.25  # of `edges`: levels per pixel, as a share of levels − 1
 
 

@@ -144,16 +144,18 @@ class StyleGAN(GenerativeModel):
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
         """Grids of images by name:
 
-        - mixing: the first layers have the style of the image at the left, the other half that of the image above
+        - mixing: the first three quarters of the layers have the style of the image at the left, the others that of the
+          image above
         - noise: each row has one style, with other noise in each image"""
         layers, n = len(self.generator.layers), 8
+        coarse = 3 * layers // 4
         with no_grad():
             left, above = (self.draw_styles(n, rng, **self.class_by_row(n, 1)) for _ in range(2))
         everywhere = lambda w: [w] * layers
         i, j = np.divmod(np.arange(n * n), n)
         row = self.picture(everywhere(above), rng)
         column = self.picture(everywhere(left), rng)
-        inside = self.picture([left[i]] * (layers // 2) + [above[j]] * (layers // 2), rng)
+        inside = self.picture([left[i]] * coarse + [above[j]] * (layers - coarse), rng)
         grid = np.zeros((n + 1, n + 1, *self.image_shape), np.uint8)
         grid[0, 1:], grid[1:, 0] = to_numpy(row), to_numpy(column)
         grid[1:, 1:] = to_numpy(inside).reshape(n, n, *self.image_shape)
