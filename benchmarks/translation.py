@@ -1,7 +1,7 @@
 """`python -m benchmarks.translation [FOLDER]`: does a translation find the image that its source was made of?
 
 Trains Pix2Pix from edges, and CycleGAN from inverted and from turned digits, by their recipes, unless the folder
-already has the runs.  Prints their errors on the test images, and for `turned` the error against each symmetry.
+already has the runs.  Prints their errors on the test images, and for the turned digits the error from each symmetry.
 """
 
 from __future__ import annotations
@@ -22,41 +22,60 @@ RUNS = {
     "CycleGAN, inverted": ["cyclegan"],
     "CycleGAN, turned": ["cyclegan", "--set", "source=turned"],
 }
-TURNS = "as it is", "turned by 90°", "turned by 180°", "turned by 270°"
+TURNS = "upright", "turned by 90°", "turned by 180°", "turned by 270°"
 SYMMETRIES = (*TURNS, *(f"mirrored, {turn}" for turn in TURNS))
 
 
-def errors(run: Run, back: bool = False) -> dict[str, Any]:
-    """Of the translated test images: their L1 error in units of that of the best constant, which is the median of the
-    training images at each pixel; the share whose label, by the classifier of `evaluate`, is that of the true image;
-    the same two numbers of the sources themselves, and the L1 error against each symmetry of the true images."""
-    model: Any = run.model()
-    train, test = run.images("train"), run.images("test")
-    sources, truth, constant = model.source_of(test.images), test.images, train.images
-    if back:
-        sources, truth, constant = truth, sources, model.source_of(constant)
-    found = model.translate(sources, ng.Generator(0), **({"back": True} if back else {}))
-    features, off = Features(train), lambda a, b: abs(a.astype(float) - b).mean()
-    best = off(np.median(constant, axis=0), truth)
-    kept = lambda images: float((features.classify(images) == features.classify(test.images)).mean())
-    turned = lambda x: [np.rot90(m, k, (2, 3)) for m in (x, x[..., ::-1]) for k in range(4)]
-    return {
-        "error": off(found, truth) / best,
-        "labels": None if back else kept(found),
-        "true labels": None if back else float((features.classify(found) == test.labels).mean()),
-        "untranslated": off(sources, truth) / best,
-        "symmetries": [off(found, image) / best for image in turned(truth)],
-        "constant": [off(np.median(constant, axis=0), image) / best for image in turned(truth)],
-        "classifier": float((features.classify(test.images) == test.labels).mean()),
-    }
+class Translated:
+    """The test images of a run, what the model sees of them, and what it makes of that.
+
+    Errors are mean absolute ones, in units of the error of the best constant: at each pixel the median of the training
+    images."""
+
+    def __init__(self, run: Run):
+        self.model: Any = run.model()
+        self.train, self.test = run.images("train"), run.images("test")
+        self.truth, self.median = self.test.images, np.median(self.train.images, axis=0)
+        self.sources = self.model.source_of(self.truth)
+        self.found = self.model.translate(self.sources, ng.Generator(0))
+
+    def error(self, images: np.ndarray, truth: np.ndarray | None = None) -> float:
+        off = lambda a, b: float(abs(a.astype(float) - b).mean())
+        return off(images, self.truth if truth is None else truth) / off(self.median, self.truth)
+
+    def same_label(self) -> float:
+        """The share of translations in which the classifier of `nanogen evaluate` sees what it sees in the true one."""
+        classify = Features(self.train).classify
+        return float((classify(self.found) == classify(self.truth)).mean())
+
+    def row(self) -> list[str]:
+        """The errors of the translation and of the source as it is; the share of labels; of a CycleGAN the error of
+        there and back again from the source, and the error of the way back, in the same unit."""
+        cells = [f"{self.error(self.found):.2f}", f"{self.error(self.sources):.2f}", f"{self.same_label():.1%}"]
+        if not isinstance(self.model, ng.models.CycleGAN):
+            return [*cells, "", ""]
+        again, back = (self.model.translate(x, ng.Generator(0), back=True) for x in (self.found, self.truth))
+        return [*cells, *(f"{self.error(x, self.sources):.2f}" for x in (again, back))]
+
+    def symmetries(self) -> list[list[str]]:
+        """The errors of the translation, of the best constant, and of the source, from each symmetry of the truth."""
+        turned = [np.rot90(x, k, (2, 3)) for x in (self.truth, self.truth[..., ::-1]) for k in range(4)]
+        return [[f"{self.error(x, truth):.2f}" for x in (self.found, self.median, self.sources)] for truth in turned]
+
+
+def print_table(head: list[str], rows: list[list[str]]) -> None:
+    print(*("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)), "", sep="\n", flush=True)
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/translation")
+    found = {}
     for name, words in RUNS.items():
         run = Run(folder / name.replace(", ", "-"))
         if not run.checkpoint_files():
             main(["train", *words, "--quiet", "--threads", "1", "--out", str(run.folder)])
-        print(name, errors(run), flush=True)
-        if "CycleGAN" in name:
-            print(name, "back", errors(run, True), flush=True)
+        found[name] = Translated(run)
+    head = ["", "error", "of the source itself", "same label", "there and back again", "back from the image"]
+    print_table(head, [[name, *one.row()] for name, one in found.items()])
+    head = ["the true image …", "CycleGAN, turned", "median image", "the source itself"]
+    print_table(head, [[name, *cells] for name, cells in zip(SYMMETRIES, found[name].symmetries(), strict=True)])

@@ -48,10 +48,14 @@ class TranslationModel(GenerativeModel):
         return SOURCES[self.source](self.pixels(images), self.levels)
 
     def draw_weights(self, rng: Generator) -> None:
-        """All weights of convolutions from N(0, 0.02²).  Isola et al. 2017, appendix 6.2; Zhu et al. 2017, 7.1."""
+        """Weights of convolutions from N(0, 0.02²), biases 0.  Isola et al. 2017, appendix 6.2; Zhu et al. 2017, 7.1.
+
+        Beside such weights the usual first biases are large: half of the ReLUs would never be above 0."""
         for module in self.modules():
             if isinstance(module, Conv2d | ConvTranspose2d):
                 module.weight.data = 0.02 * rng.normal(module.weight.shape)
+                if module.bias is not None:
+                    module.bias.data *= 0
 
     def keep(self, sources: Array) -> None:
         """In training, the sources (N, C, H, W) of all ranks take the places of the oldest."""
