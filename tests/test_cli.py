@@ -137,7 +137,7 @@ def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
     rows = [line.split(",") for line in (out / "metrics.csv").read_text().splitlines()]
     losses = {"gan": ["discriminator", "generator"], "aae": ["discriminator", "autoencoder"]}
     losses |= {"pix2pix": ["discriminator", "generator"], "cyclegan": ["generator", "discriminator"]}
-    losses |= dict.fromkeys(("spade", "stylegan"), ["discriminator", "generator"])
+    losses |= {name: ["discriminator", "generator"] for name in ("spade", "stylegan")}
     assert rows[0] == ["step", *losses.get(model, ["loss"])]
     assert [row[0] for row in rows[1:]] == ["10", "12"]
     assert all(np.isfinite(float(x)) for row in rows[1:] for x in row)

@@ -144,14 +144,14 @@ def test_smaller_maps_have_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         spade.SPADEBlock, "forward", lambda self, h, m: seen.append((h.shape, m.data)) or forward(self, h, m)
     )
-    m = np.random.default_rng(0).uniform(size=(2, 6, 16, 8))
+    m = np.random.default_rng(0).uniform(size=(2, 2 * TONES, 16, 8))
     x = generator(ng.tensor(np.zeros((2, 3))), ng.tensor(m))
     assert x.shape == (2, 2, 16, 8)
     assert abs(x.data).max() <= 1
     assert len(seen) == 2
     for h, found in seen:
         size = 16 // h[2]
-        shares = m.reshape(2, 6, h[2], size, h[3], size).mean((3, 5))
+        shares = m.reshape(2, 2 * TONES, h[2], size, h[3], size).mean((3, 5))
         np.testing.assert_allclose(found, shares, rtol=1e-12)
 
 
