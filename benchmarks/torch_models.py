@@ -43,7 +43,9 @@ def layers_of(module: ng.nn.Module) -> nn.Module:
     if isinstance(module, ng.nn.GroupNorm):
         return nn.GroupNorm(module.num_groups, module.weight.shape[0], module.eps)
     if isinstance(module, ng.nn.BatchNorm2d):
-        return nn.BatchNorm2d(module.weight.shape[0], module.eps, module.momentum)
+        return nn.BatchNorm2d(module.num_features, module.eps, module.momentum, module.affine)
+    if isinstance(module, ng.nn.Identity):
+        return nn.Identity()
     if isinstance(module, ng.nn.Dropout):
         return nn.Dropout(module.p)
     raise TypeError(f"no counterpart of {type(module).__name__}")
@@ -530,10 +532,144 @@ class CycleGAN(TranslationModel):
         return 0.5 * (real + (self.of_images(there) ** 2).mean() + (self.of_sources(back) ** 2).mean())
 
 
+class SpatiallyAdaptiveNorm(Mirror):
+    def forward(self, h: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+        features = F.relu(self.shared(m))
+        return (1 + self.gamma(features)) * self.norm(h) + self.beta(features)
+
+
+class SPADEBlock(Mirror):
+    def forward(self, h: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+        kept = self.skip(self.skip_norm(h, m)) if hasattr(self, "skip") else h
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            h = conv(F.relu(norm(h, m)))
+        return kept + h
+
+
+class SPADEGenerator(Mirror):
+    def forward(self, z: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+        h = self.first(z).reshape(len(z), *self.ours[0].small)
+        for i, block in enumerate(self.blocks):
+            h = F.interpolate(h, scale_factor=2) if i else h
+            h = block(h, F.avg_pool2d(m, m.shape[2] // h.shape[2]))
+        return torch.tanh(self.last(F.leaky_relu(h, 0.2)))
+
+
+class SPADE(TranslationModel):
+    def pair(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        ours = self.ours[0]
+        m = ours.label_map(ours.scaled(ours.source_of(images)))
+        y = self.scaled(images)
+        return self.placed(m.numpy()).to(y.dtype), y
+
+    def generate(self, m: torch.Tensor, rng: ng.Generator) -> torch.Tensor:
+        return self.generator(self.normal(rng, (len(m), self.ours[0].latent)), m)
+
+    def logits(self, m: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.discriminator(torch.cat([m, y], dim=1))
+
+    def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        m, y = self.pair(images)
+        with torch.no_grad():
+            fake = self.generate(m, rng)
+        return F.relu(1 - self.logits(m, y)).mean() + F.relu(1 + self.logits(m, fake)).mean()
+
+    def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        m, _ = self.pair(images)
+        return -self.logits(m, self.generate(m, rng)).mean()
+
+
+class Equalized(Mirror):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight, bias = self.layer.weight * self.ours[0].factor, self.layer.bias * self.ours[0].rate
+        if isinstance(self.layer, nn.Linear):
+            return F.linear(x, weight, bias)
+        return F.conv2d(x, weight, bias, padding=self.layer.padding)
+
+
+class Mapping(Mirror):
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        w = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+        for layer in self.layers:
+            w = F.leaky_relu(layer(w), 0.2)
+        return w
+
+
+class StyledLayer(Mirror):
+    def __init__(self, ours: ng.nn.Module):
+        super().__init__(ours)
+        self.strength = nn.Parameter(torch.zeros(ours.strength.shape))
+
+    def forward(self, h: torch.Tensor, w: torch.Tensor, rng: ng.Generator) -> torch.Tensor:
+        h = self.conv(h)
+        h = F.leaky_relu(h + self.strength * self.normal(rng, (len(h), 1, *h.shape[2:])), 0.2)
+        scale, shift = self.style(w)[:, :, None, None].chunk(2, dim=1)
+        return (1 + scale) * F.instance_norm(h, eps=1e-8) + shift
+
+
+class StyleGenerator(Mirror):
+    def __init__(self, ours: ng.nn.Module):
+        super().__init__(ours)
+        self.start = nn.Parameter(torch.zeros(ours.start.shape))
+
+    def forward(self, styles: list[torch.Tensor], rng: ng.Generator) -> torch.Tensor:
+        h = self.start.expand(len(styles[0]), -1, -1, -1)
+        for k, (layer, w) in enumerate(zip(self.layers, styles, strict=True)):
+            h = layer(F.interpolate(h, scale_factor=2) if k and k % 2 == 0 else h, w, rng)
+        return torch.tanh(self.images[-1](h))
+
+
+class StyleDiscriminator(Mirror):
+    def __init__(self, ours: ng.nn.Module):
+        super().__init__(ours)
+        self.blocks = nn.ModuleList([nn.ModuleList(map(counterpart, block)) for block in ours.blocks])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.leaky_relu(self.images[0](x), 0.2)
+        for block in self.blocks:
+            for conv in block:
+                h = F.leaky_relu(conv(h), 0.2)
+            h = F.avg_pool2d(h, 2)
+        std = (h.var(0, correction=0) + 1e-8).sqrt().mean()
+        h = torch.cat([h, std.expand(len(h), 1, *h.shape[2:])], dim=1)
+        h = F.leaky_relu(self.last(h), 0.2).flatten(1)
+        return self.logit(F.leaky_relu(self.dense(h), 0.2))[:, 0]
+
+
+class StyleGAN(Mirror):
+    """Without growing, unless there is only one resolution."""
+
+    def __init__(self, ours: ng.models.StyleGAN):
+        super().__init__(ours)
+        assert not (ours.progressive and ours.generator.doublings)
+        for name, buffer in ours.named_buffers():
+            self.register_buffer(name, torch.from_numpy(buffer.numpy().copy()))
+
+    def generate(self, n: int, rng: ng.Generator) -> torch.Tensor:
+        ours, layers = self.ours[0], len(self.generator.layers)
+        coarse, fine = (self.generator.mapping(self.normal(rng, (n, ours.latent))) for _ in range(2))
+        meet = self.placed(rng.integers(1, layers, (n, 1)))
+        two = self.placed(rng.uniform((n, 1), self.dtype)) < ours.mixing
+        return self.generator([torch.where(two & (meet <= k), fine, coarse) for k in range(layers)], rng)
+
+    def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        with torch.no_grad():
+            fake = self.generate(len(images), rng)
+        x = self.scaled(images).requires_grad_()
+        real = self.discriminator(x)
+        loss = F.softplus(-real).mean() + F.softplus(self.discriminator(fake)).mean()
+        (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
+        return loss + self.ours[0].penalty * 0.5 * slope.square().sum() / len(x)
+
+    def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        return F.softplus(-self.discriminator(self.generate(len(images), rng))).mean()
+
+
 MODELS: dict[str, type[Mirror]] = {
     cls.__name__: cls
     for cls in (
-        PixelCNN, GatedPixelCNN, PixelRNN, VAE, HierarchicalVAE, Autoencoder, WAE, AAE, GAN, Pix2Pix, CycleGAN, DDPM,
+        PixelCNN, GatedPixelCNN, PixelRNN, VAE, HierarchicalVAE, Autoencoder, WAE, AAE, GAN, StyleGAN, Pix2Pix,
+        CycleGAN, SPADE, DDPM,
     )
 }  # fmt: skip
 PARTS: dict[type, type[Mirror]] = {
@@ -556,6 +692,14 @@ PARTS: dict[type, type[Mirror]] = {
     ng.models.adversarial.translators.ResNetTranslator: ResNetTranslator,
     ng.models.adversarial.translators.PatchGAN: PatchGAN,
     ng.models.adversarial.translation.History: History,
+    ng.models.adversarial.spade.SpatiallyAdaptiveNorm: SpatiallyAdaptiveNorm,
+    ng.models.adversarial.spade.SPADEBlock: SPADEBlock,
+    ng.models.adversarial.spade.SPADEGenerator: SPADEGenerator,
+    ng.models.adversarial.styles.Equalized: Equalized,
+    ng.models.adversarial.styles.Mapping: Mapping,
+    ng.models.adversarial.styles.StyledLayer: StyledLayer,
+    ng.models.adversarial.styles.StyleGenerator: StyleGenerator,
+    ng.models.adversarial.styles.StyleDiscriminator: StyleDiscriminator,
     ng.models.diffusion.unet.ResidualBlock: ResidualBlock,
     ng.models.diffusion.unet.Attention: Attention,
     ng.models.diffusion.unet.UNet: UNet,

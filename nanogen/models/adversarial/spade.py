@@ -15,7 +15,7 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, no_grad
-from nanogen.backend import to_numpy
+from nanogen.backend import Array, to_numpy
 from nanogen.data.images import Images
 from nanogen.distributions import unscale_levels
 from nanogen.models.adversarial.networks import halvings
@@ -75,6 +75,14 @@ class SPADE(TranslationModel):
     def translation(self, x: Tensor, rng: Generator) -> Tensor:
         """G(z, m), z ~ N(0, I): (N, C, H, W)."""
         return self.generator(Tensor(rng.normal((len(x), self.latent), dtype=self.dtype)), self.label_map(x))
+
+    def translate(self, images: Any, rng: Generator) -> Array:
+        """As for `TranslationModel`; each image by itself, since the norms go by their running moments."""
+        mode = self.training
+        self.eval()
+        found = super().translate(images, rng)
+        self.train(mode)
+        return found
 
     def logits(self, x: Tensor, y: Tensor) -> Tensor:
         """The logits of D(m, y), one for each patch of map and image."""
