@@ -424,10 +424,118 @@ class DDPM(Mirror):
         return F.mse_loss(self.unet(signal * x0 + spread * noise, t), noise)
 
 
+class Convolved(Mirror):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x))
+
+
+class UNetTranslator(Mirror):
+    def forward(self, x: torch.Tensor, rng: ng.Generator) -> torch.Tensor:
+        h, kept = self.first(x), []
+        for down in self.down:
+            kept.append(h)
+            h = down(F.leaky_relu(h, 0.2))
+        for up in self.up:
+            h, p = up(F.relu(h)), self.ours[0].dropout
+            if p:
+                h = h * torch.as_tensor(rng.uniform(tuple(h.shape)) >= p, device=h.device) / (1 - p)
+            h = torch.cat([h, kept.pop()], dim=1)
+        return torch.tanh(self.last(F.relu(h)))
+
+
+class ResNetBlock(Mirror):
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return h + self.two(F.relu(self.one(h)))
+
+
+class ResNetTranslator(Mirror):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.relu(self.first(x))
+        for layer in self.down:
+            h = F.relu(layer(h))
+        for block in self.blocks:
+            h = block(h)
+        for layer in self.up:
+            h = F.relu(layer(h))
+        return torch.tanh(self.last(h))
+
+
+class PatchGAN(Mirror):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.leaky_relu(self.first(x), 0.2)
+        for layer in self.middle:
+            h = F.leaky_relu(layer(h), 0.2)
+        return self.last(h)
+
+
+class History(Mirror):
+    """Only what it holds: the losses are those of new images."""
+
+    def __init__(self, ours: ng.nn.Module):
+        super().__init__(ours)
+        for name, buffer in ours.named_buffers():
+            self.register_buffer(name, torch.from_numpy(buffer.numpy().copy()))
+
+
+class TranslationModel(Mirror):
+    def __init__(self, ours: ng.models.GenerativeModel):
+        super().__init__(ours)
+        for name in ("kept", "seen"):
+            self.register_buffer(name, torch.from_numpy(getattr(ours, name).numpy().copy()))
+
+    def source(self, images: np.ndarray) -> torch.Tensor:
+        return self.scaled(self.ours[0].source_of(images))
+
+
+class Pix2Pix(TranslationModel):
+    def logits(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.discriminator(torch.cat([x, y], dim=1))
+
+    def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        x, y = self.source(images), self.scaled(images)
+        with torch.no_grad():
+            fake = self.generator(x, rng)
+        return 0.5 * (F.softplus(-self.logits(x, y)).mean() + F.softplus(self.logits(x, fake)).mean())
+
+    def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        x, y = self.source(images), self.scaled(images)
+        fake = self.generator(x, rng)
+        return F.softplus(-self.logits(x, fake)).mean() + self.ours[0].weight * F.l1_loss(fake, y)
+
+
+class CycleGAN(TranslationModel):
+    @property
+    def generator(self) -> nn.Module:
+        return nn.ModuleList([self.forth, self.back])
+
+    @property
+    def discriminator(self) -> nn.Module:
+        return nn.ModuleList([self.of_sources, self.of_images])
+
+    def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        x, y = self.source(images[::2]), self.scaled(images[1::2])
+        there, back = self.forth(x), self.back(y)
+        cycle = F.l1_loss(self.back(there), x) + F.l1_loss(self.forth(back), y)
+        if self.ours[0].identity:
+            same = F.l1_loss(self.forth(y), y) + F.l1_loss(self.back(x), x)
+            cycle = cycle + self.ours[0].identity * same
+        deceived = ((self.of_images(there) - 1) ** 2).mean() + ((self.of_sources(back) - 1) ** 2).mean()
+        return deceived + self.ours[0].weight * cycle
+
+    def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        x, y = self.source(images[::2]), self.scaled(images[1::2])
+        with torch.no_grad():
+            there, back = self.forth(x), self.back(y)
+        real = ((self.of_images(y) - 1) ** 2).mean() + ((self.of_sources(x) - 1) ** 2).mean()
+        return 0.5 * (real + (self.of_images(there) ** 2).mean() + (self.of_sources(back) ** 2).mean())
+
+
 MODELS: dict[str, type[Mirror]] = {
     cls.__name__: cls
-    for cls in (PixelCNN, GatedPixelCNN, PixelRNN, VAE, HierarchicalVAE, Autoencoder, WAE, AAE, GAN, DDPM)
-}
+    for cls in (
+        PixelCNN, GatedPixelCNN, PixelRNN, VAE, HierarchicalVAE, Autoencoder, WAE, AAE, GAN, Pix2Pix, CycleGAN, DDPM,
+    )
+}  # fmt: skip
 PARTS: dict[type, type[Mirror]] = {
     ng.models.autoregressive.pixelcnn.ResidualBlock: PixelBlock,
     ng.models.autoregressive.gated.GatedLayer: GatedLayer,
@@ -442,6 +550,12 @@ PARTS: dict[type, type[Mirror]] = {
     ng.models.latent.wae.CodeDiscriminator: CodeDiscriminator,
     ng.models.adversarial.networks.GeneratorNetwork: GeneratorNetwork,
     ng.models.adversarial.networks.DiscriminatorNetwork: DiscriminatorNetwork,
+    ng.models.adversarial.translators.Convolved: Convolved,
+    ng.models.adversarial.translators.UNetTranslator: UNetTranslator,
+    ng.models.adversarial.translators.ResidualBlock: ResNetBlock,
+    ng.models.adversarial.translators.ResNetTranslator: ResNetTranslator,
+    ng.models.adversarial.translators.PatchGAN: PatchGAN,
+    ng.models.adversarial.translation.History: History,
     ng.models.diffusion.unet.ResidualBlock: ResidualBlock,
     ng.models.diffusion.unet.Attention: Attention,
     ng.models.diffusion.unet.UNet: UNet,

@@ -15,12 +15,15 @@ from nanogen.models import (
     VAE,
     WAE,
     Autoencoder,
+    CycleGAN,
     GatedPixelCNN,
     GenerativeModel,
     HierarchicalVAE,
+    Pix2Pix,
     PixelCNN,
     PixelRNN,
 )  # fmt: skip
+from nanogen.models.adversarial.translation import TranslationModel
 from nanogen.models.autoregressive.base import AutoregressiveModel
 
 MODELS: dict[str, Any] = {
@@ -43,6 +46,8 @@ MODELS: dict[str, Any] = {
     "gan, penalised": lambda **rng: GAN(
         (1, 8, 8), 5, latent=3, channels=4, objective="wasserstein", gradient_penalty=0.5, **rng
     ),
+    "pix2pix": lambda **rng: Pix2Pix((3, 6, 4), 5, channels=4, discriminator_stages=1, dropout=0.0, **rng),
+    "cyclegan": lambda **rng: CycleGAN((1, 6, 5), 5, channels=4, blocks=1, identity=0.5, **rng),
     "ddpm": lambda **rng: DDPM((3, 4, 6), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **rng),
 }
 
@@ -103,7 +108,7 @@ def test_a_model_counts_in_its_own_type(name: str, dtype: Any) -> None:
         assert {x.dtype for _, x in model.ancestral(2, rng)} == {np.dtype(dtype)}
         assert {x.dtype for _, x in model.ddim(2, rng, 2, 0.5)} == {np.dtype(dtype)}
     model.sample(2, rng)
-    without = isinstance(model, AutoregressiveModel) or name == "vae, categorical"
+    without = isinstance(model, AutoregressiveModel | TranslationModel) or name == "vae, categorical"
     assert rng.normals == (set() if without else {np.dtype(dtype)})
 
 
@@ -127,6 +132,13 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     AAE: {"latent": 32, "channels": 32, "stages": 2, "weight": 1.0, "hidden": 256},
     GAN: {
         "latent": 64, "channels": 64, "objective": "non-saturating", "discriminator_steps": 1, "gradient_penalty": 0.0,
+    },
+    Pix2Pix: {
+        "source": "edges", "channels": 64, "stages": 7, "discriminator_stages": 3, "weight": 100.0, "dropout": 0.5,
+    },
+    CycleGAN: {
+        "source": "inverted", "channels": 64, "stages": 2, "blocks": 6, "discriminator_stages": 3, "weight": 10.0,
+        "identity": 0.0, "history": 50,
     },
     DDPM: {
         "T": 1000, "schedule": "linear", "variance": "beta", "channels": 64, "multipliers": (1, 2), "blocks": 1,
@@ -172,6 +184,8 @@ def test_the_unit_of_a_loss(name: str) -> None:
     else:
         assert model.loss_unit == {
             "gan": "nats", "gan, penalised": "units of the critic's output",
+            "pix2pix": "nats, with λ times the L1 error",
+            "cyclegan": "squared error of D, with λ times the L1 error of the cycle",
             "ddpm": "squared error per dimension", "vae, categorical": "nats per dimension, codes relaxed",
             "hierarchical vae": "nats per dimension, with free bits",
             "autoencoder": "squared error per dimension",

@@ -230,7 +230,12 @@ def test_each_sample_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 # Test losses
 
-LOSSES = {"gan": ["discriminator", "generator"], "aae": ["discriminator", "autoencoder"]}
+LOSSES = {
+    "gan": ["discriminator", "generator"],
+    "aae": ["discriminator", "autoencoder"],
+    "pix2pix": ["discriminator", "generator"],
+    "cyclegan": ["generator", "discriminator"],
+}
 
 
 @pytest.mark.parametrize("model", MODELS)

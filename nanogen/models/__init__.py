@@ -3,7 +3,9 @@
 The rest of the library finds the models in `MODELS`: a new model is one more line there.
 """
 
+from nanogen.models.adversarial.cyclegan import CycleGAN
 from nanogen.models.adversarial.gan import GAN
+from nanogen.models.adversarial.pix2pix import Pix2Pix
 from nanogen.models.autoregressive.gated import GatedPixelCNN
 from nanogen.models.autoregressive.pixelcnn import PixelCNN
 from nanogen.models.autoregressive.pixelrnn import PixelRNN
@@ -26,6 +28,8 @@ MODELS: dict[str, type[GenerativeModel]] = {
     "wae": WAE,
     "aae": AAE,
     "gan": GAN,
+    "pix2pix": Pix2Pix,
+    "cyclegan": CycleGAN,
     "ddpm": DDPM,
 }
 
@@ -37,10 +41,12 @@ __all__ = [
     "VAE",
     "WAE",
     "Autoencoder",
+    "CycleGAN",
     "GatedPixelCNN",
     "GenerativeModel",
     "HierarchicalVAE",
     "NoiseSchedule",
+    "Pix2Pix",
     "PixelCNN",
     "PixelRNN",
     "Recipe",
