@@ -231,6 +231,17 @@ def test_who_learns_from_which_loss() -> None:
     assert [u.name for u in model.updates()] == ["discriminator", "generator"]
 
 
+def test_an_image_is_its_own_whatever_else_is_translated() -> None:
+    """Translation goes by the running moments, and leaves them and the mode as they were."""
+    model, source = small(), small().source_of(some_images())
+    model.discriminator_loss(some_images(), ng.Generator(0))
+    before = model.state_dict()
+    together = model.translate(source, ng.Generator(3))
+    assert model.training
+    assert all(np.array_equal(v, before[k]) for k, v in model.state_dict().items())
+    assert np.array_equal(together[:2], model.translate(source[:2], ng.Generator(3)))
+
+
 def test_samples_are_of_kept_maps() -> None:
     """Those of the training images, as long as there is only one, for certain."""
     model, images = small(), some_images(n=1)

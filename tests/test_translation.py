@@ -16,7 +16,7 @@ from tiny_runs import TINY, trained
 from tiny_runs import some_images as stripes
 
 import nanogen as ng
-from nanogen import nn
+from nanogen import data, nn
 from nanogen.autograd import Tensor, no_grad
 from nanogen.backend import to_numpy
 from nanogen.cli import main
@@ -77,12 +77,12 @@ def test_edges_by_definition(shape: tuple[int, int, int], levels: int, seed: int
     """The highest level where √((∂x/∂h)² + (∂x/∂w)²) is above a quarter of it, by central differences; beyond the
     border is the nearest pixel."""
     images = np.random.default_rng(seed).integers(0, levels, (1, *shape)).astype(np.uint8)
-    _, height, width = shape
+    (_, height, width), found = shape, SOURCES["edges"](images, levels)
     for c, i, j in np.ndindex(*shape):
         at = lambda i, j, c=c: int(images[0, c, min(max(i, 0), height - 1), min(max(j, 0), width - 1)])
         down, right = (at(i + 1, j) - at(i - 1, j)) / 2, (at(i, j + 1) - at(i, j - 1)) / 2
         steep = math.hypot(down, right) > (levels - 1) / 4 + 1e-9  # equality is not above; roots are rounded
-        assert SOURCES["edges"](images, levels)[0, c, i, j] == (levels - 1 if steep else 0)
+        assert found[0, c, i, j] == (levels - 1 if steep else 0)
 
 
 @given(shape=SIDES, levels=st.integers(2, 256), seed=st.integers(0, 99))
@@ -323,7 +323,7 @@ def test_the_law_of_the_history() -> None:
     gone from the history when it is returned.  Shrivastava et al. 2017, section 2.3; Zhu et al. 2017, section 4."""
     history, rng, n = History(20, (1, 1, 1)).to(np.float64), ng.Generator(3), 8
     returned, times = [], []
-    for step in range(1500):
+    for step in range(1000):
         new = numbered(step * n, n)
         seen = history(new, rng.uniform(n, np.float64), rng)
         assert ((seen == new) | (seen < step * n)).all()
@@ -565,6 +565,14 @@ def test_translate_command(model: str, options: list[str], runs: dict[str, Path]
     assert np.array_equal(place(1, 3), expected[3, 0] * 85)
     assert np.array_equal(place(2, 1), sources[17, 0] * 85)
     assert np.array_equal(place(3, 1), expected[17, 0] * 85)
+
+
+def test_which_images_are_translated(runs: dict[str, Path], tmp_path: Path) -> None:
+    """All of a file in their order; of a file with splits, and of a data set, those for testing."""
+    assert np.array_equal(data.load_all(runs["stripes.npz"]).images, stripes().images)
+    np.savez(tmp_path / "split.npz", train_images=some_images(n=3), test_images=some_images(n=2) * 0 + 1)
+    assert np.array_equal(data.load_all(tmp_path / "split.npz").images, np.ones((2, *SHAPE)))
+    assert np.array_equal(data.load_all("digits").images, data.load("digits", "test").images)
 
 
 def test_translate_makes_sources(runs: dict[str, Path], tmp_path: Path) -> None:

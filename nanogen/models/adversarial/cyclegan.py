@@ -68,7 +68,7 @@ class CycleGAN(TranslationModel):
     ):  # fmt: skip
         super().__init__(image_shape, levels, source, classes)
         check_counts(channels=channels, blocks=blocks, history=history)
-        check_counts(stages=stages + 1, discriminator_stages=discriminator_stages + 1)
+        check_counts(stages=stages or 1, discriminator_stages=discriminator_stages or 1)  # 0 is allowed
         for name, value in (("weight", weight), ("identity", identity)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be a finite number ≥ 0, got {value!r}")

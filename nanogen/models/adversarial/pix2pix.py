@@ -56,7 +56,7 @@ class Pix2Pix(TranslationModel):
         rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__(image_shape, levels, source, classes)
-        check_counts(channels=channels, stages=stages, discriminator_stages=discriminator_stages + 1)
+        check_counts(channels=channels, stages=stages, discriminator_stages=discriminator_stages or 1)
         if not 0 <= weight < math.inf:
             raise ValueError(f"weight must be a finite number ≥ 0, got {weight!r}")
         if not 0 <= dropout < 1:
