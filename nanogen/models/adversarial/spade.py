@@ -30,7 +30,9 @@ from nanogen.random import Generator
 
 
 class SPADE(TranslationModel):
-    """A generator of images from label maps, with the hinge loss; the paper adds losses of features.
+    """A generator of images from label maps, with the hinge loss.
+
+    Unlike the paper's: no losses of features, no spectral normalisation, one discriminator in place of two.
 
     A label map has TONES classes: what tone a pixel of the source has.
 
@@ -38,7 +40,7 @@ class SPADE(TranslationModel):
         image_shape: (C, H, W), at least 3×3 pixels.
         levels: the number of integer levels.
         source: how a source is made of an image: `posterised` (few tones), `edges`, `halved` (the resolution),
-            `inverted` or `turned`.
+            `inverted` or `turned`; as levels, which are then rounded to tones.
         latent: the number of dimensions of z.
         channels: the width of G and D at full size; it doubles wherever the size halves.
         hidden: the width between a map and its scales and shifts.
