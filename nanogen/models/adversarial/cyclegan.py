@@ -40,7 +40,7 @@ class CycleGAN(TranslationModel):
     Args:
         image_shape: (C, H, W), at least 3×3 pixels.
         levels: the number of integer levels.
-        source: how a source is made of an image: `edges`, `halved` (the resolution), `inverted`, `turned`, `posterised`.
+        source: how a source is made of an image: `edges`, `halved` (in resolution), `inverted`, `turned`, `posterised`.
         channels: the width of all networks at full size; it doubles wherever the size halves.
         stages: how many times a generator halves the size, at most: no side gets below 2.
         blocks: the number of residual blocks of a generator.

@@ -32,7 +32,7 @@ class Pix2Pix(TranslationModel):
     Args:
         image_shape: (C, H, W), at least 3×3 pixels.
         levels: the number of integer levels.
-        source: how a source is made of an image: `edges`, `halved` (the resolution), `inverted`, `turned`, `posterised`.
+        source: how a source is made of an image: `edges`, `halved` (in resolution), `inverted`, `turned`, `posterised`.
         channels: the width of G and D at full size; it doubles wherever the size halves, up to eight times.
         stages: how many times G halves the size, at most: no side gets below 2.
         discriminator_stages: how many times D halves the size.  It sees patches of 7, 16, 34, 70 pixels with 0 … 3.
