@@ -41,7 +41,7 @@ def no_downloads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     cache = tmp_path_factory.mktemp("cache")
     if importlib.util.find_spec("nanogen.kernels"):
         build = importlib.import_module("nanogen.kernels.cpu.build")
-        if all([build.library(real) for real in build.REAL]):
+        if None not in [build.library(real) for real in build.REAL]:
             (cache / "compiled").mkdir(mode=0o700)
             for path in build.cache().glob("*.so"):
                 shutil.copy2(path, cache / "compiled")

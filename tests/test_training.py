@@ -777,7 +777,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "steps": 600,
         "lr": 1e-3,
         "ema": 0.98,
-        "model_settings": {"channels": 32, "stages": 0, "blocks": 1, "discriminator_stages": 0},
+        "model_settings": {"channels": 32, "stages": 0, "blocks": 1, "discriminator_stages": 1},
     },
     "spade": {
         "steps": 800,

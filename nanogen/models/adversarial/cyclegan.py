@@ -57,7 +57,7 @@ class CycleGAN(TranslationModel):
     loss_unit = "squared error of D, with λ times the L1 error of the cycle"
     small = Recipe(
         steps=600, lr=1e-3, betas=(0.5, 0.999), warmup=0,
-        model={"channels": 32, "stages": 0, "blocks": 1, "discriminator_stages": 0},
+        model={"channels": 32, "stages": 0, "blocks": 1, "discriminator_stages": 1},
     )  # fmt: skip
     large = large(steps=4000, lr=2e-4, betas=(0.5, 0.999), warmup=0, model={"channels": 32})
 
