@@ -3,7 +3,7 @@
 The rest of the library finds the models in `MODELS`: a new model is one more line there.
 """
 
-from nanogen.models.adversarial.gan import GAN
+from nanogen.models.adversarial.gan import GAN, SAGAN
 from nanogen.models.autoregressive.gated import GatedPixelCNN
 from nanogen.models.autoregressive.pixelcnn import PixelCNN
 from nanogen.models.autoregressive.pixelrnn import PixelRNN
@@ -26,6 +26,7 @@ MODELS: dict[str, type[GenerativeModel]] = {
     "wae": WAE,
     "aae": AAE,
     "gan": GAN,
+    "sagan": SAGAN,
     "ddpm": DDPM,
 }
 
@@ -34,6 +35,7 @@ __all__ = [
     "DDPM",
     "GAN",
     "MODELS",
+    "SAGAN",
     "VAE",
     "WAE",
     "Autoencoder",
