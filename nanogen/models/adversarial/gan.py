@@ -21,10 +21,8 @@ from nanogen.autograd import Tensor, changes, no_grad
 from nanogen.backend import Array, to_device, to_numpy
 from nanogen.data.images import Images, nearest
 from nanogen.distributions import unscale_levels
+from nanogen.models.adversarial import objectives
 from nanogen.models.adversarial.networks import DiscriminatorNetwork, GeneratorNetwork
-from nanogen.models.adversarial.objectives import (
-    OBJECTIVES, TARGETS, discriminator_loss, generator_loss, gradient_penalty,
-)  # fmt: skip
 from nanogen.models.base import GenerativeModel, Update, check_choice, check_counts
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Module
@@ -60,21 +58,23 @@ class GAN(GenerativeModel):
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, latent: int = 64, channels: int = 64,
         objective: str = "non-saturating", discriminator_steps: int = 1, gradient_penalty: float = 0.0,
-        clip_weights: float = 0.0, targets: tuple[float, float, float] = TARGETS, spectral: bool = False,
+        clip_weights: float = 0.0, targets: tuple[float, float, float] = objectives.TARGETS, spectral: bool = False,
         attention: bool = False, classes: int = 0, rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
         check_counts(latent=latent, channels=channels, discriminator_steps=discriminator_steps)
-        check_choice(objective=(objective, OBJECTIVES))
+        check_choice(objective=(objective, objectives.OBJECTIVES))
         for name, bound in (("gradient_penalty", gradient_penalty), ("clip_weights", clip_weights)):
             if not 0 <= bound < math.inf:
                 raise ValueError(f"{name} must be a finite number ≥ 0, got {bound!r}")
         if objective == "wasserstein" and not (gradient_penalty or clip_weights or spectral):
-            raise ValueError("wasserstein needs gradient_penalty, clip_weights or spectral, else D's slope has no bound")
+            raise ValueError("wasserstein needs gradient_penalty, clip_weights or spectral, which bound D's slope")
+        if len(targets) != 3 or not all(map(math.isfinite, targets)):
+            raise ValueError(f"targets must be three finite numbers, got {targets!r}")
         rng = rng or Generator(0)
         self.latent, self.objective, self.discriminator_steps = latent, objective, discriminator_steps
         self.gradient_penalty, self.clip_weights, self.targets = gradient_penalty, clip_weights, targets
-        self.loss_unit = OBJECTIVES[objective].unit
+        self.loss_unit = objectives.OBJECTIVES[objective].unit
         self.generator = GeneratorNetwork(image_shape, channels, latent, rng, classes, spectral, attention)
         alone = gradient_penalty > 0
         self.discriminator = DiscriminatorNetwork(image_shape, channels, rng, alone, classes, spectral, attention)
@@ -97,16 +97,16 @@ class GAN(GenerativeModel):
         with no_grad():
             fake = self.generate(len(images), rng, **given)
         real = self.scaled(self.pixels(images))
-        loss = discriminator_loss(critic(real), critic(fake), self.objective, self.targets)
+        loss = objectives.discriminator_loss(critic(real), critic(fake), self.objective, self.targets)
         if self.gradient_penalty:
-            loss = loss + self.gradient_penalty * gradient_penalty(critic, real, fake, rng)
+            loss = loss + self.gradient_penalty * objectives.gradient_penalty(critic, real, fake, rng)
         return loss
 
     def generator_loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """The objective's loss of G, for as many samples as there are images."""
         given = self.condition(labels, len(images))
         logits = self.discriminator(self.generate(len(images), rng, **given), **given)
-        return generator_loss(logits, self.objective, self.targets)
+        return objectives.generator_loss(logits, self.objective, self.targets)
 
     def updates(self) -> list[Update]:
         """Algorithm 1: k steps of the discriminator, then one of the generator."""

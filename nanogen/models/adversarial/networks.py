@@ -20,7 +20,14 @@ from nanogen.autograd import Tensor
 from nanogen.backend import Array
 from nanogen.models.adversarial.spectral import SelfAttention, SpectralNorm, Wrap
 from nanogen.nn import (
-    BatchNorm2d, Conv2d, ConvTranspose2d, Embedding, GroupNorm, Identity, Module, Parameter,
+    BatchNorm2d,
+    Conv2d,
+    ConvTranspose2d,
+    Embedding,
+    GroupNorm,
+    Identity,
+    Module,
+    Parameter,
 )  # fmt: skip
 from nanogen.random import Generator
 
