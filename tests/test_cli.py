@@ -46,6 +46,7 @@ TINY = {
     "wae": ["latent=2", "channels=2", "stages=1"],
     "aae": ["latent=2", "channels=2", "stages=1", "hidden=4", "discriminator_steps=2"],
     "gan": ["latent=2", "channels=2"],
+    "sagan": ["latent=2", "channels=2"],
     "ddpm": ["T=3", "channels=4", "multipliers=1", "heads=1"],
 }
 PICTURES = {
@@ -65,7 +66,7 @@ PICTURES = {
         name: ["codes", "interpolation", "manifold", "prior_means", "reconstructions", "traversals"]
         for name in ("autoencoder", "wae", "aae")
     },
-    "gan": ["interpolation", "nearest"],
+    **{name: ["interpolation", "nearest"] for name in ("gan", "sagan")},
     "ddpm": ["denoising"],
 }
 CHECKPOINT = "checkpoints/step-00000012.safetensors"
@@ -127,7 +128,8 @@ def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
         >= {k: [int(v)] if k == "multipliers" else int(v) for k, v in (text.split("=") for text in TINY[model])}.items()
     )
     rows = [line.split(",") for line in (out / "metrics.csv").read_text().splitlines()]
-    losses = {"gan": ["discriminator", "generator"], "aae": ["discriminator", "autoencoder"]}
+    losses = {"aae": ["discriminator", "autoencoder"]}
+    losses |= {name: ["discriminator", "generator"] for name in ("gan", "sagan")}
     assert rows[0] == ["step", *losses.get(model, ["loss"])]
     assert [row[0] for row in rows[1:]] == ["10", "12"]
     assert all(np.isfinite(float(x)) for row in rows[1:] for x in row)

@@ -12,6 +12,7 @@ from nanogen.models import (
     AAE,
     DDPM,
     GAN,
+    SAGAN,
     VAE,
     WAE,
     Autoencoder,
@@ -43,6 +44,8 @@ MODELS: dict[str, Any] = {
     "gan, penalised": lambda **rng: GAN(
         (1, 8, 8), 5, latent=3, channels=4, objective="wasserstein", gradient_penalty=0.5, **rng
     ),
+    "gan, least squares": lambda **rng: GAN((1, 8, 8), 5, latent=3, channels=4, objective="least-squares", **rng),
+    "sagan": lambda **rng: SAGAN((3, 8, 12), 5, latent=3, channels=4, **rng),
     "ddpm": lambda **rng: DDPM((3, 4, 6), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **rng),
 }
 
@@ -127,6 +130,11 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     AAE: {"latent": 32, "channels": 32, "stages": 2, "weight": 1.0, "hidden": 256},
     GAN: {
         "latent": 64, "channels": 64, "objective": "non-saturating", "discriminator_steps": 1, "gradient_penalty": 0.0,
+        "clip_weights": 0.0, "targets": (0.0, 1.0, 1.0), "spectral": False, "attention": False,
+    },
+    SAGAN: {
+        "latent": 64, "channels": 64, "objective": "hinge", "discriminator_steps": 1, "gradient_penalty": 0.0,
+        "clip_weights": 0.0, "targets": (0.0, 1.0, 1.0), "spectral": True, "attention": True,
     },
     DDPM: {
         "T": 1000, "schedule": "linear", "variance": "beta", "channels": 64, "multipliers": (1, 2), "blocks": 1,
@@ -172,6 +180,8 @@ def test_the_unit_of_a_loss(name: str) -> None:
     else:
         assert model.loss_unit == {
             "gan": "nats", "gan, penalised": "units of the critic's output",
+            "gan, least squares": "squared units of the discriminator's output",
+            "sagan": "units of the discriminator's output",
             "ddpm": "squared error per dimension", "vae, categorical": "nats per dimension, codes relaxed",
             "hierarchical vae": "nats per dimension, with free bits",
             "autoencoder": "squared error per dimension",

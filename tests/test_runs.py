@@ -230,7 +230,9 @@ def test_each_sample_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 # Test losses
 
-LOSSES = {"gan": ["discriminator", "generator"], "aae": ["discriminator", "autoencoder"]}
+LOSSES = {
+    **{name: ["discriminator", "generator"] for name in ("gan", "sagan")}, "aae": ["discriminator", "autoencoder"],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -103,7 +103,9 @@ def test_step_by_hand(model: str, clip: float, ema: float) -> None:
     average, taken = ng.optim.ExponentialMovingAverage(ours.parameters(), ema), 0
     for step in (1, 2, 3, 4):
         rng, losses = ng.Generator(5).stream(loop.STEPS, step), {}
-        k = 2 if model in ("gan", "aae") else 1  # the discriminator's images: 1, 2, then 3, 4; the other's: 1, then 3
+        k = (
+            2 if model in ("gan", "sagan", "aae") else 1
+        )  # the discriminator's images: 1, 2, then 3, 4; the other's: 1, then 3
         for i, update in enumerate(ours.updates()):
             batch = images[batch_indices((step - 1) * k + 1 + (i == 1), 30, settings)]
             loss = update.loss(batch, rng)
@@ -118,7 +120,7 @@ def test_step_by_hand(model: str, clip: float, ema: float) -> None:
         average.update()
         assert {name: loss.item() for name, loss in trainer.advance().items()} == pytest.approx(losses, rel=1e-5)
         assert trainer.step == step
-    assert taken == (12 if model in ("gan", "aae") else 4)
+    assert taken == (12 if model in ("gan", "sagan", "aae") else 4)
     for p, q in zip(trainer.model.parameters(), ours.parameters(), strict=True):
         np.testing.assert_allclose(p.data, q.data, rtol=1e-5, atol=1e-7)
     for p, q in zip(trainer.average.averages, average.averages, strict=True):
