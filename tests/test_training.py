@@ -92,7 +92,7 @@ def test_metrics_are_rewound(tail: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", TINY)
 def test_step_by_hand(model: str, clip: float, ema: float) -> None:
     """A step is, for each of the model's updates, AdamW on the gradient of its loss at the update's own images, which
-    is clipped if `clip` is set, all with the numbers of one generator; then the average.  Written out for four steps
+    is clipped if `clip` is set, and the model's constraint; all with the numbers of one generator; then the average.  Written out for four steps
     with the same parts, and with settings that are nobody's defaults; what comes back is each part's last loss."""
     own = {"lr": 0.02, "betas": (0.6, 0.7), "weight_decay": 0.3, "ema": ema, "seed": 5, "clip": clip}
     settings, images = settings_of(model, **own), some_images().images
@@ -103,9 +103,7 @@ def test_step_by_hand(model: str, clip: float, ema: float) -> None:
     average, taken = ng.optim.ExponentialMovingAverage(ours.parameters(), ema), 0
     for step in (1, 2, 3, 4):
         rng, losses = ng.Generator(5).stream(loop.STEPS, step), {}
-        k = (
-            2 if model in ("gan", "sagan", "aae") else 1
-        )  # the discriminator's images: 1, 2, then 3, 4; the other's: 1, then 3
+        k = 2 if model in ("gan", "sagan", "aae") else 1  # D's images: 1, 2, then 3, 4; the other's: 1, then 3
         for i, update in enumerate(ours.updates()):
             batch = images[batch_indices((step - 1) * k + 1 + (i == 1), 30, settings)]
             loss = update.loss(batch, rng)
@@ -115,6 +113,7 @@ def test_step_by_hand(model: str, clip: float, ema: float) -> None:
                 ng.optim.clip_grad_norm_(parts[update.name], 0.05)
             optimizers[update.name].lr = 0.02 * min(1, step / 3) * (1 + math.cos(math.pi * (step - 1) / STEPS)) / 2
             optimizers[update.name].step()
+            ours.constrain(update.part)
             losses[update.name] = loss.item()
             taken += 1
         average.update()
