@@ -92,8 +92,9 @@ def test_metrics_are_rewound(tail: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", TINY)
 def test_step_by_hand(model: str, clip: float, ema: float) -> None:
     """A step is, for each of the model's updates, AdamW on the gradient of its loss at the update's own images, which
-    is clipped if `clip` is set, and the model's constraint; all with the numbers of one generator; then the average.  Written out for four steps
-    with the same parts, and with settings that are nobody's defaults; what comes back is each part's last loss."""
+    is clipped if `clip` is set, and the model's constraint; all with the numbers of one generator; then the average.
+    Written out for four steps with the same parts, and with settings that are nobody's defaults; what comes back is
+    each part's last loss."""
     own = {"lr": 0.02, "betas": (0.6, 0.7), "weight_decay": 0.3, "ema": ema, "seed": 5, "clip": clip}
     settings, images = settings_of(model, **own), some_images().images
     trainer = Trainer(settings, some_images())
