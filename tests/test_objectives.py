@@ -51,7 +51,7 @@ class Densities:
 
 @given(counts=COUNTS, targets=TARGETS)
 def test_the_best_discriminator_of_least_squares(counts: list[tuple[int, int]], targets: Any) -> None:
-    """Minimising the loss over all discriminators gives D* = (b p + a q) / (p + q).  Mao et al. 2017, eq. 5."""
+    """Minimising the loss over all discriminators gives D* = (b p + a q) / (p + q).  Mao et al. 2017, section 3.2."""
     both, (a, b, _) = Densities([pair for pair in counts if any(pair)]), targets
     start = np.zeros(len(both.p))
     best = optimize.minimize(both.loss, start, ("least-squares", targets), jac=True, options={"gtol": 1e-10})
@@ -61,8 +61,7 @@ def test_the_best_discriminator_of_least_squares(counts: list[tuple[int, int]], 
 @given(counts=COUNTS, a=st.floats(-2, 2))
 def test_least_squares_is_pearsons_divergence(counts: list[tuple[int, int]], a: float) -> None:
     """If b − a = 2 and b − c = 1, then E_p[(D* − c)²] + E_q[(D* − c)²] = Σ (p − q)² / (p + q): it is Pearson's χ²
-    between p + q and 2q, and 0 only if p = q.  The second term alone is what depends on G.  Mao et al. 2017, eq. 7, 8.
-    """
+    between p + q and 2q, and 0 only if p = q.  Mao et al. 2017, section 3.2."""
     both = Densities([pair for pair in counts if any(pair)])
     p, q, targets = both.p, both.q, (a, a + 2, a + 1)
     d = leaf((targets[1] * p + targets[0] * q) / (p + q))

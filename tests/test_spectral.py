@@ -257,7 +257,7 @@ def test_conditional_batch_norm_learns_for_labels_that_are_there(labels: list[in
 def test_the_projection_is_the_logit_of_the_joint_densities(seed: int) -> None:
     """If p(y∣x) and q(y∣x) are softmax functions of the features φ(x), then log p(x, y)/q(x, y) = ⟨v_y, φ(x)⟩ + ψ(φ(x))
     with v = v_p − v_q and ψ = log p(x)/q(x) − (log Z_p − log Z_q), Z = Σ_y exp⟨v_y, φ⟩: D's logit, if its label's
-    embedding is v and its last layer ψ.  Miyato & Koyama 2018, eq. 3 – 5."""
+    embedding is v and its last layer ψ.  Miyato & Koyama 2018, section 3."""
     rng = np.random.default_rng(seed)
     critic: Any = DiscriminatorNetwork((1, 2, 2), 3, ng.Generator(seed), classes=4).to(np.float64)
     x, labels = rng.standard_normal((5, 1, 2, 2)), rng.integers(0, 4, 5)

@@ -19,7 +19,7 @@ from nanogen.autograd import Tensor, grad
 from nanogen.random import Generator
 
 Targets = tuple[float, float, float]  # a, b, c of least squares, which the other objectives do without
-TARGETS = (0.0, 1.0, 1.0)  # Mao et al. 2017, eq. 9
+TARGETS = (0.0, 1.0, 1.0)  # Mao et al. 2017, section 3.2: the 0-1 coding
 
 
 class Objective(NamedTuple):
@@ -66,7 +66,7 @@ def minus_difference(real: Tensor, fake: Tensor, _: Targets = TARGETS) -> Tensor
 
 
 def hinge_discriminator(real: Tensor, fake: Tensor, _: Targets = TARGETS) -> Tensor:
-    """E[max(0, 1 − d(x))] + E[max(0, 1 + d(G(z)))].  Lim & Ye 2017, eq. 12; Miyato et al. 2018, eq. 16."""
+    """E[max(0, 1 − d(x))] + E[max(0, 1 + d(G(z)))].  Lim & Ye 2017; Miyato et al. 2018, eq. 16."""
     return F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean()
 
 

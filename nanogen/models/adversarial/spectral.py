@@ -1,7 +1,8 @@
 """Layers of the SAGAN: spectral normalisation (Miyato et al. 2018) and self-attention (Zhang et al. 2019).
 
-A layer W x + b whose W is divided by its largest singular value σ(W), the spectral norm, has slope at most 1.  So has
-a network of such layers with activations of slope at most 1: the discriminator can't become steep.
+A layer W x + b whose W is divided by its largest singular value σ(W), the spectral norm, has slope at most 1; for a
+convolution W is the matrix of its kernels, and the bound is a number that depends on their size.  So the slope of a
+network of such layers is bounded, whatever its weights: the discriminator can't become steep.
 """
 
 from __future__ import annotations
