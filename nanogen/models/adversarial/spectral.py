@@ -15,7 +15,6 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, changes
-from nanogen.backend import Array
 from nanogen.nn import Conv2d, ConvTranspose2d, Module, Parameter
 from nanogen.random import Generator
 
@@ -42,24 +41,25 @@ class SpectralNorm(Module):
     def __init__(self, layer: Any, rng: Generator):
         super().__init__()
         self.layer = layer
-        self.register_buffer("u", Tensor(unit(rng.normal(len(self.matrix())))))
+        self.register_buffer("u", unit(Tensor(rng.normal(len(self.matrix())))))
 
     def matrix(self) -> Tensor:
         """W as a matrix: (outputs, the other axes)."""
         weight: Tensor = self.layer.weight
         outputs_first = weight.transpose(0, 1) if isinstance(self.layer, ConvTranspose2d) else weight
-        return outputs_first.reshape(len(outputs_first.data), -1)
+        return outputs_first.reshape(outputs_first.shape[0], -1)
 
     def spectral_norm(self) -> Tensor:
         """σ = uᵀ W v with v ← Wᵀu/‖Wᵀu‖ and, in training, then u ← Wv/‖Wv‖.  Miyato et al. 2018, algorithm 1.
 
         The gradient holds u and v fixed; at the singular vectors, where σ is stationary in them, that is exact."""
         w = self.matrix()
-        v = unit(w.data.T @ self.u.data)
+        v = unit(self.u @ w.detach())
         if self.training:
-            self.u.data[...] = unit(w.data @ v)  # in place: a captured CUDA graph uses the same memory
+            self.u.data[...] = unit(w.detach() @ v).data  # in place: a captured CUDA graph uses the same memory
             changes.note(self.u.data)
-        return (Tensor(self.u.data.copy()) @ w) @ Tensor(v)
+        u = Tensor(self.u.data.copy())  # which the next call does not change
+        return (u @ w) @ v
 
     def forward(self, *inputs: Any) -> Tensor:
         normalised = copy.copy(self.layer)
@@ -68,9 +68,9 @@ class SpectralNorm(Module):
         return out
 
 
-def unit(vector: Array) -> Array:
+def unit(x: Tensor) -> Tensor:
     """x / ‖x‖."""
-    return vector / ((vector @ vector) ** 0.5 + 1e-12)
+    return x / ((x**2).sum() ** 0.5 + 1e-12)
 
 
 class SelfAttention(Module):
