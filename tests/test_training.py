@@ -768,7 +768,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "weight_decay": 2.0,
         "model_settings": {"weight": 2.0},
     },
-    "gan": {"steps": 800, "lr": 5e-4, "ema": 0.98, "model_settings": {}},
+    "gan": {"steps": 800, "lr": 5e-4, "ema": 0.98, "betas": (0.5, 0.999), "model_settings": {}},
+    "sagan": {"steps": 800, "lr": 1e-3, "ema": 0.98, "betas": (0.0, 0.9), "model_settings": {}},
     "ddpm": {"steps": 600, "lr": 2e-3, "ema": 0.98, "model_settings": {"T": 200, "channels": 32}},
 }
 LARGE: dict[str, dict[str, Any]] = {
@@ -787,7 +788,8 @@ LARGE: dict[str, dict[str, Any]] = {
     **{
         name: {"steps": 4000, "lr": 1e-3, "ema": 0.995, "model_settings": {}} for name in ("autoencoder", "wae", "aae")
     },
-    "gan": {"steps": 4000, "lr": 3e-4, "ema": 0.995, "model_settings": {"channels": 32}},
+    "gan": {"steps": 4000, "lr": 3e-4, "ema": 0.995, "betas": (0.5, 0.999), "model_settings": {"channels": 32}},
+    "sagan": {"steps": 4000, "lr": 6e-4, "ema": 0.995, "betas": (0.0, 0.9), "model_settings": {"channels": 32}},
     "ddpm": {"steps": 3000, "lr": 1e-3, "ema": 0.995, "model_settings": {"channels": 32, "multipliers": (1, 2, 2)}},
 }  # fmt: skip
 
@@ -796,11 +798,11 @@ LARGE: dict[str, dict[str, Any]] = {
 def test_settings_unless_given(model: str) -> None:
     """A default that moves changes everybody's runs: these are they, for images whose longer side has at most 16 pixels
     and for larger ones.  The GAN's are DCGAN's β_1 = ½ and no warm-up.  Radford et al. 2016, section 4."""
-    betas, warmup = ((0.5, 0.999), 0) if model == "gan" else ((0.9, 0.999), 100)
+    warmup = 0 if model in ("gan", "sagan") else 100
     for recipes, threads, samples_every, test_every, sizes in (
         (SMALL, 1, 200, 25, [(8, 8), (16, 16), (16, 4)]), (LARGE, 2, 1000, 100, [(8, 20), (20, 8), (28, 28)]),
     ):  # fmt: skip
-        expected = USUAL | {"betas": betas} | recipes[model]
+        expected = USUAL | {"betas": (0.9, 0.999)} | recipes[model]
         expected |= {"warmup": warmup, "threads": threads, "model": model}
         for size in sizes:
             images = Images(np.zeros((130, 1, *size), np.uint8), None, 7, "of some kind")
@@ -874,11 +876,12 @@ def test_defaults_as_they_are_shown() -> None:
     assert default("keep") == "3"
     assert default("samples_every") == "200; images beyond 16 pixels: 1000"
     assert default("betas") == (
-        "0.9,0.999 or 0.5,0.999 for aae, gan; images beyond 16 pixels: 0.9,0.999 or 0.5,0.999 for gan"
+        "0.9,0.999 or 0.5,0.999 for aae, gan or 0.0,0.9 for sagan;"
+        " images beyond 16 pixels: 0.9,0.999 or 0.5,0.999 for gan or 0.0,0.9 for sagan"
     )
     assert default("lr") == (
-        "0.003 or 0.001 for vae, autoencoder, wae or 0.002 for hierarchical-vae, aae, ddpm or 0.0005 for gan;"
-        " images beyond 16 pixels: 0.001 or 0.0003 for gan"
+        "0.003 or 0.001 for vae, autoencoder, wae, sagan or 0.002 for hierarchical-vae, aae, ddpm or 0.0005 for gan;"
+        " images beyond 16 pixels: 0.001 or 0.0003 for gan or 0.0006 for sagan"
     )
     shown = dict(explained("ddpm"))
     assert shown["T=1000"] == "the number of diffusion steps, at least 2. (200 for images of up to 16 pixels)"

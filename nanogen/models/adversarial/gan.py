@@ -44,7 +44,8 @@ class GAN(GenerativeModel):
         gradient_penalty: the weight λ of `gradient_penalty` in the discriminator's loss; Gulrajani et al. take 10.
         clip_weights: c, to which D's weights are clipped, [−c, c], after each of its updates; 0: they are not.
         targets: a, b, c of `least-squares`: what D should say of samples and of images, and G wants it to say.
-        spectral: whether D's weights are divided by their spectral norms, in place of its batch normalisation.
+        spectral: whether the weights of both networks are divided by their spectral norms; in D this replaces batch
+            normalisation.
         attention: whether both networks have a layer of self-attention.
         classes: the number of labels that images are conditioned on; 0: unconditional.
         rng: draws the initial weights; default `Generator(0)`.
@@ -157,8 +158,11 @@ class GAN(GenerativeModel):
 class SAGAN(GAN):
     """A GAN with self-attention, spectral normalisation and the hinge objective.  Zhang et al. 2019.
 
-    Args: as for `GAN`, whose defaults differ.
+    It is a `GAN` with other defaults.  As in the paper the weights of both networks are normalised, and Adam has no
+    momentum.  D's slope is small, so its steps are larger than a GAN's.
     """
 
     summary = "a GAN with self-attention and spectral normalisation (Zhang et al. 2019)"
+    small = Recipe(steps=800, lr=1e-3, betas=(0.0, 0.9), warmup=0)
+    large = large(steps=4000, lr=6e-4, betas=(0.0, 0.9), warmup=0, model={"channels": 32})
     __init__ = functools.partialmethod(GAN.__init__, objective="hinge", spectral=True, attention=True)  # type: ignore
