@@ -789,7 +789,7 @@ LARGE: dict[str, dict[str, Any]] = {
         name: {"steps": 4000, "lr": 1e-3, "ema": 0.995, "model_settings": {}} for name in ("autoencoder", "wae", "aae")
     },
     "gan": {"steps": 4000, "lr": 3e-4, "ema": 0.995, "betas": (0.5, 0.999), "model_settings": {"channels": 32}},
-    "sagan": {"steps": 4000, "lr": 6e-4, "ema": 0.995, "betas": (0.0, 0.9), "model_settings": {"channels": 32}},
+    "sagan": {"steps": 4000, "lr": 4e-4, "ema": 0.995, "betas": (0.0, 0.9), "model_settings": {"channels": 32}},
     "ddpm": {"steps": 3000, "lr": 1e-3, "ema": 0.995, "model_settings": {"channels": 32, "multipliers": (1, 2, 2)}},
 }  # fmt: skip
 
@@ -881,7 +881,7 @@ def test_defaults_as_they_are_shown() -> None:
     )
     assert default("lr") == (
         "0.003 or 0.001 for vae, autoencoder, wae, sagan or 0.002 for hierarchical-vae, aae, ddpm or 0.0005 for gan;"
-        " images beyond 16 pixels: 0.001 or 0.0003 for gan or 0.0006 for sagan"
+        " images beyond 16 pixels: 0.001 or 0.0003 for gan or 0.0004 for sagan"
     )
     shown = dict(explained("ddpm"))
     assert shown["T=1000"] == "the number of diffusion steps, at least 2. (200 for images of up to 16 pixels)"

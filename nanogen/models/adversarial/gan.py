@@ -164,5 +164,5 @@ class SAGAN(GAN):
 
     summary = "a GAN with self-attention and spectral normalisation (Zhang et al. 2019)"
     small = Recipe(steps=800, lr=1e-3, betas=(0.0, 0.9), warmup=0)
-    large = large(steps=4000, lr=6e-4, betas=(0.0, 0.9), warmup=0, model={"channels": 32})
+    large = large(steps=4000, lr=4e-4, betas=(0.0, 0.9), warmup=0, model={"channels": 32})
     __init__ = functools.partialmethod(GAN.__init__, objective="hinge", spectral=True, attention=True)  # type: ignore
