@@ -352,10 +352,11 @@ class SpectralNorm(nn.Module):
     def __init__(self, ours: spectral.SpectralNorm):
         super().__init__()
         self.layer = nn.utils.parametrizations.spectral_norm(counterpart(ours.layer))
-        self.register_load_state_dict_pre_hook(self.renamed)
+        self.register_load_state_dict_pre_hook(self.from_ours)
+        self.register_state_dict_post_hook(self.to_ours)
 
     @staticmethod
-    def renamed(module: SpectralNorm, state: dict[str, torch.Tensor], prefix: str, *others: Any) -> None:
+    def from_ours(module: SpectralNorm, state: dict[str, torch.Tensor], prefix: str, *others: Any) -> None:
         weight, u, inside = (
             state.pop(f"{prefix}layer.weight"),
             state.pop(f"{prefix}u"),
@@ -364,6 +365,12 @@ class SpectralNorm(nn.Module):
         outputs = 1 if isinstance(module.layer, nn.ConvTranspose2d) else 0
         v = F.normalize(weight.movedim(outputs, 0).flatten(1).T @ u, dim=0)
         state |= {f"{inside}.weight.original": weight, f"{inside}.weight.0._u": u, f"{inside}.weight.0._v": v}
+
+    @staticmethod
+    def to_ours(module: SpectralNorm, state: dict[str, torch.Tensor], prefix: str, *others: Any) -> None:
+        inside = f"{prefix}layer.parametrizations.weight"
+        state |= {f"{prefix}layer.weight": state.pop(f"{inside}.original"), f"{prefix}u": state.pop(f"{inside}.0._u")}
+        del state[f"{inside}.0._v"]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layer(x)

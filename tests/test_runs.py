@@ -129,7 +129,8 @@ def test_a_run_begins_with_the_weights_of_another(
     for name, average in averages.items():
         assert np.array_equal(start.arrays[f"model.{name}"], average)
         assert np.array_equal(start.arrays[f"average.{name}"], average)
-        assert not np.array_equal(theirs[f"model.{name}"], average)
+        if name != "discriminator.last.layer.bias":  # within the hinge's margins images and samples pull alike
+            assert not np.array_equal(theirs[f"model.{name}"], average), name
     for name in Run(first).model().state_dict().keys() - averages.keys():  # running moments
         assert np.array_equal(start.arrays[f"model.{name}"], theirs[f"model.{name}"])
     train(model, still, "--lr", "1e-30", "--init", str(first))
