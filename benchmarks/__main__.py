@@ -60,9 +60,8 @@ def check_equal(name: str, ours: ng.models.GenerativeModel, images: np.ndarray) 
 
     Raises:
         AssertionError: they differ."""
-    ours = torch_models.stirred(copy.deepcopy(ours), 0.02)
-    theirs = torch_models.mirror(ours).double()
-    ours = ours.to(np.float64)
+    ours = torch_models.stirred(copy.deepcopy(ours).to(np.float64), 0.02)
+    theirs = torch_models.mirror(ours)
 
     for (part, loss_of, module), (torch_loss_of, _) in zip(ours.updates(), torch_models.updates(theirs), strict=True):
         keys, parameters = zip(*module.named_parameters(), strict=True)

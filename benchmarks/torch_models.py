@@ -19,8 +19,8 @@ from nanogen.nn.layers import MaskedConv2d
 
 
 def mirror(ours: ng.models.GenerativeModel) -> Any:
-    """The same model in PyTorch, with the same weights."""
-    theirs = MODELS[type(ours).__name__](ours)
+    """The same model in PyTorch, with the same weights, in their type."""
+    theirs = MODELS[type(ours).__name__](ours).to(getattr(torch, ours.dtype.name))
     theirs.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in ours.state_dict().items()})
     return theirs
 

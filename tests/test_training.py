@@ -880,8 +880,8 @@ def test_defaults_as_they_are_shown() -> None:
         " images beyond 16 pixels: 0.9,0.999 or 0.5,0.999 for gan or 0.0,0.9 for sagan"
     )
     assert default("lr") == (
-        "0.003 or 0.001 for vae, autoencoder, wae, sagan or 0.002 for hierarchical-vae, aae, ddpm or 0.0005 for gan;"
-        " images beyond 16 pixels: 0.001 or 0.0003 for gan or 0.0004 for sagan"
+        "0.001 or 0.003 for pixelcnn, gated-pixelcnn, pixelrnn or 0.002 for hierarchical-vae, aae, ddpm"
+        " or 0.0005 for gan; images beyond 16 pixels: 0.001 or 0.0003 for gan or 0.0004 for sagan"
     )
     shown = dict(explained("ddpm"))
     assert shown["T=1000"] == "the number of diffusion steps, at least 2. (200 for images of up to 16 pixels)"
