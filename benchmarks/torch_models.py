@@ -14,12 +14,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import nanogen as ng
+from nanogen.models.adversarial import spectral
 from nanogen.nn.layers import MaskedConv2d
 
 
 def mirror(ours: ng.models.GenerativeModel) -> Any:
-    """The same model in PyTorch, with the same weights."""
-    theirs = MODELS[type(ours).__name__](ours)
+    """The same model in PyTorch, with the same weights, in their type."""
+    theirs = MODELS[type(ours).__name__](ours).to(getattr(torch, ours.dtype.name))
     theirs.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in ours.state_dict().items()})
     return theirs
 
@@ -48,6 +49,8 @@ def layers_of(module: ng.nn.Module) -> nn.Module:
         return nn.Identity()
     if isinstance(module, ng.nn.Dropout):
         return nn.Dropout(module.p)
+    if isinstance(module, ng.nn.Identity):
+        return nn.Identity()
     raise TypeError(f"no counterpart of {type(module).__name__}")
 
 
@@ -78,6 +81,9 @@ def stirred(model: ng.models.GenerativeModel, by: float) -> ng.models.Generative
     draw = np.random.default_rng(0)
     for parameter in model.parameters():
         parameter.data = (parameter.data + by * draw.normal(size=parameter.shape)).astype(parameter.dtype)
+    for module in model.modules():
+        if isinstance(module, spectral.SpectralNorm):  # torch's iteration is half a step further: the same at its end
+            module.u.data[...] = np.linalg.svd(module.matrix().data)[0][:, 0]
     return model
 
 
@@ -342,19 +348,70 @@ def discretized_logistic(
     return torch.where(levels == 0, F.logsigmoid(high), torch.where(levels == count - 1, F.logsigmoid(-low), inside))
 
 
-class GeneratorNetwork(Mirror):
+class SpectralNorm(nn.Module):
+    """PyTorch's own.  It has its vectors and the weight under other names."""
+
+    def __init__(self, ours: spectral.SpectralNorm):
+        super().__init__()
+        self.layer = nn.utils.parametrizations.spectral_norm(counterpart(ours.layer))
+        self.register_load_state_dict_pre_hook(self.from_ours)
+        self.register_state_dict_post_hook(self.to_ours)
+
+    @staticmethod
+    def from_ours(module: SpectralNorm, state: dict[str, torch.Tensor], prefix: str, *others: Any) -> None:
+        weight, u, inside = (
+            state.pop(f"{prefix}layer.weight"),
+            state.pop(f"{prefix}u"),
+            f"{prefix}layer.parametrizations",
+        )
+        outputs = 1 if isinstance(module.layer, nn.ConvTranspose2d) else 0
+        v = F.normalize(weight.movedim(outputs, 0).flatten(1).T @ u, dim=0)
+        state |= {f"{inside}.weight.original": weight, f"{inside}.weight.0._u": u, f"{inside}.weight.0._v": v}
+
+    @staticmethod
+    def to_ours(module: SpectralNorm, state: dict[str, torch.Tensor], prefix: str, *others: Any) -> None:
+        inside = f"{prefix}layer.parametrizations.weight"
+        state |= {f"{prefix}layer.weight": state.pop(f"{inside}.original"), f"{prefix}u": state.pop(f"{inside}.0._u")}
+        del state[f"{inside}.0._v"]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def our_names(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters by the names that they have in our modules."""
+    return {name.replace("parametrizations.weight.original", "weight"): p for name, p in module.named_parameters()}
+
+
+class SelfAttention(Mirror):
+    def __init__(self, ours: spectral.SelfAttention):
+        super().__init__(ours)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        keys, queries, values = (part(x).flatten(2).transpose(1, 2) for part in (self.f, self.g, self.h))
+        seen = F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2)
+        return x + self.gamma * self.v(seen.reshape(len(x), -1, *x.shape[2:]))
+
+
+class Attentive(Mirror):
+    def attend(self, stage: int, h: torch.Tensor) -> torch.Tensor:
+        return self.attention(h) if hasattr(self, "attention") and stage == self.ours[0].attended else h
+
+
+class GeneratorNetwork(Attentive):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        h = F.relu(self.norms[0](self.first(z[:, :, None, None])))
-        for conv, norm in zip(self.convs, list(self.norms)[1:], strict=True):
-            h = F.relu(norm(conv(h)))
+        h = self.attend(0, F.relu(self.norms[0](self.first(z[:, :, None, None]))))
+        for i, (conv, norm) in enumerate(zip(self.convs, list(self.norms)[1:], strict=True), start=1):
+            h = self.attend(i, F.relu(norm(conv(h))))
         return torch.tanh(self.last(h))
 
 
-class DiscriminatorNetwork(Mirror):
+class DiscriminatorNetwork(Attentive):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = F.leaky_relu(self.first(x), 0.2)
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            h = F.leaky_relu(norm(conv(h)), 0.2)
+        h = self.attend(0, F.leaky_relu(self.first(x), 0.2))
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True), start=1):
+            h = self.attend(i, F.leaky_relu(norm(conv(h)), 0.2))
         return self.last(h).reshape(len(x))
 
 
@@ -370,6 +427,17 @@ class GAN(Mirror):
 
     def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
         return F.softplus(-self.discriminator(self.generate(len(images), rng))).mean()
+
+
+class SAGAN(GAN):
+    def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        with torch.no_grad():
+            fake = self.generate(len(images), rng)
+        real = self.discriminator(self.scaled(images))
+        return F.relu(1 - real).mean() + F.relu(1 + self.discriminator(fake)).mean()
+
+    def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        return -self.discriminator(self.generate(len(images), rng)).mean()
 
 
 class ResidualBlock(Mirror):
@@ -668,7 +736,7 @@ class StyleGAN(Mirror):
 MODELS: dict[str, type[Mirror]] = {
     cls.__name__: cls
     for cls in (
-        PixelCNN, GatedPixelCNN, PixelRNN, VAE, HierarchicalVAE, Autoencoder, WAE, AAE, GAN, StyleGAN, Pix2Pix,
+        PixelCNN, GatedPixelCNN, PixelRNN, VAE, HierarchicalVAE, Autoencoder, WAE, AAE, GAN, SAGAN, StyleGAN, Pix2Pix,
         CycleGAN, SPADE, DDPM,
     )
 }  # fmt: skip
@@ -684,6 +752,8 @@ PARTS: dict[type, type[Mirror]] = {
     ng.models.latent.networks.Encoder: Encoder,
     ng.models.latent.networks.Decoder: Decoder,
     ng.models.latent.wae.CodeDiscriminator: CodeDiscriminator,
+    spectral.SpectralNorm: SpectralNorm,
+    spectral.SelfAttention: SelfAttention,
     ng.models.adversarial.networks.GeneratorNetwork: GeneratorNetwork,
     ng.models.adversarial.networks.DiscriminatorNetwork: DiscriminatorNetwork,
     ng.models.adversarial.translators.Convolved: Convolved,

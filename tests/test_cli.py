@@ -46,6 +46,7 @@ TINY = {
     "wae": ["latent=2", "channels=2", "stages=1"],
     "aae": ["latent=2", "channels=2", "stages=1", "hidden=4", "discriminator_steps=2"],
     "gan": ["latent=2", "channels=2"],
+    "sagan": ["latent=2", "channels=2"],
     "pix2pix": ["channels=2", "stages=1", "discriminator_stages=0"],
     "cyclegan": ["channels=2", "stages=1", "blocks=1", "discriminator_stages=0"],
     "spade": ["latent=2", "channels=2", "hidden=2", "discriminator_stages=0"],
@@ -69,7 +70,7 @@ PICTURES = {
         name: ["codes", "interpolation", "manifold", "prior_means", "reconstructions", "traversals"]
         for name in ("autoencoder", "wae", "aae")
     },
-    "gan": ["interpolation", "nearest"],
+    **{name: ["interpolation", "nearest"] for name in ("gan", "sagan")},
     "pix2pix": ["translation"],
     "cyclegan": ["cycle"],
     "spade": ["translation"],
@@ -135,9 +136,8 @@ def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
         >= {k: [int(v)] if k == "multipliers" else int(v) for k, v in (text.split("=") for text in TINY[model])}.items()
     )
     rows = [line.split(",") for line in (out / "metrics.csv").read_text().splitlines()]
-    losses = {"gan": ["discriminator", "generator"], "aae": ["discriminator", "autoencoder"]}
-    losses |= {"pix2pix": ["discriminator", "generator"], "cyclegan": ["generator", "discriminator"]}
-    losses |= {name: ["discriminator", "generator"] for name in ("spade", "stylegan")}
+    losses = {"aae": ["discriminator", "autoencoder"], "cyclegan": ["generator", "discriminator"]}
+    losses |= {name: ["discriminator", "generator"] for name in ("gan", "sagan", "pix2pix", "spade", "stylegan")}
     assert rows[0] == ["step", *losses.get(model, ["loss"])]
     assert [row[0] for row in rows[1:]] == ["10", "12"]
     assert all(np.isfinite(float(x)) for row in rows[1:] for x in row)

@@ -12,6 +12,7 @@ from nanogen.models import (
     AAE,
     DDPM,
     GAN,
+    SAGAN,
     SPADE,
     VAE,
     WAE,
@@ -47,6 +48,8 @@ MODELS: dict[str, Any] = {
     "gan, penalised": lambda **rng: GAN(
         (1, 8, 8), 5, latent=3, channels=4, objective="wasserstein", gradient_penalty=0.5, **rng
     ),
+    "gan, least squares": lambda **rng: GAN((1, 8, 8), 5, latent=3, channels=4, objective="least-squares", **rng),
+    "sagan": lambda **rng: SAGAN((3, 8, 12), 5, latent=3, channels=4, **rng),
     "pix2pix": lambda **rng: Pix2Pix((3, 6, 4), 5, channels=4, discriminator_stages=1, dropout=0.0, **rng),
     "cyclegan": lambda **rng: CycleGAN((1, 6, 5), 5, channels=4, blocks=1, identity=0.5, **rng),
     "spade": lambda **rng: SPADE((3, 6, 4), 5, latent=3, channels=4, hidden=4, discriminator_stages=0, **rng),
@@ -136,6 +139,11 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     AAE: {"latent": 32, "channels": 32, "stages": 2, "weight": 1.0, "hidden": 256},
     GAN: {
         "latent": 64, "channels": 64, "objective": "non-saturating", "discriminator_steps": 1, "gradient_penalty": 0.0,
+        "clip_weights": 0.0, "targets": (0.0, 1.0, 1.0), "spectral": False, "attention": False,
+    },
+    SAGAN: {
+        "latent": 64, "channels": 64, "objective": "hinge", "discriminator_steps": 1, "gradient_penalty": 0.0,
+        "clip_weights": 0.0, "targets": (0.0, 1.0, 1.0), "spectral": True, "attention": True,
     },
     Pix2Pix: {
         "source": "edges", "channels": 64, "stages": 7, "discriminator_stages": 3, "weight": 100.0, "dropout": 0.5,
@@ -190,6 +198,8 @@ def test_the_unit_of_a_loss(name: str) -> None:
     else:
         assert model.loss_unit == {
             "gan": "nats", "gan, penalised": "units of the critic's output",
+            "gan, least squares": "squared units of the discriminator's output",
+            "sagan": "units of the discriminator's output",
             "pix2pix": "nats, with λ times the L1 error",
             "cyclegan": "squared error of D, with λ times the L1 error of the cycle",
             "spade": "units of the discriminator's output", "stylegan": "nats", "stylegan, growing": "nats",

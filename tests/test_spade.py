@@ -208,16 +208,9 @@ def test_losses_by_hand() -> None:
     fake = model.generator(ng.tensor(ng.Generator(9).normal((4, 3), np.float64)), m)
     real, fake = (model.discriminator(ng.functional.cat([m, image], dim=1)).data for image in (y, fake))
     assert real.size > 4
-    assert min((real > 1).sum(), (real < 1).sum()) >= 0
     expected = np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean()
     assert model.discriminator_loss(images, ng.Generator(9)).item() == pytest.approx(expected, rel=1e-9)
     assert model.generator_loss(images, ng.Generator(9)).item() == pytest.approx(-fake.mean(), rel=1e-9)
-
-
-def test_the_hinge() -> None:
-    """Nothing beyond the margin, and 1 − d below it."""
-    d = np.array([-2.0, 0.0, 0.5, 1.0, 3.0])
-    assert spade.hinge(ng.tensor(d)).item() == pytest.approx((3 + 1 + 0.5) / 5)
 
 
 def test_who_learns_from_which_loss() -> None:

@@ -257,6 +257,7 @@ UPLOADS = {
     "wae": 1,
     "aae": 3,
     "gan": 2,
+    "sagan": 2,
     "pix2pix": 2,
     "cyclegan": 2,
     "spade": 2,

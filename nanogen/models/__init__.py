@@ -4,7 +4,7 @@ The rest of the library finds the models in `MODELS`: a new model is one more li
 """
 
 from nanogen.models.adversarial.cyclegan import CycleGAN
-from nanogen.models.adversarial.gan import GAN
+from nanogen.models.adversarial.gan import GAN, SAGAN
 from nanogen.models.adversarial.pix2pix import Pix2Pix
 from nanogen.models.adversarial.spade import SPADE
 from nanogen.models.adversarial.stylegan import StyleGAN
@@ -30,6 +30,7 @@ MODELS: dict[str, type[GenerativeModel]] = {
     "wae": WAE,
     "aae": AAE,
     "gan": GAN,
+    "sagan": SAGAN,
     "stylegan": StyleGAN,
     "pix2pix": Pix2Pix,
     "cyclegan": CycleGAN,
@@ -42,6 +43,7 @@ __all__ = [
     "DDPM",
     "GAN",
     "MODELS",
+    "SAGAN",
     "SPADE",
     "VAE",
     "WAE",

@@ -18,7 +18,7 @@ from nanogen import functional as F
 from nanogen.autograd import Tensor, no_grad
 from nanogen.backend import to_numpy
 from nanogen.data.images import Images
-from nanogen.models.adversarial.gan import discriminator_loss, generator_loss
+from nanogen.models.adversarial.objectives import discriminator_loss, generator_loss
 from nanogen.models.adversarial.translation import TranslationModel
 from nanogen.models.adversarial.translators import PatchGAN, UNetTranslator
 from nanogen.models.base import Update, check_counts

@@ -19,6 +19,7 @@ from nanogen.backend import Array, to_numpy
 from nanogen.data.images import Images
 from nanogen.distributions import unscale_levels
 from nanogen.models.adversarial.networks import halvings
+from nanogen.models.adversarial.objectives import discriminator_loss, generator_loss
 from nanogen.models.adversarial.sources import TONES, tones
 from nanogen.models.adversarial.styles import double, halve
 from nanogen.models.adversarial.translation import TranslationModel
@@ -99,13 +100,13 @@ class SPADE(TranslationModel):
         x = self.scaled(source)
         with no_grad():
             fake = self.translation(x, rng)
-        return hinge(self.logits(x, self.scaled(levels))) + hinge(-self.logits(x, fake))
+        return discriminator_loss(self.logits(x, self.scaled(levels)), self.logits(x, fake), "hinge")
 
     def generator_loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """−E[D(m, G(z, m))], which G minimises."""
         self.condition(labels, len(images))
         x = self.scaled(self.source_of(images))
-        return -self.logits(x, self.translation(x, rng)).mean()
+        return generator_loss(self.logits(x, self.translation(x, rng)), "hinge")
 
     def updates(self) -> list[Update]:
         """A step of D, then one of G."""
@@ -122,11 +123,6 @@ class SPADE(TranslationModel):
         x = self.source_of(images)
         drawn = [self.translate(x, rng) for _ in range(3)]
         return {"translation": np.stack([to_numpy(rows) for rows in (x, *drawn, images)])}
-
-
-def hinge(logits: Tensor) -> Tensor:
-    """E[max(0, 1 − d)]: no more to gain beyond the margin 1."""
-    return F.relu(1.0 - logits).mean()
 
 
 class SpatiallyAdaptiveNorm(Module):

@@ -21,7 +21,7 @@ from nanogen.autograd import Tensor, no_grad
 from nanogen.backend import Array, to_numpy
 from nanogen.data.images import Images
 from nanogen.distributions import unscale_levels
-from nanogen.models.adversarial.gan import discriminator_loss, generator_loss
+from nanogen.models.adversarial.objectives import discriminator_loss, generator_loss
 from nanogen.models.adversarial.styles import (
     StyleDiscriminator,
     StyleGenerator,
