@@ -413,11 +413,6 @@ def run_list(_: argparse.Namespace) -> None:
     print("  or a folder of pictures, or an .npz or .npy file of bytes")
 
 
-COMMANDS = {
-    "train": run_train, "sample": run_sample, "translate": run_translate, "evaluate": run_evaluate, "list": run_list,
-}  # fmt: skip
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.  Returns the exit status: 0; 1 if a run failed; 2 for invalid input; 130 or 143 if it was stopped
     by Ctrl-C or SIGTERM, 141 by the end of what reads its output."""
@@ -444,7 +439,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def outcome(parsed: argparse.Namespace) -> tuple[int, str]:
     """Run a command.  Returns the exit status and a line that describes the error, if any."""
-    command = COMMANDS[parsed.command]
+    commands = {"train": run_train, "sample": run_sample, "translate": run_translate, "evaluate": run_evaluate}
+    command = {**commands, "list": run_list}[parsed.command]
     keep_freed_memory()
     level = log.level
     log.setLevel("ERROR" if getattr(parsed, "quiet", False) else level)
