@@ -70,6 +70,30 @@ def _(rng):
     ]  # fmt: skip
 
 
+@samples("gate", declines="integers|odd|empty")
+def _(rng):
+    special, most = np.array([-np.inf, -90.0, -1e-6, 0.0, 1.0, 9.0, 90.0, np.inf]), {"empty": (0, 4, 3), "odd": (2, 1)}
+    shapes = most | {"rows": (3, 2), "images": (2, 6, 4, 5), "maps": (3, 70, 5), "large": (2, 32, 20, 20)}
+    return [
+        *(Sample(name, [2 * rng.normal(size=shape)], {}) for name, shape in shapes.items()),
+        # alone, so that the digits of small numbers count
+        Sample("tiny", [np.stack([1e-6 * rng.normal(size=(4, 7)), 3 * rng.normal(size=(4, 7))], 1)], {}),
+        Sample("special", [np.stack(np.meshgrid(special, special[1:-1]), 1)], {}),
+        Sample("nan", [np.array([[np.nan, 1.0]]), ], {}), Sample("integers", [np.arange(6).reshape(1, 6)], {}),
+    ]  # fmt: skip
+
+
+@samples("lstm", declines="integers|odd|empty|broadcast")
+def _(rng):
+    shapes = {"empty": (0, 8, 3), "odd": (2, 6), "rows": (3, 4), "images": (2, 12, 4, 5), "large": (2, 64, 20, 20)}
+    pairs = {name: (shape, (shape[0], shape[1] // 2, *shape[2:])) for name, shape in shapes.items()}
+    pairs["broadcast"] = (3, 8, 2), (1, 4, 2)
+    return [
+        *(Sample(name, [2 * rng.normal(size=shape) for shape in pair], {}) for name, pair in pairs.items()),
+        Sample("integers", [np.arange(8).reshape(1, 8), np.arange(4).reshape(1, 4)], {}),
+    ]
+
+
 @samples("leaky_relu", declines="integers")
 def _(rng):
     slopes = [0.01, 1.5, -0.5]
