@@ -1,69 +1,52 @@
-// The gates of the autoregressive networks, for rows of channels, one a pixel: see gates.py.
+// The gates of the autoregressive networks, for pixels with their channels side by side: see gates.py.
 
 #include "cpu/compiled.h"
 
-#define EACH_PIXEL SHARED(pixels * c > 1 << 13) for (Int p = 0; p < pixels; p++)
-#define EACH_CHANNEL PRAGMA(omp simd) for (Int q = 0; q < c; q++)
+#define EACH                                                               \
+    SHARED(pixels * c > 1 << 13) for (Int p = 0; p < pixels; p++)          \
+        PRAGMA(omp simd) for (Int q = 0; q < c; q++)
+#define OF(array, parts, part) array[(parts * p + part) * c + q]  // of a pixel's parts, each of c channels
 
-void gate(const Real* x, Real* out, Int pixels, Int c)
+void gate(const Real* x, Real* y, Int pixels, Int c)
 {
-    EACH_PIXEL
-    {
-        const Real* a = x + 2 * p * c;
-        Real* y = out + p * c;
-        EACH_CHANNEL y[q] = hyperbolic_tangent(a[q]) * sigmoid(a[c + q]);
-    }
+    EACH OF(y, 1, 0) = hyperbolic_tangent(OF(x, 2, 0)) * sigmoid(OF(x, 2, 1));
 }
 
 void gate_gradient(const Real* g, const Real* x, Real* dx, Int pixels, Int c)
 {
-    EACH_PIXEL
+    EACH
     {
-        const Real *a = x + 2 * p * c, *dy = g + p * c;
-        Real* d = dx + 2 * p * c;
-        EACH_CHANNEL
-        {
-            Real t = hyperbolic_tangent(a[q]), s = sigmoid(a[c + q]), share = dy[q] * s;
-            d[q] = share * (1 - t * t);
-            d[c + q] = share * t * (1 - s);
-        }
+        Real t = hyperbolic_tangent(OF(x, 2, 0)), s = sigmoid(OF(x, 2, 1)), d = OF(g, 1, 0) * s;
+        OF(dx, 2, 0) = d * (1 - t * t);
+        OF(dx, 2, 1) = d * t * (1 - s);
     }
 }
 
-void lstm(const Real* gates, const Real* old, Real* state, Int pixels, Int c)
+void lstm(const Real* gates, const Real* before, Real* state, Int pixels, Int c)
 {
-    EACH_PIXEL
+    EACH
     {
-        const Real *z = gates + 4 * p * c, *before = old + 2 * p * c;
-        Real* h = state + 2 * p * c;
-        EACH_CHANNEL
-        {
-            Real cell = sigmoid(z[c + q]) * before[c + q] + sigmoid(z[q]) * hyperbolic_tangent(z[2 * c + q]);
-            h[q] = sigmoid(z[3 * c + q]) * hyperbolic_tangent(cell);
-            h[c + q] = cell;
-        }
+        Real i = sigmoid(OF(gates, 4, 0)), f = sigmoid(OF(gates, 4, 1)), g = hyperbolic_tangent(OF(gates, 4, 2));
+        Real cell = f * OF(before, 2, 1) + i * g;
+        OF(state, 2, 0) = sigmoid(OF(gates, 4, 3)) * hyperbolic_tangent(cell);
+        OF(state, 2, 1) = cell;
     }
 }
 
 void lstm_gradient(
-    const Real* g, const Real* gates, const Real* old, const Real* state, Real* dgates, Real* dold, Int pixels, Int c)
+    const Real* d, const Real* gates, const Real* before, const Real* state, Real* dgates, Real* dbefore, Int pixels,
+    Int c)
 {
-    EACH_PIXEL
+    EACH
     {
-        const Real *z = gates + 4 * p * c, *before = old + 2 * p * c, *cell = state + (2 * p + 1) * c;
-        const Real* dh = g + 2 * p * c;
-        Real *dz = dgates + 4 * p * c, *dbefore = dold + 2 * p * c;
-        EACH_CHANNEL
-        {
-            Real i = sigmoid(z[q]), f = sigmoid(z[c + q]), new = hyperbolic_tangent(z[2 * c + q]);
-            Real o = sigmoid(z[3 * c + q]), t = hyperbolic_tangent(cell[q]);
-            Real dcell = dh[c + q] + dh[q] * o * (1 - t * t);
-            dz[q] = dcell * new * i * (1 - i);
-            dz[c + q] = dcell * before[c + q] * f * (1 - f);
-            dz[2 * c + q] = dcell * i * (1 - new * new);
-            dz[3 * c + q] = dh[q] * t * o * (1 - o);
-            dbefore[q] = 0;
-            dbefore[c + q] = dcell * f;
-        }
+        Real i = sigmoid(OF(gates, 4, 0)), f = sigmoid(OF(gates, 4, 1)), g = hyperbolic_tangent(OF(gates, 4, 2));
+        Real o = sigmoid(OF(gates, 4, 3)), t = hyperbolic_tangent(OF(state, 2, 1));
+        Real dh = OF(d, 2, 0), dcell = OF(d, 2, 1) + dh * o * (1 - t * t);
+        OF(dgates, 4, 0) = dcell * g * i * (1 - i);
+        OF(dgates, 4, 1) = dcell * OF(before, 2, 1) * f * (1 - f);
+        OF(dgates, 4, 2) = dcell * i * (1 - g * g);
+        OF(dgates, 4, 3) = dh * t * o * (1 - o);
+        OF(dbefore, 2, 0) = 0;
+        OF(dbefore, 2, 1) = dcell * f;
     }
 }
