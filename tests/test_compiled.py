@@ -32,6 +32,7 @@ from nanogen.functional.conv import convolve, convolve_adjoint, convolve_weight,
 from nanogen.kernels import convolution as choice
 from nanogen.kernels import winograd
 from nanogen.kernels.cpu import build, compiled, convolution, products, threads
+from nanogen.models.autoregressive.gated import gate
 
 pytestmark = pytest.mark.skipif(not build.compiler(), reason="no C compiler")
 EPSILON = {"float32": 2**-23, "float64": 2**-52}
@@ -277,6 +278,15 @@ def test_silu(x: float, dtype: str) -> None:
     found = float(F.silu(Tensor(np.array([x], dtype))).data[0])
     smallest = np.finfo(dtype).tiny * 100
     assert abs(found - exact) <= 4 * EPSILON[dtype] * abs(exact) + smallest
+
+
+@given(st.floats(-30, 30), st.floats(-120, 0), st.sampled_from(sorted(EPSILON)))
+@example(1.0, -20.0, "float32")
+def test_a_gates_tanh(x: float, exponent: float, dtype: str) -> None:
+    """tanh x to four roundings, also of numbers near 0; the other half of the gate is open."""
+    x = float(np.dtype(dtype).type(x * 2**exponent))
+    found = float(gate(Tensor(np.array([[x, 100.0]], dtype))).data[0, 0])
+    assert abs(found - math.tanh(x)) <= 4 * EPSILON[dtype] * abs(math.tanh(x)) + np.finfo(dtype).tiny
 
 
 def test_a_label_that_is_no_class_has_no_loss() -> None:

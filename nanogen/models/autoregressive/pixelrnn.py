@@ -29,7 +29,7 @@ from nanogen.random import Generator
 
 @composite
 def lstm(gates, state):
-    """The new state [h, c], (N, 2C, …), from the sums before the gates [i, f, g, o], (N, 4C, …), and the old one.  Eq. 3.
+    """The new state [h, c], (N, 2C, …), from the sums of the gates [i, f, g, o], (N, 4C, …), and the old one.  Eq. 3.
 
     Of the old state only c is read: h is in the sums."""
     (i, f, g, o), (_, c) = F.chunk(gates, 4, 1), F.chunk(state, 2, 1)
