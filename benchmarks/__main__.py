@@ -34,7 +34,7 @@ SIZES = {"8×8": ((1, 8, 8), 17), "28×28": ((1, 28, 28), 256)}
 BATCH = 64
 NO_DROPOUT = {"dropout": 0.0}  # the two sides would drop different elements
 MODELS: dict[str, dict[str, Any]] = {
-    "pixelcnn": NO_DROPOUT, "vae": {}, "gan": {}, "ddpm": {}, "gated-pixelcnn": NO_DROPOUT,
+    "pixelcnn": NO_DROPOUT, "vae": {}, "gan": {}, "sagan": {}, "ddpm": {}, "gated-pixelcnn": NO_DROPOUT,
     "pixelrnn row": {**NO_DROPOUT, "cell": "row"}, "pixelrnn diagonal": {**NO_DROPOUT, "cell": "diagonal"},
 }  # fmt: skip
 
@@ -60,16 +60,15 @@ def check_equal(name: str, ours: ng.models.GenerativeModel, images: np.ndarray) 
 
     Raises:
         AssertionError: they differ."""
-    ours = torch_models.stirred(copy.deepcopy(ours), 0.02)
-    theirs = torch_models.mirror(ours).double()
-    ours = ours.to(np.float64)
+    ours = torch_models.stirred(copy.deepcopy(ours).to(np.float64), 0.02)
+    theirs = torch_models.mirror(ours)
 
     for (part, loss_of, module), (torch_loss_of, _) in zip(ours.updates(), torch_models.updates(theirs), strict=True):
         keys, parameters = zip(*module.named_parameters(), strict=True)
         a, b = loss_of(images, ng.Generator(1)), torch_loss_of(images, ng.Generator(1))
         assert abs(a.item() - b.item()) < 1e-9 * abs(b.item()), (name, part, a, b.item())
         torch_module = theirs if part == "loss" else getattr(theirs, part)
-        named = dict(torch_module.named_parameters())
+        named = torch_models.our_names(torch_module)
         theirs_g = dict(zip(named, torch.autograd.grad(b, list(named.values())), strict=True))
         scale = max(float(g.abs().max()) for g in theirs_g.values())
         for key, g in zip(keys, ng.grad(a, parameters), strict=True):

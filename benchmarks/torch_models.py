@@ -14,12 +14,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import nanogen as ng
+from nanogen.models.adversarial import spectral
 from nanogen.nn.layers import MaskedConv2d
 
 
 def mirror(ours: ng.models.GenerativeModel) -> Any:
-    """The same model in PyTorch, with the same weights."""
-    theirs = MODELS[type(ours).__name__](ours)
+    """The same model in PyTorch, with the same weights, in their type."""
+    theirs = MODELS[type(ours).__name__](ours).to(getattr(torch, ours.dtype.name))
     theirs.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in ours.state_dict().items()})
     return theirs
 
@@ -43,9 +44,13 @@ def layers_of(module: ng.nn.Module) -> nn.Module:
     if isinstance(module, ng.nn.GroupNorm):
         return nn.GroupNorm(module.num_groups, module.weight.shape[0], module.eps)
     if isinstance(module, ng.nn.BatchNorm2d):
-        return nn.BatchNorm2d(module.weight.shape[0], module.eps, module.momentum)
+        return nn.BatchNorm2d(module.num_features, module.eps, module.momentum, module.affine)
+    if isinstance(module, ng.nn.Identity):
+        return nn.Identity()
     if isinstance(module, ng.nn.Dropout):
         return nn.Dropout(module.p)
+    if isinstance(module, ng.nn.Identity):
+        return nn.Identity()
     raise TypeError(f"no counterpart of {type(module).__name__}")
 
 
@@ -76,6 +81,9 @@ def stirred(model: ng.models.GenerativeModel, by: float) -> ng.models.Generative
     draw = np.random.default_rng(0)
     for parameter in model.parameters():
         parameter.data = (parameter.data + by * draw.normal(size=parameter.shape)).astype(parameter.dtype)
+    for module in model.modules():
+        if isinstance(module, spectral.SpectralNorm):  # torch's iteration is half a step further: the same at its end
+            module.u.data[...] = np.linalg.svd(module.matrix().data)[0][:, 0]
     return model
 
 
@@ -340,19 +348,70 @@ def discretized_logistic(
     return torch.where(levels == 0, F.logsigmoid(high), torch.where(levels == count - 1, F.logsigmoid(-low), inside))
 
 
-class GeneratorNetwork(Mirror):
+class SpectralNorm(nn.Module):
+    """PyTorch's own.  It has its vectors and the weight under other names."""
+
+    def __init__(self, ours: spectral.SpectralNorm):
+        super().__init__()
+        self.layer = nn.utils.parametrizations.spectral_norm(counterpart(ours.layer))
+        self.register_load_state_dict_pre_hook(self.from_ours)
+        self.register_state_dict_post_hook(self.to_ours)
+
+    @staticmethod
+    def from_ours(module: SpectralNorm, state: dict[str, torch.Tensor], prefix: str, *others: Any) -> None:
+        weight, u, inside = (
+            state.pop(f"{prefix}layer.weight"),
+            state.pop(f"{prefix}u"),
+            f"{prefix}layer.parametrizations",
+        )
+        outputs = 1 if isinstance(module.layer, nn.ConvTranspose2d) else 0
+        v = F.normalize(weight.movedim(outputs, 0).flatten(1).T @ u, dim=0)
+        state |= {f"{inside}.weight.original": weight, f"{inside}.weight.0._u": u, f"{inside}.weight.0._v": v}
+
+    @staticmethod
+    def to_ours(module: SpectralNorm, state: dict[str, torch.Tensor], prefix: str, *others: Any) -> None:
+        inside = f"{prefix}layer.parametrizations.weight"
+        state |= {f"{prefix}layer.weight": state.pop(f"{inside}.original"), f"{prefix}u": state.pop(f"{inside}.0._u")}
+        del state[f"{inside}.0._v"]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def our_names(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters by the names that they have in our modules."""
+    return {name.replace("parametrizations.weight.original", "weight"): p for name, p in module.named_parameters()}
+
+
+class SelfAttention(Mirror):
+    def __init__(self, ours: spectral.SelfAttention):
+        super().__init__(ours)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        keys, queries, values = (part(x).flatten(2).transpose(1, 2) for part in (self.f, self.g, self.h))
+        seen = F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2)
+        return x + self.gamma * self.v(seen.reshape(len(x), -1, *x.shape[2:]))
+
+
+class Attentive(Mirror):
+    def attend(self, stage: int, h: torch.Tensor) -> torch.Tensor:
+        return self.attention(h) if hasattr(self, "attention") and stage == self.ours[0].attended else h
+
+
+class GeneratorNetwork(Attentive):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        h = F.relu(self.norms[0](self.first(z[:, :, None, None])))
-        for conv, norm in zip(self.convs, list(self.norms)[1:], strict=True):
-            h = F.relu(norm(conv(h)))
+        h = self.attend(0, F.relu(self.norms[0](self.first(z[:, :, None, None]))))
+        for i, (conv, norm) in enumerate(zip(self.convs, list(self.norms)[1:], strict=True), start=1):
+            h = self.attend(i, F.relu(norm(conv(h))))
         return torch.tanh(self.last(h))
 
 
-class DiscriminatorNetwork(Mirror):
+class DiscriminatorNetwork(Attentive):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = F.leaky_relu(self.first(x), 0.2)
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            h = F.leaky_relu(norm(conv(h)), 0.2)
+        h = self.attend(0, F.leaky_relu(self.first(x), 0.2))
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True), start=1):
+            h = self.attend(i, F.leaky_relu(norm(conv(h)), 0.2))
         return self.last(h).reshape(len(x))
 
 
@@ -368,6 +427,17 @@ class GAN(Mirror):
 
     def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
         return F.softplus(-self.discriminator(self.generate(len(images), rng))).mean()
+
+
+class SAGAN(GAN):
+    def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        with torch.no_grad():
+            fake = self.generate(len(images), rng)
+        real = self.discriminator(self.scaled(images))
+        return F.relu(1 - real).mean() + F.relu(1 + self.discriminator(fake)).mean()
+
+    def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        return -self.discriminator(self.generate(len(images), rng)).mean()
 
 
 class ResidualBlock(Mirror):
@@ -424,10 +494,252 @@ class DDPM(Mirror):
         return F.mse_loss(self.unet(signal * x0 + spread * noise, t), noise)
 
 
+class Convolved(Mirror):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x))
+
+
+class UNetTranslator(Mirror):
+    def forward(self, x: torch.Tensor, rng: ng.Generator) -> torch.Tensor:
+        h, kept = self.first(x), []
+        for down in self.down:
+            kept.append(h)
+            h = down(F.leaky_relu(h, 0.2))
+        for up in self.up:
+            h, p = up(F.relu(h)), self.ours[0].dropout
+            if p:
+                h = h * torch.as_tensor(rng.uniform(tuple(h.shape)) >= p, device=h.device) / (1 - p)
+            h = torch.cat([h, kept.pop()], dim=1)
+        return torch.tanh(self.last(F.relu(h)))
+
+
+class ResNetBlock(Mirror):
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return h + self.two(F.relu(self.one(h)))
+
+
+class ResNetTranslator(Mirror):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.relu(self.first(x))
+        for layer in self.down:
+            h = F.relu(layer(h))
+        for block in self.blocks:
+            h = block(h)
+        for layer in self.up:
+            h = F.relu(layer(h))
+        return torch.tanh(self.last(h))
+
+
+class PatchGAN(Mirror):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.leaky_relu(self.first(x), 0.2)
+        for layer in self.middle:
+            h = F.leaky_relu(layer(h), 0.2)
+        return self.last(h)
+
+
+class History(Mirror):
+    """Only what it holds: the losses are those of new images."""
+
+    def __init__(self, ours: ng.nn.Module):
+        super().__init__(ours)
+        for name, buffer in ours.named_buffers():
+            self.register_buffer(name, torch.from_numpy(buffer.numpy().copy()))
+
+
+class TranslationModel(Mirror):
+    def __init__(self, ours: ng.models.GenerativeModel):
+        super().__init__(ours)
+        for name in ("kept", "seen"):
+            self.register_buffer(name, torch.from_numpy(getattr(ours, name).numpy().copy()))
+
+    def source(self, images: np.ndarray) -> torch.Tensor:
+        return self.scaled(self.ours[0].source_of(images))
+
+
+class Pix2Pix(TranslationModel):
+    def logits(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.discriminator(torch.cat([x, y], dim=1))
+
+    def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        x, y = self.source(images), self.scaled(images)
+        with torch.no_grad():
+            fake = self.generator(x, rng)
+        return 0.5 * (F.softplus(-self.logits(x, y)).mean() + F.softplus(self.logits(x, fake)).mean())
+
+    def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        x, y = self.source(images), self.scaled(images)
+        fake = self.generator(x, rng)
+        return F.softplus(-self.logits(x, fake)).mean() + self.ours[0].weight * F.l1_loss(fake, y)
+
+
+class CycleGAN(TranslationModel):
+    @property
+    def generator(self) -> nn.Module:
+        return nn.ModuleList([self.forth, self.back])
+
+    @property
+    def discriminator(self) -> nn.Module:
+        return nn.ModuleList([self.of_sources, self.of_images])
+
+    def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        x, y = self.source(images[::2]), self.scaled(images[1::2])
+        there, back = self.forth(x), self.back(y)
+        cycle = F.l1_loss(self.back(there), x) + F.l1_loss(self.forth(back), y)
+        if self.ours[0].identity:
+            same = F.l1_loss(self.forth(y), y) + F.l1_loss(self.back(x), x)
+            cycle = cycle + self.ours[0].identity * same
+        deceived = ((self.of_images(there) - 1) ** 2).mean() + ((self.of_sources(back) - 1) ** 2).mean()
+        return deceived + self.ours[0].weight * cycle
+
+    def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        x, y = self.source(images[::2]), self.scaled(images[1::2])
+        with torch.no_grad():
+            there, back = self.forth(x), self.back(y)
+        real = ((self.of_images(y) - 1) ** 2).mean() + ((self.of_sources(x) - 1) ** 2).mean()
+        return 0.5 * (real + (self.of_images(there) ** 2).mean() + (self.of_sources(back) ** 2).mean())
+
+
+class SpatiallyAdaptiveNorm(Mirror):
+    def forward(self, h: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+        features = F.relu(self.shared(m))
+        return (1 + self.gamma(features)) * self.norm(h) + self.beta(features)
+
+
+class SPADEBlock(Mirror):
+    def forward(self, h: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+        kept = self.skip(self.skip_norm(h, m)) if hasattr(self, "skip") else h
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            h = conv(F.relu(norm(h, m)))
+        return kept + h
+
+
+class SPADEGenerator(Mirror):
+    def forward(self, z: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+        h = self.first(z).reshape(len(z), *self.ours[0].small)
+        for i, block in enumerate(self.blocks):
+            h = F.interpolate(h, scale_factor=2) if i else h
+            h = block(h, F.avg_pool2d(m, m.shape[2] // h.shape[2]))
+        return torch.tanh(self.last(F.leaky_relu(h, 0.2)))
+
+
+class SPADE(TranslationModel):
+    def pair(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        ours = self.ours[0]
+        m = ours.label_map(ours.scaled(ours.source_of(images)))
+        y = self.scaled(images)
+        return self.placed(m.numpy()).to(y.dtype), y
+
+    def generate(self, m: torch.Tensor, rng: ng.Generator) -> torch.Tensor:
+        return self.generator(self.normal(rng, (len(m), self.ours[0].latent)), m)
+
+    def logits(self, m: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.discriminator(torch.cat([m, y], dim=1))
+
+    def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        m, y = self.pair(images)
+        with torch.no_grad():
+            fake = self.generate(m, rng)
+        return F.relu(1 - self.logits(m, y)).mean() + F.relu(1 + self.logits(m, fake)).mean()
+
+    def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        m, _ = self.pair(images)
+        return -self.logits(m, self.generate(m, rng)).mean()
+
+
+class Equalized(Mirror):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight, bias = self.layer.weight * self.ours[0].factor, self.layer.bias * self.ours[0].rate
+        if isinstance(self.layer, nn.Linear):
+            return F.linear(x, weight, bias)
+        return F.conv2d(x, weight, bias, padding=self.layer.padding)
+
+
+class Mapping(Mirror):
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        w = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+        for layer in self.layers:
+            w = F.leaky_relu(layer(w), 0.2)
+        return w
+
+
+class StyledLayer(Mirror):
+    def __init__(self, ours: ng.nn.Module):
+        super().__init__(ours)
+        self.strength = nn.Parameter(torch.zeros(ours.strength.shape))
+
+    def forward(self, h: torch.Tensor, w: torch.Tensor, rng: ng.Generator) -> torch.Tensor:
+        h = self.conv(h)
+        h = F.leaky_relu(h + self.strength * self.normal(rng, (len(h), 1, *h.shape[2:])), 0.2)
+        scale, shift = self.style(w)[:, :, None, None].chunk(2, dim=1)
+        return (1 + scale) * F.instance_norm(h, eps=1e-8) + shift
+
+
+class StyleGenerator(Mirror):
+    def __init__(self, ours: ng.nn.Module):
+        super().__init__(ours)
+        self.start = nn.Parameter(torch.zeros(ours.start.shape))
+
+    def forward(self, styles: list[torch.Tensor], rng: ng.Generator) -> torch.Tensor:
+        h = self.start.expand(len(styles[0]), -1, -1, -1)
+        for k, (layer, w) in enumerate(zip(self.layers, styles, strict=True)):
+            h = layer(F.interpolate(h, scale_factor=2) if k and k % 2 == 0 else h, w, rng)
+        return torch.tanh(self.images[-1](h))
+
+
+class StyleDiscriminator(Mirror):
+    def __init__(self, ours: ng.nn.Module):
+        super().__init__(ours)
+        self.blocks = nn.ModuleList([nn.ModuleList(map(counterpart, block)) for block in ours.blocks])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.leaky_relu(self.images[0](x), 0.2)
+        for block in self.blocks:
+            for conv in block:
+                h = F.leaky_relu(conv(h), 0.2)
+            h = F.avg_pool2d(h, 2)
+        std = (h.var(0, correction=0) + 1e-8).sqrt().mean()
+        h = torch.cat([h, std.expand(len(h), 1, *h.shape[2:])], dim=1)
+        h = F.leaky_relu(self.last(h), 0.2).flatten(1)
+        return self.logit(F.leaky_relu(self.dense(h), 0.2))[:, 0]
+
+
+class StyleGAN(Mirror):
+    """Without growing, unless there is only one resolution."""
+
+    def __init__(self, ours: ng.models.StyleGAN):
+        super().__init__(ours)
+        assert not (ours.progressive and ours.generator.doublings)
+        for name, buffer in ours.named_buffers():
+            self.register_buffer(name, torch.from_numpy(buffer.numpy().copy()))
+
+    def generate(self, n: int, rng: ng.Generator) -> torch.Tensor:
+        ours, layers = self.ours[0], len(self.generator.layers)
+        coarse, fine = (self.generator.mapping(self.normal(rng, (n, ours.latent))) for _ in range(2))
+        meet = self.placed(rng.integers(1, layers, (n, 1)))
+        two = self.placed(rng.uniform((n, 1), self.dtype)) < ours.mixing
+        return self.generator([torch.where(two & (meet <= k), fine, coarse) for k in range(layers)], rng)
+
+    def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        with torch.no_grad():
+            fake = self.generate(len(images), rng)
+        x = self.scaled(images).requires_grad_()
+        real = self.discriminator(x)
+        loss = F.softplus(-real).mean() + F.softplus(self.discriminator(fake)).mean()
+        (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
+        return loss + self.ours[0].penalty * 0.5 * slope.square().sum() / len(x)
+
+    def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        return F.softplus(-self.discriminator(self.generate(len(images), rng))).mean()
+
+
 MODELS: dict[str, type[Mirror]] = {
     cls.__name__: cls
-    for cls in (PixelCNN, GatedPixelCNN, PixelRNN, VAE, HierarchicalVAE, Autoencoder, WAE, AAE, GAN, DDPM)
-}
+    for cls in (
+        PixelCNN, GatedPixelCNN, PixelRNN, VAE, HierarchicalVAE, Autoencoder, WAE, AAE, GAN, SAGAN, StyleGAN, Pix2Pix,
+        CycleGAN, SPADE, DDPM,
+    )
+}  # fmt: skip
 PARTS: dict[type, type[Mirror]] = {
     ng.models.autoregressive.pixelcnn.ResidualBlock: PixelBlock,
     ng.models.autoregressive.gated.GatedLayer: GatedLayer,
@@ -440,8 +752,24 @@ PARTS: dict[type, type[Mirror]] = {
     ng.models.latent.networks.Encoder: Encoder,
     ng.models.latent.networks.Decoder: Decoder,
     ng.models.latent.wae.CodeDiscriminator: CodeDiscriminator,
+    spectral.SpectralNorm: SpectralNorm,
+    spectral.SelfAttention: SelfAttention,
     ng.models.adversarial.networks.GeneratorNetwork: GeneratorNetwork,
     ng.models.adversarial.networks.DiscriminatorNetwork: DiscriminatorNetwork,
+    ng.models.adversarial.translators.Convolved: Convolved,
+    ng.models.adversarial.translators.UNetTranslator: UNetTranslator,
+    ng.models.adversarial.translators.ResidualBlock: ResNetBlock,
+    ng.models.adversarial.translators.ResNetTranslator: ResNetTranslator,
+    ng.models.adversarial.translators.PatchGAN: PatchGAN,
+    ng.models.adversarial.translation.History: History,
+    ng.models.adversarial.spade.SpatiallyAdaptiveNorm: SpatiallyAdaptiveNorm,
+    ng.models.adversarial.spade.SPADEBlock: SPADEBlock,
+    ng.models.adversarial.spade.SPADEGenerator: SPADEGenerator,
+    ng.models.adversarial.styles.Equalized: Equalized,
+    ng.models.adversarial.styles.Mapping: Mapping,
+    ng.models.adversarial.styles.StyledLayer: StyledLayer,
+    ng.models.adversarial.styles.StyleGenerator: StyleGenerator,
+    ng.models.adversarial.styles.StyleDiscriminator: StyleDiscriminator,
     ng.models.diffusion.unet.ResidualBlock: ResidualBlock,
     ng.models.diffusion.unet.Attention: Attention,
     ng.models.diffusion.unet.UNet: UNet,

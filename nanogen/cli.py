@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from tqdm import tqdm
 
 from nanogen import __version__, data
 from nanogen.backend import DEVICES, keep_freed_memory, use_threads
@@ -27,13 +26,14 @@ from nanogen.distributed import broadcast, end, everyones, first_rank_first, ran
 from nanogen.models import MODELS
 from nanogen.models.base import progress
 from nanogen.random import Generator
+from nanogen.training.bars import progress_bar, shown
 from nanogen.training.checkpoint import Checkpoint, save_checkpoint
 from nanogen.training.config import TRAINING, default, explained, in_their_types, read_config, split_assignment
 from nanogen.training.evaluation import evaluate, table, write
 from nanogen.training.files import locked, to_utf8
 from nanogen.training.loop import Trainer, begin_metrics, begun_from, learning_rate, train
 from nanogen.training.page import write_page
-from nanogen.training.pictures import draw_pictures, grid
+from nanogen.training.pictures import checked_out, draw_pictures, write_images
 from nanogen.training.run import (
     SAMPLES,
     Run,
@@ -49,6 +49,7 @@ from nanogen.training.run import (
 )
 from nanogen.training.sampling import sample
 from nanogen.training.stopping import Interrupted, Stop
+from nanogen.training.translating import in_pairs, to_translate, translated
 
 LAUNCHED = ["mpiexec", "-n", str(size())] if size() > 1 else []
 IN_STEPS = "diffusion: sample by DDIM with this number of steps (default: all T, ancestral)"
@@ -57,7 +58,6 @@ FITTED = "autoencoders: codes from a normal distribution fitted to the training 
 SAMPLING = "steps", "eta", "fitted"  # options that are settings of a model's `sample`
 CHANGED = "accept the run's data set although its images have changed"
 KEPT = "the kept checkpoint of this step (default: the newest)"
-DELAY = 3.0  # seconds that something may take without a progress bar
 WHERE = {"digits": "bundled"}
 ABOUT = {name: typing.get_type_hints(Settings)[name] for name in ("data_dir", "size", "color")}
 ABOUT |= {"model": str | None, "data": str | None}  # the model and its data
@@ -128,6 +128,24 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", type=int, help=IN_STEPS)
     command.add_argument("--eta", type=float, help=NOISE)
     command.add_argument("--fitted", action="store_true", default=None, help=FITTED)
+
+    command = commands.add_parser("translate", help="translate images by a trained model of image translation")
+    command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    command.add_argument(
+        "--images", required=True, metavar="FILE", help="the sources, as for `train --data`: all of an .npz or .npy"
+        " file without splits, or the test images of a data set or a folder"
+    )  # fmt: skip
+    command.add_argument(
+        "--out", required=True, metavar="FILE",
+        help=".png: a grid, each source above its translation; .npz: the levels; FOLDER/: a .png for each translation"
+    )  # fmt: skip
+    command.add_argument("--back", action="store_true", help="from images to sources, if the model learned both ways")
+    command.add_argument(
+        "--make-sources", action="store_true", help="the images are no sources yet: translate the sources made of them"
+    )
+    command.add_argument("--checkpoint", type=int, metavar="STEP", help=KEPT)
+    command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
+    command.add_argument("--device", choices=DEVICES, default="cpu")
 
     command = commands.add_parser("evaluate", help="likelihood, quality, diversity, copies of training images, time")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
@@ -274,40 +292,6 @@ def prepared(run: Run, resume: bool) -> Checkpoint | None:
     return None
 
 
-def progress_bar(quiet: bool, **options: Any) -> Bar:
-    """A progress bar: on a terminal a line that changes, in files and pipes `Lines`."""
-    return (Bar if sys.stderr.isatty() else Lines)(**{"disable": quiet, "leave": not options.get("delay"), **options})
-
-
-def shown(quiet: bool, steps: Iterable[Any], what: str) -> Iterable[Any]:
-    """The steps, with a progress bar if they take long."""
-    return progress_bar(quiet, iterable=steps, desc=what, delay=DELAY)
-
-
-class Bar(tqdm):
-    disable = True  # until __init__ sets it: `__del__` reads it even after an interruption
-
-
-class Lines(Bar):
-    """A progress bar for files and pipes: it prints a line every ten seconds instead of updating one line."""
-
-    shown = -1  # the last step that was printed
-
-    def __init__(self, **options: Any):
-        form = options.get("desc", "step") + " {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} left{postfix}"
-        super().__init__(**options | {"bar_format": form, "mininterval": 10, "miniters": 1, "leave": False})
-
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        if msg is None and self.n > max(self.initial, self.shown):
-            self.shown = self.n
-            print(self, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if not self.disable and not self.delay:
-            self.display()
-        super().close()
-
-
 def check_same(run: Run, settings: Settings, about: dict[str, Any], given: dict[str, Any]) -> None:
     """Check that options beside --resume agree with the run's settings.
 
@@ -362,15 +346,9 @@ def label_of(text: str, run: Run) -> int:
 
 
 def run_sample(arguments: argparse.Namespace) -> None:
-    out = Path(arguments.out)
-    to_folder = arguments.out.endswith("/") or out.is_dir()
-    if not to_folder and out.suffix not in (".png", ".npz"):
-        raise ValueError(f"--out must end in .png or .npz, or in / for a folder, got {out}")
     if arguments.n < 1:
         raise ValueError(f"-n must be at least 1, got {arguments.n}")
-    files = [out / f"{i:04d}.png" for i in range(arguments.n)]
-    if to_folder and (others := sorted({*out.glob("[!.]*")} - {*files})):
-        raise ValueError(f"--out must be a new folder, or have only files to overwrite: {others[0]} is another one")
+    checked_out(arguments.out, arguments.n)
     run = Run(arguments.run, False, arguments.checkpoint)
     settings, model = run.settings(), run.model(arguments.device)
     rng, how = Generator(arguments.seed, arguments.device), sampling_settings(arguments, settings.model)
@@ -379,17 +357,21 @@ def run_sample(arguments: argparse.Namespace) -> None:
         how["labels"] = lambda n, _: np.full(n, label)
     with use_threads(settings.threads):
         images = sample(model, arguments.n, rng.stream(SAMPLES), **how)
-    if rank():
-        return
-    if to_folder:
-        out.mkdir(exist_ok=True)
-        for file, image in zip(files, images, strict=True):
-            grid(image[None], model.levels, 1, side=1).save(file)
-    elif out.suffix == ".png":
-        grid(images, model.levels, columns=min(arguments.n, max(8, round(arguments.n**0.5)))).save(out)
-    else:
-        np.savez_compressed(out, images=images)
-    print(f"wrote {out}")
+    if not rank():
+        columns = min(arguments.n, max(8, round(arguments.n**0.5)))
+        print(f"wrote {write_images(arguments.out, images, images, model.levels, columns)}")
+
+
+def run_translate(arguments: argparse.Namespace) -> None:
+    run, how = Run(arguments.run, False, arguments.checkpoint), (arguments.back, arguments.make_sources)
+    images = to_translate(run, arguments.images, *how)
+    checked_out(arguments.out, len(images))
+    settings = run.settings()
+    with use_threads(settings.threads):
+        start, found = translated(run, images, Generator(arguments.seed, arguments.device), *how)
+    if not rank():
+        columns = min(len(found), 16)
+        print(f"wrote {write_images(arguments.out, found, in_pairs(start, found, columns), settings.levels, columns)}")
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
@@ -431,6 +413,11 @@ def run_list(_: argparse.Namespace) -> None:
     print("  or a folder of pictures, or an .npz or .npy file of bytes")
 
 
+COMMANDS = {
+    "train": run_train, "sample": run_sample, "translate": run_translate, "evaluate": run_evaluate, "list": run_list,
+}  # fmt: skip
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.  Returns the exit status: 0; 1 if a run failed; 2 for invalid input; 130 or 143 if it was stopped
     by Ctrl-C or SIGTERM, 141 by the end of what reads its output."""
@@ -457,7 +444,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def outcome(parsed: argparse.Namespace) -> tuple[int, str]:
     """Run a command.  Returns the exit status and a line that describes the error, if any."""
-    command = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "list": run_list}[parsed.command]
+    command = COMMANDS[parsed.command]
     keep_freed_memory()
     level = log.level
     log.setLevel("ERROR" if getattr(parsed, "quiet", False) else level)

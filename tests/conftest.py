@@ -5,6 +5,7 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ if not importlib.util.find_spec("nanogen.kernels"):  # the core is complete with
 
 slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=20, suppress_health_check=slow)
+settings.register_profile("few", settings.get_profile("ci"), max_examples=5)  # another device, or the plain forms
 settings.register_profile("random", settings.get_profile("ci"), derandomize=False, database=None)
 settings.register_profile("thorough", deadline=None, max_examples=500, suppress_health_check=slow)
 settings.register_profile("museum", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate])  # no shrinking
@@ -33,9 +35,18 @@ settings.load_profile("ci")  # --hypothesis-profile=thorough looks for new examp
 
 @pytest.fixture(autouse=True, scope="session")
 def no_downloads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder of the tests' own, and no way to the web: a data set that is not there is refused at once."""
+    """A cache folder of the tests' own, and no way to the web: a data set that is not there is refused at once.
+
+    The folder has the compiled kernels, or the first command that a test starts would say that it compiles them."""
+    cache = tmp_path_factory.mktemp("cache")
+    if importlib.util.find_spec("nanogen.kernels"):
+        build = importlib.import_module("nanogen.kernels.cpu.build")
+        if None not in [build.library(real) for real in build.REAL]:
+            (cache / "compiled").mkdir(mode=0o700)
+            for path in build.cache().glob("*.so"):
+                shutil.copy2(path, cache / "compiled")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NANOGEN_CACHE", str(cache := tmp_path_factory.mktemp("cache")))
+        patch.setenv("NANOGEN_CACHE", str(cache))
         patch.setenv("NANOGEN_MIRROR", "http://127.0.0.1:9")
         patch.setattr("nanogen.data.download.PAUSE", 0.0)
         yield cache

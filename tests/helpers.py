@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import nanogen as ng
 from nanogen.backend import OPERATIONS
+from nanogen.models.adversarial.spectral import SpectralNorm
 from nanogen.testing import gradcheck
 
 STEP = 1e-5
@@ -131,3 +132,12 @@ def plain_forms() -> Iterator[None]:
         for operation in OPERATIONS:
             patch.setattr(operation, "kernels", {})
         yield
+
+
+def settled(model: ng.nn.Module) -> ng.nn.Module:
+    """The model with the power iteration of every spectral norm at its end."""
+    for module in model.modules():
+        if isinstance(module, SpectralNorm):
+            left, _, _ = np.linalg.svd(module.matrix().data)
+            module.u.data = left[:, 0].astype(module.u.dtype)
+    return model

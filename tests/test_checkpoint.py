@@ -369,7 +369,8 @@ def test_weights_travel_to_torch_and_back(model: str, tmp_path: Path) -> None:
         expected = torch_loss_of(images, ng.Generator(1)).item()
         assert loss_of(images, ng.Generator(1)).item() == pytest.approx(expected, rel=1e-4)
 
-    changed = {name: 2 * weight.numpy() for name, weight in theirs.state_dict().items()}
+    changed = {name: weight.numpy() for name, weight in theirs.state_dict().items()}
+    changed = {name: (2 * weight).astype(weight.dtype) for name, weight in changed.items()}
     checkpoint = load_checkpoint(path)
     ours = {f"model.{name}": weight for name, weight in changed.items()}
     save_checkpoint(path, checkpoint._replace(arrays={**checkpoint.arrays, **ours}))

@@ -28,7 +28,7 @@ from nanogen.cli import main
 from nanogen.models import MODELS
 from nanogen.models.base import progress
 from nanogen.random import Generator
-from nanogen.training import pictures
+from nanogen.training import bars, pictures
 from nanogen.training.checkpoint import load_checkpoint, save_checkpoint
 from nanogen.training.config import TRAINING, explained
 from nanogen.training.loop import Trainer
@@ -46,6 +46,11 @@ TINY = {
     "wae": ["latent=2", "channels=2", "stages=1"],
     "aae": ["latent=2", "channels=2", "stages=1", "hidden=4", "discriminator_steps=2"],
     "gan": ["latent=2", "channels=2"],
+    "sagan": ["latent=2", "channels=2"],
+    "pix2pix": ["channels=2", "stages=1", "discriminator_stages=0"],
+    "cyclegan": ["channels=2", "stages=1", "blocks=1", "discriminator_stages=0"],
+    "spade": ["latent=2", "channels=2", "hidden=2", "discriminator_stages=0"],
+    "stylegan": ["latent=2", "channels=2", "mapping=1"],
     "ddpm": ["T=3", "channels=4", "multipliers=1", "heads=1"],
 }
 PICTURES = {
@@ -65,7 +70,11 @@ PICTURES = {
         name: ["codes", "interpolation", "manifold", "prior_means", "reconstructions", "traversals"]
         for name in ("autoencoder", "wae", "aae")
     },
-    "gan": ["interpolation", "nearest"],
+    **{name: ["interpolation", "nearest"] for name in ("gan", "sagan")},
+    "pix2pix": ["translation"],
+    "cyclegan": ["cycle"],
+    "spade": ["translation"],
+    "stylegan": ["mixing", "noise"],
     "ddpm": ["denoising"],
 }
 CHECKPOINT = "checkpoints/step-00000012.safetensors"
@@ -127,7 +136,8 @@ def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
         >= {k: [int(v)] if k == "multipliers" else int(v) for k, v in (text.split("=") for text in TINY[model])}.items()
     )
     rows = [line.split(",") for line in (out / "metrics.csv").read_text().splitlines()]
-    losses = {"gan": ["discriminator", "generator"], "aae": ["discriminator", "autoencoder"]}
+    losses = {"aae": ["discriminator", "autoencoder"], "cyclegan": ["generator", "discriminator"]}
+    losses |= {name: ["discriminator", "generator"] for name in ("gan", "sagan", "pix2pix", "spade", "stylegan")}
     assert rows[0] == ["step", *losses.get(model, ["loss"])]
     assert [row[0] for row in rows[1:]] == ["10", "12"]
     assert all(np.isfinite(float(x)) for row in rows[1:] for x in row)
@@ -207,7 +217,7 @@ class Asked:
 def test_no_step_is_said_twice(capsys: pytest.CaptureFixture[str]) -> None:
     """A line that was printed at the last step is not printed again at the end."""
     for last in (2, 3):
-        bar = cli.Lines(total=3)
+        bar = bars.Lines(total=3)
         bar.mininterval = 0
         bar.update(2)
         bar.n = last
@@ -215,7 +225,7 @@ def test_no_step_is_said_twice(capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().err.count(" of 3") == last - 1
 
 
-class Often(cli.Lines):
+class Often(bars.Lines):
     """A line for each step."""
 
     def __init__(self, **options: Any):
@@ -233,13 +243,13 @@ def test_sampling_shows_progress(
     before = progress.filled
     assert main(command) == 0
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(cli, "DELAY", 1e-9)
-    monkeypatch.setattr(cli, "Lines", Often)
+    monkeypatch.setattr(bars, "DELAY", 1e-9)
+    monkeypatch.setattr(bars, "Lines", Often)
     assert main(command) == 0
     lines = capsys.readouterr().err.replace("\r", "").splitlines()
     assert [line.partition(",")[0] for line in lines] == [f"sampling step {i + 1} of {steps}" for i in range(steps)]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr(cli, "Bar", functools.partial(cli.Bar, mininterval=0))
+    monkeypatch.setattr(bars, "Bar", functools.partial(bars.Bar, mininterval=0))
     assert main(command) == 0
     assert re.search(rf"sampling step: +\d+%.*/{steps} \[", capsys.readouterr().err)
     assert progress.filled is before
@@ -247,7 +257,7 @@ def test_sampling_shows_progress(
 
 def test_a_bar_that_was_not_made() -> None:
     """A signal came while it was made: then Python still calls its destructor."""
-    for kind in (cli.Bar, cli.Lines):
+    for kind in (bars.Bar, bars.Lines):
         kind.__new__(kind).__del__()
 
 
@@ -255,8 +265,8 @@ def test_no_progress_is_shown_when_quiet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of the pictures at the end of training; without --quiet it is."""
-    monkeypatch.setattr(cli, "DELAY", 1e-9)
-    monkeypatch.setattr(cli, "Lines", Often)
+    monkeypatch.setattr(bars, "DELAY", 1e-9)
+    monkeypatch.setattr(bars, "Lines", Often)
     for quiet in ([], ["--quiet"]):
         command = ["train", "ddpm", "--steps", "1", "--out", str(tmp_path / f"run{len(quiet)}"), *quiet]
         assert main([*command, "--set", "T=3", "channels=2", "multipliers=1", "heads=1"]) == 0

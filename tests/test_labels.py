@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from helpers import settled
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +27,7 @@ from nanogen.models import (
     DDPM,
     GAN,
     MODELS,
+    SAGAN,
     VAE,
     WAE,
     Autoencoder,
@@ -34,7 +36,9 @@ from nanogen.models import (
     HierarchicalVAE,
     PixelCNN,
     PixelRNN,
+    StyleGAN,
 )
+from nanogen.models.adversarial.styles import RATE
 from nanogen.models.autoregressive.pixelcnn import Columns
 from nanogen.nn import Parameter
 from nanogen.training import evaluation, features
@@ -60,6 +64,9 @@ SMALL: dict[str, Callable[..., Any]] = {
     "gan, penalised": lambda **how: GAN(
         (1, 8, 8), 5, latent=3, channels=4, objective="wasserstein", gradient_penalty=0.5, **how
     ),
+    "sagan": lambda **how: SAGAN((1, 8, 8), 5, latent=3, channels=4, **how),
+    "stylegan": lambda **how: StyleGAN((1, 8, 8), 5, latent=3, channels=4, mapping=2, **how),
+    "stylegan, growing": lambda **how: StyleGAN((1, 8, 8), 5, latent=3, channels=2, mapping=1, progressive=1, **how),
     "ddpm": lambda **how: DDPM((1, 4, 4), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **how),
 }
 
@@ -70,7 +77,7 @@ def conditional(name: str) -> Any:
     rng = np.random.default_rng(3)
     for parameter in model.parameters():
         parameter.data = parameter.data + 0.3 * rng.standard_normal(parameter.shape)
-    return model
+    return settled(model)
 
 
 def some_images(model: GenerativeModel, n: int = 4) -> np.ndarray:
@@ -101,6 +108,9 @@ def told(model: Any, label: int) -> Any:
     elif isinstance(model, VAE | HierarchicalVAE | Autoencoder):
         for part in ("encoder", "decoder"):
             state[f"{part}.first.bias"] += take(f"{part}.label.weight")
+    elif isinstance(model, StyleGAN):
+        state["generator.mapping.layers.0.layer.bias"] += take("generator.mapping.label.weight") / RATE
+        state["discriminator.logit.layer.weight"] += take("discriminator.label.weight")
     elif isinstance(model, DDPM):
         state["unet.time2.bias"] += take("unet.label.weight")
     else:
@@ -110,8 +120,14 @@ def told(model: Any, label: int) -> Any:
             state[f"{norm}.bias"] = state[f"{norm}.bias"] * scale + take(f"{norm}.shift")
         first, beside_z = plain.generator.first.forward, take("generator.label.weight")
         plain.generator.first.forward = lambda z: first(z) + beside_z.reshape(1, -1, *first(z).shape[2:])
-        last = state["discriminator.last.weight"]
-        last += take("discriminator.label.weight").reshape(last.shape)
+        if isinstance(model, SAGAN):  # a weight's spectral norm is of all labels together
+            state.pop("discriminator.label.u")
+            norm = np.linalg.norm(state.pop("discriminator.label.layer.weight"), 2)
+            judge, row = plain.discriminator.last.forward, model.discriminator.label.layer.weight.data[label] / norm
+            plain.discriminator.last.forward = lambda h: judge(h) + (h.reshape(len(h), -1) @ row).reshape(-1, 1, 1, 1)
+        else:
+            last = state["discriminator.last.weight"]
+            last += take("discriminator.label.weight").reshape(last.shape)
     plain.load_state_dict(state)
     return plain
 
@@ -131,7 +147,7 @@ def test_a_label_is_a_bias(name: str, label: int) -> None:
         loss, expected = ours.loss(images, ng.Generator(5), labels), theirs.loss(images, ng.Generator(5))
         assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
         mine, same = dict(ours.part.named_parameters()), dict(theirs.part.named_parameters())
-        kept = [key for key in same if not (name.startswith("gan") and "norms" in key)]  # of a norm it is times a scale
+        kept = [key for key in same if not (isinstance(model, GAN) and "norms" in key)]  # of a norm it is times a scale
         slopes = (ng.grad(x, [of[key] for key in kept]) for x, of in ((loss, mine), (expected, same)))
         for key, a, b in zip(kept, *slopes, strict=True):
             np.testing.assert_allclose(a.data, b.data, rtol=1e-6, atol=1e-9, err_msg=key)
@@ -155,10 +171,15 @@ def test_each_image_has_its_own_label(name: str) -> None:
     for i, other in itertools.product(range(4), range(CLASSES)):
         changed = labels.copy()
         changed[i] = other
-        if name.startswith("gan"):
+        if isinstance(model, GAN):
             z = np.random.default_rng(0).standard_normal((4, 3))
             one, two = (model.generator(ng.tensor(z), labels=some).data for some in (labels, changed))
-            logits = [model.discriminator(model.scaled(images), some).data for some in (labels, changed)]
+            logits = [model.discriminator(model.scaled(images), labels=some).data for some in (labels, changed)]
+            assert ((logits[0] != logits[1]) == (labels != changed)).all()
+        elif isinstance(model, StyleGAN):
+            one, two = (model.draw_styles(4, ng.Generator(0), some).data for some in (labels, changed))
+            alphas, x = model.alphas(), model.scaled(images)
+            logits = [model.discriminator(x, alphas, labels=some).data for some in (labels, changed)]
             assert ((logits[0] != logits[1]) == (labels != changed)).all()
         else:
             density = getattr(model, "elbo", lambda images, rng, some: model.log_prob(images, some))
@@ -171,7 +192,8 @@ def test_each_image_has_its_own_label(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_gradients_reach_the_labels_of_the_batch(name: str) -> None:
-    """What is learned for a label has a gradient if some image has that label, and none if no image does."""
+    """What is learned for a label has a gradient if some image has that label, and none if no image does, but for what
+    all labels' spectral norm depends on."""
     model, labels = conditional(name), np.array([2, 0, 2, 2])
     for update in model.updates():
         tables = {k: p for k, p in update.part.named_parameters() if "label" in k or ("norms" in k and p.ndim == 2)}
@@ -180,7 +202,7 @@ def test_gradients_reach_the_labels_of_the_batch(name: str) -> None:
         for key, g in zip(tables, ng.grad(loss, list(tables.values())), strict=True):
             assert g.data[0].any(), key
             assert g.data[2].any(), key
-            assert not g.data[1].any(), key
+            assert not g.data[1].any() or (name == "sagan" and "layer" in key), key
 
 
 @given(

@@ -12,14 +12,19 @@ from nanogen.models import (
     AAE,
     DDPM,
     GAN,
+    SAGAN,
+    SPADE,
     VAE,
     WAE,
     Autoencoder,
+    CycleGAN,
     GatedPixelCNN,
     GenerativeModel,
     HierarchicalVAE,
+    Pix2Pix,
     PixelCNN,
     PixelRNN,
+    StyleGAN,
 )  # fmt: skip
 from nanogen.models.autoregressive.base import AutoregressiveModel
 
@@ -43,6 +48,13 @@ MODELS: dict[str, Any] = {
     "gan, penalised": lambda **rng: GAN(
         (1, 8, 8), 5, latent=3, channels=4, objective="wasserstein", gradient_penalty=0.5, **rng
     ),
+    "gan, least squares": lambda **rng: GAN((1, 8, 8), 5, latent=3, channels=4, objective="least-squares", **rng),
+    "sagan": lambda **rng: SAGAN((3, 8, 12), 5, latent=3, channels=4, **rng),
+    "pix2pix": lambda **rng: Pix2Pix((3, 6, 4), 5, channels=4, discriminator_stages=1, dropout=0.0, **rng),
+    "cyclegan": lambda **rng: CycleGAN((1, 6, 5), 5, channels=4, blocks=1, identity=0.5, **rng),
+    "spade": lambda **rng: SPADE((3, 6, 4), 5, latent=3, channels=4, hidden=4, discriminator_stages=0, **rng),
+    "stylegan": lambda **rng: StyleGAN((1, 8, 8), 5, latent=3, channels=4, **rng),
+    "stylegan, growing": lambda **rng: StyleGAN((3, 8, 8), 5, latent=3, channels=4, progressive=1, **rng),
     "ddpm": lambda **rng: DDPM((3, 4, 6), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **rng),
 }
 
@@ -103,7 +115,7 @@ def test_a_model_counts_in_its_own_type(name: str, dtype: Any) -> None:
         assert {x.dtype for _, x in model.ancestral(2, rng)} == {np.dtype(dtype)}
         assert {x.dtype for _, x in model.ddim(2, rng, 2, 0.5)} == {np.dtype(dtype)}
     model.sample(2, rng)
-    without = isinstance(model, AutoregressiveModel) or name == "vae, categorical"
+    without = isinstance(model, AutoregressiveModel | Pix2Pix | CycleGAN) or name == "vae, categorical"
     assert rng.normals == (set() if without else {np.dtype(dtype)})
 
 
@@ -127,7 +139,21 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     AAE: {"latent": 32, "channels": 32, "stages": 2, "weight": 1.0, "hidden": 256},
     GAN: {
         "latent": 64, "channels": 64, "objective": "non-saturating", "discriminator_steps": 1, "gradient_penalty": 0.0,
+        "clip_weights": 0.0, "targets": (0.0, 1.0, 1.0), "spectral": False, "attention": False,
     },
+    SAGAN: {
+        "latent": 64, "channels": 64, "objective": "hinge", "discriminator_steps": 1, "gradient_penalty": 0.0,
+        "clip_weights": 0.0, "targets": (0.0, 1.0, 1.0), "spectral": True, "attention": True,
+    },
+    Pix2Pix: {
+        "source": "edges", "channels": 64, "stages": 7, "discriminator_stages": 3, "weight": 100.0, "dropout": 0.5,
+    },
+    CycleGAN: {
+        "source": "inverted", "channels": 64, "stages": 2, "blocks": 6, "discriminator_stages": 3, "weight": 10.0,
+        "identity": 0.0, "history": 50,
+    },
+    SPADE: {"source": "posterised", "latent": 64, "channels": 64, "hidden": 128, "discriminator_stages": 3},
+    StyleGAN: {"latent": 64, "channels": 32, "mapping": 4, "mixing": 0.9, "penalty": 1.0, "progressive": 0},
     DDPM: {
         "T": 1000, "schedule": "linear", "variance": "beta", "channels": 64, "multipliers": (1, 2), "blocks": 1,
         "heads": 4, "dropout": 0.0,
@@ -172,6 +198,11 @@ def test_the_unit_of_a_loss(name: str) -> None:
     else:
         assert model.loss_unit == {
             "gan": "nats", "gan, penalised": "units of the critic's output",
+            "gan, least squares": "squared units of the discriminator's output",
+            "sagan": "units of the discriminator's output",
+            "pix2pix": "nats, with λ times the L1 error",
+            "cyclegan": "squared error of D, with λ times the L1 error of the cycle",
+            "spade": "units of the discriminator's output", "stylegan": "nats", "stylegan, growing": "nats",
             "ddpm": "squared error per dimension", "vae, categorical": "nats per dimension, codes relaxed",
             "hierarchical vae": "nats per dimension, with free bits",
             "autoencoder": "squared error per dimension",

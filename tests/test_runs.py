@@ -129,7 +129,11 @@ def test_a_run_begins_with_the_weights_of_another(
     for name, average in averages.items():
         assert np.array_equal(start.arrays[f"model.{name}"], average)
         assert np.array_equal(start.arrays[f"average.{name}"], average)
-        assert not np.array_equal(theirs[f"model.{name}"], average)
+        # within the hinge's margin the slopes of this bias cancel
+        rests = model in ("spade", "sagan") and name in ("discriminator.last.bias", "discriminator.last.layer.bias")
+        assert rests or not np.array_equal(theirs[f"model.{name}"], average), (
+            name
+        )  # in the hinge's margin slopes cancel
     for name in Run(first).model().state_dict().keys() - averages.keys():  # running moments
         assert np.array_equal(start.arrays[f"model.{name}"], theirs[f"model.{name}"])
     train(model, still, "--lr", "1e-30", "--init", str(first))
@@ -230,7 +234,10 @@ def test_each_sample_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 # Test losses
 
-LOSSES = {"gan": ["discriminator", "generator"], "aae": ["discriminator", "autoencoder"]}
+LOSSES = {
+    **{name: ["discriminator", "generator"] for name in ("gan", "sagan", "pix2pix", "spade", "stylegan")},
+    "aae": ["discriminator", "autoencoder"], "cyclegan": ["generator", "discriminator"],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("model", MODELS)

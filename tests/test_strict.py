@@ -244,6 +244,8 @@ def test_cupy_compiles_what_is_fused() -> None:
         assert len(compiled.compiled(function, taken)) > 1000, function.__name__
 
 
+UNCONDITIONAL = ("pix2pix", "cyclegan", "spade")  # models that take no labels
+
 # What one training step may move: the images.  Random numbers are drawn on the device.
 UPLOADS = {
     "pixelcnn": 1,
@@ -255,6 +257,11 @@ UPLOADS = {
     "wae": 1,
     "aae": 3,
     "gan": 2,
+    "sagan": 2,
+    "pix2pix": 2,
+    "cyclegan": 2,
+    "spade": 2,
+    "stylegan": 1,
     "ddpm": 1,
 }  # two updates of the discriminator; the AAE's autoencoder needs images, too
 
@@ -398,13 +405,13 @@ def test_a_captured_step_is_the_step(model: str, cp: Any, tmp_path: Path) -> Non
         assert np.array_equal(graph.arrays()[name], array), name
 
 
-@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize("model", [model for model in TINY if model not in UNCONDITIONAL])
 def test_a_captured_step_of_a_conditional_model(model: str, cp: Any) -> None:
     """Labels go to the device once an update, as images do; captured, they are an input that changes at each step: the
     losses are those of the eager run, and of one whose model is told other labels they are not.  Conditional sampling
     by graphs is sampling."""
     bare, losses = some_images(), {}
-    uploads = 2 * UPLOADS[model] + (model == "gan")  # in the GAN the generator's update has labels, and no images
+    uploads = 2 * UPLOADS[model] + ("gan" in model)  # in the GANs the generator's update has labels, and no images
     for name, labels in {"right": np.arange(30) % 2, "other": np.arange(30) // 15}.items():
         images = Images(bare.images, labels, bare.levels, bare.name)
         for execution in ("eager", "graph"):
@@ -443,6 +450,18 @@ def test_a_captured_step_of_sizes_that_do_not_double(model: str, settings: dict[
         how = {"device": "cuda", "execution": execution, "steps": 5, "batch": 8}
         trainer = Trainer(make_settings(model, images, {**TINY[model], **settings}, **how), images)
         losses.append([trainer.advance()["loss"].item() for _ in range(5)])
+    assert losses[0] == losses[1]
+
+
+def test_a_captured_step_fades_in(cp: Any) -> None:
+    """α moves with the steps in a captured step, too: a number would be frozen."""
+    levels = np.random.default_rng(0).integers(0, 4, (30, 1, 8, 8)).astype(np.uint8)
+    images, losses = Images(levels, None, 4, "digits"), []
+    for execution in ("eager", "graph"):
+        how = {"device": "cuda", "execution": execution, "steps": 12, "batch": 8}
+        trainer = Trainer(make_settings("stylegan", images, {**TINY["stylegan"], "progressive": 4}, **how), images)
+        losses.append([[loss.item() for loss in trainer.advance().values()] for _ in range(9)])
+        assert trainer.model.alphas().data.tolist() == [1.0]
     assert losses[0] == losses[1]
 
 

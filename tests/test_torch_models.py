@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import nanogen as ng
 from benchmarks import torch_models
-from nanogen.models import DDPM, GAN, VAE, PixelCNN
+from nanogen.models import DDPM, GAN, SAGAN, VAE, PixelCNN
 
 SHAPE, RGB = (1, 6, 8), (3, 4, 4)
 MODELS: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {
@@ -32,6 +32,14 @@ MODELS: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {
     "gan, penalised": (
         GAN, ((1, 8, 8), 5), {"latent": 3, "channels": 4, "objective": "wasserstein", "gradient_penalty": 10.0}
     ),
+    "gan, clipped": (
+        GAN, ((1, 8, 8), 5), {"latent": 3, "channels": 4, "objective": "wasserstein", "clip_weights": 0.1}
+    ),
+    "gan, least squares": (
+        GAN, ((1, 8, 8), 5), {"latent": 3, "channels": 4, "objective": "least-squares", "targets": (-1.0, 1.0, 0.5)}
+    ),
+    "gan, hinge": (GAN, ((1, 8, 8), 5), {"latent": 3, "channels": 4, "objective": "hinge", "attention": True}),
+    "sagan": (SAGAN, ((3, 16, 8), 5), {"latent": 3, "channels": 4}),
     "ddpm": (DDPM, (SHAPE, 5), {"T": 20, "channels": 8, "heads": 2}),
     "ddpm, RGB": (
         DDPM, (RGB, 5),
@@ -157,16 +165,51 @@ class TorchVAE(nn.Module):
         return (kl - log_p.sum((1, 2, 3))).mean() / images[0].size
 
 
-# GAN: Radford et al. 2016; Gulrajani et al. 2017
+# GAN: Radford et al. 2016; Gulrajani et al. 2017; Mao et al. 2017; Miyato et al. 2018; Zhang et al. 2019
+
+
+class Spectral(nn.Module):
+    def __init__(self, layer: nn.Module, outputs: int):
+        super().__init__()
+        self.layer, self.axis = layer, int(isinstance(layer, nn.ConvTranspose2d))
+        self.register_buffer("u", torch.zeros(outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        w = self.layer.weight.movedim(self.axis, 0).flatten(1)
+        with torch.no_grad():
+            v = F.normalize(w.T @ self.u, dim=0)
+            self.u = F.normalize(w @ v, dim=0)
+        normalised = {"weight": self.layer.weight / torch.einsum("i,ij,j", self.u, w, v)}
+        return torch.func.functional_call(self.layer, normalised, (x,))
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, channels: int, spectral: bool):
+        super().__init__()
+        few, half = max(1, channels // 8), max(1, channels // 2)
+        for name, inputs, outputs in (
+            ("f", channels, few), ("g", channels, few), ("h", channels, half), ("v", half, channels),
+        ):  # fmt: skip
+            conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+            setattr(self, name, Spectral(conv, outputs) if spectral else conv)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        f, g, h = (part(x).flatten(2) for part in (self.f, self.g, self.h))
+        beta = torch.einsum("nci,ncj->nij", f, g).exp()
+        beta = beta / beta.sum(1, keepdim=True)
+        return x + self.gamma * self.v(torch.einsum("nci,nij->ncj", h, beta).reshape(len(x), -1, *x.shape[2:]))
 
 
 class TorchGAN(nn.Module):
     def __init__(
         self, shape: Any, levels: int, latent: int, channels: int, objective: str = "non-saturating",
-        gradient_penalty: float = 0.0,
+        gradient_penalty: float = 0.0, clip_weights: float = 0.0, targets: Any = None, spectral: bool = False,
+        attention: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.levels, self.latent, self.objective, self.penalty = levels, latent, objective, gradient_penalty
+        self.targets = targets
         colors, height, width = shape
         widths = [channels]  # from full size down
         while height % 2 == 0 and width % 2 == 0 and min(height, width) > 4:
@@ -182,31 +225,51 @@ class TorchGAN(nn.Module):
         d.first = nn.Conv2d(colors, channels, 3, padding=1)
         d.convs = nn.ModuleList(nn.Conv2d(w, 2 * w, 4, stride=2, padding=1, bias=False) for w in widths[:-1])
         norm = (lambda wide: nn.GroupNorm(1, wide)) if gradient_penalty else nn.BatchNorm2d
+        if spectral:
+            norm = lambda wide: nn.Identity()
+            d.convs = nn.ModuleList(nn.Conv2d(w, 2 * w, 4, stride=2, padding=1) for w in widths[:-1])
         d.norms = nn.ModuleList(norm(wide) for wide in widths[1:])
         d.last = nn.Conv2d(widths[-1], 1, (height, width))
+        if attention:
+            for part in (g, d):
+                part.attention = SelfAttention(widths[1], spectral)
+        for part in (g, d) if spectral else ():
+            part.first, part.last = (Spectral(layer, layer.out_channels) for layer in (part.first, part.last))
+            part.convs = nn.ModuleList(Spectral(conv, conv.out_channels) for conv in part.convs)
 
     def generate(self, n: int, rng: ng.Generator) -> torch.Tensor:
         g = self.generator
         h = F.relu(g.norms[0](g.first(normal(rng, n, self.latent)[:, :, None, None])))
-        for conv, norm in zip(g.convs, g.norms[1:], strict=True):
+        for i, (conv, norm) in enumerate(zip(g.convs, g.norms[1:], strict=True)):
+            if i == len(g.convs) - 1 and hasattr(g, "attention"):
+                h = g.attention(h)
             h = F.relu(norm(conv(h)))
         return torch.tanh(g.last(h))
 
     def judge(self, x: torch.Tensor) -> torch.Tensor:
         d = self.discriminator
         h = F.leaky_relu(d.first(x), 0.2)
-        for conv, norm in zip(d.convs, d.norms, strict=True):
+        for i, (conv, norm) in enumerate(zip(d.convs, d.norms, strict=True)):
             h = F.leaky_relu(norm(conv(h)), 0.2)
+            if i == 0 and hasattr(d, "attention"):
+                h = d.attention(h)
         return d.last(h).flatten()
 
     def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
         fake, real = self.generate(len(images), rng).detach(), scaled(images, self.levels)
         on_real, on_fake = self.judge(real), self.judge(fake)
+        if self.objective == "hinge":
+            return torch.clamp(1 - on_real, min=0).mean() + torch.clamp(1 + on_fake, min=0).mean()
+        if self.objective == "least-squares":
+            a, b, _ = self.targets
+            return (F.mse_loss(on_real, 0 * on_real + b) + F.mse_loss(on_fake, 0 * on_fake + a)) / 2
         if self.objective != "wasserstein":
             ones = torch.ones_like(on_real)
             return F.binary_cross_entropy_with_logits(on_real, ones) + F.binary_cross_entropy_with_logits(
                 on_fake, 0 * ones
             )
+        if not self.penalty:
+            return on_fake.mean() - on_real.mean()
         epsilon = torch.from_numpy(rng.uniform((len(images), 1, 1, 1), np.float64))
         between = (epsilon * real + (1 - epsilon) * fake).requires_grad_()
         [slope] = torch.autograd.grad(self.judge(between).sum(), between, create_graph=True)
@@ -214,8 +277,10 @@ class TorchGAN(nn.Module):
 
     def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
         logits = self.judge(self.generate(len(images), rng))
-        if self.objective == "wasserstein":
+        if self.objective in ("wasserstein", "hinge"):
             return -logits.mean()
+        if self.objective == "least-squares":
+            return F.mse_loss(logits, 0 * logits + self.targets[2]) / 2
         if self.objective == "minimax":
             return torch.log(1 - logits.sigmoid()).mean()
         return -torch.log(logits.sigmoid()).mean()
@@ -313,7 +378,12 @@ class TorchDDPM(nn.Module):
         return ((self.noise(kept.sqrt() * x0 + (1 - kept).sqrt() * noise, t) - noise) ** 2).mean()
 
 
-TORCH: dict[Any, Any] = {PixelCNN: TorchPixelCNN, VAE: TorchVAE, GAN: TorchGAN, DDPM: TorchDDPM}
+class TorchSAGAN(TorchGAN):
+    def __init__(self, *given: Any, **settings: Any):
+        super().__init__(*given, objective="hinge", spectral=True, attention=True, **settings)
+
+
+TORCH: dict[Any, Any] = {PixelCNN: TorchPixelCNN, VAE: TorchVAE, GAN: TorchGAN, SAGAN: TorchSAGAN, DDPM: TorchDDPM}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -337,7 +407,7 @@ def test_losses_and_gradients_are_those_of_torch(name: str) -> None:
             np.testing.assert_allclose(g.data, slopes[key].numpy(), rtol=1e-7, atol=1e-9 * scale, err_msg=key)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("gan, minimax", "gan, penalised")])
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("gan,")])
 def test_the_benchmarks_models_are_ours(name: str) -> None:
     """What the benchmarks run in torch, which copies our layers one by one, has our losses."""
     cls, given, settings = MODELS[name]

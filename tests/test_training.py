@@ -92,8 +92,9 @@ def test_metrics_are_rewound(tail: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", TINY)
 def test_step_by_hand(model: str, clip: float, ema: float) -> None:
     """A step is, for each of the model's updates, AdamW on the gradient of its loss at the update's own images, which
-    is clipped if `clip` is set, all with the numbers of one generator; then the average.  Written out for four steps
-    with the same parts, and with settings that are nobody's defaults; what comes back is each part's last loss."""
+    is clipped if `clip` is set, and the model's constraint; all with the numbers of one generator; then the average.
+    Written out for four steps with the same parts, and with settings that are nobody's defaults; what comes back is
+    each part's last loss."""
     own = {"lr": 0.02, "betas": (0.6, 0.7), "weight_decay": 0.3, "ema": ema, "seed": 5, "clip": clip}
     settings, images = settings_of(model, **own), some_images().images
     trainer = Trainer(settings, some_images())
@@ -103,9 +104,9 @@ def test_step_by_hand(model: str, clip: float, ema: float) -> None:
     average, taken = ng.optim.ExponentialMovingAverage(ours.parameters(), ema), 0
     for step in (1, 2, 3, 4):
         rng, losses = ng.Generator(5).stream(loop.STEPS, step), {}
-        k = 2 if model in ("gan", "aae") else 1  # the discriminator's images: 1, 2, then 3, 4; the other's: 1, then 3
+        k = 2 if model in ("gan", "sagan", "aae") else 1  # D's images: 1, 2, then 3, 4; the other's: 1, then 3
         for i, update in enumerate(ours.updates()):
-            batch = images[batch_indices((step - 1) * k + 1 + (i == 1), 30, settings)]
+            batch = images[batch_indices((step - 1) * k + 1 + (k == 2 and i == 1), 30, settings)]
             loss = update.loss(batch, rng)
             for p, g in zip(parts[update.name], ng.grad(loss, parts[update.name]), strict=True):
                 p.grad = g
@@ -113,12 +114,13 @@ def test_step_by_hand(model: str, clip: float, ema: float) -> None:
                 ng.optim.clip_grad_norm_(parts[update.name], 0.05)
             optimizers[update.name].lr = 0.02 * min(1, step / 3) * (1 + math.cos(math.pi * (step - 1) / STEPS)) / 2
             optimizers[update.name].step()
+            ours.constrain(update.part)
             losses[update.name] = loss.item()
             taken += 1
         average.update()
         assert {name: loss.item() for name, loss in trainer.advance().items()} == pytest.approx(losses, rel=1e-5)
         assert trainer.step == step
-    assert taken == (12 if model in ("gan", "aae") else 4)
+    assert taken == 4 * len(parts) + (4 if k == 2 else 0)
     for p, q in zip(trainer.model.parameters(), ours.parameters(), strict=True):
         np.testing.assert_allclose(p.data, q.data, rtol=1e-5, atol=1e-7)
     for p, q in zip(trainer.average.averages, average.averages, strict=True):
@@ -766,7 +768,36 @@ SMALL: dict[str, dict[str, Any]] = {
         "weight_decay": 2.0,
         "model_settings": {"weight": 2.0},
     },
-    "gan": {"steps": 800, "lr": 5e-4, "ema": 0.98, "model_settings": {}},
+    "gan": {"steps": 800, "lr": 5e-4, "ema": 0.98, "betas": (0.5, 0.999), "model_settings": {}},
+    "sagan": {"steps": 800, "lr": 1e-3, "ema": 0.98, "betas": (0.0, 0.9), "model_settings": {}},
+    "pix2pix": {
+        "steps": 600,
+        "lr": 1e-3,
+        "betas": (0.5, 0.999),
+        "ema": 0.98,
+        "model_settings": {"channels": 32, "stages": 2, "discriminator_stages": 0, "dropout": 0.1},
+    },
+    "cyclegan": {
+        "steps": 600,
+        "lr": 1e-3,
+        "betas": (0.5, 0.999),
+        "ema": 0.98,
+        "model_settings": {"channels": 32, "stages": 0, "blocks": 1, "discriminator_stages": 1},
+    },
+    "spade": {
+        "steps": 800,
+        "lr": 1e-3,
+        "betas": (0.0, 0.9),
+        "ema": 0.98,
+        "model_settings": {"channels": 32, "hidden": 32, "discriminator_stages": 0},
+    },
+    "stylegan": {
+        "steps": 800,
+        "lr": 5e-3,
+        "betas": (0.0, 0.99),
+        "ema": 0.98,
+        "model_settings": {"penalty": 0.5},
+    },
     "ddpm": {"steps": 600, "lr": 2e-3, "ema": 0.98, "model_settings": {"T": 200, "channels": 32}},
 }
 LARGE: dict[str, dict[str, Any]] = {
@@ -785,7 +816,16 @@ LARGE: dict[str, dict[str, Any]] = {
     **{
         name: {"steps": 4000, "lr": 1e-3, "ema": 0.995, "model_settings": {}} for name in ("autoencoder", "wae", "aae")
     },
-    "gan": {"steps": 4000, "lr": 3e-4, "ema": 0.995, "model_settings": {"channels": 32}},
+    "gan": {"steps": 4000, "lr": 3e-4, "ema": 0.995, "betas": (0.5, 0.999), "model_settings": {"channels": 32}},
+    "sagan": {"steps": 4000, "lr": 4e-4, "ema": 0.995, "betas": (0.0, 0.9), "model_settings": {"channels": 32}},
+    "pix2pix": {"steps": 4000, "lr": 2e-4, "ema": 0.995, "betas": (0.5, 0.999), "model_settings": {"channels": 32}},
+    "cyclegan": {"steps": 4000, "lr": 2e-4, "ema": 0.995, "betas": (0.5, 0.999), "model_settings": {"channels": 32}},
+    "spade": {
+        "steps": 4000, "lr": 4e-4, "betas": (0.0, 0.9), "ema": 0.995, "model_settings": {"channels": 32, "hidden": 32},
+    },
+    "stylegan": {
+        "steps": 4000, "lr": 2e-3, "betas": (0.0, 0.99), "ema": 0.995, "model_settings": {"channels": 16},
+    },
     "ddpm": {"steps": 3000, "lr": 1e-3, "ema": 0.995, "model_settings": {"channels": 32, "multipliers": (1, 2, 2)}},
 }  # fmt: skip
 
@@ -794,11 +834,11 @@ LARGE: dict[str, dict[str, Any]] = {
 def test_settings_unless_given(model: str) -> None:
     """A default that moves changes everybody's runs: these are they, for images whose longer side has at most 16 pixels
     and for larger ones.  The GAN's are DCGAN's β_1 = ½ and no warm-up.  Radford et al. 2016, section 4."""
-    betas, warmup = ((0.5, 0.999), 0) if model == "gan" else ((0.9, 0.999), 100)
+    warmup = 0 if model in ("gan", "sagan", "pix2pix", "cyclegan", "spade", "stylegan") else 100
     for recipes, threads, samples_every, test_every, sizes in (
         (SMALL, 1, 200, 25, [(8, 8), (16, 16), (16, 4)]), (LARGE, 2, 1000, 100, [(8, 20), (20, 8), (28, 28)]),
     ):  # fmt: skip
-        expected = USUAL | {"betas": betas} | recipes[model]
+        expected = USUAL | {"betas": (0.9, 0.999)} | recipes[model]
         expected |= {"warmup": warmup, "threads": threads, "model": model}
         for size in sizes:
             images = Images(np.zeros((130, 1, *size), np.uint8), None, 7, "of some kind")
@@ -872,11 +912,14 @@ def test_defaults_as_they_are_shown() -> None:
     assert default("keep") == "3"
     assert default("samples_every") == "200; images beyond 16 pixels: 1000"
     assert default("betas") == (
-        "0.9,0.999 or 0.5,0.999 for aae, gan; images beyond 16 pixels: 0.9,0.999 or 0.5,0.999 for gan"
+        "0.9,0.999 or 0.5,0.999 for aae, gan, pix2pix, cyclegan or 0.0,0.9 for sagan, spade or 0.0,0.99 for stylegan;"
+        " images beyond 16 pixels: 0.9,0.999 or 0.5,0.999 for gan, pix2pix, cyclegan or 0.0,0.9 for sagan, spade"
+        " or 0.0,0.99 for stylegan"
     )
     assert default("lr") == (
-        "0.003 or 0.001 for vae, autoencoder, wae or 0.002 for hierarchical-vae, aae, ddpm or 0.0005 for gan;"
-        " images beyond 16 pixels: 0.001 or 0.0003 for gan"
+        "0.001 or 0.003 for pixelcnn, gated-pixelcnn, pixelrnn or 0.002 for hierarchical-vae, aae, ddpm"
+        " or 0.0005 for gan or 0.005 for stylegan; images beyond 16 pixels: 0.001 or 0.0003 for gan"
+        " or 0.0004 for sagan, spade or 0.002 for stylegan or 0.0002 for pix2pix, cyclegan"
     )
     shown = dict(explained("ddpm"))
     assert shown["T=1000"] == "the number of diffusion steps, at least 2. (200 for images of up to 16 pixels)"

@@ -21,6 +21,11 @@ TINY: dict[str, dict[str, Any]] = {
     "wae": {"latent": 2, "channels": 2, "stages": 1, "decoder": "squared"},
     "aae": {"latent": 2, "channels": 2, "stages": 1, "hidden": 4, "discriminator_steps": 2},
     "gan": {"latent": 2, "channels": 2, "discriminator_steps": 2},
+    "sagan": {"latent": 2, "channels": 2, "discriminator_steps": 2, "clip_weights": 0.5},
+    "pix2pix": {"channels": 2, "stages": 1, "discriminator_stages": 0},
+    "cyclegan": {"channels": 2, "stages": 1, "blocks": 1, "discriminator_stages": 0, "history": 6, "identity": 0.5},
+    "spade": {"latent": 2, "channels": 2, "hidden": 2, "discriminator_stages": 0},
+    "stylegan": {"latent": 3, "channels": 2, "mapping": 1, "progressive": 3},
     "ddpm": {"T": 3, "channels": 2, "multipliers": (1,), "heads": 1, "dropout": 0.2},
 }
 STEPS = 12

@@ -15,7 +15,7 @@ from nanogen.data.cifar import read_split
 from nanogen.data.idx import read_idx, read_pair
 from nanogen.data.images import Images, check_levels
 
-__all__ = ["DATASETS", "Images", "check_levels", "load", "read_idx"]
+__all__ = ["DATASETS", "Images", "check_levels", "load", "load_all", "read_idx"]
 
 SPLITS = ("train", "test")
 
@@ -56,6 +56,15 @@ def _needing(library: str, module: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise RuntimeError(f"this needs {library}: pip install {library} ({error})") from error
+
+
+def load_all(name: str | Path) -> Images:
+    """All images of an `.npz` or `.npy` file without splits; else the test images of what `load` takes.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: as `load`."""
+    is_file = str(name) not in DATASETS and Path(name).suffix.lower() in (".npy", ".npz")
+    return read_file(name, "all") if is_file else load(name, "test")
 
 
 DATASETS: dict[str, Callable[[str, str | Path | None], Images]] = {

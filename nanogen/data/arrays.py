@@ -137,7 +137,8 @@ def read_file(path: str | Path, split: str) -> Images:
 
     - images: `train_images` and `test_images`, `x_train` and `x_test`, or `train` and `test`.  Without a test set,
       `val`, `valid`, `validation`, `dev` or `eval` takes its place.  Beside a test set, `images` or `x` are for
-      training.  If only one array holds images, under any name, a tenth is held out for testing (see `held_out`).
+      training.  If only one array holds images, under any name, a tenth is held out for testing (see `held_out`);
+      the split `all` has all of them, or the test images if there are splits.
     - labels, one per image: `train_labels` or `y_train`, and so on; or `labels` or `y`.
     - `levels`: the number of levels, 256 unless given.
 
@@ -149,9 +150,9 @@ def read_file(path: str | Path, split: str) -> Images:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file")
     try:
-        images, labels, levels, own_split = read_members(path, split)
+        images, labels, levels, own_split = read_members(path, "test" if split == "all" else split)
         found = Images(channels_first(images), labels, levels, str(path))
-        if own_split:
+        if own_split or split == "all":
             return found
         chosen = held_out([image.tobytes() for image in found.images]) == (split == "test")
         return Images(found.images[chosen], None if labels is None else labels[chosen], levels, found.name)

@@ -3,7 +3,11 @@
 The rest of the library finds the models in `MODELS`: a new model is one more line there.
 """
 
-from nanogen.models.adversarial.gan import GAN
+from nanogen.models.adversarial.cyclegan import CycleGAN
+from nanogen.models.adversarial.gan import GAN, SAGAN
+from nanogen.models.adversarial.pix2pix import Pix2Pix
+from nanogen.models.adversarial.spade import SPADE
+from nanogen.models.adversarial.stylegan import StyleGAN
 from nanogen.models.autoregressive.gated import GatedPixelCNN
 from nanogen.models.autoregressive.pixelcnn import PixelCNN
 from nanogen.models.autoregressive.pixelrnn import PixelRNN
@@ -26,6 +30,11 @@ MODELS: dict[str, type[GenerativeModel]] = {
     "wae": WAE,
     "aae": AAE,
     "gan": GAN,
+    "sagan": SAGAN,
+    "stylegan": StyleGAN,
+    "pix2pix": Pix2Pix,
+    "cyclegan": CycleGAN,
+    "spade": SPADE,
     "ddpm": DDPM,
 }
 
@@ -34,14 +43,19 @@ __all__ = [
     "DDPM",
     "GAN",
     "MODELS",
+    "SAGAN",
+    "SPADE",
     "VAE",
     "WAE",
     "Autoencoder",
+    "CycleGAN",
     "GatedPixelCNN",
     "GenerativeModel",
     "HierarchicalVAE",
     "NoiseSchedule",
+    "Pix2Pix",
     "PixelCNN",
     "PixelRNN",
     "Recipe",
+    "StyleGAN",
 ]

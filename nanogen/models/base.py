@@ -132,6 +132,9 @@ class GenerativeModel(Module):
         """The parts of a training step, in this order."""
         return [Update("loss", self.loss, self)]
 
+    def constrain(self, part: Module) -> None:
+        """Bring the parameters of `part` back to where they may be, in place.  Called after each update of it."""
+
     def sample(self, n: int, rng: Generator, labels: Any = None) -> Array:
         """Draw n images of integer levels: uint8 (n, C, H, W).  Further arguments are the model's own settings.
 

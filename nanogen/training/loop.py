@@ -156,7 +156,7 @@ class Trainer:
     ) -> dict[str, Tensor]:
         """The model's updates in order, then the update of the average.  Returns the losses by name."""
         losses, (*rates, decay) = {}, numbers
-        for (name, loss_of, _), (images, *labels), rate in zip(self.updates, batches, rates, strict=True):
+        for (name, loss_of, part), (images, *labels), rate in zip(self.updates, batches, rates, strict=True):
             loss = loss_of(images, rng, *labels)
             grads: Any = grad(loss, self.parameters[name])
             mean, *means = mean_over_ranks(loss.data, *[g.data for g in grads])
@@ -166,6 +166,7 @@ class Trainer:
                 clip_grad_norm_(self.parameters[name], self.settings.clip)
             self.optimizers[name].step(numbers=rate)
             self.optimizers[name].zero_grad()
+            self.model.constrain(part)
             losses[name] = Tensor(mean)
         self.average.update(decay)
         return losses

@@ -107,3 +107,34 @@ def special_pictures(model: GenerativeModel, train: Images, test: Images, rng: G
     """The illustrations of a model's idea, by name."""
     found = model.illustrations(train, test, rng).items()
     return {name: grid(np.concatenate(rows), model.levels, rows.shape[1]) for name, rows in found}
+
+
+def checked_out(text: str, n: int) -> list[Path]:
+    """The files to write for --out: one `.png` or `.npz`, or n in a folder.
+
+    Raises:
+        ValueError: another ending; a folder with files that would not be overwritten."""
+    out = Path(text)
+    if not (text.endswith("/") or out.is_dir()):
+        if out.suffix not in (".png", ".npz"):
+            raise ValueError(f"--out must end in .png or .npz, or in / for a folder, got {out}")
+        return [out]
+    files = [out / f"{i:04d}.png" for i in range(n)]
+    if others := sorted({*out.glob("[!.]*")} - {*files}):
+        raise ValueError(f"--out must be a new folder, or have only files to overwrite: {others[0]} is another one")
+    return files
+
+
+def write_images(text: str, images: np.ndarray, shown: np.ndarray, levels: int, columns: int) -> Path:
+    """Write images to --out: as they are, or a picture of the images `shown` in rows; see `checked_out`.  Returns the
+    path."""
+    out, files = Path(text), checked_out(text, len(images))
+    if files != [out]:
+        out.mkdir(exist_ok=True)
+        for file, image in zip(files, images, strict=True):
+            grid(image[None], levels, 1, side=1).save(file)
+    elif out.suffix == ".png":
+        grid(shown, levels, columns).save(out)
+    else:
+        np.savez_compressed(out, images=images)
+    return out

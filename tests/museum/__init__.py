@@ -166,6 +166,8 @@ TITLES = {
     "pixelcnn": "PixelCNN",
     "vae": "VAE",
     "gan": "GAN",
+    "spade": "SPADE",
+    "stylegan": "StyleGAN",
     "ddpm": "DDPM",
     "unet": "U-Net",
     "known": "Known sources",

@@ -44,7 +44,8 @@ def run_tests(
     no end."""
     report = folder / "report.json"
     report.unlink(missing_ok=True)
-    own = {COPY: str(folder), REPORT: str(report), "PYTHONPATH": str(folder)} | ({} if in_c else {"CC": ""})
+    own = {COPY: str(folder), REPORT: str(report), "PYTHONPATH": str(folder), "NANOGEN_CACHE": str(folder / "cache")}
+    own |= {} if in_c else {"CC": ""}
     command = [sys.executable, "-B", "-m", "pytest", "-p", "tests.museum.report", "-p", "no:cacheprovider", "-n0", "-x"]
     command += ["--tb=line", "--hypothesis-profile=museum", f"--device={device}", *(f"tests/{node}" for node in nodes)]
     try:

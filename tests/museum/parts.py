@@ -82,8 +82,9 @@ PARTS = {
         ("test_parity.py::test_models",),
     ),
     "gan": Part(
-        ("models/adversarial/gan.py", "models/adversarial/networks.py"),
-        ("test_gan.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
+        tuple(f"models/adversarial/{name}.py" for name in ("gan", "networks", "objectives", "spectral")),
+        ("test_gan.py", "test_objectives.py", "test_spectral.py", "test_models.py", "test_torch_models.py"),
+        ("test_parity.py::test_models",),
     ),
     "ddpm": Part(
         ("models/diffusion/ddpm.py",),

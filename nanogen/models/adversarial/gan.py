@@ -6,25 +6,26 @@ D(x) = sigmoid(d(x)).  The losses are computed from the logit d, so that they do
 strided convolutions instead of pooling; batch normalisation in both networks (except for G's output and D's input); no
 fully connected hidden layers; ReLU in G with tanh at its output; leaky ReLU in D.
 
-The alternative objective is the Wasserstein distance, where d must have gradients of norm 1: Gulrajani et al. 2017.
+`objectives.py` has this game and others.  `SAGAN` plays one of those, with self-attention and spectral normalisation.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
 from typing import Any
 
 import numpy as np
 
-from nanogen import functional as F
-from nanogen.autograd import Tensor, grad, no_grad
+from nanogen.autograd import Tensor, changes, no_grad
 from nanogen.backend import Array, to_device, to_numpy
 from nanogen.data.images import Images, nearest
 from nanogen.distributions import unscale_levels
+from nanogen.models.adversarial import objectives
 from nanogen.models.adversarial.networks import DiscriminatorNetwork, GeneratorNetwork
 from nanogen.models.base import GenerativeModel, Update, check_choice, check_counts
 from nanogen.models.recipe import Recipe, large
+from nanogen.nn import Module
 from nanogen.random import Generator
 
 
@@ -36,10 +37,16 @@ class GAN(GenerativeModel):
         levels: the number of integer levels.
         latent: the number of dimensions of z.
         channels: the width at full size; it doubles wherever the size halves.
-        objective: `non-saturating` (G maximises E[log D(G(z))]), `minimax` (G minimises E[log(1 − D(G(z)))]), or
-            `wasserstein` (min_G max_D E[d(x)] − E[d(G(z))]), which needs the gradient penalty.
+        objective: `non-saturating` (G maximises E[log D(G(z))]), `minimax` (G minimises E[log(1 − D(G(z)))]),
+            `least-squares`, `hinge`, or `wasserstein` (min_G max_D E[d(x)] − E[d(G(z))]), which needs a bound on D's
+            slope: the gradient penalty, clipped weights or spectral normalisation.
         discriminator_steps: the number of updates of D per update of G: k of algorithm 1.
         gradient_penalty: the weight λ of `gradient_penalty` in the discriminator's loss; Gulrajani et al. take 10.
+        clip_weights: c, to which D's weights are clipped, [−c, c], after each of its updates; 0: they are not.
+        targets: a, b, c of `least-squares`: what D should say of samples and of images, and G wants it to say.
+        spectral: whether the weights of both networks are divided by their spectral norms; in D this replaces batch
+            normalisation.
+        attention: whether both networks have a layer of self-attention.
         classes: the number of labels that images are conditioned on; 0: unconditional.
         rng: draws the initial weights; default `Generator(0)`.
     """
@@ -52,21 +59,26 @@ class GAN(GenerativeModel):
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, latent: int = 64, channels: int = 64,
         objective: str = "non-saturating", discriminator_steps: int = 1, gradient_penalty: float = 0.0,
-        classes: int = 0, rng: Generator | None = None,
+        clip_weights: float = 0.0, targets: tuple[float, float, float] = objectives.TARGETS, spectral: bool = False,
+        attention: bool = False, classes: int = 0, rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
         check_counts(latent=latent, channels=channels, discriminator_steps=discriminator_steps)
-        check_choice(objective=(objective, ("non-saturating", "minimax", "wasserstein")))
-        if not (gradient_penalty > 0 or (gradient_penalty == 0 and objective != "wasserstein")):
-            raise ValueError(f"gradient_penalty must not be negative, nor 0 with wasserstein, got {gradient_penalty!r}")
+        check_choice(objective=(objective, objectives.OBJECTIVES))
+        for name, bound in (("gradient_penalty", gradient_penalty), ("clip_weights", clip_weights)):
+            if not 0 <= bound < math.inf:
+                raise ValueError(f"{name} must be a finite number ≥ 0, got {bound!r}")
+        if objective == "wasserstein" and not (gradient_penalty or clip_weights or spectral):
+            raise ValueError("wasserstein needs gradient_penalty, clip_weights or spectral, which bound D's slope")
+        if len(targets) != 3 or not all(map(math.isfinite, targets)):
+            raise ValueError(f"targets must be three finite numbers, got {targets!r}")
         rng = rng or Generator(0)
         self.latent, self.objective, self.discriminator_steps = latent, objective, discriminator_steps
-        self.gradient_penalty = gradient_penalty
-        if objective == "wasserstein":
-            self.loss_unit = "units of the critic's output"
-        self.generator = GeneratorNetwork(image_shape, channels, latent, rng, classes)
+        self.gradient_penalty, self.clip_weights, self.targets = gradient_penalty, clip_weights, targets
+        self.loss_unit = objectives.OBJECTIVES[objective].unit
+        self.generator = GeneratorNetwork(image_shape, channels, latent, rng, classes, spectral, attention)
         alone = gradient_penalty > 0
-        self.discriminator = DiscriminatorNetwork(image_shape, channels, rng, alone, classes)
+        self.discriminator = DiscriminatorNetwork(image_shape, channels, rng, alone, classes, spectral, attention)
         for name, parameter in self.named_parameters():  # all weights from N(0, 0.02²): Radford et al., section 4
             if name.endswith("weight") and (parameter.ndim == 4 or "label" in name):
                 parameter.data = 0.02 * rng.normal(parameter.shape)
@@ -77,7 +89,7 @@ class GAN(GenerativeModel):
         return self.generator(Tensor(rng.normal((n, self.latent), dtype=self.dtype)), **given)
 
     def discriminator_loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """−E[log D(x)] − E[log(1 − D(G(z)))], which D minimises, plus the gradient penalty if there is one: nats.
+        """The objective's loss of D, plus the gradient penalty if there is one.
 
         Algorithm 1.  With labels (N,), G draws an image for each label, and D gets the labels of both batches and of
         the penalty's interpolated images."""
@@ -86,15 +98,16 @@ class GAN(GenerativeModel):
         with no_grad():
             fake = self.generate(len(images), rng, **given)
         real = self.scaled(self.pixels(images))
-        loss = discriminator_loss(critic(real), critic(fake), self.objective)
+        loss = objectives.discriminator_loss(critic(real), critic(fake), self.objective, self.targets)
         if self.gradient_penalty:
-            loss = loss + self.gradient_penalty * gradient_penalty(critic, real, fake, rng)
+            loss = loss + self.gradient_penalty * objectives.gradient_penalty(critic, real, fake, rng)
         return loss
 
     def generator_loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """The loss that G minimises, for as many samples as there are images: nats.  Section 3."""
+        """The objective's loss of G, for as many samples as there are images."""
         given = self.condition(labels, len(images))
-        return generator_loss(self.discriminator(self.generate(len(images), rng, **given), **given), self.objective)
+        logits = self.discriminator(self.generate(len(images), rng, **given), **given)
+        return objectives.generator_loss(logits, self.objective, self.targets)
 
     def updates(self) -> list[Update]:
         """Algorithm 1: k steps of the discriminator, then one of the generator."""
@@ -102,6 +115,13 @@ class GAN(GenerativeModel):
             *[Update("discriminator", self.discriminator_loss, self.discriminator)] * self.discriminator_steps,
             Update("generator", self.generator_loss, self.generator),
         ]
+
+    def constrain(self, part: Module) -> None:
+        """w ← clip(w, −c, c) for all parameters of D after its update.  Arjovsky et al. 2017, algorithm 1, line 7."""
+        if self.clip_weights and part is self.discriminator:
+            for parameter in part.parameters():  # in place: a captured CUDA graph uses the same memory
+                changes.note(parameter.data)
+                parameter.data.clip(-self.clip_weights, self.clip_weights, out=parameter.data)
 
     def sample(self, n: int, rng: Generator, labels: Any = None) -> Array:
         """x = G(z), rounded to the nearest levels: uint8 (n, C, H, W)."""
@@ -135,33 +155,14 @@ class GAN(GenerativeModel):
         }
 
 
-def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, objective: str = "non-saturating") -> Tensor:
-    """−V(D, G): softplus(−d(x)) + softplus(d(G(z))), since −log sigmoid(d) = softplus(−d).  Eq. 1.
+class SAGAN(GAN):
+    """A GAN with self-attention, spectral normalisation and the hinge objective.  Zhang et al. 2019.
 
-    `wasserstein`: d(G(z)) − d(x).  Arjovsky et al. 2017, eq. 2."""
-    if objective == "wasserstein":
-        return fake_logits.mean() - real_logits.mean()
-    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+    It is a `GAN` with other defaults.  As in the paper the weights of both networks are normalised, and Adam has no
+    momentum.  D's slope is small, so its steps are larger than a GAN's.
+    """
 
-
-def generator_loss(fake_logits: Tensor, objective: str = "non-saturating") -> Tensor:
-    """`minimax`: log(1 − D), whose gradient −D in the logit vanishes when D is confident.  `non-saturating`: −log D,
-    whose gradient is −(1 − D).  `wasserstein`: −d.  Goodfellow et al. 2014, section 3."""
-    if objective == "wasserstein":
-        return -fake_logits.mean()
-    if objective == "minimax":
-        return -F.softplus(fake_logits).mean()
-    return F.softplus(-fake_logits).mean()
-
-
-def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, rng: Generator) -> Tensor:
-    """E[(‖∇d(x̂)‖ − 1)²] at x̂ = ε x + (1 − ε) G(z), ε ~ U[0, 1], one ε per image.  Gulrajani et al. 2017, eq. 3.
-
-    Shapes: real and fake (N, *).  The norm is over all of an image's gradient.  `critic` maps (N, *) to (N,), and its
-    output for an image must not depend on the other images."""
-    epsilon = rng.uniform((len(real), *[1] * (real.ndim - 1)), dtype=real.dtype)
-    between = Tensor(epsilon * real.data + (1 - epsilon) * fake.data)
-    between.requires_grad = True
-    gradient: Any = grad(critic(between).sum(), between, create_graph=True)[0]
-    norm = ((gradient**2).sum(tuple(range(1, real.ndim))) + 1e-12) ** 0.5  # √ has no derivative at 0
-    return ((norm - 1.0) ** 2).mean()
+    summary = "a GAN with self-attention and spectral normalisation (Zhang et al. 2019)"
+    small = Recipe(steps=800, lr=1e-3, betas=(0.0, 0.9), warmup=0)
+    large = large(steps=4000, lr=4e-4, betas=(0.0, 0.9), warmup=0, model={"channels": 32})
+    __init__ = functools.partialmethod(GAN.__init__, objective="hinge", spectral=True, attention=True)  # type: ignore

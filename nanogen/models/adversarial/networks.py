@@ -5,6 +5,8 @@ Adversarial Nets, section 3.2, where a one-hot label goes through the same layer
 and a shift per label (de Vries et al. 2017, Modulating Early Visual Processing by Language).  D's logit has one more
 term, the inner product of its features and an embedding of the label (Miyato & Koyama 2018, cGANs with Projection
 Discriminator).
+
+With attention (Zhang et al. 2019), G looks at all pixels before its last doubling, and D after its first halving.
 """
 
 from __future__ import annotations
@@ -16,7 +18,17 @@ import numpy as np
 from nanogen import functional as F
 from nanogen.autograd import Tensor
 from nanogen.backend import Array
-from nanogen.nn import BatchNorm2d, Conv2d, ConvTranspose2d, Embedding, GroupNorm, Module, Parameter
+from nanogen.models.adversarial.spectral import SelfAttention, SpectralNorm, Wrap
+from nanogen.nn import (
+    BatchNorm2d,
+    Conv2d,
+    ConvTranspose2d,
+    Embedding,
+    GroupNorm,
+    Identity,
+    Module,
+    Parameter,
+)  # fmt: skip
 from nanogen.random import Generator
 
 
@@ -43,22 +55,44 @@ class ConditionalBatchNorm2d(BatchNorm2d):
         return (1.0 + scale) * super().forward(x) + shift
 
 
-class GeneratorNetwork(Module):
+def wrapper(spectral: bool, rng: Generator) -> Wrap:
+    """What is done to each layer: `SpectralNorm`, or nothing."""
+    return functools.partial(SpectralNorm, rng=rng) if spectral else lambda layer: layer
+
+
+class Attentive(Module):
+    """A network of stages, with self-attention to the features that leave one of them, `attended`."""
+
+    attended: int
+    attention: SelfAttention | None
+
+    def attend(self, stage: int, h: Tensor) -> Tensor:
+        return h if self.attention is None or stage != self.attended else self.attention(h)
+
+
+class GeneratorNetwork(Attentive):
     """Latents (N, latent) to images in [−1, 1].  The first layer makes a small image; each further layer doubles it."""
 
-    def __init__(self, image_shape: tuple[int, int, int], channels: int, latent: int, rng: Generator, classes: int = 0):
+    def __init__(
+        self, image_shape: tuple[int, int, int], channels: int, latent: int, rng: Generator, classes: int = 0,
+        spectral: bool = False, attention: bool = False,
+    ):  # fmt: skip
         super().__init__()
+        wrap = wrapper(spectral, rng)
         colors, height, width = image_shape
         doublings = halvings(height, width)
         wide = channels * 2**doublings
-        self.first = ConvTranspose2d(latent, wide, (height >> doublings, width >> doublings), bias=False, rng=rng)
+        first = (height >> doublings, width >> doublings)
+        self.first = wrap(ConvTranspose2d(latent, wide, first, bias=False, rng=rng))
         norm = functools.partial(ConditionalBatchNorm2d, classes) if classes else BatchNorm2d
         self.norms = [norm(wide >> i) for i in range(doublings + 1)]
         self.convs = [
-            ConvTranspose2d(wide >> i, wide >> (i + 1), 4, stride=2, padding=1, bias=False, rng=rng)
+            wrap(ConvTranspose2d(wide >> i, wide >> (i + 1), 4, stride=2, padding=1, bias=False, rng=rng))
             for i in range(doublings)
         ]
-        self.last = Conv2d(channels, colors, 3, padding=1, rng=rng)
+        self.last = wrap(Conv2d(channels, colors, 3, padding=1, rng=rng))
+        self.attended = max(0, doublings - 1)
+        self.attention = SelfAttention(wide >> self.attended, wrap, rng) if attention else None
         small = wide * (height >> doublings) * (width >> doublings)
         self.label = Embedding(classes, small, rng=rng) if classes else None
 
@@ -66,37 +100,43 @@ class GeneratorNetwork(Module):
         h = self.first(z.reshape(*z.shape, 1, 1))
         if self.label is not None:
             h = h + self.label(given["labels"]).reshape(h.shape)
-        h = F.relu(self.norms[0](h, **given))
-        for conv, norm in zip(self.convs, self.norms[1:], strict=True):
-            h = F.relu(norm(conv(h), **given))
+        h = self.attend(0, F.relu(self.norms[0](h, **given)))
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms[1:], strict=True), start=1):
+            h = self.attend(i, F.relu(norm(conv(h), **given)))
         return F.tanh(self.last(h))
 
 
-class DiscriminatorNetwork(Module):
+class DiscriminatorNetwork(Attentive):
     """Images in [−1, 1] to the logits of being real (N,).  Each layer halves the image; the last one covers all of it.
 
-    With `alone`, each image is normalised by itself, so that its logit does not depend on the other images."""
+    With `alone`, each image is normalised by itself, so that its logit does not depend on the other images.  With
+    `spectral`, weights are normalised and features are not, so that the slope is bounded."""
 
     def __init__(
-        self, image_shape: tuple[int, int, int], channels: int, rng: Generator, alone: bool = False, classes: int = 0
-    ):
+        self, image_shape: tuple[int, int, int], channels: int, rng: Generator, alone: bool = False, classes: int = 0,
+        spectral: bool = False, attention: bool = False,
+    ):  # fmt: skip
         super().__init__()
+        wrap = wrapper(spectral, rng)
         colors, height, width = image_shape
         count = halvings(height, width)
-        self.first = Conv2d(colors, channels, 3, padding=1, rng=rng)
+        self.first = wrap(Conv2d(colors, channels, 3, padding=1, rng=rng))
         self.convs = [
-            Conv2d(channels << i, channels << (i + 1), 4, stride=2, padding=1, bias=False, rng=rng)
+            wrap(Conv2d(channels << i, channels << (i + 1), 4, stride=2, padding=1, bias=spectral, rng=rng))
             for i in range(count)
         ]
         widths = [channels << (i + 1) for i in range(count)]
-        self.norms = [GroupNorm(1, width) if alone else BatchNorm2d(width) for width in widths]
-        self.last = Conv2d(channels << count, 1, (height >> count, width >> count), rng=rng)
+        norm = Identity if spectral else functools.partial(GroupNorm, 1) if alone else BatchNorm2d
+        self.norms = [norm(width) for width in widths]
+        self.last = wrap(Conv2d(channels << count, 1, (height >> count, width >> count), rng=rng))
         features = (channels << count) * (height >> count) * (width >> count)
-        self.label = Embedding(classes, features, rng=rng) if classes else None
+        self.label = wrap(Embedding(classes, features, rng=rng)) if classes else None
+        self.attended = min(1, count)
+        self.attention = SelfAttention(channels << self.attended, wrap, rng) if attention else None
 
     def forward(self, x: Tensor, labels: Array | None = None) -> Tensor:
-        h = F.leaky_relu(self.first(x), 0.2)
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            h = F.leaky_relu(norm(conv(h)), 0.2)
+        h = self.attend(0, F.leaky_relu(self.first(x), 0.2))
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True), start=1):
+            h = self.attend(i, F.leaky_relu(norm(conv(h)), 0.2))
         logit = self.last(h).reshape(len(x))
         return logit if self.label is None else logit + (self.label(labels) * h.reshape(len(x), -1)).sum(1)

@@ -19,7 +19,7 @@ from nanogen.autograd import Tensor, no_grad
 from nanogen.backend import array_module
 from nanogen.distributed import rank, size
 from nanogen.functional.normalization import mean_over_ranks
-from nanogen.models.adversarial.gan import discriminator_loss, generator_loss
+from nanogen.models.adversarial.objectives import discriminator_loss, generator_loss
 from nanogen.models.base import Update, check_choice, check_counts
 from nanogen.models.latent.autoencoder import Autoencoder
 from nanogen.models.recipe import Recipe, large
