@@ -27,12 +27,12 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import nanogen as ng
 from nanogen import functional as F
 from nanogen.autograd import Tensor
-from nanogen.backend import moving_average
 from nanogen.functional.conv import convolve, convolve_adjoint, convolve_weight, output_size
 from nanogen.kernels import convolution as choice
 from nanogen.kernels import winograd
 from nanogen.kernels.cpu import build, compiled, convolution, products, threads
 from nanogen.models.autoregressive.gated import gate
+from nanogen.optim import adam
 
 pytestmark = pytest.mark.skipif(not build.compiler(), reason="no C compiler")
 EPSILON = {"float32": 2**-23, "float64": 2**-52}
@@ -191,7 +191,9 @@ def test_what_updates_leave_to_the_plain_form() -> None:
     """Parameters that are not contiguous, and lists of several types: unchanged."""
     whole = np.ones((2, 3))
     for average, value in ((whole.T, whole.T), (whole, whole.astype("float32")), (whole[:, ::2], whole[:, :2])):
-        assert moving_average.kernels["cpu"][0]([average], [value], kept=0.5, share=1.0) is NotImplemented
+        lists = [average], [value], [average], [average]
+        found = adam.kernels["cpu"][0](*lists, betas=(0.9, 0.99), eps=1e-3, correction=1.0, rate=0.1)
+        assert found is NotImplemented
         assert (average == 1).all()
 
 

@@ -2,9 +2,7 @@
 
 #include "cpu/compiled.h"
 
-#define EACH                                                               \
-    SHARED(pixels * c > 1 << 13) for (Int p = 0; p < pixels; p++)          \
-        PRAGMA(omp simd) for (Int q = 0; q < c; q++)
+#define EACH SHARED(pixels * c > 1 << 13) for (Int p = 0; p < pixels; p++) PRAGMA(omp simd) for (Int q = 0; q < c; q++)
 #define OF(array, parts, part) array[(parts * p + part) * c + q]  // of a pixel's parts, each of c channels
 
 void gate(const Real* x, Real* y, Int pixels, Int c)

@@ -11,10 +11,8 @@ from nanogen.kernels.cpu.normalization import rows_of
 from nanogen.models.autoregressive.gated import gate
 from nanogen.models.autoregressive.pixelrnn import lstm
 
-Array = np.ndarray
 
-
-def by_pixel(name: str, c: int, *arrays: Array, makes: tuple[int, ...]) -> list[Array]:
+def by_pixel(name: str, c: int, *arrays: np.ndarray, makes: tuple[int, ...]) -> list[np.ndarray]:
     """The results of a C function of arrays (N, a multiple of c, …): (N, `makes` · c, …).
 
     A pixel's channels are side by side in memory.  Results are no views, so the engine can add to them in place."""
