@@ -489,6 +489,7 @@ def test_stopped_while_it_compiles(number: int, status: int, tmp_path: Path) -> 
     while not (started := Path(f"{command}.processes")).exists() or not started.read_text().endswith("\n"):
         assert ours.poll() is None, ours.stderr.read()  # type: ignore[union-attr]
         time.sleep(0.02)
+    time.sleep(0.5)  # until Popen has returned: before, nobody knows the processes
     ours.send_signal(number)
     ours.communicate()
     assert ours.returncode == status
