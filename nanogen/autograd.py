@@ -528,8 +528,8 @@ broadcast_to.vjp(lambda g, out, x, shape: sum_to(g, shape=x.shape), reads="")
 def sum_to(x, *, shape):
     """x summed over the axes along which `shape` would be broadcast to x's; the adjoint of `broadcast_to`."""
     new = x.ndim - len(shape)
-    repeated = tuple(new + i for i, n in enumerate(shape) if n == 1 and x.shape[new + i] != 1)
-    return x.sum(axis=(*range(new), *repeated)).reshape(shape)
+    repeated = (*range(new), *(new + i for i, n in enumerate(shape) if n == 1 and x.shape[new + i] != 1))
+    return (x.sum(axis=repeated) if repeated else x).reshape(shape)  # NumPy's sum over no axes is a slow copy
 
 
 sum_to.vjp(lambda g, out, x, shape: broadcast_to(g, shape=x.shape), reads="")

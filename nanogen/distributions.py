@@ -13,7 +13,7 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, broadcast_to, constant
-from nanogen.backend import Array, Operation, array_module, check_range, to_device
+from nanogen.backend import Array, array_module, check_range, to_device
 from nanogen.functional.elementwise import times_log
 from nanogen.functional.loss import label_cross_entropy
 from nanogen.random import Generator
@@ -28,7 +28,6 @@ def reals(*values: Any) -> list[Tensor]:
     return [x.to(np.result_type(*types) if types else np.float64) for x in found]
 
 
-@Operation
 def inverse_transform(weights, u):
     """The first class k whose cumulative weight Σ_{i≤k} w_i is above u Σ w_i: weights (…, K), and u."""
     cumulative = weights.cumsum(axis=-1)

@@ -27,11 +27,12 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import nanogen as ng
 from nanogen import functional as F
 from nanogen.autograd import Tensor
-from nanogen.backend import moving_average
 from nanogen.functional.conv import convolve, convolve_adjoint, convolve_weight, output_size
 from nanogen.kernels import convolution as choice
 from nanogen.kernels import winograd
 from nanogen.kernels.cpu import build, compiled, convolution, products, threads
+from nanogen.models.autoregressive.gated import gate
+from nanogen.optim import adam
 
 pytestmark = pytest.mark.skipif(not build.compiler(), reason="no C compiler")
 EPSILON = {"float32": 2**-23, "float64": 2**-52}
@@ -190,7 +191,9 @@ def test_what_updates_leave_to_the_plain_form() -> None:
     """Parameters that are not contiguous, and lists of several types: unchanged."""
     whole = np.ones((2, 3))
     for average, value in ((whole.T, whole.T), (whole, whole.astype("float32")), (whole[:, ::2], whole[:, :2])):
-        assert moving_average.kernels["cpu"][0]([average], [value], kept=0.5, share=1.0) is NotImplemented
+        lists = [average], [value], [average], [average]
+        found = adam.kernels["cpu"][0](*lists, betas=(0.9, 0.99), eps=1e-3, correction=1.0, rate=0.1)
+        assert found is NotImplemented
         assert (average == 1).all()
 
 
@@ -277,6 +280,15 @@ def test_silu(x: float, dtype: str) -> None:
     found = float(F.silu(Tensor(np.array([x], dtype))).data[0])
     smallest = np.finfo(dtype).tiny * 100
     assert abs(found - exact) <= 4 * EPSILON[dtype] * abs(exact) + smallest
+
+
+@given(st.floats(-30, 30), st.floats(-120, 0), st.sampled_from(sorted(EPSILON)))
+@example(1.0, -20.0, "float32")
+def test_a_gates_tanh(x: float, exponent: float, dtype: str) -> None:
+    """tanh x to four roundings, also of numbers near 0; the other half of the gate is open."""
+    x = float(np.dtype(dtype).type(x * 2**exponent))
+    found = float(gate(Tensor(np.array([[x, 100.0]], dtype))).data[0, 0])
+    assert abs(found - math.tanh(x)) <= 4 * EPSILON[dtype] * abs(math.tanh(x)) + np.finfo(dtype).tiny
 
 
 def test_a_label_that_is_no_class_has_no_loss() -> None:
@@ -477,6 +489,7 @@ def test_stopped_while_it_compiles(number: int, status: int, tmp_path: Path) -> 
     while not (started := Path(f"{command}.processes")).exists() or not started.read_text().endswith("\n"):
         assert ours.poll() is None, ours.stderr.read()  # type: ignore[union-attr]
         time.sleep(0.02)
+    time.sleep(0.5)  # until Popen has returned: before, nobody knows the processes
     ours.send_signal(number)
     ours.communicate()
     assert ours.returncode == status

@@ -21,7 +21,7 @@ from nanogen.functional.conv import convolve, convolve_adjoint, convolve_weight,
 from nanogen.functional.loss import label_cross_entropy
 from nanogen.functional.normalization import moments_of, normalize_groups
 from nanogen.kernels import winograd
-from nanogen.kernels.cuda import convolution, launch, normalization, reduction, updates
+from nanogen.kernels.cuda import convolution, launch, normalization, updates
 from nanogen.kernels.cuda import softmax as softmax_kernels
 from nanogen.optim import adam
 
@@ -29,7 +29,6 @@ SOURCES = {
     "convolution": convolution.SOURCE,
     "softmax": softmax_kernels.SOURCE,
     "normalization": normalization.SOURCE,
-    "reduction": reduction.SOURCE,
     "updates": updates.SOURCE,
 }
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}  # of the largest number: some roundings
@@ -190,19 +189,6 @@ def test_moments(cp: Any) -> None:
         exact = moments_of.plain(x.astype(dtype).astype("float64"))
         for found, expected in zip(moments_of.kernels["cuda"][0](cp.asarray(x.astype(dtype))), exact, strict=True):
             assert_near(found, expected.astype(dtype))
-
-
-@given(st.integers(0, 99), st.tuples(st.integers(0, 3), st.integers(0, 7), st.integers(1, 9)), BLOCKS, st.booleans())
-def test_column_sums(seed: int, shape: Any, block: Any, transposed: bool) -> None:
-    """Σ over the rows of each image, of integers exactly, for any number of images, rows, columns and threads."""
-    (rows,) = integers(seed, shape)
-    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "LARGEST_BLOCK", block)
-        there = on_device(cp, rows, transposed)
-        np.testing.assert_array_equal(reduction.column_sums(there).get(), rows.sum(axis=1))
-        images = rows.swapaxes(1, 2)[..., None]
-        summed = convolution.sum_of_pixels(cp.asarray(images))
-        np.testing.assert_array_equal(summed.get(), images.sum(axis=(0, 2, 3)))
 
 
 PARAMETERS = st.lists(st.integers(0, 40), min_size=1, max_size=20)
@@ -375,8 +361,7 @@ def test_how_many_launches_there_are(cp: Any) -> None:
 
     both_ways(label_cross_entropy, x.reshape(12, 6), labels=cp.zeros(12, np.int64))
     counted(softmax_gradient, ones[None], counted(softmax, ng.Tensor(ones[None]), dim=1).data, dim=1)
-    counted(reduction.column_sums, x)
-    assert found == [1, 1, 1, 1, 1]
+    assert found == [1, 1, 1, 1]
     found.clear()
     for many in (8, 9):
         counted(adam, *[[*cp.ones((many, 1))] for _ in range(4)], **UPDATES["adam"][2])

@@ -405,8 +405,9 @@ def test_default_gated_layers_see_all_the_past() -> None:
 def test_a_gate_is_a_product() -> None:
     """tanh of the first half of the channels times the sigmoid of the second."""
     a, b = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 6))
-    found = gate(ng.tensor(np.concatenate([a, b], axis=1))).data
-    np.testing.assert_allclose(found, np.tanh(a) / (1 + np.exp(-b)), rtol=1e-12)
+    for form in (gate, gate.plain):
+        found = form(ng.tensor(np.concatenate([a, b], axis=1))).data
+        np.testing.assert_allclose(found, np.tanh(a) / (1 + np.exp(-b)), rtol=1e-12)
 
 
 def test_dropout_acts_in_both_stacks() -> None:
@@ -481,8 +482,9 @@ def test_the_lstm_is_torchs() -> None:
     weights = {name: parameter.detach().numpy() for name, parameter in cell.named_parameters()}
     gates = x @ weights["weight_ih"].T + weights["bias_ih"] + h @ weights["weight_hh"].T + weights["bias_hh"]
     expected = cell(torch.tensor(x), (torch.tensor(h), torch.tensor(c)))
-    for ours, theirs in zip(lstm(ng.tensor(gates), ng.tensor(c)), expected, strict=True):
-        np.testing.assert_allclose(ours.data, theirs.detach().numpy(), atol=1e-12)
+    for form in (lstm, lstm.plain):
+        found = form(ng.tensor(gates), ng.tensor(np.concatenate([h, c], axis=1)))
+        np.testing.assert_allclose(found.data, torch.cat(expected, 1).detach().numpy(), atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["gated", "row", "diagonal"])

@@ -29,7 +29,6 @@ from nanogen.functional.conv import convolve, convolve_adjoint, convolve_weight,
 from nanogen.functional.matrix import matrix_product
 from nanogen.kernels import winograd
 from nanogen.kernels.cuda import convolution, products
-from nanogen.kernels.cuda.reduction import column_sums
 
 library = products.library  # the stand-in takes its place in a moment
 GEMMS = {"gemm", "gemm_strided_batched"}
@@ -217,7 +216,7 @@ def test_sums_and_transformations_lose_nothing_by_tf32(monkeypatch: pytest.Monke
     x, w, y = (there(array.astype(np.float32)) for array in arrays)
     monkeypatch.setenv("CUPY_TF32", "1")
     cublas.computed.clear()
-    column_sums(x[0])
+    convolution.sum_of_pixels(x)
     assert not cublas.computed
     whole, short, how = products.COMPUTE_32F, products.COMPUTE_32F_FAST_TF32, ((1, 1), F)
     for convolve_by_tiles, given_, expected in (

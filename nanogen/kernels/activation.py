@@ -18,9 +18,7 @@ def memory_order(strides: tuple[int, ...]) -> list[int]:
 def register(device: str, elementwise: Callable[..., Any]) -> None:
     """Register the device's kernels.  `elementwise(name, *arrays, settings=())` makes a new array, or declines."""
 
-    @relu_gradient.kernel(device)
-    def _(g, y):
-        return elementwise("relu_gradient", g, y)
+    relu_gradient.kernel(device)(lambda g, y: elementwise("relu_gradient", g, y))
 
     @leaky_relu.kernel(device)
     class LeakyRelu:

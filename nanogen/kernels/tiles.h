@@ -7,6 +7,8 @@
 typedef struct { Int n, h, w, c; } Size;
 typedef struct { Int th, tw, s, ph, pw; } Tiles;
 
+#define EACH_OF_TILE(t) for (int k = 0; k < t; k++) for (int l = 0; l < t; l++)
+
 INLINE Real* pixel(const Real* x, Size of, Int row, Int column, const Real* outside)
 {
     int inside = 0 <= row && row < of.h && 0 <= column && column < of.w;
@@ -18,8 +20,7 @@ INLINE void pixels_of_tile(
     int t, const Real* x, Size of, Tiles in, Int i, Int j, Int place, const Real* outside, Real** at)
 {
     Int row = in.s * 2 * i + place / in.s - in.ph, column = in.s * 2 * j + place % in.s - in.pw;
-    for (int k = 0; k < t; k++)
-        for (int l = 0; l < t; l++) at[4 * k + l] = pixel(x, of, row + in.s * k, column + in.s * l, outside);
+    EACH_OF_TILE(t) at[4 * k + l] = pixel(x, of, row + in.s * k, column + in.s * l, outside);
 }
 
 // Pointers to the 2×2 output pixels of the tile (i, j).

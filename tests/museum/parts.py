@@ -43,7 +43,7 @@ PARTS = {
         ("kernels/activation.py", "kernels/softmax.py",
          "kernels/cpu/activation.py", "kernels/cpu/normalization.py", "kernels/cpu/softmax.py",
          "kernels/cpu/updates.py", "kernels/cuda/activation.py", "kernels/cuda/launch.py",
-         "kernels/cuda/normalization.py", "kernels/cuda/reduction.py", "kernels/cuda/softmax.py",
+         "kernels/cuda/normalization.py", "kernels/cuda/softmax.py",
          "kernels/cuda/updates.py"),
         ("test_kernels.py", "test_compiled.py", "test_cuda.py"),
         ("test_functional.py", "test_nn.py", "test_strict.py",
@@ -161,6 +161,6 @@ def _functions_lifted(kernel: ast.ClassDef) -> Iterator[ast.stmt]:
 def _lambdas_lifted(call: ast.Call) -> Iterator[ast.stmt]:
     for i, given in enumerate(call.args):
         if isinstance(given, ast.Lambda):
-            name = f"{ast.unparse(call.func).replace('.', '_')}_{i}"
+            name = re.sub(r"\W+", "_", f"{ast.unparse(call.func)}_{i}")
             yield ast.FunctionDef(name, given.args, [ast.Return(given.body)], [], type_params=[])
             call.args[i] = ast.Name(name)

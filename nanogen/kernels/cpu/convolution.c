@@ -14,11 +14,9 @@ INLINE void tile(int t, Real* const* from, Int c, Real* to, Int stride)
 #pragma GCC ivdep
     for (Int q = 0; q < c; q++) {
         Real d[16];
-        for (int k = 0; k < t; k++)
-            for (int l = 0; l < t; l++) d[4 * k + l] = from[4 * k + l][q];
+        EACH_OF_TILE(t) d[4 * k + l] = from[4 * k + l][q];
         input_of_tile(t, d);
-        for (int k = 0; k < t; k++)
-            for (int l = 0; l < t; l++) to[(t * k + l) * stride + q] = d[4 * k + l];
+        EACH_OF_TILE(t) to[(t * k + l) * stride + q] = d[4 * k + l];
     }
 }
 
@@ -27,11 +25,9 @@ INLINE void add_tile(int t, const Real* from, Int stride, Int c, Real* const* to
 #pragma GCC ivdep
     for (Int q = 0; q < c; q++) {
         Real d[16];
-        for (int k = 0; k < t; k++)
-            for (int l = 0; l < t; l++) d[4 * k + l] = from[(t * k + l) * stride + q];
+        EACH_OF_TILE(t) d[4 * k + l] = from[(t * k + l) * stride + q];
         input_of_tile_adjoint(t, d);
-        for (int k = 0; k < t; k++)
-            for (int l = 0; l < t; l++) to[4 * k + l][q] += d[4 * k + l];
+        EACH_OF_TILE(t) to[4 * k + l][q] += d[4 * k + l];
     }
 }
 
@@ -40,8 +36,7 @@ INLINE void put_tile(int t, const Real* from, Int stride, const Real* bias, Int 
 #pragma GCC ivdep
     for (Int q = 0; q < c; q++) {
         Real d[16];
-        for (int k = 0; k < t; k++)
-            for (int l = 0; l < t; l++) d[4 * k + l] = from[(t * k + l) * stride + q];
+        EACH_OF_TILE(t) d[4 * k + l] = from[(t * k + l) * stride + q];
         output_of_tile(t, d);
         for (int k = 0; k < 4; k++) to[k][q] = d[4 * (k / 2) + k % 2] + bias[q];
     }
@@ -54,8 +49,7 @@ INLINE void gradient_tile(int t, Real* const* from, Int c, Real* to, Int stride)
         Real d[16];
         for (int k = 0; k < 4; k++) d[4 * (k / 2) + k % 2] = from[k][q];
         output_of_tile_adjoint(t, d);
-        for (int k = 0; k < t; k++)
-            for (int l = 0; l < t; l++) to[(t * k + l) * stride + q] = d[4 * k + l];
+        EACH_OF_TILE(t) to[(t * k + l) * stride + q] = d[4 * k + l];
     }
 }
 

@@ -1,4 +1,4 @@
-// Softmax, its cross-entropy with labels and its samples, over rows of k logits: see ../softmax.py.
+// Softmax and its cross-entropy with labels, over rows of k logits: see ../softmax.py.
 
 #include "cpu/compiled.h"
 
@@ -62,18 +62,5 @@ void cross_entropy_gradient(
         Real *d = result + r * k, top = largest[r], share = g[r] / total[r];
         for (Int q = 0; q < k; q++) d[q] = exponential(x[q] - top) * share;
         if (known(labels[r], k)) d[labels[r]] -= g[r];
-    }
-}
-
-void inverse_transform(const Real* weights, Int rows, Int k, const Real* u, Int* classes)
-{
-    ROWS
-    {
-        const Real* w = weights + r * k;
-        Real total = 0, sum = 0;
-        Int first = 0;
-        for (Int q = 0; q < k; q++) total += w[q];  // one by one, as NumPy's cumsum
-        while (first < k && !((sum += w[first]) > u[r] * total)) first++;
-        classes[r] = first < k ? first : 0;
     }
 }

@@ -18,14 +18,12 @@ typedef long long Int;
 
 INLINE void load(int t, const Real* from, Int stride, Real* d)
 {
-    for (int k = 0; k < t; k++)
-        for (int l = 0; l < t; l++) d[4 * k + l] = from[(t * k + l) * stride];
+    EACH_OF_TILE(t) d[4 * k + l] = from[(t * k + l) * stride];
 }
 
 INLINE void store(int t, const Real* d, Int stride, Real* to)
 {
-    for (int k = 0; k < t; k++)
-        for (int l = 0; l < t; l++) to[(t * k + l) * stride] = d[4 * k + l];
+    EACH_OF_TILE(t) to[(t * k + l) * stride] = d[4 * k + l];
 }
 
 // Which tile a row belongs to: the image, the tile (i, j) in it, and the pixel number `place` in each block.
@@ -43,8 +41,7 @@ INLINE void tile(int t, const Real* x, Size of, Tiles in, Tile at, Real* out, In
     pixels_of_tile(t, x + at.image * of.h * of.w * of.c, of, in, at.i, at.j, at.place, nullptr, from);
     EACH_CHANNEL(q, of.c)
     {
-        for (int k = 0; k < t; k++)
-            for (int l = 0; l < t; l++) d[4 * k + l] = from[4 * k + l] ? from[4 * k + l][q] : 0;
+        EACH_OF_TILE(t) d[4 * k + l] = from[4 * k + l] ? from[4 * k + l][q] : 0;
         input_of_tile(t, d);
         store(t, d, stride, out + q);
     }

@@ -14,7 +14,24 @@ __device__ Columns columns_of_block(long long pixels, long long channels, long l
     return {pixels, channels, each, first, first + count < channels ? first + count : channels};
 }
 
-#include "total.cuh"
+// The sum over the threads with the same threadIdx.x: a tree reduction, always in the same order.
+__device__ Real total(Real own)
+{
+    __shared__ Real sums[1024];
+    Real* of_column = sums + threadIdx.x;
+    int y = threadIdx.y, stride = blockDim.x;
+    of_column[y * stride] = own;
+    for (int count = blockDim.y; count > 1;) {
+        int half = (count + 1) / 2;
+        __syncthreads();
+        if (y + half < count) of_column[y * stride] += of_column[(y + half) * stride];
+        count = half;
+    }
+    __syncthreads();
+    Real result = of_column[0];
+    __syncthreads();  // all threads have read before the next call writes
+    return result;
+}
 
 // The mean of each column; with `squares`, the mean of the squared distances from the group's mean.  The variance takes
 // this second pass because E[x²] − E[x]² loses all digits if the mean is large.  A mean is computed as the first number

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nanogen import functional as F
-from nanogen.autograd import Tensor, no_grad
+from nanogen.autograd import Tensor, composite, no_grad
 from nanogen.backend import Array
 from nanogen.models.autoregressive.base import AutoregressiveModel, shift_down
 from nanogen.models.autoregressive.columns import Column, LastColumns, RememberingColumn
@@ -23,7 +23,8 @@ from nanogen.nn.layers import causal_mask
 from nanogen.random import Generator
 
 
-def gate(x: Tensor) -> Tensor:
+@composite
+def gate(x):
     """tanh(first half of the channels) ⊙ σ(second half): (N, 2C, …) to (N, C, …).  Eq. 2."""
     a, b = F.chunk(x, 2, 1)
     return F.tanh(a) * F.sigmoid(b)

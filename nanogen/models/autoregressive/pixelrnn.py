@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nanogen import functional as F
-from nanogen.autograd import Tensor, no_grad
+from nanogen.autograd import Tensor, composite, no_grad
 from nanogen.backend import Array, array_module
 from nanogen.models.autoregressive.base import AutoregressiveModel, shift_down
 from nanogen.models.autoregressive.columns import Column, LastColumns, RememberingColumn
@@ -27,24 +27,29 @@ from nanogen.nn.layers import causal_mask
 from nanogen.random import Generator
 
 
-def lstm(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """The new state (h, c) from the sums before the gates, i, f, g, o along axis 1, and the cell c.  Eq. 3."""
-    i, f, g, o = F.chunk(gates, 4, 1)
+@composite
+def lstm(gates, state):
+    """The new state [h, c], (N, 2C, …), from the sums of the gates [i, f, g, o], (N, 4C, …), and the old one.  Eq. 3.
+
+    Of the old state only c is read: h is in the sums."""
+    (i, f, g, o), (_, c) = F.chunk(gates, 4, 1), F.chunk(state, 2, 1)
     c = F.sigmoid(f) * c + F.sigmoid(i) * F.tanh(g)
-    return F.sigmoid(o) * F.tanh(c), c
+    return F.cat([F.sigmoid(o) * F.tanh(c), c], 1)
 
 
-def recurrence(inputs: Tensor, state: Conv2d, axis: int) -> Tensor:
-    """The states of an LSTM that runs along an axis: K_is ∗ x, (N, 4C, H, W), to (N, C, H, W).  Eq. 3.
+def recurrence(inputs: Tensor, state_to_state: Conv2d, axis: int) -> Tensor:
+    """The states h of an LSTM that runs along an axis: K_is ∗ x, (N, 4C, H, W), to (N, C, H, W).  Eq. 3.
 
-    state: K_ss."""
-    steps = F.split(inputs, 1, axis)
-    h = c = Tensor(array_module(inputs.data).zeros_like(steps[0].data[:, : state.in_channels]))
-    states = []
+    state_to_state: K_ss."""
+    steps, hidden = F.split(inputs, 1, axis), state_to_state.in_channels
+    state = Tensor(array_module(inputs.data).zeros_like(steps[0].data[:, : 2 * hidden]))
+    h = state[:, :hidden]
+    found = []
     for gates in steps:
-        h, c = lstm(gates + state(h), c)
-        states.append(h)
-    return F.cat(states, axis)
+        state = lstm(gates + state_to_state(h), state)
+        h = state[:, :hidden]
+        found.append(h)
+    return F.cat(found, axis)
 
 
 def input_to_state(channels: int, hidden: int, width: int, colors: int, rng: Generator) -> MaskedConv2d:
@@ -193,16 +198,16 @@ class Columns(LastColumns):
             for block in network.blocks
         ]
         self.at = -1
-        hidden = self.layers[0][0].in_channels
-        # h and c of each layer, at row i + 1 those of row i: (2, layers, H + 1, W, hidden, n)
-        self.states = self.xp.zeros((2, len(self.layers), height + 1, width, hidden, n), self.scaled.dtype)
+        self.hidden = hidden = self.layers[0][0].in_channels
+        # [h, c] of each layer, at row i + 1 those of row i: (layers, H + 1, W, 2 · hidden, n)
+        self.states = self.xp.zeros((len(self.layers), height + 1, width, 2 * hidden, n), self.scaled.dtype)
 
     def learn(self, x: Array, i: int, j: int) -> None:
         self.first.remember(self.scaled.take(x[:, :, i, j].T), i, j)
 
     def from_above(self, i: int) -> list[Array]:
         """What the states of row i − 1 add to each layer's gates in row i: (W, 4 · hidden, n)."""
-        rows = self.states[0, :, i].transpose(0, 3, 2, 1)[:, :, :, None]  # (layers, n, hidden, 1, W)
+        rows = self.states[:, i, :, : self.hidden].transpose(0, 3, 2, 1)[:, :, :, None]  # (layers, n, hidden, 1, W)
         with no_grad():
             found = [state(Tensor(h)).data[:, :, 0] for (state, _, _), h in zip(self.layers, rows, strict=True)]
         return [self.xp.ascontiguousarray(gates.transpose(2, 1, 0)) for gates in found]
@@ -214,7 +219,7 @@ class Columns(LastColumns):
         for k, (_, look, expand) in enumerate(self.layers):
             look.remember(x, i, j)
             gates = look.recall(i, j) + self.above[k][j]
-            h, cell = lstm(Tensor(gates[None]), Tensor(self.states[1, k, i, j][None]))
-            self.states[0, k, i + 1, j], self.states[1, k, i + 1, j] = h.data[0], cell.data[0]
-            x = x + expand(h.data[0])
+            state = lstm(Tensor(gates[None]), Tensor(self.states[k, i, j][None])).data[0]
+            self.states[k, i + 1, j] = state
+            x = x + expand(state[: self.hidden])
         return self.factor(x, c)
