@@ -439,8 +439,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def outcome(parsed: argparse.Namespace) -> tuple[int, str]:
     """Run a command.  Returns the exit status and a line that describes the error, if any."""
-    commands = {"train": run_train, "sample": run_sample, "translate": run_translate, "evaluate": run_evaluate}
-    command = {**commands, "list": run_list}[parsed.command]
+    commands = {
+        "train": run_train, "sample": run_sample, "translate": run_translate, "evaluate": run_evaluate, "list": run_list
+    }  # fmt: skip
+    command = commands[parsed.command]
     keep_freed_memory()
     level = log.level
     log.setLevel("ERROR" if getattr(parsed, "quiet", False) else level)
