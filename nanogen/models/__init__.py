@@ -4,6 +4,7 @@ The rest of the library finds the models in `MODELS`: a new model is one more li
 """
 
 from nanogen.models.adversarial.gan import GAN, SAGAN
+from nanogen.models.adversarial.infogan import InfoGAN
 from nanogen.models.autoregressive.gated import GatedPixelCNN
 from nanogen.models.autoregressive.pixelcnn import PixelCNN
 from nanogen.models.autoregressive.pixelrnn import PixelRNN
@@ -27,6 +28,7 @@ MODELS: dict[str, type[GenerativeModel]] = {
     "aae": AAE,
     "gan": GAN,
     "sagan": SAGAN,
+    "infogan": InfoGAN,
     "ddpm": DDPM,
 }
 
@@ -42,6 +44,7 @@ __all__ = [
     "GatedPixelCNN",
     "GenerativeModel",
     "HierarchicalVAE",
+    "InfoGAN",
     "NoiseSchedule",
     "PixelCNN",
     "PixelRNN",

@@ -83,10 +83,14 @@ class GAN(GenerativeModel):
             if name.endswith("weight") and (parameter.ndim == 4 or "label" in name):
                 parameter.data = 0.02 * rng.normal(parameter.shape)
 
+    def draw_latents(self, n: int, rng: Generator) -> Array:
+        """z ~ N(0, I): (n, latent)."""
+        return rng.normal((n, self.latent), dtype=self.dtype)
+
     def generate(self, n: int, rng: Generator, labels: Any = None) -> Tensor:
         """x = G(z), z ~ N(0, I): images in [−1, 1]."""
         given = self.condition(labels, n)
-        return self.generator(Tensor(rng.normal((n, self.latent), dtype=self.dtype)), **given)
+        return self.generator(Tensor(self.draw_latents(n, rng)), **given)
 
     def discriminator_loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """The objective's loss of D, plus the gradient penalty if there is one.
@@ -127,7 +131,7 @@ class GAN(GenerativeModel):
         """x = G(z), rounded to the nearest levels: uint8 (n, C, H, W)."""
         check_counts(n=n)
         given = self.condition(labels, n, rng)
-        return self.picture(rng.normal((n, self.latent), dtype=self.dtype), **given)
+        return self.picture(self.draw_latents(n, rng), **given)
 
     def picture(self, z: Array, labels: Any = None) -> Array:
         """The images G(z) of latents z (N, latent), rounded to levels: uint8 (N, C, H, W)."""
@@ -143,7 +147,7 @@ class GAN(GenerativeModel):
 
         - interpolation: each row is an arc between two latents, along which z keeps the norm of a sample
         - nearest: samples in rows 1 and 3, each above its nearest training image, so that memorised images show"""
-        a, b = map(to_numpy, rng.normal((2, 8, 1, self.latent), dtype=self.dtype))
+        a, b = to_numpy(self.draw_latents(16, rng)).reshape(2, 8, 1, self.latent)
         angles = np.linspace(0, np.pi / 2, 10, dtype=a.dtype)[:, None]
         arcs = (np.cos(angles) * a + np.sin(angles) * b).reshape(-1, self.latent)
         lines = to_numpy(self.picture(arcs, **self.class_by_row(8, 10)))

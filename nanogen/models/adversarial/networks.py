@@ -134,9 +134,17 @@ class DiscriminatorNetwork(Attentive):
         self.attended = min(1, count)
         self.attention = SelfAttention(channels << self.attended, wrap, rng) if attention else None
 
-    def forward(self, x: Tensor, labels: Array | None = None) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
+        """What the last layer gets: (N, C, H, W)."""
         h = self.attend(0, F.leaky_relu(self.first(x), 0.2))
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True), start=1):
             h = self.attend(i, F.leaky_relu(norm(conv(h)), 0.2))
-        logit = self.last(h).reshape(len(x))
-        return logit if self.label is None else logit + (self.label(labels) * h.reshape(len(x), -1)).sum(1)
+        return h
+
+    def judge(self, h: Tensor, labels: Array | None = None) -> Tensor:
+        """The logits (N,) of images with these features."""
+        logit = self.last(h).reshape(len(h))
+        return logit if self.label is None else logit + (self.label(labels) * h.reshape(len(h), -1)).sum(1)
+
+    def forward(self, x: Tensor, labels: Array | None = None) -> Tensor:
+        return self.judge(self.features(x), labels)
