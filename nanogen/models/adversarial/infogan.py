@@ -23,16 +23,16 @@ from nanogen.data.images import Images
 from nanogen.distributions import Normal
 from nanogen.models.adversarial import objectives
 from nanogen.models.adversarial.gan import GAN
-from nanogen.models.base import Update, check_counts
+from nanogen.models.base import check_counts
 from nanogen.models.recipe import Recipe, large
-from nanogen.nn import Conv2d, Module
+from nanogen.nn import Conv2d
 from nanogen.random import Generator
 
 
 class InfoGAN(GAN):
     """A GAN of noise z ~ N(0, I), a categorical code, and continuous codes ~ U[−1, 1]; its latents are all three.
 
-    Q shares D's network up to D's last layer, and has a layer of its own.
+    Q shares D's network up to D's last layer, has a layer of its own beside that, and learns with D.
 
     Args:
         image_shape: (C, H, W).
@@ -48,6 +48,7 @@ class InfoGAN(GAN):
         rng: draws the initial weights; default `Generator(0)`.
     """
 
+    discriminator: Any  # with another layer, `q`
     summary = "a GAN with codes that its images tell (Chen et al. 2016)"
     small = Recipe(steps=800, lr=5e-4, betas=(0.5, 0.999), warmup=0)
     large = large(steps=4000, lr=3e-4, betas=(0.5, 0.999), warmup=0, model={"channels": 32})
@@ -68,7 +69,7 @@ class InfoGAN(GAN):
         self.noise, self.codes, self.continuous = noise, codes, continuous
         self.weight, self.continuous_weight = weight, continuous_weight
         _, features, *size = self.discriminator.last.weight.shape
-        self.q = Conv2d(features, codes + 2 * continuous, tuple(size), rng=rng)
+        self.discriminator.q = Conv2d(features, codes + 2 * continuous, tuple(size), rng=rng)
 
     def draw_latents(self, n: int, rng: Generator, code: Any = None) -> Array:
         """z, c and the continuous codes side by side: (n, latent).  c is a one-hot code, of `code` (n,) if given."""
@@ -83,7 +84,7 @@ class InfoGAN(GAN):
 
         Q(c|x) is a softmax, and a normal distribution for each continuous code.  Section 6."""
         k, m = self.codes, self.continuous
-        logits, mean, log_std = F.split(self.q(features).flatten(1), [k, m, m], dim=1)
+        logits, mean, log_std = F.split(self.discriminator.q(features).flatten(1), [k, m, m], dim=1)
         c, numbers = Tensor(latents[:, self.noise : -m]), Tensor(latents[:, -m:])
         return (c * F.log_softmax(logits, dim=1)).sum(1), Normal(mean, log_std=log_std).log_prob(numbers).sum(1)
 
@@ -114,13 +115,6 @@ class InfoGAN(GAN):
         latents = self.draw_latents(len(images), rng)
         features = self.discriminator.features(self.generator(Tensor(latents), **given))
         return objectives.generator_loss(self.discriminator.judge(features, **given)) - self.reward(latents, features)
-
-    def updates(self) -> list[Update]:
-        """As for a GAN, where Q learns together with D."""
-        both = Module()
-        both.add_module("discriminator", self.discriminator)
-        both.add_module("q", self.q)
-        return [u._replace(part=both) if u.part is self.discriminator else u for u in super().updates()]
 
     def sample(self, n: int, rng: Generator, labels: Any = None, code: Any = None) -> Array:
         """x = G(z, c), rounded to the nearest levels: uint8 (n, C, H, W).
