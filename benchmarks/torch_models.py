@@ -406,11 +406,14 @@ class GeneratorNetwork(Attentive):
 
 
 class DiscriminatorNetwork(Attentive):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def features(self, x: torch.Tensor) -> torch.Tensor:
         h = self.attend(0, F.leaky_relu(self.first(x), 0.2))
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True), start=1):
             h = self.attend(i, F.leaky_relu(norm(conv(h)), 0.2))
-        return self.last(h).reshape(len(x))
+        return h
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.features(x)).reshape(len(x))
 
 
 class GAN(Mirror):
@@ -436,6 +439,40 @@ class SAGAN(GAN):
 
     def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
         return -self.discriminator(self.generate(len(images), rng)).mean()
+
+
+class InfoGAN(GAN):
+    def codes(self, n: int, rng: ng.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        ours = self.ours[0]
+        z = self.normal(rng, (n, ours.noise))
+        c = self.placed(rng.integers(0, ours.codes, n)).long()
+        numbers = self.placed(rng.uniform((n, ours.continuous), dtype=ours.dtype))
+        return z, c, 2 * numbers - 1
+
+    def samples(self, z: torch.Tensor, c: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        return self.generator(torch.cat([z, F.one_hot(c, self.ours[0].codes).to(z.dtype), numbers], 1))
+
+    def reward(self, x: torch.Tensor, c: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        ours = self.ours[0]
+        found = self.discriminator.q(self.discriminator.features(x)).flatten(1)
+        logits, mean, log_std = found.split([ours.codes, ours.continuous, ours.continuous], 1)
+        told = torch.distributions.Normal(mean, log_std.exp()).log_prob(numbers).sum(1).mean()
+        of_numbers = told + ours.continuous * math.log(2)
+        return ours.weight * (math.log(ours.codes) - F.cross_entropy(logits, c)) + ours.continuous_weight * of_numbers
+
+    def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        z, *codes = self.codes(len(images), rng)
+        with torch.no_grad():
+            fake = self.samples(z, *codes)
+        value = (
+            F.softplus(-self.discriminator(self.scaled(images))).mean() + F.softplus(self.discriminator(fake)).mean()
+        )
+        return value - self.reward(fake, *codes)
+
+    def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        z, *codes = self.codes(len(images), rng)
+        fake = self.samples(z, *codes)
+        return F.softplus(-self.discriminator(fake)).mean() - self.reward(fake, *codes)
 
 
 class ResidualBlock(Mirror):
@@ -494,7 +531,20 @@ class DDPM(Mirror):
 
 MODELS: dict[str, type[Mirror]] = {
     cls.__name__: cls
-    for cls in (PixelCNN, GatedPixelCNN, PixelRNN, VAE, HierarchicalVAE, Autoencoder, WAE, AAE, GAN, SAGAN, DDPM)
+    for cls in (
+        PixelCNN,
+        GatedPixelCNN,
+        PixelRNN,
+        VAE,
+        HierarchicalVAE,
+        Autoencoder,
+        WAE,
+        AAE,
+        GAN,
+        SAGAN,
+        InfoGAN,
+        DDPM,
+    )
 }
 PARTS: dict[type, type[Mirror]] = {
     ng.models.autoregressive.pixelcnn.ResidualBlock: PixelBlock,

@@ -34,6 +34,7 @@ from nanogen.models import (
     GatedPixelCNN,
     GenerativeModel,
     HierarchicalVAE,
+    InfoGAN,
     PixelCNN,
     PixelRNN,
 )
@@ -63,6 +64,7 @@ SMALL: dict[str, Callable[..., Any]] = {
         (1, 8, 8), 5, latent=3, channels=4, objective="wasserstein", gradient_penalty=0.5, **how
     ),
     "sagan": lambda **how: SAGAN((1, 8, 8), 5, latent=3, channels=4, **how),
+    "infogan": lambda **how: InfoGAN((1, 8, 8), 5, noise=3, channels=4, codes=3, continuous=2, **how),
     "ddpm": lambda **how: DDPM((1, 4, 4), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **how),
 }
 
@@ -165,7 +167,7 @@ def test_each_image_has_its_own_label(name: str) -> None:
         changed = labels.copy()
         changed[i] = other
         if isinstance(model, GAN):
-            z = np.random.default_rng(0).standard_normal((4, 3))
+            z = np.random.default_rng(0).standard_normal((4, model.latent))
             one, two = (model.generator(ng.tensor(z), labels=some).data for some in (labels, changed))
             logits = [model.discriminator(model.scaled(images), some).data for some in (labels, changed)]
             assert ((logits[0] != logits[1]) == (labels != changed)).all()

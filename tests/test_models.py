@@ -19,6 +19,7 @@ from nanogen.models import (
     GatedPixelCNN,
     GenerativeModel,
     HierarchicalVAE,
+    InfoGAN,
     PixelCNN,
     PixelRNN,
 )  # fmt: skip
@@ -46,6 +47,7 @@ MODELS: dict[str, Any] = {
     ),
     "gan, least squares": lambda **rng: GAN((1, 8, 8), 5, latent=3, channels=4, objective="least-squares", **rng),
     "sagan": lambda **rng: SAGAN((3, 8, 12), 5, latent=3, channels=4, **rng),
+    "infogan": lambda **rng: InfoGAN((3, 8, 12), 5, noise=3, channels=4, codes=3, continuous=2, **rng),
     "ddpm": lambda **rng: DDPM((3, 4, 6), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **rng),
 }
 
@@ -136,6 +138,10 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
         "latent": 64, "channels": 64, "objective": "hinge", "discriminator_steps": 1, "gradient_penalty": 0.0,
         "clip_weights": 0.0, "targets": (0.0, 1.0, 1.0), "spectral": True, "attention": True,
     },
+    InfoGAN: {
+        "noise": 62, "channels": 64, "codes": 10, "continuous": 2, "weight": 1.0, "continuous_weight": 0.1,
+        "discriminator_steps": 1,
+    },
     DDPM: {
         "T": 1000, "schedule": "linear", "variance": "beta", "channels": 64, "multipliers": (1, 2), "blocks": 1,
         "heads": 4, "dropout": 0.0,
@@ -182,6 +188,7 @@ def test_the_unit_of_a_loss(name: str) -> None:
             "gan": "nats", "gan, penalised": "units of the critic's output",
             "gan, least squares": "squared units of the discriminator's output",
             "sagan": "units of the discriminator's output",
+            "infogan": "nats",
             "ddpm": "squared error per dimension", "vae, categorical": "nats per dimension, codes relaxed",
             "hierarchical vae": "nats per dimension, with free bits",
             "autoencoder": "squared error per dimension",

@@ -232,7 +232,8 @@ def test_each_sample_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
 # Test losses
 
 LOSSES = {
-    **{name: ["discriminator", "generator"] for name in ("gan", "sagan")}, "aae": ["discriminator", "autoencoder"],
+    **{name: ["discriminator", "generator"] for name in ("gan", "sagan", "infogan")},
+    "aae": ["discriminator", "autoencoder"],
 }  # fmt: skip
 
 

@@ -256,6 +256,7 @@ UPLOADS = {
     "aae": 3,
     "gan": 2,
     "sagan": 2,
+    "infogan": 2,
     "ddpm": 1,
 }  # two updates of the discriminator; the AAE's autoencoder needs images, too
 
@@ -405,7 +406,9 @@ def test_a_captured_step_of_a_conditional_model(model: str, cp: Any) -> None:
     losses are those of the eager run, and of one whose model is told other labels they are not.  Conditional sampling
     by graphs is sampling."""
     bare, losses = some_images(), {}
-    uploads = 2 * UPLOADS[model] + (model in ("gan", "sagan"))  # a generator's update has labels, and no images
+    uploads = 2 * UPLOADS[model] + (
+        model in ("gan", "sagan", "infogan")
+    )  # a generator's update has labels, and no images
     for name, labels in {"right": np.arange(30) % 2, "other": np.arange(30) // 15}.items():
         images = Images(bare.images, labels, bare.levels, bare.name)
         for execution in ("eager", "graph"):
