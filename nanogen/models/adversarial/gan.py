@@ -142,11 +142,19 @@ class GAN(GenerativeModel):
         self.train(mode)
         return unscale_levels(x.data, self.levels)
 
+    def arithmetic(self, plus: Array, minus: Array, add: Array, labels: Any = None) -> Array:
+        """G(z) at z = mean(plus) − mean(minus) + mean(add): uint8 (N, C, H, W).  Radford et al. 2016, section 6.3.
+
+        Each argument is a few latents, which give a steadier result than one: (k, latent), or (N, k, latent) for N
+        images.  With labels (N,) they are those of the results."""
+        return self.picture(combined(plus, minus, add).reshape(-1, self.latent), labels)
+
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
         """Grids of images by name:
 
         - interpolation: each row is an arc between two latents, along which z keeps the norm of a sample
-        - nearest: samples in rows 1 and 3, each above its nearest training image, so that memorised images show"""
+        - nearest: samples in rows 1 and 3, each above its nearest training image, so that memorised images show
+        - arithmetic: bold − thin + thin of another class = bold: of each, three samples and their mean; the result"""
         a, b = to_numpy(self.draw_latents(16, rng)).reshape(2, 8, 1, self.latent)
         angles = np.linspace(0, np.pi / 2, 10, dtype=a.dtype)[:, None]
         arcs = (np.cos(angles) * a + np.sin(angles) * b).reshape(-1, self.latent)
@@ -156,7 +164,33 @@ class GAN(GenerativeModel):
         return {
             "interpolation": lines.reshape(8, 10, *self.image_shape),
             "nearest": np.stack([part[i : i + 16] for i in (0, 16) for part in (drawn, closest)]),
+            **({} if train.labels is None else self.bold_and_thin(train, rng)),
         }
+
+    def bold_and_thin(self, train: Images, rng: Generator) -> dict[str, np.ndarray]:
+        """`arithmetic` of samples that are chosen by their pictures, for up to eight classes with six samples or more.
+
+        A sample's class is its label, or in an unconditional model that of its nearest training image.  The bold ones
+        have the highest mean levels of their class, the thin ones the lowest."""
+        z = to_numpy(self.draw_latents(1000, rng))
+        given = self.class_by_row(len(z), 1)
+        images = to_numpy(self.picture(z, **given))
+        kinds: Any = to_numpy(given["labels"]) if given else train.labels[nearest(images, train.images)]  # type: ignore
+        order = images.mean((1, 2, 3)).argsort(kind="stable")
+        ranked = {k: members for k in np.unique(kinds) if len(members := order[kinds[order] == k]) >= 6}
+        classes, rows = list(ranked)[:8], []
+        for a, b in zip(classes, classes[1:] + classes[:1], strict=True):
+            bold, thin, other = z[ranked[a][-3:]], z[ranked[a][:3]], z[ranked[b][:3]]
+            terms = np.concatenate([part for term in (bold, thin, other) for part in (term, term.mean(0)[None])])
+            of_terms, of_result = (np.repeat([a, a, b], 4), np.array([b])) if given else (None, None)
+            result = self.arithmetic(bold, thin, other, of_result)
+            rows.append(np.concatenate([to_numpy(x) for x in (self.picture(terms, of_terms), result)]))
+        return {"arithmetic": np.stack(rows)} if len(rows) > 1 else {}
+
+
+def combined(plus: Array, minus: Array, add: Array) -> Array:
+    """mean(plus) − mean(minus) + mean(add), over the last axis but one.  Radford et al. 2016, section 6.3."""
+    return plus.mean(-2) - minus.mean(-2) + add.mean(-2)
 
 
 class SAGAN(GAN):

@@ -131,8 +131,11 @@ class InfoGAN(GAN):
         return self.picture(self.draw_latents(n, rng, code), **given)
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """Those of a GAN, and:
+        """Those of a GAN, whose latents are noise and codes, and:
 
+        - interpolation: each row is an arc between two latents, codes included
+        - nearest: samples in rows 1 and 3, each above its nearest training image, so that memorised images show
+        - arithmetic: bold − thin + thin of another class = bold: of each, three samples and their mean; the result
         - codes: a value of the categorical code in each row, the same noise in each column
         - continuous: in each row one continuous code from −1 to 1, in the upper half the first one, below the second"""
         rows, m = min(self.codes, 16), self.continuous
