@@ -67,8 +67,8 @@ PICTURES = {
         name: ["codes", "interpolation", "manifold", "prior_means", "reconstructions", "traversals"]
         for name in ("autoencoder", "wae", "aae")
     },
-    **{name: ["interpolation", "nearest"] for name in ("gan", "sagan")},
-    "infogan": ["codes", "continuous", "interpolation", "nearest"],
+    **{name: ["arithmetic", "interpolation", "nearest"] for name in ("gan", "sagan")},
+    "infogan": ["arithmetic", "codes", "continuous", "interpolation", "nearest"],
     "ddpm": ["denoising"],
 }
 CHECKPOINT = "checkpoints/step-00000012.safetensors"

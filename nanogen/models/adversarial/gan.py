@@ -164,28 +164,30 @@ class GAN(GenerativeModel):
         return {
             "interpolation": lines.reshape(8, 10, *self.image_shape),
             "nearest": np.stack([part[i : i + 16] for i in (0, 16) for part in (drawn, closest)]),
-            **({} if train.labels is None else self.bold_and_thin(train, rng)),
+            **({} if train.labels is None else {"arithmetic": self.bold_and_thin(train, rng)}),
         }
 
-    def bold_and_thin(self, train: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """`arithmetic` of samples that are chosen by their pictures, for up to eight classes with six samples or more.
+    def bold_and_thin(self, train: Images, rng: Generator) -> np.ndarray:
+        """`arithmetic` of samples that are chosen by their pictures, a row for each of at most eight classes."""
+        z, kinds = to_numpy(self.draw_latents(500, rng)), np.unique(np.asarray(train.labels))[:8]
+        given = [{"labels": np.array([kind])} if self.classes else {} for kind in kinds]
+        ranked, rows = [self.by_weight(z, train, kind) for kind in kinds], []
+        for i in range(len(kinds)):
+            j = (i + 1) % len(kinds)
+            terms = [(ranked[i][-3:], i), (ranked[i][:3], i), (ranked[j][:3], j)]  # bold, thin, thin of the next class
+            shown = [self.picture(one[None], **given[k]) for term, k in terms for one in (*term, term.mean(0))]
+            rows.append(
+                np.concatenate(list(map(to_numpy, [*shown, self.arithmetic(*[z for z, _ in terms], **given[j])])))
+            )
+        return np.stack(rows)
 
-        A sample's class is its label, or in an unconditional model that of its nearest training image.  The bold ones
-        have the highest mean levels of their class, the thin ones the lowest."""
-        z = to_numpy(self.draw_latents(1000, rng))
-        given = self.class_by_row(len(z), 1)
-        images = to_numpy(self.picture(z, **given))
-        kinds: Any = to_numpy(given["labels"]) if given else train.labels[nearest(images, train.images)]  # type: ignore
-        order = images.mean((1, 2, 3)).argsort(kind="stable")
-        ranked = {k: members for k in np.unique(kinds) if len(members := order[kinds[order] == k]) >= 6}
-        classes, rows = list(ranked)[:8], []
-        for a, b in zip(classes, classes[1:] + classes[:1], strict=True):
-            bold, thin, other = z[ranked[a][-3:]], z[ranked[a][:3]], z[ranked[b][:3]]
-            terms = np.concatenate([part for term in (bold, thin, other) for part in (term, term.mean(0)[None])])
-            of_terms, of_result = (np.repeat([a, a, b], 4), np.array([b])) if given else (None, None)
-            result = self.arithmetic(bold, thin, other, of_result)
-            rows.append(np.concatenate([to_numpy(x) for x in (self.picture(terms, of_terms), result)]))
-        return {"arithmetic": np.stack(rows)} if len(rows) > 1 else {}
+    def by_weight(self, z: np.ndarray, train: Images, kind: int) -> np.ndarray:
+        """Of latents (N, latent) those of the 40 samples nearest to training images of a class, by mean level."""
+        images = to_numpy(self.picture(z, np.full(len(z), kind) if self.classes else None)).astype(np.float64)
+        examples = train.images[train.labels == kind]
+        distances = ((images - examples[nearest(images, examples)]) ** 2).sum((1, 2, 3))
+        chosen = distances.argsort(kind="stable")[:40]
+        return z[chosen[images[chosen].mean((1, 2, 3)).argsort(kind="stable")]]
 
 
 def combined(plus: Array, minus: Array, add: Array) -> Array:

@@ -50,7 +50,7 @@ class InfoGAN(GAN):
 
     discriminator: Any  # with another layer, `q`
     summary = "a GAN with codes that its images tell (Chen et al. 2016)"
-    small = Recipe(steps=800, lr=5e-4, betas=(0.5, 0.999), warmup=0)
+    small = Recipe(steps=800, lr=5e-4, betas=(0.5, 0.999), warmup=0, model={"noise": 20})
     large = large(steps=4000, lr=3e-4, betas=(0.5, 0.999), warmup=0, model={"channels": 32})
 
     def __init__(
