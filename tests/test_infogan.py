@@ -108,7 +108,7 @@ def test_samples_of_a_code() -> None:
         (np.array([3, 0, 1, 1, 2]), [3, 0, 1, 1, 2]),
         ([0, 3, 0, 3, 0], [0, 3, 0, 3, 0]),
     ):
-        latents = model.draw_latents(5, ng.Generator(4), code)
+        latents = model.draw_latents(5, ng.Generator(4), code=code)
         assert latents[:, 3:7].argmax(1).tolist() == expected
         free = model.draw_latents(5, ng.Generator(4))
         assert np.array_equal(np.delete(latents, np.s_[3:7], 1), np.delete(free, np.s_[3:7], 1))

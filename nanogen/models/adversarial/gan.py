@@ -22,10 +22,11 @@ from nanogen.backend import Array, to_device, to_numpy
 from nanogen.data.images import Images, nearest
 from nanogen.distributions import unscale_levels
 from nanogen.models.adversarial import objectives
+from nanogen.models.adversarial.biggan import orthogonal_weight, truncated_normal
 from nanogen.models.adversarial.networks import DiscriminatorNetwork, GeneratorNetwork
 from nanogen.models.base import GenerativeModel, Update, check_choice, check_counts
 from nanogen.models.recipe import Recipe, large
-from nanogen.nn import Module
+from nanogen.nn import Conv2d, ConvTranspose2d, Embedding, Linear, Module
 from nanogen.random import Generator
 
 
@@ -47,6 +48,9 @@ class GAN(GenerativeModel):
         spectral: whether the weights of both networks are divided by their spectral norms; in D this replaces batch
             normalisation.
         attention: whether both networks have a layer of self-attention.
+        orthogonal: whether the first weights are orthogonal matrices instead of draws from N(0, 0.02²).
+        hierarchical: whether z comes in at each resolution: a part of it goes to G's first layer, and each of the other
+            parts to the scales and shifts of a batch normalisation.
         classes: the number of labels that images are conditioned on; 0: unconditional.
         rng: draws the initial weights; default `Generator(0)`.
     """
@@ -60,7 +64,8 @@ class GAN(GenerativeModel):
         self, image_shape: tuple[int, int, int], levels: int, latent: int = 64, channels: int = 64,
         objective: str = "non-saturating", discriminator_steps: int = 1, gradient_penalty: float = 0.0,
         clip_weights: float = 0.0, targets: tuple[float, float, float] = objectives.TARGETS, spectral: bool = False,
-        attention: bool = False, classes: int = 0, rng: Generator | None = None,
+        attention: bool = False, orthogonal: bool = False, hierarchical: bool = False, classes: int = 0,
+        rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
         check_counts(latent=latent, channels=channels, discriminator_steps=discriminator_steps)
@@ -76,16 +81,21 @@ class GAN(GenerativeModel):
         self.latent, self.objective, self.discriminator_steps = latent, objective, discriminator_steps
         self.gradient_penalty, self.clip_weights, self.targets = gradient_penalty, clip_weights, targets
         self.loss_unit = objectives.OBJECTIVES[objective].unit
-        self.generator = GeneratorNetwork(image_shape, channels, latent, rng, classes, spectral, attention)
+        self.generator = GeneratorNetwork(
+            image_shape, channels, latent, rng, classes, spectral, attention, hierarchical
+        )
         alone = gradient_penalty > 0
         self.discriminator = DiscriminatorNetwork(image_shape, channels, rng, alone, classes, spectral, attention)
-        for name, parameter in self.named_parameters():  # all weights from N(0, 0.02²): Radford et al., section 4
-            if name.endswith("weight") and (parameter.ndim == 4 or "label" in name):
-                parameter.data = 0.02 * rng.normal(parameter.shape)
+        for layer in self.modules():
+            if isinstance(
+                layer, Conv2d | ConvTranspose2d | Embedding | Linear
+            ):  # N(0, 0.02²): Radford et al., section 4
+                first = orthogonal_weight(layer, rng) if orthogonal else 0.02 * rng.normal(layer.weight.shape)
+                layer.weight.data = first
 
-    def draw_latents(self, n: int, rng: Generator) -> Array:
-        """z ~ N(0, I): (n, latent)."""
-        return rng.normal((n, self.latent), dtype=self.dtype)
+    def draw_latents(self, n: int, rng: Generator, truncation: float | None = None) -> Array:
+        """z ~ N(0, I), or given that no |z_i| is above `truncation`: (n, latent)."""
+        return truncated_normal(rng, (n, self.latent), self.dtype, truncation)
 
     def generate(self, n: int, rng: Generator, labels: Any = None) -> Tensor:
         """x = G(z), z ~ N(0, I): images in [−1, 1]."""
@@ -127,11 +137,15 @@ class GAN(GenerativeModel):
                 changes.note(parameter.data)
                 parameter.data.clip(-self.clip_weights, self.clip_weights, out=parameter.data)
 
-    def sample(self, n: int, rng: Generator, labels: Any = None) -> Array:
-        """x = G(z), rounded to the nearest levels: uint8 (n, C, H, W)."""
+    def sample(self, n: int, rng: Generator, labels: Any = None, truncation: float | None = None) -> Array:
+        """x = G(z), rounded to the nearest levels: uint8 (n, C, H, W).
+
+        Args:
+            truncation: the largest |z_i|.  The smaller, the more alike the images, and the more typical: at 0 all
+                images (of a label) are one.  Brock et al. 2019, section 3.1."""
         check_counts(n=n)
         given = self.condition(labels, n, rng)
-        return self.picture(self.draw_latents(n, rng), **given)
+        return self.picture(self.draw_latents(n, rng, truncation), **given)
 
     def picture(self, z: Array, labels: Any = None) -> Array:
         """The images G(z) of latents z (N, latent), rounded to levels: uint8 (N, C, H, W)."""

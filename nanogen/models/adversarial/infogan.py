@@ -22,6 +22,7 @@ from nanogen.backend import Array, array_module, check_range, to_numpy
 from nanogen.data.images import Images
 from nanogen.distributions import Normal
 from nanogen.models.adversarial import objectives
+from nanogen.models.adversarial.biggan import truncated_normal
 from nanogen.models.adversarial.gan import GAN
 from nanogen.models.base import check_counts
 from nanogen.models.recipe import Recipe, large
@@ -71,9 +72,9 @@ class InfoGAN(GAN):
         _, features, *size = self.discriminator.last.weight.shape
         self.discriminator.q = Conv2d(features, codes + 2 * continuous, tuple(size), rng=rng)
 
-    def draw_latents(self, n: int, rng: Generator, code: Any = None) -> Array:
+    def draw_latents(self, n: int, rng: Generator, truncation: float | None = None, code: Any = None) -> Array:
         """z, c and the continuous codes side by side: (n, latent).  c is a one-hot code, of `code` (n,) if given."""
-        z, c = rng.normal((n, self.noise), dtype=self.dtype), rng.integers(0, self.codes, n)
+        z, c = truncated_normal(rng, (n, self.noise), self.dtype, truncation), rng.integers(0, self.codes, n)
         numbers = 2 * rng.uniform((n, self.continuous), dtype=self.dtype) - 1
         xp = array_module(z)
         c = c if code is None else xp.broadcast_to(xp.asarray(code), n)
@@ -116,10 +117,14 @@ class InfoGAN(GAN):
         features = self.discriminator.features(self.generator(Tensor(latents), **given))
         return objectives.generator_loss(self.discriminator.judge(features, **given)) - self.reward(latents, features)
 
-    def sample(self, n: int, rng: Generator, labels: Any = None, code: Any = None) -> Array:
+    def sample(
+        self, n: int, rng: Generator, labels: Any = None, truncation: float | None = None,
+        code: int | np.ndarray | None = None,
+    ) -> Array:  # fmt: skip
         """x = G(z, c), rounded to the nearest levels: uint8 (n, C, H, W).
 
         Args:
+            truncation: the largest |z_i| of the noise.
             code: the categorical code, an integer for all images or one for each, (n,); default: drawn.
 
         Raises:
@@ -128,7 +133,7 @@ class InfoGAN(GAN):
         if code is not None:
             check_range("code", code if hasattr(code, "dtype") else np.array(code), self.codes)
         given = self.condition(labels, n, rng)
-        return self.picture(self.draw_latents(n, rng, code), **given)
+        return self.picture(self.draw_latents(n, rng, truncation, code), **given)
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
         """Those of a GAN, whose latents are noise and codes, and:
@@ -139,7 +144,7 @@ class InfoGAN(GAN):
         - codes: a value of the categorical code in each row, the same noise in each column
         - continuous: in each row one continuous code from −1 to 1, in the upper half the first one, below the second"""
         rows, m = min(self.codes, 16), self.continuous
-        latents = to_numpy(self.draw_latents(10, rng, 0))
+        latents = to_numpy(self.draw_latents(10, rng))
         by_code = np.repeat(latents[None], rows, axis=0)
         by_code[:, :, self.noise : -m] = np.eye(rows, self.codes)[:, None]
         varied = np.repeat(to_numpy(self.draw_latents(10, rng))[:, None], 10, axis=1)
