@@ -40,7 +40,7 @@ def layers_of(module: ng.nn.Module) -> nn.Module:
         bias = module.bias is not None
         return nn.ConvTranspose2d(c, o, tuple(kernel), module.stride, module.padding, module.output_padding, bias=bias)
     if isinstance(module, ng.nn.Linear):
-        return nn.Linear(module.weight.shape[1], module.weight.shape[0])
+        return nn.Linear(module.weight.shape[1], module.weight.shape[0], module.bias is not None)
     if isinstance(module, ng.nn.GroupNorm):
         return nn.GroupNorm(module.num_groups, module.weight.shape[0], module.eps)
     if isinstance(module, ng.nn.BatchNorm2d):
@@ -397,11 +397,26 @@ class Attentive(Mirror):
         return self.attention(h) if hasattr(self, "attention") and stage == self.ours[0].attended else h
 
 
+class ConditionalBatchNorm2d(nn.BatchNorm2d):
+    """By a part of the latents, without labels."""
+
+    def __init__(self, ours: Any):
+        super().__init__(ours.weight.shape[0], ours.eps, ours.momentum)
+        self.of_z = counterpart(ours.of_z)
+
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        scale, shift = self.of_z(z)[:, :, None, None].chunk(2, dim=1)
+        return (1 + scale) * super().forward(x) + shift
+
+
 class GeneratorNetwork(Attentive):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        h = self.attend(0, F.relu(self.norms[0](self.first(z[:, :, None, None]))))
+        parts = self.ours[0].parts
+        first, *others = z.split(parts, 1) if parts else [z]
+        given = [(part,) for part in others] or [()] * len(self.norms)
+        h = self.attend(0, F.relu(self.norms[0](self.first(first[:, :, None, None]), *given[0])))
         for i, (conv, norm) in enumerate(zip(self.convs, list(self.norms)[1:], strict=True), start=1):
-            h = self.attend(i, F.relu(norm(conv(h))))
+            h = self.attend(i, F.relu(norm(conv(h), *given[i])))
         return torch.tanh(self.last(h))
 
 
@@ -475,6 +490,10 @@ class InfoGAN(GAN):
         return F.softplus(-self.discriminator(fake)).mean() - self.reward(fake, *codes)
 
 
+class BigGAN(SAGAN):
+    pass
+
+
 class ResidualBlock(Mirror):
     def forward(self, h: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         inner = self.norm2(self.conv1(F.silu(self.norm1(h))))
@@ -542,6 +561,7 @@ MODELS: dict[str, type[Mirror]] = {
         AAE,
         GAN,
         SAGAN,
+        BigGAN,
         InfoGAN,
         DDPM,
     )
@@ -560,6 +580,7 @@ PARTS: dict[type, type[Mirror]] = {
     ng.models.latent.wae.CodeDiscriminator: CodeDiscriminator,
     spectral.SpectralNorm: SpectralNorm,
     spectral.SelfAttention: SelfAttention,
+    ng.models.adversarial.networks.ConditionalBatchNorm2d: ConditionalBatchNorm2d,
     ng.models.adversarial.networks.GeneratorNetwork: GeneratorNetwork,
     ng.models.adversarial.networks.DiscriminatorNetwork: DiscriminatorNetwork,
     ng.models.diffusion.unet.ResidualBlock: ResidualBlock,

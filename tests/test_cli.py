@@ -47,6 +47,7 @@ TINY = {
     "aae": ["latent=2", "channels=2", "stages=1", "hidden=4", "discriminator_steps=2"],
     "gan": ["latent=2", "channels=2"],
     "sagan": ["latent=2", "channels=2"],
+    "biggan": ["latent=3", "channels=2"],
     "infogan": ["noise=2", "channels=2"],
     "ddpm": ["T=3", "channels=4", "multipliers=1", "heads=1"],
 }
@@ -67,7 +68,7 @@ PICTURES = {
         name: ["codes", "interpolation", "manifold", "prior_means", "reconstructions", "traversals"]
         for name in ("autoencoder", "wae", "aae")
     },
-    **{name: ["arithmetic", "interpolation", "nearest"] for name in ("gan", "sagan")},
+    **{name: ["arithmetic", "interpolation", "nearest"] for name in ("gan", "sagan", "biggan")},
     "infogan": ["arithmetic", "codes", "continuous", "interpolation", "nearest"],
     "ddpm": ["denoising"],
 }
@@ -131,7 +132,7 @@ def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
     )
     rows = [line.split(",") for line in (out / "metrics.csv").read_text().splitlines()]
     losses = {"aae": ["discriminator", "autoencoder"]}
-    losses |= {name: ["discriminator", "generator"] for name in ("gan", "sagan", "infogan")}
+    losses |= {name: ["discriminator", "generator"] for name in ("gan", "sagan", "biggan", "infogan")}
     assert rows[0] == ["step", *losses.get(model, ["loss"])]
     assert [row[0] for row in rows[1:]] == ["10", "12"]
     assert all(np.isfinite(float(x)) for row in rows[1:] for x in row)

@@ -16,6 +16,7 @@ from nanogen.models import (
     VAE,
     WAE,
     Autoencoder,
+    BigGAN,
     GatedPixelCNN,
     GenerativeModel,
     HierarchicalVAE,
@@ -47,6 +48,7 @@ MODELS: dict[str, Any] = {
     ),
     "gan, least squares": lambda **rng: GAN((1, 8, 8), 5, latent=3, channels=4, objective="least-squares", **rng),
     "sagan": lambda **rng: SAGAN((3, 8, 12), 5, latent=3, channels=4, **rng),
+    "biggan": lambda **rng: BigGAN((3, 8, 12), 5, latent=4, channels=4, **rng),
     "infogan": lambda **rng: InfoGAN((3, 8, 12), 5, noise=3, channels=4, codes=3, continuous=2, **rng),
     "ddpm": lambda **rng: DDPM((3, 4, 6), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **rng),
 }
@@ -132,11 +134,18 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     AAE: {"latent": 32, "channels": 32, "stages": 2, "weight": 1.0, "hidden": 256},
     GAN: {
         "latent": 64, "channels": 64, "objective": "non-saturating", "discriminator_steps": 1, "gradient_penalty": 0.0,
-        "clip_weights": 0.0, "targets": (0.0, 1.0, 1.0), "spectral": False, "attention": False,
+        "clip_weights": 0.0, "targets": (0.0, 1.0, 1.0), "spectral": False, "attention": False, "orthogonal": False,
+        "hierarchical": False,
     },
     SAGAN: {
         "latent": 64, "channels": 64, "objective": "hinge", "discriminator_steps": 1, "gradient_penalty": 0.0,
-        "clip_weights": 0.0, "targets": (0.0, 1.0, 1.0), "spectral": True, "attention": True,
+        "clip_weights": 0.0, "targets": (0.0, 1.0, 1.0), "spectral": True, "attention": True, "orthogonal": False,
+        "hierarchical": False,
+    },
+    BigGAN: {
+        "latent": 64, "channels": 64, "objective": "hinge", "discriminator_steps": 1, "gradient_penalty": 0.0,
+        "clip_weights": 0.0, "targets": (0.0, 1.0, 1.0), "spectral": True, "attention": False, "orthogonal": True,
+        "hierarchical": True,
     },
     InfoGAN: {
         "noise": 62, "channels": 64, "codes": 10, "continuous": 2, "weight": 1.0, "continuous_weight": 0.1,
@@ -188,7 +197,7 @@ def test_the_unit_of_a_loss(name: str) -> None:
             "gan": "nats", "gan, penalised": "units of the critic's output",
             "gan, least squares": "squared units of the discriminator's output",
             "sagan": "units of the discriminator's output",
-            "infogan": "nats",
+            "biggan": "units of the discriminator's output", "infogan": "nats",
             "ddpm": "squared error per dimension", "vae, categorical": "nats per dimension, codes relaxed",
             "hierarchical vae": "nats per dimension, with free bits",
             "autoencoder": "squared error per dimension",

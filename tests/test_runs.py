@@ -232,7 +232,7 @@ def test_each_sample_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
 # Test losses
 
 LOSSES = {
-    **{name: ["discriminator", "generator"] for name in ("gan", "sagan", "infogan")},
+    **{name: ["discriminator", "generator"] for name in ("gan", "sagan", "biggan", "infogan")},
     "aae": ["discriminator", "autoencoder"],
 }  # fmt: skip
 

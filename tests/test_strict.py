@@ -256,6 +256,7 @@ UPLOADS = {
     "aae": 3,
     "gan": 2,
     "sagan": 2,
+    "biggan": 2,
     "infogan": 2,
     "ddpm": 1,
 }  # two updates of the discriminator; the AAE's autoencoder needs images, too
@@ -407,7 +408,7 @@ def test_a_captured_step_of_a_conditional_model(model: str, cp: Any) -> None:
     by graphs is sampling."""
     bare, losses = some_images(), {}
     uploads = 2 * UPLOADS[model] + (
-        model in ("gan", "sagan", "infogan")
+        model in ("gan", "sagan", "biggan", "infogan")
     )  # a generator's update has labels, and no images
     for name, labels in {"right": np.arange(30) % 2, "other": np.arange(30) // 15}.items():
         images = Images(bare.images, labels, bare.levels, bare.name)

@@ -105,7 +105,7 @@ def test_step_by_hand(model: str, clip: float, ema: float) -> None:
     for step in (1, 2, 3, 4):
         rng, losses = ng.Generator(5).stream(loop.STEPS, step), {}
         k = (
-            2 if model in ("gan", "sagan", "infogan", "aae") else 1
+            2 if model in ("gan", "sagan", "biggan", "infogan", "aae") else 1
         )  # D's images: 1, 2, then 3, 4; the other's: 1, then 3
         for i, update in enumerate(ours.updates()):
             batch = images[batch_indices((step - 1) * k + 1 + (i == 1), 30, settings)]
@@ -122,7 +122,7 @@ def test_step_by_hand(model: str, clip: float, ema: float) -> None:
         average.update()
         assert {name: loss.item() for name, loss in trainer.advance().items()} == pytest.approx(losses, rel=1e-5)
         assert trainer.step == step
-    assert taken == (12 if model in ("gan", "sagan", "infogan", "aae") else 4)
+    assert taken == (12 if model in ("gan", "sagan", "biggan", "infogan", "aae") else 4)
     for p, q in zip(trainer.model.parameters(), ours.parameters(), strict=True):
         np.testing.assert_allclose(p.data, q.data, rtol=1e-5, atol=1e-7)
     for p, q in zip(trainer.average.averages, average.averages, strict=True):
@@ -772,6 +772,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "gan": {"steps": 800, "lr": 5e-4, "ema": 0.98, "betas": (0.5, 0.999), "model_settings": {}},
     "sagan": {"steps": 800, "lr": 1e-3, "ema": 0.98, "betas": (0.0, 0.9), "model_settings": {}},
+    "biggan": {"steps": 800, "lr": 1e-3, "ema": 0.98, "betas": (0.0, 0.9), "model_settings": {}},
     "infogan": {"steps": 800, "lr": 5e-4, "ema": 0.98, "betas": (0.5, 0.999), "model_settings": {"noise": 20}},
     "ddpm": {"steps": 600, "lr": 2e-3, "ema": 0.98, "model_settings": {"T": 200, "channels": 32}},
 }
@@ -793,6 +794,7 @@ LARGE: dict[str, dict[str, Any]] = {
     },
     "gan": {"steps": 4000, "lr": 3e-4, "ema": 0.995, "betas": (0.5, 0.999), "model_settings": {"channels": 32}},
     "sagan": {"steps": 4000, "lr": 4e-4, "ema": 0.995, "betas": (0.0, 0.9), "model_settings": {"channels": 32}},
+    "biggan": {"steps": 4000, "lr": 4e-4, "ema": 0.995, "betas": (0.0, 0.9), "model_settings": {"channels": 32}},
     "infogan": {"steps": 4000, "lr": 3e-4, "ema": 0.995, "betas": (0.5, 0.999), "model_settings": {"channels": 32}},
     "ddpm": {"steps": 3000, "lr": 1e-3, "ema": 0.995, "model_settings": {"channels": 32, "multipliers": (1, 2, 2)}},
 }  # fmt: skip
@@ -802,7 +804,7 @@ LARGE: dict[str, dict[str, Any]] = {
 def test_settings_unless_given(model: str) -> None:
     """A default that moves changes everybody's runs: these are they, for images whose longer side has at most 16 pixels
     and for larger ones.  The GAN's are DCGAN's β_1 = ½ and no warm-up.  Radford et al. 2016, section 4."""
-    warmup = 0 if model in ("gan", "sagan", "infogan") else 100
+    warmup = 0 if model in ("gan", "sagan", "biggan", "infogan") else 100
     for recipes, threads, samples_every, test_every, sizes in (
         (SMALL, 1, 200, 25, [(8, 8), (16, 16), (16, 4)]), (LARGE, 2, 1000, 100, [(8, 20), (20, 8), (28, 28)]),
     ):  # fmt: skip
@@ -880,12 +882,13 @@ def test_defaults_as_they_are_shown() -> None:
     assert default("keep") == "3"
     assert default("samples_every") == "200; images beyond 16 pixels: 1000"
     assert default("betas") == (
-        "0.9,0.999 or 0.5,0.999 for aae, gan, infogan or 0.0,0.9 for sagan;"
-        " images beyond 16 pixels: 0.9,0.999 or 0.5,0.999 for gan, infogan or 0.0,0.9 for sagan"
+        "0.9,0.999 or 0.5,0.999 for aae, gan, infogan or 0.0,0.9 for sagan, biggan;"
+        " images beyond 16 pixels: 0.9,0.999 or 0.5,0.999 for gan, infogan or 0.0,0.9 for sagan, biggan"
     )
     assert default("lr") == (
         "0.001 or 0.003 for pixelcnn, gated-pixelcnn, pixelrnn or 0.002 for hierarchical-vae, aae, ddpm"
-        " or 0.0005 for gan, infogan; images beyond 16 pixels: 0.001 or 0.0003 for gan, infogan or 0.0004 for sagan"
+        " or 0.0005 for gan, infogan;"
+        " images beyond 16 pixels: 0.001 or 0.0003 for gan, infogan or 0.0004 for sagan, biggan"
     )
     shown = dict(explained("ddpm"))
     assert shown["T=1000"] == "the number of diffusion steps, at least 2. (200 for images of up to 16 pixels)"

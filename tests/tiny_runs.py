@@ -22,6 +22,7 @@ TINY: dict[str, dict[str, Any]] = {
     "aae": {"latent": 2, "channels": 2, "stages": 1, "hidden": 4, "discriminator_steps": 2},
     "gan": {"latent": 2, "channels": 2, "discriminator_steps": 2},
     "sagan": {"latent": 2, "channels": 2, "discriminator_steps": 2, "clip_weights": 0.5},
+    "biggan": {"latent": 4, "channels": 2, "discriminator_steps": 2},
     "infogan": {"noise": 2, "channels": 2, "codes": 3, "continuous": 1, "discriminator_steps": 2},
     "ddpm": {"T": 3, "channels": 2, "multipliers": (1,), "heads": 1, "dropout": 0.2},
 }

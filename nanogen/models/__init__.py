@@ -3,7 +3,7 @@
 The rest of the library finds the models in `MODELS`: a new model is one more line there.
 """
 
-from nanogen.models.adversarial.gan import GAN, SAGAN
+from nanogen.models.adversarial.gan import GAN, SAGAN, BigGAN
 from nanogen.models.adversarial.infogan import InfoGAN
 from nanogen.models.autoregressive.gated import GatedPixelCNN
 from nanogen.models.autoregressive.pixelcnn import PixelCNN
@@ -28,6 +28,7 @@ MODELS: dict[str, type[GenerativeModel]] = {
     "aae": AAE,
     "gan": GAN,
     "sagan": SAGAN,
+    "biggan": BigGAN,
     "infogan": InfoGAN,
     "ddpm": DDPM,
 }
@@ -41,6 +42,7 @@ __all__ = [
     "VAE",
     "WAE",
     "Autoencoder",
+    "BigGAN",
     "GatedPixelCNN",
     "GenerativeModel",
     "HierarchicalVAE",

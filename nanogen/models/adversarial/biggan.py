@@ -53,5 +53,5 @@ def orthogonal_weight(layer: Any, rng: Generator) -> Array:
     q = q * np.sign(r.diagonal())
     matrix = q if tall else q.T
     if isinstance(layer, ConvTranspose2d):
-        return np.ascontiguousarray(np.swapaxes(matrix.reshape(rows, shape[0], *shape[2:]), 0, 1))
-    return matrix.reshape(shape)
+        matrix = np.swapaxes(matrix.reshape(rows, shape[0], *shape[2:]), 0, 1)
+    return np.ascontiguousarray(matrix.reshape(shape))  # as it is read from a file: the order of sums depends on it

@@ -220,3 +220,18 @@ class SAGAN(GAN):
     small = Recipe(steps=800, lr=1e-3, betas=(0.0, 0.9), warmup=0)
     large = large(steps=4000, lr=4e-4, betas=(0.0, 0.9), warmup=0, model={"channels": 32})
     __init__ = functools.partialmethod(GAN.__init__, objective="hinge", spectral=True, attention=True)  # type: ignore
+
+
+class BigGAN(GAN):
+    """A small GAN by the BigGAN's recipe.  Brock et al. 2019.
+
+    It is a `GAN` with other defaults: hinge, spectral normalisation, orthogonal first weights, and latents at each
+    resolution.  With labels (`classes`) each normalisation also depends on the label.
+    """
+
+    summary = "a GAN with latents at each resolution, for truncated sampling (Brock et al. 2019)"
+    small = SAGAN.small
+    large = SAGAN.large
+    __init__ = functools.partialmethod(  # type: ignore
+        GAN.__init__, objective="hinge", spectral=True, orthogonal=True, hierarchical=True
+    )
