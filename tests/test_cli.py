@@ -801,6 +801,34 @@ def test_bad_sampling(
     assert not list(tmp_path.iterdir())
 
 
+def test_settings_of_sampling(runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--set gives the settings of the model's `sample` by name, in their types; an option is such a setting too.  What
+    `sample` does not have, or has for other purposes, is refused."""
+
+    def drawn(model: str, *more: str) -> np.ndarray:
+        out = str(tmp_path / "x.npz")
+        assert main(["sample", str(runs(model)), "-n", "5", "--seed", "3", "--out", out, *more]) == 0
+        return np.load(out)["images"]
+
+    model = Run(runs("infogan")).model()
+    for text, how in (("truncation=0.5", {"truncation": 0.5}), ("code=3", {"code": 3})):
+        assert np.array_equal(drawn("infogan", "--set", text), model.sample(5, Generator(3).stream(SAMPLES), **how))
+    both = model.sample(5, Generator(3).stream(SAMPLES), truncation=0.5, code=3)
+    assert np.array_equal(drawn("infogan", "--set", "truncation=0.5", "code=3"), both)
+    assert np.array_equal(drawn("ddpm", "--set", "steps=2"), drawn("ddpm", "--steps", "2"))
+    assert main(["evaluate", str(runs("gan")), "--samples", "40", "--images", "50", "--set", "truncation=0"]) == 0
+    assert json.loads((runs("gan") / "evaluation.json").read_text())["sampling"] == {"truncation": 0.0}
+    capsys.readouterr()
+    sample = ["sample", str(runs("gan")), "--out", str(tmp_path / "y.png"), "--set"]
+    for text, word in (
+        ("trunc=1", "did you mean 'truncation'"), ("code=1", "infogan"), ("labels=1", "no model"),
+        ("rng=1", "no model"), ("truncation=x", "truncation must be a number"),
+        ("truncation", "name=value"), ("truncation=-1", "truncation"),
+    ):  # fmt: skip
+        assert word in refused([*sample, text], capsys)
+    assert not (tmp_path / "y.png").exists()
+
+
 @pytest.mark.parametrize(("more", "word"), [
     (["--steps", "4"], "1 … 3"), (["--steps", "0"], "1 … 3"), (["--eta", "0.5"], "give steps too"),
     (["--steps", "2", "--eta", "2"], "eta"),
