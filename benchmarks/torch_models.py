@@ -40,7 +40,7 @@ def layers_of(module: ng.nn.Module) -> nn.Module:
         bias = module.bias is not None
         return nn.ConvTranspose2d(c, o, tuple(kernel), module.stride, module.padding, module.output_padding, bias=bias)
     if isinstance(module, ng.nn.Linear):
-        return nn.Linear(module.weight.shape[1], module.weight.shape[0])
+        return nn.Linear(module.weight.shape[1], module.weight.shape[0], module.bias is not None)
     if isinstance(module, ng.nn.GroupNorm):
         return nn.GroupNorm(module.num_groups, module.weight.shape[0], module.eps)
     if isinstance(module, ng.nn.BatchNorm2d):
@@ -399,20 +399,38 @@ class Attentive(Mirror):
         return self.attention(h) if hasattr(self, "attention") and stage == self.ours[0].attended else h
 
 
+class ConditionalBatchNorm2d(nn.BatchNorm2d):
+    """By a part of the latents, without labels."""
+
+    def __init__(self, ours: Any):
+        super().__init__(ours.weight.shape[0], ours.eps, ours.momentum)
+        self.of_z = counterpart(ours.of_z)
+
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        scale, shift = self.of_z(z)[:, :, None, None].chunk(2, dim=1)
+        return (1 + scale) * super().forward(x) + shift
+
+
 class GeneratorNetwork(Attentive):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        h = self.attend(0, F.relu(self.norms[0](self.first(z[:, :, None, None]))))
+        parts = self.ours[0].parts
+        first, *others = z.split(parts, 1) if parts else [z]
+        given = [(part,) for part in others] or [()] * len(self.norms)
+        h = self.attend(0, F.relu(self.norms[0](self.first(first[:, :, None, None]), *given[0])))
         for i, (conv, norm) in enumerate(zip(self.convs, list(self.norms)[1:], strict=True), start=1):
-            h = self.attend(i, F.relu(norm(conv(h))))
+            h = self.attend(i, F.relu(norm(conv(h), *given[i])))
         return torch.tanh(self.last(h))
 
 
 class DiscriminatorNetwork(Attentive):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def features(self, x: torch.Tensor) -> torch.Tensor:
         h = self.attend(0, F.leaky_relu(self.first(x), 0.2))
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True), start=1):
             h = self.attend(i, F.leaky_relu(norm(conv(h)), 0.2))
-        return self.last(h).reshape(len(x))
+        return h
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.features(x)).reshape(len(x))
 
 
 class GAN(Mirror):
@@ -438,6 +456,44 @@ class SAGAN(GAN):
 
     def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
         return -self.discriminator(self.generate(len(images), rng)).mean()
+
+
+class InfoGAN(GAN):
+    def codes(self, n: int, rng: ng.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        ours = self.ours[0]
+        z = self.normal(rng, (n, ours.noise))
+        c = self.placed(rng.integers(0, ours.codes, n)).long()
+        numbers = self.placed(rng.uniform((n, ours.continuous), dtype=ours.dtype))
+        return z, c, 2 * numbers - 1
+
+    def samples(self, z: torch.Tensor, c: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        return self.generator(torch.cat([z, F.one_hot(c, self.ours[0].codes).to(z.dtype), numbers], 1))
+
+    def reward(self, x: torch.Tensor, c: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        ours = self.ours[0]
+        found = self.discriminator.q(self.discriminator.features(x)).flatten(1)
+        logits, mean, log_std = found.split([ours.codes, ours.continuous, ours.continuous], 1)
+        told = torch.distributions.Normal(mean, log_std.exp()).log_prob(numbers).sum(1).mean()
+        of_numbers = told + ours.continuous * math.log(2)
+        return ours.weight * (math.log(ours.codes) - F.cross_entropy(logits, c)) + ours.continuous_weight * of_numbers
+
+    def discriminator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        z, *codes = self.codes(len(images), rng)
+        with torch.no_grad():
+            fake = self.samples(z, *codes)
+        value = (
+            F.softplus(-self.discriminator(self.scaled(images))).mean() + F.softplus(self.discriminator(fake)).mean()
+        )
+        return value - self.reward(fake, *codes)
+
+    def generator_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        z, *codes = self.codes(len(images), rng)
+        fake = self.samples(z, *codes)
+        return F.softplus(-self.discriminator(fake)).mean() - self.reward(fake, *codes)
+
+
+class BigGAN(SAGAN):
+    pass
 
 
 class ResidualBlock(Mirror):
@@ -736,8 +792,8 @@ class StyleGAN(Mirror):
 MODELS: dict[str, type[Mirror]] = {
     cls.__name__: cls
     for cls in (
-        PixelCNN, GatedPixelCNN, PixelRNN, VAE, HierarchicalVAE, Autoencoder, WAE, AAE, GAN, SAGAN, StyleGAN, Pix2Pix,
-        CycleGAN, SPADE, DDPM,
+        PixelCNN, GatedPixelCNN, PixelRNN, VAE, HierarchicalVAE, Autoencoder, WAE, AAE, GAN, SAGAN, BigGAN, InfoGAN,
+        StyleGAN, Pix2Pix, CycleGAN, SPADE, DDPM,
     )
 }  # fmt: skip
 PARTS: dict[type, type[Mirror]] = {
@@ -754,6 +810,7 @@ PARTS: dict[type, type[Mirror]] = {
     ng.models.latent.wae.CodeDiscriminator: CodeDiscriminator,
     spectral.SpectralNorm: SpectralNorm,
     spectral.SelfAttention: SelfAttention,
+    ng.models.adversarial.networks.ConditionalBatchNorm2d: ConditionalBatchNorm2d,
     ng.models.adversarial.networks.GeneratorNetwork: GeneratorNetwork,
     ng.models.adversarial.networks.DiscriminatorNetwork: DiscriminatorNetwork,
     ng.models.adversarial.translators.Convolved: Convolved,

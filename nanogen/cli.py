@@ -56,6 +56,7 @@ IN_STEPS = "diffusion: sample by DDIM with this number of steps (default: all T,
 NOISE = "diffusion: DDIM's noise, 0 to 1 (default: 0)"
 FITTED = "autoencoders: codes from a normal distribution fitted to the training codes (default: N(0, I))"
 SAMPLING = "steps", "eta", "fitted"  # options that are settings of a model's `sample`
+OWN = "settings of the model's sampling, for instance truncation=0.7 of a GAN"
 CHANGED = "accept the run's data set although its images have changed"
 KEPT = "the kept checkpoint of this step (default: the newest)"
 WHERE = {"digits": "bundled"}
@@ -128,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", type=int, help=IN_STEPS)
     command.add_argument("--eta", type=float, help=NOISE)
     command.add_argument("--fitted", action="store_true", default=None, help=FITTED)
+    command.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=OWN)
 
     command = commands.add_parser("translate", help="translate images by a trained model of image translation")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
@@ -157,6 +159,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", type=int, help=IN_STEPS)
     command.add_argument("--eta", type=float, help=NOISE)
     command.add_argument("--fitted", action="store_true", default=None, help=FITTED)
+    command.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=OWN)
     command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     command.add_argument("--device", choices=DEVICES, default="cpu")
 
@@ -318,16 +321,24 @@ def free_folder(name: str) -> Path:
 
 
 def sampling_settings(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
-    """The options --steps, --eta and --fitted, if given.
+    """The settings of the model's `sample`: of --set and, if given, of the options --steps, --eta and --fitted.
 
     Raises:
-        ValueError: an option that this run's model does not have."""
-    having = lambda name: [m for m, cls in MODELS.items() if name in inspect.signature(cls.sample).parameters]
-    how = {name: getattr(arguments, name) for name in SAMPLING if getattr(arguments, name) is not None}
-    for name in how:
-        if model not in having(name):
-            raise ValueError(f"--{name} is for {', '.join(having(name))}; {arguments.run} is a run of {model}")
-    return how
+        ValueError: a setting that this run's model does not have, or a value of another type."""
+    given = dict(split_assignment(text) for text in arguments.set)
+    given |= {name: getattr(arguments, name) for name in SAMPLING if getattr(arguments, name) is not None}
+    for name in given:
+        models = [m for m in MODELS if name in sampling_parameters(m)]
+        if model not in models:
+            known = ", ".join(models) or f"no model{nearest(name, sampling_parameters(model))}"
+            raise ValueError(f"{'--' * (name in SAMPLING)}{name} is for {known}; {arguments.run} is a run of {model}")
+    return {name: convert(name, value, sampling_parameters(model)[name]) for name, value in given.items()}
+
+
+def sampling_parameters(model: str) -> dict[str, Any]:
+    """The types of the settings of a model's `sample`, by name."""
+    declared = inspect.signature(MODELS[model].sample, eval_str=True).parameters
+    return {k: v.annotation for k, v in declared.items() if k not in ("self", "n", "rng", "labels")}
 
 
 def label_of(text: str, run: Run) -> int:

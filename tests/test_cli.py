@@ -47,6 +47,8 @@ TINY = {
     "aae": ["latent=2", "channels=2", "stages=1", "hidden=4", "discriminator_steps=2"],
     "gan": ["latent=2", "channels=2"],
     "sagan": ["latent=2", "channels=2"],
+    "biggan": ["latent=3", "channels=2"],
+    "infogan": ["noise=2", "channels=2"],
     "pix2pix": ["channels=2", "stages=1", "discriminator_stages=0"],
     "cyclegan": ["channels=2", "stages=1", "blocks=1", "discriminator_stages=0"],
     "spade": ["latent=2", "channels=2", "hidden=2", "discriminator_stages=0"],
@@ -70,7 +72,8 @@ PICTURES = {
         name: ["codes", "interpolation", "manifold", "prior_means", "reconstructions", "traversals"]
         for name in ("autoencoder", "wae", "aae")
     },
-    **{name: ["interpolation", "nearest"] for name in ("gan", "sagan")},
+    **{name: ["arithmetic", "interpolation", "nearest"] for name in ("gan", "sagan", "biggan")},
+    "infogan": ["arithmetic", "codes", "continuous", "interpolation", "nearest"],
     "pix2pix": ["translation"],
     "cyclegan": ["cycle"],
     "spade": ["translation"],
@@ -137,7 +140,8 @@ def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
     )
     rows = [line.split(",") for line in (out / "metrics.csv").read_text().splitlines()]
     losses = {"aae": ["discriminator", "autoencoder"], "cyclegan": ["generator", "discriminator"]}
-    losses |= {name: ["discriminator", "generator"] for name in ("gan", "sagan", "pix2pix", "spade", "stylegan")}
+    gans = ("gan", "sagan", "biggan", "infogan", "pix2pix", "spade", "stylegan")
+    losses |= {name: ["discriminator", "generator"] for name in gans}
     assert rows[0] == ["step", *losses.get(model, ["loss"])]
     assert [row[0] for row in rows[1:]] == ["10", "12"]
     assert all(np.isfinite(float(x)) for row in rows[1:] for x in row)
@@ -804,6 +808,34 @@ def test_bad_sampling(
     assert word in refused(["sample", str(run), *more], capsys)
     assert word in refused(["sample", str(run), *more], capsys)
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_of_sampling(runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--set gives the settings of the model's `sample` by name, in their types; an option is such a setting too.  What
+    `sample` does not have, or has for other purposes, is refused."""
+
+    def drawn(model: str, *more: str) -> np.ndarray:
+        out = str(tmp_path / "x.npz")
+        assert main(["sample", str(runs(model)), "-n", "5", "--seed", "3", "--out", out, *more]) == 0
+        return np.load(out)["images"]
+
+    model = Run(runs("infogan")).model()
+    for text, how in (("truncation=0.5", {"truncation": 0.5}), ("code=3", {"code": 3})):
+        assert np.array_equal(drawn("infogan", "--set", text), model.sample(5, Generator(3).stream(SAMPLES), **how))
+    both = model.sample(5, Generator(3).stream(SAMPLES), truncation=0.5, code=3)
+    assert np.array_equal(drawn("infogan", "--set", "truncation=0.5", "code=3"), both)
+    assert np.array_equal(drawn("ddpm", "--set", "steps=2"), drawn("ddpm", "--steps", "2"))
+    assert main(["evaluate", str(runs("gan")), "--samples", "40", "--images", "50", "--set", "truncation=0"]) == 0
+    assert json.loads((runs("gan") / "evaluation.json").read_text())["sampling"] == {"truncation": 0.0}
+    capsys.readouterr()
+    sample = ["sample", str(runs("gan")), "--out", str(tmp_path / "y.png"), "--set"]
+    for text, word in (
+        ("trunc=1", "did you mean 'truncation'"), ("code=1", "infogan"), ("labels=1", "no model"),
+        ("rng=1", "no model"), ("truncation=x", "truncation must be a number"),
+        ("truncation", "name=value"), ("truncation=-1", "truncation"),
+    ):  # fmt: skip
+        assert word in refused([*sample, text], capsys)
+    assert not (tmp_path / "y.png").exists()
 
 
 @pytest.mark.parametrize(("more", "word"), [

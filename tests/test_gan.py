@@ -15,8 +15,10 @@ from scipy.spatial import distance
 
 import nanogen as ng
 from nanogen import nn
+from nanogen.data import Images
 from nanogen.models import GAN
 from nanogen.models.adversarial import networks, objectives
+from nanogen.models.adversarial.gan import combined
 
 OBJECTIVES = ("non-saturating", "minimax")  # of the classical game
 
@@ -346,3 +348,71 @@ def test_the_root_of_the_divergence_is_a_metric(counts: list[tuple[int, int, int
     assert divergence(p, r) ** 0.5 <= divergence(p, q) ** 0.5 + divergence(q, r) ** 0.5 + 1e-9
     ends, middle = (np.array([1.0, 0.0]), np.array([0.0, 1.0])), np.array([0.5, 0.5])
     assert divergence(*ends) > divergence(ends[0], middle) + divergence(middle, ends[1]) + 0.1
+
+
+# Latent arithmetic
+
+
+@given(seed=st.integers(0, 999), k=st.integers(1, 4), n=st.integers(1, 3))
+def test_arithmetic_of_latents(seed: int, k: int, n: int) -> None:
+    """z = mean(plus) − mean(minus) + mean(add), linear in each; one copy of a latent is as good as many.  Radford et
+    al. 2016, section 6.3."""
+    rng = np.random.default_rng(seed)
+    plus, minus, add, other = rng.standard_normal((4, n, k, 3))
+    z = combined(plus, minus, add)
+    np.testing.assert_allclose(
+        z, [sum(p - m + a for p, m, a in zip(*of, strict=True)) / k for of in zip(plus, minus, add, strict=True)]
+    )
+    np.testing.assert_allclose(combined(plus, plus, add), add.mean(1), atol=1e-12)
+    np.testing.assert_allclose(
+        combined(*(np.repeat(x[:, :1], 5, 1) for x in (plus, minus, add))), (plus - minus + add)[:, 0]
+    )
+    for i in range(3):
+        terms, others, zeros = [plus, minus, add], [0 * plus] * 3, [0 * plus] * 3
+        others[i] = other
+        mixed = [2 * x - 3 * y for x, y in zip(terms, others, strict=True)]
+        np.testing.assert_allclose(combined(*mixed), 2 * z - 3 * combined(*others), atol=1e-10)
+        assert not combined(*zeros).any()
+    model = small((1, 8, 8), 256)
+    images = model.arithmetic(plus, minus, add)
+    assert np.array_equal(images, model.picture(z))
+    assert np.array_equal(model.arithmetic(plus[0], minus[0], add[0]), images[:1])
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_the_terms_of_the_picture_are_bold_and_thin(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """plus and minus are the boldest and the thinnest of the 40 samples that are nearest to training images of a class,
+    add the thinnest of the next class, of which the result is; a conditional model draws them with that label."""
+    model = small((1, 4, 4), 17, classes=classes)
+    for parameter in model.parameters():
+        parameter.data = parameter.data * 20
+    train = Images(some_images((1, 4, 4), 30, 17), np.arange(30) % 3, 17, "x")
+    calls: list[Any] = []
+    arithmetic = model.arithmetic
+    monkeypatch.setattr(model, "arithmetic", lambda *z, **how: (calls.append((z, how)), arithmetic(*z, **how))[1])
+    found = model.illustrations(train, train, ng.Generator(5))["arithmetic"]
+    assert found.shape == (3, 13, 1, 4, 4)
+    rng = ng.Generator(5)
+    model.illustrations(Images(train.images, None, 17, "x"), train, rng)  # moves the generator to where it was
+    z = rng.normal((500, 3), dtype=np.float64)
+    label = lambda k, n: np.full(n, k) if classes else None
+    for a, (row, ((plus, minus, add), how)) in enumerate(zip(found, calls, strict=True)):
+        b = (a + 1) % 3
+        for of, k, sign in ((plus, a, -1), (minus, a, 1), (add, b, 1)):
+            images = model.picture(z, label(k, 500)).astype(float)
+            squares = ((images[:, None] - train.images[k::3]) ** 2).sum((2, 3, 4)).min(1)
+            best = sorted(range(500), key=lambda i: squares[i])[:40]
+            weights = sorted(sign * images[i].mean() for i in best)
+            which = [int(np.flatnonzero((z == one).all(1))[0]) for one in of]
+            assert set(which) <= set(best)
+            assert sorted(sign * images[i].mean() for i in which) == weights[:3]
+        assert (how["labels"].tolist() == [b]) if classes else not how
+        assert np.array_equal(row[12], arithmetic(plus, minus, add, label(b, 1))[0])
+        assert np.array_equal(row[:3], model.picture(plus, label(a, 3)))
+        assert np.array_equal(row[11], model.picture(add.mean(0)[None], label(b, 1))[0])
+
+
+def test_without_labels_there_is_no_arithmetic() -> None:
+    """Nothing tells which samples are of a class."""
+    model, bare = small((1, 4, 4), 17), Images(some_images((1, 4, 4), 30, 17), None, 17, "x")
+    assert model.illustrations(bare, bare, ng.Generator(0)).keys() == {"interpolation", "nearest"}

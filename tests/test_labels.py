@@ -31,9 +31,11 @@ from nanogen.models import (
     VAE,
     WAE,
     Autoencoder,
+    BigGAN,
     GatedPixelCNN,
     GenerativeModel,
     HierarchicalVAE,
+    InfoGAN,
     PixelCNN,
     PixelRNN,
     StyleGAN,
@@ -65,6 +67,8 @@ SMALL: dict[str, Callable[..., Any]] = {
         (1, 8, 8), 5, latent=3, channels=4, objective="wasserstein", gradient_penalty=0.5, **how
     ),
     "sagan": lambda **how: SAGAN((1, 8, 8), 5, latent=3, channels=4, **how),
+    "biggan": lambda **how: BigGAN((1, 8, 8), 5, latent=4, channels=4, **how),
+    "infogan": lambda **how: InfoGAN((1, 8, 8), 5, noise=3, channels=4, codes=3, continuous=2, **how),
     "stylegan": lambda **how: StyleGAN((1, 8, 8), 5, latent=3, channels=4, mapping=2, **how),
     "stylegan, growing": lambda **how: StyleGAN((1, 8, 8), 5, latent=3, channels=2, mapping=1, progressive=1, **how),
     "ddpm": lambda **how: DDPM((1, 4, 4), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **how),
@@ -114,13 +118,16 @@ def told(model: Any, label: int) -> Any:
     elif isinstance(model, DDPM):
         state["unet.time2.bias"] += take("unet.label.weight")
     else:
-        for i in range(len(model.generator.norms)):
+        for i in range(0 if isinstance(model, BigGAN) else len(model.generator.norms)):
             scale, norm = 1 + take(f"generator.norms.{i}.scale"), f"generator.norms.{i}"
             state[f"{norm}.weight"] *= scale
             state[f"{norm}.bias"] = state[f"{norm}.bias"] * scale + take(f"{norm}.shift")
+        for i, norm in enumerate(plain.generator.norms if isinstance(model, BigGAN) else []):
+            beside = np.concatenate([take(f"generator.norms.{i}.{name}") for name in ("scale", "shift")])
+            norm.of_z.forward = lambda z, of_z=norm.of_z.forward, beside=beside: of_z(z) + beside
         first, beside_z = plain.generator.first.forward, take("generator.label.weight")
         plain.generator.first.forward = lambda z: first(z) + beside_z.reshape(1, -1, *first(z).shape[2:])
-        if isinstance(model, SAGAN):  # a weight's spectral norm is of all labels together
+        if isinstance(model, SAGAN | BigGAN):  # a weight's spectral norm is of all labels together
             state.pop("discriminator.label.u")
             norm = np.linalg.norm(state.pop("discriminator.label.layer.weight"), 2)
             judge, row = plain.discriminator.last.forward, model.discriminator.label.layer.weight.data[label] / norm
@@ -172,7 +179,7 @@ def test_each_image_has_its_own_label(name: str) -> None:
         changed = labels.copy()
         changed[i] = other
         if isinstance(model, GAN):
-            z = np.random.default_rng(0).standard_normal((4, 3))
+            z = np.random.default_rng(0).standard_normal((4, model.latent))
             one, two = (model.generator(ng.tensor(z), labels=some).data for some in (labels, changed))
             logits = [model.discriminator(model.scaled(images), labels=some).data for some in (labels, changed)]
             assert ((logits[0] != logits[1]) == (labels != changed)).all()
@@ -196,13 +203,17 @@ def test_gradients_reach_the_labels_of_the_batch(name: str) -> None:
     all labels' spectral norm depends on."""
     model, labels = conditional(name), np.array([2, 0, 2, 2])
     for update in model.updates():
-        tables = {k: p for k, p in update.part.named_parameters() if "label" in k or ("norms" in k and p.ndim == 2)}
+        tables = {
+            k: p
+            for k, p in update.part.named_parameters()
+            if "label" in k or ("norms" in k and p.ndim == 2 and "of_z" not in k)
+        }
         assert tables or (name == "aae" and update.name == "discriminator")  # which compares all labels' codes together
         loss = update.loss(some_images(model), ng.Generator(0), labels)
         for key, g in zip(tables, ng.grad(loss, list(tables.values())), strict=True):
             assert g.data[0].any(), key
             assert g.data[2].any(), key
-            assert not g.data[1].any() or (name == "sagan" and "layer" in key), key
+            assert not g.data[1].any() or (name in ("sagan", "biggan") and "layer" in key), key
 
 
 @given(

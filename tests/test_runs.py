@@ -234,8 +234,10 @@ def test_each_sample_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 # Test losses
 
+GANS = ("gan", "sagan", "biggan", "infogan", "pix2pix", "spade", "stylegan")
+
 LOSSES = {
-    **{name: ["discriminator", "generator"] for name in ("gan", "sagan", "pix2pix", "spade", "stylegan")},
+    **{name: ["discriminator", "generator"] for name in GANS},
     "aae": ["discriminator", "autoencoder"], "cyclegan": ["generator", "discriminator"],
 }  # fmt: skip
 

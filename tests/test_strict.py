@@ -258,6 +258,8 @@ UPLOADS = {
     "aae": 3,
     "gan": 2,
     "sagan": 2,
+    "biggan": 2,
+    "infogan": 2,
     "pix2pix": 2,
     "cyclegan": 2,
     "spade": 2,

@@ -104,7 +104,9 @@ def test_step_by_hand(model: str, clip: float, ema: float) -> None:
     average, taken = ng.optim.ExponentialMovingAverage(ours.parameters(), ema), 0
     for step in (1, 2, 3, 4):
         rng, losses = ng.Generator(5).stream(loop.STEPS, step), {}
-        k = 2 if model in ("gan", "sagan", "aae") else 1  # D's images: 1, 2, then 3, 4; the other's: 1, then 3
+        k = (
+            2 if model in ("gan", "sagan", "biggan", "infogan", "aae") else 1
+        )  # D's images: 1, 2, then 3, 4; the other's: 1, then 3
         for i, update in enumerate(ours.updates()):
             batch = images[batch_indices((step - 1) * k + 1 + (k == 2 and i == 1), 30, settings)]
             loss = update.loss(batch, rng)
@@ -770,6 +772,8 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "gan": {"steps": 800, "lr": 5e-4, "ema": 0.98, "betas": (0.5, 0.999), "model_settings": {}},
     "sagan": {"steps": 800, "lr": 1e-3, "ema": 0.98, "betas": (0.0, 0.9), "model_settings": {}},
+    "biggan": {"steps": 800, "lr": 1e-3, "ema": 0.98, "betas": (0.0, 0.9), "model_settings": {}},
+    "infogan": {"steps": 800, "lr": 5e-4, "ema": 0.98, "betas": (0.5, 0.999), "model_settings": {"noise": 20}},
     "pix2pix": {
         "steps": 600,
         "lr": 1e-3,
@@ -818,6 +822,8 @@ LARGE: dict[str, dict[str, Any]] = {
     },
     "gan": {"steps": 4000, "lr": 3e-4, "ema": 0.995, "betas": (0.5, 0.999), "model_settings": {"channels": 32}},
     "sagan": {"steps": 4000, "lr": 4e-4, "ema": 0.995, "betas": (0.0, 0.9), "model_settings": {"channels": 32}},
+    "biggan": {"steps": 4000, "lr": 4e-4, "ema": 0.995, "betas": (0.0, 0.9), "model_settings": {"channels": 32}},
+    "infogan": {"steps": 4000, "lr": 3e-4, "ema": 0.995, "betas": (0.5, 0.999), "model_settings": {"channels": 32}},
     "pix2pix": {"steps": 4000, "lr": 2e-4, "ema": 0.995, "betas": (0.5, 0.999), "model_settings": {"channels": 32}},
     "cyclegan": {"steps": 4000, "lr": 2e-4, "ema": 0.995, "betas": (0.5, 0.999), "model_settings": {"channels": 32}},
     "spade": {
@@ -834,7 +840,7 @@ LARGE: dict[str, dict[str, Any]] = {
 def test_settings_unless_given(model: str) -> None:
     """A default that moves changes everybody's runs: these are they, for images whose longer side has at most 16 pixels
     and for larger ones.  The GAN's are DCGAN's β_1 = ½ and no warm-up.  Radford et al. 2016, section 4."""
-    warmup = 0 if model in ("gan", "sagan", "pix2pix", "cyclegan", "spade", "stylegan") else 100
+    warmup = 0 if model != "aae" and "betas" in SMALL[model] else 100
     for recipes, threads, samples_every, test_every, sizes in (
         (SMALL, 1, 200, 25, [(8, 8), (16, 16), (16, 4)]), (LARGE, 2, 1000, 100, [(8, 20), (20, 8), (28, 28)]),
     ):  # fmt: skip
@@ -912,14 +918,16 @@ def test_defaults_as_they_are_shown() -> None:
     assert default("keep") == "3"
     assert default("samples_every") == "200; images beyond 16 pixels: 1000"
     assert default("betas") == (
-        "0.9,0.999 or 0.5,0.999 for aae, gan, pix2pix, cyclegan or 0.0,0.9 for sagan, spade or 0.0,0.99 for stylegan;"
-        " images beyond 16 pixels: 0.9,0.999 or 0.5,0.999 for gan, pix2pix, cyclegan or 0.0,0.9 for sagan, spade"
-        " or 0.0,0.99 for stylegan"
+        "0.9,0.999 or 0.5,0.999 for aae, gan, infogan, pix2pix, cyclegan or 0.0,0.9 for sagan, biggan, spade"
+        " or 0.0,0.99 for stylegan;"
+        " images beyond 16 pixels: 0.9,0.999 or 0.5,0.999 for gan, infogan, pix2pix, cyclegan"
+        " or 0.0,0.9 for sagan, biggan, spade or 0.0,0.99 for stylegan"
     )
     assert default("lr") == (
         "0.001 or 0.003 for pixelcnn, gated-pixelcnn, pixelrnn or 0.002 for hierarchical-vae, aae, ddpm"
-        " or 0.0005 for gan or 0.005 for stylegan; images beyond 16 pixels: 0.001 or 0.0003 for gan"
-        " or 0.0004 for sagan, spade or 0.002 for stylegan or 0.0002 for pix2pix, cyclegan"
+        " or 0.0005 for gan, infogan or 0.005 for stylegan; images beyond 16 pixels: 0.001"
+        " or 0.0003 for gan, infogan or 0.0004 for sagan, biggan, spade or 0.002 for stylegan"
+        " or 0.0002 for pix2pix, cyclegan"
     )
     shown = dict(explained("ddpm"))
     assert shown["T=1000"] == "the number of diffusion steps, at least 2. (200 for images of up to 16 pixels)"

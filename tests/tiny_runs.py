@@ -22,6 +22,8 @@ TINY: dict[str, dict[str, Any]] = {
     "aae": {"latent": 2, "channels": 2, "stages": 1, "hidden": 4, "discriminator_steps": 2},
     "gan": {"latent": 2, "channels": 2, "discriminator_steps": 2},
     "sagan": {"latent": 2, "channels": 2, "discriminator_steps": 2, "clip_weights": 0.5},
+    "biggan": {"latent": 4, "channels": 2, "discriminator_steps": 2},
+    "infogan": {"noise": 2, "channels": 2, "codes": 3, "continuous": 1, "discriminator_steps": 2},
     "pix2pix": {"channels": 2, "stages": 1, "discriminator_stages": 0},
     "cyclegan": {"channels": 2, "stages": 1, "blocks": 1, "discriminator_stages": 0, "history": 6, "identity": 0.5},
     "spade": {"latent": 2, "channels": 2, "hidden": 2, "discriminator_stages": 0},

@@ -4,7 +4,8 @@ The rest of the library finds the models in `MODELS`: a new model is one more li
 """
 
 from nanogen.models.adversarial.cyclegan import CycleGAN
-from nanogen.models.adversarial.gan import GAN, SAGAN
+from nanogen.models.adversarial.gan import GAN, SAGAN, BigGAN
+from nanogen.models.adversarial.infogan import InfoGAN
 from nanogen.models.adversarial.pix2pix import Pix2Pix
 from nanogen.models.adversarial.spade import SPADE
 from nanogen.models.adversarial.stylegan import StyleGAN
@@ -31,6 +32,8 @@ MODELS: dict[str, type[GenerativeModel]] = {
     "aae": AAE,
     "gan": GAN,
     "sagan": SAGAN,
+    "biggan": BigGAN,
+    "infogan": InfoGAN,
     "stylegan": StyleGAN,
     "pix2pix": Pix2Pix,
     "cyclegan": CycleGAN,
@@ -48,10 +51,12 @@ __all__ = [
     "VAE",
     "WAE",
     "Autoencoder",
+    "BigGAN",
     "CycleGAN",
     "GatedPixelCNN",
     "GenerativeModel",
     "HierarchicalVAE",
+    "InfoGAN",
     "NoiseSchedule",
     "Pix2Pix",
     "PixelCNN",

@@ -22,10 +22,11 @@ from nanogen.backend import Array, to_device, to_numpy
 from nanogen.data.images import Images, nearest
 from nanogen.distributions import unscale_levels
 from nanogen.models.adversarial import objectives
+from nanogen.models.adversarial.biggan import orthogonal_weight, truncated_normal
 from nanogen.models.adversarial.networks import DiscriminatorNetwork, GeneratorNetwork
 from nanogen.models.base import GenerativeModel, Update, check_choice, check_counts
 from nanogen.models.recipe import Recipe, large
-from nanogen.nn import Module
+from nanogen.nn import Conv2d, ConvTranspose2d, Embedding, Linear, Module
 from nanogen.random import Generator
 
 
@@ -47,6 +48,9 @@ class GAN(GenerativeModel):
         spectral: whether the weights of both networks are divided by their spectral norms; in D this replaces batch
             normalisation.
         attention: whether both networks have a layer of self-attention.
+        orthogonal: whether the first weights are orthogonal matrices instead of draws from N(0, 0.02²).
+        hierarchical: whether z comes in at each resolution: a part of it goes to G's first layer, and each of the other
+            parts to the scales and shifts of a batch normalisation.
         classes: the number of labels that images are conditioned on; 0: unconditional.
         rng: draws the initial weights; default `Generator(0)`.
     """
@@ -60,7 +64,8 @@ class GAN(GenerativeModel):
         self, image_shape: tuple[int, int, int], levels: int, latent: int = 64, channels: int = 64,
         objective: str = "non-saturating", discriminator_steps: int = 1, gradient_penalty: float = 0.0,
         clip_weights: float = 0.0, targets: tuple[float, float, float] = objectives.TARGETS, spectral: bool = False,
-        attention: bool = False, classes: int = 0, rng: Generator | None = None,
+        attention: bool = False, orthogonal: bool = False, hierarchical: bool = False, classes: int = 0,
+        rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
         check_counts(latent=latent, channels=channels, discriminator_steps=discriminator_steps)
@@ -76,17 +81,26 @@ class GAN(GenerativeModel):
         self.latent, self.objective, self.discriminator_steps = latent, objective, discriminator_steps
         self.gradient_penalty, self.clip_weights, self.targets = gradient_penalty, clip_weights, targets
         self.loss_unit = objectives.OBJECTIVES[objective].unit
-        self.generator = GeneratorNetwork(image_shape, channels, latent, rng, classes, spectral, attention)
+        self.generator = GeneratorNetwork(
+            image_shape, channels, latent, rng, classes, spectral, attention, hierarchical
+        )
         alone = gradient_penalty > 0
         self.discriminator = DiscriminatorNetwork(image_shape, channels, rng, alone, classes, spectral, attention)
-        for name, parameter in self.named_parameters():  # all weights from N(0, 0.02²): Radford et al., section 4
-            if name.endswith("weight") and (parameter.ndim == 4 or "label" in name):
-                parameter.data = 0.02 * rng.normal(parameter.shape)
+        for layer in self.modules():
+            if isinstance(
+                layer, Conv2d | ConvTranspose2d | Embedding | Linear
+            ):  # N(0, 0.02²): Radford et al., section 4
+                first = orthogonal_weight(layer, rng) if orthogonal else 0.02 * rng.normal(layer.weight.shape)
+                layer.weight.data = first
+
+    def draw_latents(self, n: int, rng: Generator, truncation: float | None = None) -> Array:
+        """z ~ N(0, I), or given that no |z_i| is above `truncation`: (n, latent)."""
+        return truncated_normal(rng, (n, self.latent), self.dtype, truncation)
 
     def generate(self, n: int, rng: Generator, labels: Any = None) -> Tensor:
         """x = G(z), z ~ N(0, I): images in [−1, 1]."""
         given = self.condition(labels, n)
-        return self.generator(Tensor(rng.normal((n, self.latent), dtype=self.dtype)), **given)
+        return self.generator(Tensor(self.draw_latents(n, rng)), **given)
 
     def discriminator_loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """The objective's loss of D, plus the gradient penalty if there is one.
@@ -123,11 +137,15 @@ class GAN(GenerativeModel):
                 changes.note(parameter.data)
                 parameter.data.clip(-self.clip_weights, self.clip_weights, out=parameter.data)
 
-    def sample(self, n: int, rng: Generator, labels: Any = None) -> Array:
-        """x = G(z), rounded to the nearest levels: uint8 (n, C, H, W)."""
+    def sample(self, n: int, rng: Generator, labels: Any = None, truncation: float | None = None) -> Array:
+        """x = G(z), rounded to the nearest levels: uint8 (n, C, H, W).
+
+        Args:
+            truncation: the largest |z_i|.  The smaller, the more alike the images, and the more typical: at 0 all
+                images (of a label) are one.  Brock et al. 2019, section 3.1."""
         check_counts(n=n)
         given = self.condition(labels, n, rng)
-        return self.picture(rng.normal((n, self.latent), dtype=self.dtype), **given)
+        return self.picture(self.draw_latents(n, rng, truncation), **given)
 
     def picture(self, z: Array, labels: Any = None) -> Array:
         """The images G(z) of latents z (N, latent), rounded to levels: uint8 (N, C, H, W)."""
@@ -138,12 +156,20 @@ class GAN(GenerativeModel):
         self.train(mode)
         return unscale_levels(x.data, self.levels)
 
+    def arithmetic(self, plus: Array, minus: Array, add: Array, labels: Any = None) -> Array:
+        """G(z) at z = mean(plus) − mean(minus) + mean(add): uint8 (N, C, H, W).  Radford et al. 2016, section 6.3.
+
+        Each argument is a few latents, which give a steadier result than one: (k, latent), or (N, k, latent) for N
+        images.  With labels (N,) they are those of the results."""
+        return self.picture(combined(plus, minus, add).reshape(-1, self.latent), labels)
+
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
         """Grids of images by name:
 
         - interpolation: each row is an arc between two latents, along which z keeps the norm of a sample
-        - nearest: samples in rows 1 and 3, each above its nearest training image, so that memorised images show"""
-        a, b = map(to_numpy, rng.normal((2, 8, 1, self.latent), dtype=self.dtype))
+        - nearest: samples in rows 1 and 3, each above its nearest training image, so that memorised images show
+        - arithmetic: bold − thin + thin of another class = bold: of each, three samples and their mean; the result"""
+        a, b = to_numpy(self.draw_latents(16, rng)).reshape(2, 8, 1, self.latent)
         angles = np.linspace(0, np.pi / 2, 10, dtype=a.dtype)[:, None]
         arcs = (np.cos(angles) * a + np.sin(angles) * b).reshape(-1, self.latent)
         lines = to_numpy(self.picture(arcs, **self.class_by_row(8, 10)))
@@ -152,7 +178,35 @@ class GAN(GenerativeModel):
         return {
             "interpolation": lines.reshape(8, 10, *self.image_shape),
             "nearest": np.stack([part[i : i + 16] for i in (0, 16) for part in (drawn, closest)]),
+            **({} if train.labels is None else {"arithmetic": self.bold_and_thin(train, rng)}),
         }
+
+    def bold_and_thin(self, train: Images, rng: Generator) -> np.ndarray:
+        """`arithmetic` of samples that are chosen by their pictures, a row for each of at most eight classes."""
+        z, kinds = to_numpy(self.draw_latents(500, rng)), np.unique(np.asarray(train.labels))[:8]
+        given = [{"labels": np.array([kind])} if self.classes else {} for kind in kinds]
+        ranked, rows = [self.by_weight(z, train, kind) for kind in kinds], []
+        for i in range(len(kinds)):
+            j = (i + 1) % len(kinds)
+            terms = [(ranked[i][-3:], i), (ranked[i][:3], i), (ranked[j][:3], j)]  # bold, thin, thin of the next class
+            shown = [self.picture(one[None], **given[k]) for term, k in terms for one in (*term, term.mean(0))]
+            rows.append(
+                np.concatenate(list(map(to_numpy, [*shown, self.arithmetic(*[z for z, _ in terms], **given[j])])))
+            )
+        return np.stack(rows)
+
+    def by_weight(self, z: np.ndarray, train: Images, kind: int) -> np.ndarray:
+        """Of latents (N, latent) those of the 40 samples nearest to training images of a class, by mean level."""
+        images = to_numpy(self.picture(z, np.full(len(z), kind) if self.classes else None)).astype(np.float64)
+        examples = train.images[train.labels == kind]
+        distances = ((images - examples[nearest(images, examples)]) ** 2).sum((1, 2, 3))
+        chosen = distances.argsort(kind="stable")[:40]
+        return z[chosen[images[chosen].mean((1, 2, 3)).argsort(kind="stable")]]
+
+
+def combined(plus: Array, minus: Array, add: Array) -> Array:
+    """mean(plus) − mean(minus) + mean(add), over the last axis but one.  Radford et al. 2016, section 6.3."""
+    return plus.mean(-2) - minus.mean(-2) + add.mean(-2)
 
 
 class SAGAN(GAN):
@@ -166,3 +220,18 @@ class SAGAN(GAN):
     small = Recipe(steps=800, lr=1e-3, betas=(0.0, 0.9), warmup=0)
     large = large(steps=4000, lr=4e-4, betas=(0.0, 0.9), warmup=0, model={"channels": 32})
     __init__ = functools.partialmethod(GAN.__init__, objective="hinge", spectral=True, attention=True)  # type: ignore
+
+
+class BigGAN(GAN):
+    """A small GAN by the BigGAN's recipe.  Brock et al. 2019.
+
+    It is a `GAN` with other defaults: hinge, spectral normalisation, orthogonal first weights, and latents at each
+    resolution.  With labels (`classes`) each normalisation also depends on the label.
+    """
+
+    summary = "a GAN with latents at each resolution, for truncated sampling (Brock et al. 2019)"
+    small = SAGAN.small
+    large = SAGAN.large
+    __init__ = functools.partialmethod(  # type: ignore
+        GAN.__init__, objective="hinge", spectral=True, orthogonal=True, hierarchical=True
+    )

@@ -12,6 +12,7 @@ With attention (Zhang et al. 2019), G looks at all pixels before its last doubli
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from nanogen.nn import (
     Embedding,
     GroupNorm,
     Identity,
+    Linear,
     Module,
     Parameter,
 )  # fmt: skip
@@ -43,15 +45,24 @@ def halvings(height: int, width: int) -> int:
 class ConditionalBatchNorm2d(BatchNorm2d):
     """(1 + scale) · batch_norm(x) + shift, with a learned scale and shift (C,) per label, which are initially 0.
 
-    de Vries et al. 2017, section 3."""
+    de Vries et al. 2017, section 3.  With a part z of the latents, (N, latent), scale and shift also have a linear term
+    in z.  Brock et al. 2019, appendix B."""
 
-    def __init__(self, classes: int, num_features: int):
+    def __init__(self, classes: int, num_features: int, latent: int = 0, rng: Generator | None = None):
         super().__init__(num_features)
-        self.scale = Parameter(np.zeros((classes, num_features), np.float32))
-        self.shift = Parameter(np.zeros((classes, num_features), np.float32))
+        if classes:
+            self.scale = Parameter(np.zeros((classes, num_features), np.float32))
+            self.shift = Parameter(np.zeros((classes, num_features), np.float32))
+        self.of_z = Linear(latent, 2 * num_features, bias=False, rng=rng) if latent else None
 
-    def forward(self, x: Tensor, labels: Array) -> Tensor:  # type: ignore[override]
-        scale, shift = (F.embedding(labels, table).reshape(*x.shape[:2], 1, 1) for table in (self.scale, self.shift))
+    def forward(self, x: Tensor, labels: Array | None = None, z: Tensor | None = None) -> Tensor:
+        scale: Any = 0.0
+        shift: Any = 0.0
+        if labels is not None:
+            scale, shift = (F.embedding(labels, table) for table in (self.scale, self.shift))
+        if self.of_z is not None:
+            scale, shift = (a + b for a, b in zip((scale, shift), F.chunk(self.of_z(z), 2, dim=1), strict=True))
+        scale, shift = (part.reshape(*x.shape[:2], 1, 1) for part in (scale, shift))
         return (1.0 + scale) * super().forward(x) + shift
 
 
@@ -71,11 +82,14 @@ class Attentive(Module):
 
 
 class GeneratorNetwork(Attentive):
-    """Latents (N, latent) to images in [−1, 1].  The first layer makes a small image; each further layer doubles it."""
+    """Latents (N, latent) to images in [−1, 1].  The first layer makes a small image; each further layer doubles it.
+
+    If it is hierarchical, the first layer gets the first part of the latents, and the normalisation of each size the
+    next one: parts of equal sizes, up to one."""
 
     def __init__(
         self, image_shape: tuple[int, int, int], channels: int, latent: int, rng: Generator, classes: int = 0,
-        spectral: bool = False, attention: bool = False,
+        spectral: bool = False, attention: bool = False, hierarchical: bool = False,
     ):  # fmt: skip
         super().__init__()
         wrap = wrapper(spectral, rng)
@@ -83,9 +97,12 @@ class GeneratorNetwork(Attentive):
         doublings = halvings(height, width)
         wide = channels * 2**doublings
         first = (height >> doublings, width >> doublings)
-        self.first = wrap(ConvTranspose2d(latent, wide, first, bias=False, rng=rng))
-        norm = functools.partial(ConditionalBatchNorm2d, classes) if classes else BatchNorm2d
-        self.norms = [norm(wide >> i) for i in range(doublings + 1)]
+        self.parts = part_sizes(latent, doublings + 2) if hierarchical else []
+        self.first = wrap(ConvTranspose2d((self.parts or [latent])[0], wide, first, bias=False, rng=rng))
+        self.norms = [
+            ConditionalBatchNorm2d(classes, wide >> i, part, rng) if classes or part else BatchNorm2d(wide >> i)
+            for i, part in enumerate(self.parts[1:] or [0] * (doublings + 1))
+        ]
         self.convs = [
             wrap(ConvTranspose2d(wide >> i, wide >> (i + 1), 4, stride=2, padding=1, bias=False, rng=rng))
             for i in range(doublings)
@@ -97,13 +114,25 @@ class GeneratorNetwork(Attentive):
         self.label = Embedding(classes, small, rng=rng) if classes else None
 
     def forward(self, z: Tensor, **given: Array) -> Tensor:
-        h = self.first(z.reshape(*z.shape, 1, 1))
+        first, *parts = F.split(z, self.parts, dim=1) if self.parts else [z]
+        to_norms = [{**given, "z": part} for part in parts] or [given] * len(self.norms)
+        h = self.first(first.reshape(*first.shape, 1, 1))
         if self.label is not None:
             h = h + self.label(given["labels"]).reshape(h.shape)
-        h = self.attend(0, F.relu(self.norms[0](h, **given)))
+        h = self.attend(0, F.relu(self.norms[0](h, **to_norms[0])))
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms[1:], strict=True), start=1):
-            h = self.attend(i, F.relu(norm(conv(h), **given)))
+            h = self.attend(i, F.relu(norm(conv(h), **to_norms[i])))
         return F.tanh(self.last(h))
+
+
+def part_sizes(latent: int, count: int) -> list[int]:
+    """The sizes of `count` parts of the latents, the first ones larger by one if it does not divide.
+
+    Raises:
+        ValueError: fewer dimensions than parts."""
+    if latent < count:
+        raise ValueError(f"latent must be at least {count}, for as many parts of hierarchical latents, got {latent}")
+    return [latent // count + (i < latent % count) for i in range(count)]
 
 
 class DiscriminatorNetwork(Attentive):
@@ -134,9 +163,17 @@ class DiscriminatorNetwork(Attentive):
         self.attended = min(1, count)
         self.attention = SelfAttention(channels << self.attended, wrap, rng) if attention else None
 
-    def forward(self, x: Tensor, labels: Array | None = None) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
+        """What the last layer gets: (N, C, H, W)."""
         h = self.attend(0, F.leaky_relu(self.first(x), 0.2))
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True), start=1):
             h = self.attend(i, F.leaky_relu(norm(conv(h)), 0.2))
-        logit = self.last(h).reshape(len(x))
-        return logit if self.label is None else logit + (self.label(labels) * h.reshape(len(x), -1)).sum(1)
+        return h
+
+    def judge(self, h: Tensor, labels: Array | None = None) -> Tensor:
+        """The logits (N,) of images with these features."""
+        logit = self.last(h).reshape(len(h))
+        return logit if self.label is None else logit + (self.label(labels) * h.reshape(len(h), -1)).sum(1)
+
+    def forward(self, x: Tensor, labels: Array | None = None) -> Tensor:
+        return self.judge(self.features(x), labels)
