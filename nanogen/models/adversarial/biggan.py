@@ -9,7 +9,7 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor
-from nanogen.backend import Array, to_numpy
+from nanogen.backend import Array, to_device, to_numpy
 from nanogen.nn import ConvTranspose2d
 from nanogen.random import Generator
 
@@ -54,4 +54,5 @@ def orthogonal_weight(layer: Any, rng: Generator) -> Array:
     matrix = q if tall else q.T
     if isinstance(layer, ConvTranspose2d):
         matrix = np.swapaxes(matrix.reshape(rows, shape[0], *shape[2:]), 0, 1)
-    return np.ascontiguousarray(matrix.reshape(shape))  # as it is read from a file: the order of sums depends on it
+    # contiguous as it is read from a file, since the order of sums depends on it
+    return to_device(np.ascontiguousarray(matrix.reshape(shape)), rng.device)
