@@ -116,23 +116,25 @@ def parser() -> argparse.ArgumentParser:
         option = "--" + name.replace("_", "-")
         command.add_argument(option, metavar="X", help=f"{meaning} (default: {default(name)})".replace("%", "%%"))
 
-    command = commands.add_parser("sample", help="draw images from a trained model")
-    command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    of_a_run = Parser(add_help=False)
+    of_a_run.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    of_a_run.add_argument("--checkpoint", type=int, metavar="STEP", help=KEPT)
+    of_a_run.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
+    of_a_run.add_argument("--device", choices=DEVICES, default="cpu")
+    drawing = Parser(add_help=False)
+    drawing.add_argument("--steps", type=int, help=IN_STEPS)
+    drawing.add_argument("--eta", type=float, help=NOISE)
+    drawing.add_argument("--fitted", action="store_true", default=None, help=FITTED)
+    drawing.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=OWN)
+
+    command = commands.add_parser("sample", parents=[of_a_run, drawing], help="draw images from a trained model")
     command.add_argument("-n", type=int, default=64, help="number of images (default: 64); the images depend on it")
     command.add_argument(
         "--out", required=True, metavar="FILE", help=".png: a grid; .npz: the levels; FOLDER/: a .png for each image"
     )
-    command.add_argument("--checkpoint", type=int, metavar="STEP", help=KEPT)
-    command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
-    command.add_argument("--device", choices=DEVICES, default="cpu")
     command.add_argument("--label", metavar="K", help="the images' class: its name or number (default: any)")
-    command.add_argument("--steps", type=int, help=IN_STEPS)
-    command.add_argument("--eta", type=float, help=NOISE)
-    command.add_argument("--fitted", action="store_true", default=None, help=FITTED)
-    command.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=OWN)
 
-    command = commands.add_parser("translate", help="translate images by a trained model of image translation")
-    command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    command = commands.add_parser("translate", parents=[of_a_run], help="translate images by a trained model")
     command.add_argument(
         "--images", required=True, metavar="FILE", help="the sources, as for `train --data`: all of an .npz or .npy"
         " file without splits, or the test images of a data set or a folder"
@@ -145,23 +147,14 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--make-sources", action="store_true", help="the images are no sources yet: translate the sources made of them"
     )
-    command.add_argument("--checkpoint", type=int, metavar="STEP", help=KEPT)
-    command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
-    command.add_argument("--device", choices=DEVICES, default="cpu")
 
-    command = commands.add_parser("evaluate", help="likelihood, quality, diversity, copies of training images, time")
-    command.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    command = commands.add_parser(
+        "evaluate", parents=[of_a_run, drawing], help="likelihood, quality, diversity, copies of training images, time"
+    )
     command.add_argument("--samples", type=int, default=500, help="number of images to draw (default: 500)")
     command.add_argument("--images", type=int, help="use only this many first test images (default: all)")
-    command.add_argument("--checkpoint", type=int, metavar="STEP", help=KEPT)
     command.add_argument("--data-changed", action="store_true", help=CHANGED)
     command.add_argument("--json", type=Path, metavar="FILE", help="output file (default: RUN/evaluation.json)")
-    command.add_argument("--steps", type=int, help=IN_STEPS)
-    command.add_argument("--eta", type=float, help=NOISE)
-    command.add_argument("--fitted", action="store_true", default=None, help=FITTED)
-    command.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=OWN)
-    command.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
-    command.add_argument("--device", choices=DEVICES, default="cpu")
 
     commands.add_parser("list", help="the models with their settings, and the data sets")
     return main_parser
