@@ -6,8 +6,8 @@ D(x) = sigmoid(d(x)).  The losses are computed from the logit d, so that they do
 strided convolutions instead of pooling; batch normalisation in both networks (except for G's output and D's input); no
 fully connected hidden layers; ReLU in G with tanh at its output; leaky ReLU in D.
 
-`objectives.py` has this game and others.  `SAGAN` plays one of those, with self-attention and spectral normalisation, and
-so does `BigGAN`, with what is in `biggan.py`.
+`objectives.py` has this game and others.  `SAGAN` plays one of those, with self-attention and spectral normalisation,
+and so does `BigGAN`, with what is in `biggan.py`.
 """
 
 from __future__ import annotations
