@@ -114,7 +114,7 @@ def test_samples_of_a_code() -> None:
         assert np.array_equal(np.delete(latents, np.s_[3:7], 1), np.delete(free, np.s_[3:7], 1))
         assert np.array_equal(model.sample(5, ng.Generator(4), code=code), model.picture(latents))
     assert np.array_equal(model.sample(5, ng.Generator(4)), model.picture(free))
-    for code in (4, -1, np.array([0, 1, 2, 4, 0])):
+    for code in (4, -1, np.array([0, 1, 2, 4, 0]), 1.0, [1, 2], np.array([[1] * 5]), "a"):
         with pytest.raises(ValueError, match="code"):
             model.sample(5, ng.Generator(0), code=code)
 

@@ -82,8 +82,12 @@ PARTS = {
         ("test_parity.py::test_models",),
     ),
     "gan": Part(
-        tuple(f"models/adversarial/{name}.py" for name in ("gan", "networks", "objectives", "spectral")),
-        ("test_gan.py", "test_objectives.py", "test_spectral.py", "test_models.py", "test_torch_models.py"),
+        tuple(
+            f"models/adversarial/{name}.py"
+            for name in ("biggan", "gan", "infogan", "networks", "objectives", "spectral")
+        ),
+        ("test_gan.py", "test_biggan.py", "test_infogan.py", "test_objectives.py", "test_spectral.py", "test_models.py",
+         "test_torch_models.py"),
         ("test_parity.py::test_models",),
     ),
     "ddpm": Part(

@@ -6,7 +6,8 @@ D(x) = sigmoid(d(x)).  The losses are computed from the logit d, so that they do
 strided convolutions instead of pooling; batch normalisation in both networks (except for G's output and D's input); no
 fully connected hidden layers; ReLU in G with tanh at its output; leaky ReLU in D.
 
-`objectives.py` has this game and others.  `SAGAN` plays one of those, with self-attention and spectral normalisation.
+`objectives.py` has this game and others.  `SAGAN` plays one of those, with self-attention and spectral normalisation,
+and so does `BigGAN`, with what is in `biggan.py`.
 """
 
 from __future__ import annotations
@@ -86,10 +87,8 @@ class GAN(GenerativeModel):
         )
         alone = gradient_penalty > 0
         self.discriminator = DiscriminatorNetwork(image_shape, channels, rng, alone, classes, spectral, attention)
-        for layer in self.modules():
-            if isinstance(
-                layer, Conv2d | ConvTranspose2d | Embedding | Linear
-            ):  # N(0, 0.02²): Radford et al., section 4
+        for layer in self.modules():  # all weights from N(0, 0.02²): Radford et al., section 4
+            if isinstance(layer, Conv2d | ConvTranspose2d | Embedding | Linear):
                 first = orthogonal_weight(layer, rng) if orthogonal else 0.02 * rng.normal(layer.weight.shape)
                 layer.weight.data = first
 
@@ -190,9 +189,8 @@ class GAN(GenerativeModel):
             j = (i + 1) % len(kinds)
             terms = [(ranked[i][-3:], i), (ranked[i][:3], i), (ranked[j][:3], j)]  # bold, thin, thin of the next class
             shown = [self.picture(one[None], **given[k]) for term, k in terms for one in (*term, term.mean(0))]
-            rows.append(
-                np.concatenate(list(map(to_numpy, [*shown, self.arithmetic(*[z for z, _ in terms], **given[j])])))
-            )
+            shown.append(self.arithmetic(*[term for term, _ in terms], **given[j]))
+            rows.append(np.concatenate([to_numpy(image) for image in shown]))
         return np.stack(rows)
 
     def by_weight(self, z: np.ndarray, train: Images, kind: int) -> np.ndarray:

@@ -128,10 +128,13 @@ class InfoGAN(GAN):
             code: the categorical code, an integer for all images or one for each, (n,); default: drawn.
 
         Raises:
-            ValueError: a code that is not among 0 … codes − 1."""
+            ValueError: a code that is not one integer or n in 0 … codes − 1."""
         check_counts(n=n)
         if code is not None:
-            check_range("code", code if hasattr(code, "dtype") else np.array(code), self.codes)
+            found: Any = code if hasattr(code, "dtype") else np.array(code)
+            if found.dtype.kind not in "iu" or found.shape not in ((), (n,)):
+                raise ValueError(f"code must be an integer or {n} integers, got {found.dtype} of shape {found.shape}")
+            check_range("code", found, self.codes)
         given = self.condition(labels, n, rng)
         return self.picture(self.draw_latents(n, rng, truncation, code), **given)
 
