@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from test_data import idx
 from test_evaluation import some_evaluation
+from tiny_runs import KINDS
 
 from nanogen import cli, data
 from nanogen.cli import main
@@ -155,7 +156,7 @@ def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
     assert Image.open(out / "loss.png").size == (840, 480)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", KINDS)
 def test_a_run_is_of_the_training_images(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -304,7 +305,7 @@ def test_what_is_asked_for_is_handed_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert threads == [3, 3, 3, 3]
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", KINDS)
 def test_same_seed_same_bits(
     model: str, runs: Callable[[str], Path], tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -410,7 +411,7 @@ def test_evaluate_by_ddim(runs: Callable[[str], Path], tmp_path: Path, capsys: p
     assert "298" in refused(["evaluate", str(runs("vae")), "--images", "298"], capsys)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", KINDS)
 def test_train_on_pictures(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder of a few pictures of several sizes, brought to one: trained on, evaluated, sampled from; the settings
     keep what was done to them, so that --resume and evaluate find the same images, from wherever they are called."""

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_evaluation import some_evaluation
-from tiny_runs import STEPS, TINY, assert_same, settings_of, some_images, trained
+from tiny_runs import KINDS, STEPS, assert_same, settings_of, some_images, trained
 
 from nanogen.training import evaluation, loop
 from nanogen.training.checkpoint import load_checkpoint
@@ -52,7 +52,7 @@ class Reader(HTMLParser):
         self.words.append(data.strip())
 
 
-@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize("model", KINDS)
 def test_pictures_on_the_way_change_nothing(model: str, tmp_path: Path) -> None:
     """A run that draws samples every third step ends with the same weights, optimisers, metrics and pictures, to the
     bit, as one that does not; every picture is there, and no part of one."""

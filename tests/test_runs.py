@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_cli import contents, refused, train_command
-from tiny_runs import assert_same, settings_of, some_images
+from tiny_runs import KINDS, assert_same, settings_of, some_images
 
 from nanogen import data
 from nanogen.autograd import no_grad
@@ -113,7 +113,7 @@ def test_more_steps_of_an_unfinished_run(tmp_path: Path, capsys: pytest.CaptureF
 # Other weights to begin with
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", KINDS)
 def test_a_run_begins_with_the_weights_of_another(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -242,7 +242,7 @@ LOSSES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", KINDS)
 def test_test_losses_by_hand(model: str, tmp_path: Path) -> None:
     """test.csv: at every third step and at the last the mean losses of the first 128 test images, with the averaged
     weights in evaluation, from the run's numbers for tests.  Without it the run has the same weights, to the bit."""

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_runs import STEPS, TINY, assert_same, begun, resumed, settings_of, some_images, trained
+from tiny_runs import KINDS, STEPS, TINY, assert_same, begun, resumed, settings_of, some_images, trained
 
 import nanogen as ng
 from nanogen import data, metrics
@@ -38,7 +38,7 @@ from nanogen.training.run import Run, Settings, make_settings, model_parameters
 # The loop
 
 
-@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize("model", KINDS)
 def test_same_seed_same_bits(model: str, tmp_path: Path) -> None:
     """Weights, averages, optimiser state, metrics and samples are functions of the seed, to the bit."""
     (a, run_a), (b, run_b), (c, _) = (
@@ -55,8 +55,9 @@ class Interruption(Exception):
     """Ctrl-C, a power cut."""
 
 
-@pytest.mark.parametrize("stop", [3, 7, 10])
-@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize(
+    ("model", "stop"), [*itertools.product(TINY, [7]), *itertools.product(["vae", "gan", "cyclegan"], [3, 10])]
+)
 def test_an_interruption_leaves_no_trace(model: str, stop: int, tmp_path: Path) -> None:
     """Stopped after step `stop` and resumed from the checkpoint of the 5th or 10th step, or from none: weights,
     averages, optimiser state and metrics end up bit for bit as those of a run that was never stopped.  The rows of
@@ -158,7 +159,7 @@ def test_each_setting_acts() -> None:
     assert np.array_equal(*after(ema=0.0))
 
 
-@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize("model", KINDS)
 def test_a_model_lies_where_the_settings_say(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is made on the host, then moved to the settings' device, for training and for what comes after."""
     moved: list[Any] = []
@@ -317,7 +318,7 @@ class SimpleStop:
         return len(self.steps) >= self.at - 1
 
 
-@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize("model", KINDS)
 def test_looking_at_every_number_changes_none(model: str, tmp_path: Path) -> None:
     """Training with an eye on every result finds nothing to complain of in a sound run, and gives the same bits; the
     engine is afterwards as it was."""

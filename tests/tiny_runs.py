@@ -30,6 +30,9 @@ TINY: dict[str, dict[str, Any]] = {
     "stylegan": {"latent": 3, "channels": 2, "mapping": 1, "progressive": 3},
     "ddpm": {"T": 3, "channels": 2, "multipliers": (1,), "heads": 1, "dropout": 0.2},
 }
+# They differ in what a run knows of its model: densities, losses of several parts, repeated ones, buffers that training
+# moves, how it draws.  Tests of runs that take long are for these.
+KINDS = ["pixelcnn", "vae", "aae", "gan", "cyclegan", "stylegan", "ddpm"]
 STEPS = 12
 
 
