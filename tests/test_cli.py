@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import itertools
 import json
 import os
@@ -264,6 +265,18 @@ def test_a_bar_that_was_not_made() -> None:
     """A signal came while it was made: then Python still calls its destructor."""
     for kind in (bars.Bar, bars.Lines):
         kind.__new__(kind).__del__()
+
+
+def test_a_bar_that_was_made_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal came in the middle of it: what the destructor reads is there."""
+    monkeypatch.setattr(bars.tqdm, "_get_free_pos", lambda *_: 1 / 0)
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: failed.append(unraisable.exc_value))
+    failed: list[Any] = []
+    for kind in (bars.Bar, bars.Lines):
+        with contextlib.suppress(ZeroDivisionError):
+            kind(total=3, disable=False)
+    gc.collect()
+    assert failed == []
 
 
 def test_no_progress_is_shown_when_quiet(

@@ -225,3 +225,11 @@ def test_the_unit_of_a_loss(name: str) -> None:
             "wae": "nats per dimension, given the code, with the penalty",
             "aae": "squared error per dimension, with the penalty",
         }[name]  # fmt: skip
+
+
+def test_what_is_not_there() -> None:
+    """A wrong name is answered with similar ones; a model of several losses says so."""
+    with pytest.raises(AttributeError, match="DDPM"):
+        getattr(ng.models, "DDPMs")  # noqa: B009
+    with pytest.raises(NotImplementedError, match="GAN has no single loss"):
+        MODELS["gan"]().loss(np.zeros((2, 1, 8, 8), np.uint8), ng.Generator(0))

@@ -21,7 +21,7 @@ from tiny_runs import KINDS, STEPS, assert_same, settings_of, some_images, train
 
 from nanogen.training import evaluation, loop
 from nanogen.training.checkpoint import load_checkpoint
-from nanogen.training.page import FRAMES, write_page
+from nanogen.training.page import FRAMES, explained, write_page
 from nanogen.training.pictures import GREY, draw_pictures
 from nanogen.training.run import Run
 
@@ -279,3 +279,8 @@ def test_a_click_enlarges_a_picture(width: int, tmp_path: Path) -> None:
     for natural, small, large in zip(found["natural"], found["small"], found["large"], strict=True):
         assert 0 < small <= min(natural, room)
         assert large == natural * max(1, room // natural)
+
+
+def test_the_whole_of_a_caption() -> None:
+    """Also where it goes on in a second line."""
+    assert explained("vae")["traversals"].endswith("for the eight d that vary most")

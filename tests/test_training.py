@@ -619,15 +619,15 @@ def test_a_runs_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_a_folder_holds_already(tmp_path: Path) -> None:
-    """A folder with settings, with metrics or with a checkpoint alone is no place for a new run; other files are no
-    matter, nor are files beside the checkpoints that have another form of name."""
+    """A folder with settings, with metrics, with a checkpoint or with a page alone is no place for a new run; other
+    files are no matter, nor are files beside the checkpoints that have another form of name."""
     (tmp_path / "checkpoints").mkdir()
     for name in ("x.txt", "checkpoints/step-00000003.safetensors.broken", "checkpoints/step-last.safetensors"):
         (tmp_path / name).touch()
     run = Run(tmp_path)
     run.check_new()
     assert run.checkpoint_files() == []
-    for name in ("settings.json", "metrics.csv", "checkpoints/step-00000003.safetensors"):
+    for name in ("settings.json", "metrics.csv", "checkpoints/step-00000003.safetensors", "samples.png", "index.html"):
         (tmp_path / name).touch()
         with pytest.raises(ValueError, match=rf"already holds a run \({Path(name).name}\)"):
             run.check_new()

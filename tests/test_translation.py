@@ -573,6 +573,11 @@ def test_which_images_are_translated(runs: dict[str, Path], tmp_path: Path) -> N
     np.savez(tmp_path / "split.npz", train_images=some_images(n=3), test_images=some_images(n=2) * 0 + 1)
     assert np.array_equal(data.load_all(tmp_path / "split.npz").images, np.ones((2, *SHAPE)))
     assert np.array_equal(data.load_all("digits").images, data.load("digits", "test").images)
+    (tmp_path / "pictures").mkdir()
+    for i in range(12):
+        Image.fromarray(np.full((5 + i, 9), 20 * i, np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
+    resized = data.load(f"{tmp_path}/pictures", "test", None, (4, 4), "grey")
+    assert np.array_equal(data.load_all(tmp_path / "pictures", (4, 4), "grey").images, resized.images)
 
 
 def test_translate_makes_sources(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -601,6 +606,7 @@ def test_what_translate_refuses(runs: dict[str, Path], tmp_path: Path, capsys: p
         ("pix2pix", [f"{tmp_path}/bytes.npy"], "got images of shape (1, 4, 4) and 256 levels"),
         ("pix2pix", [f"{tmp_path}/none.npy"], "none.npy is not a file"),
         ("pix2pix", ["nothing"], "data must be one of"),
+        ("pix2pix", [stripes_file, "--out", f"{tmp_path}/nowhere/x.png"], "nowhere does not"),
     ]:
         assert main(["translate", str(runs[model]), "--out", f"{tmp_path}/x.png", "--images", *more]) == 2
         said = capsys.readouterr().err

@@ -58,13 +58,17 @@ def _needing(library: str, module: str) -> Any:
         raise RuntimeError(f"this needs {library}: pip install {library} ({error})") from error
 
 
-def load_all(name: str | Path) -> Images:
+def load_all(name: str | Path, size: tuple[int, int] | None = None, color: str | None = None) -> Images:
     """All images of an `.npz` or `.npy` file without splits; else the test images of what `load` takes.
+
+    size, color: for a folder of pictures.
 
     Raises:
         FileNotFoundError, ValueError, OSError: as `load`."""
     is_file = str(name) not in DATASETS and Path(name).suffix.lower() in (".npy", ".npz")
-    return read_file(name, "all") if is_file else load(name, "test")
+    if is_file:
+        return read_file(name, "all")
+    return load(name, "test", None, size, color) if Path(name).is_dir() else load(name, "test")
 
 
 DATASETS: dict[str, Callable[[str, str | Path | None], Images]] = {
@@ -119,7 +123,7 @@ def load(
         if folder is not None:
             raise ValueError(f"{name} is a folder already and takes no other one (--data-dir)")
         return _needing("pillow", "nanogen.data.folder").read_folder(canonical(str(name)), split, size, color)
-    if size is not None or color is not None:
+    if (size is not None or color is not None) and (str(name) in DATASETS or path.exists()):
         raise ValueError(f"size and color need a folder of pictures, and {name} is not a folder")
     if str(name) in DATASETS:
         return DATASETS[str(name)](split, folder)

@@ -3,6 +3,7 @@
 The rest of the library finds the models in `MODELS`: a new model is one more line there.
 """
 
+from nanogen.backend import only as _only
 from nanogen.models.adversarial.cyclegan import CycleGAN
 from nanogen.models.adversarial.gan import GAN, SAGAN, BigGAN
 from nanogen.models.adversarial.infogan import InfoGAN
@@ -64,3 +65,5 @@ __all__ = [
     "Recipe",
     "StyleGAN",
 ]
+
+__getattr__ = _only(__name__, globals())

@@ -125,8 +125,11 @@ class GenerativeModel(Module):
         return {"labels": to_device(found, self.device)}
 
     def loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """The scalar that training minimises."""
-        raise NotImplementedError
+        """The scalar that training minimises.
+
+        Raises:
+            NotImplementedError: the losses of several parts take its place: see `updates`."""
+        raise NotImplementedError(f"{type(self).__name__} has no single loss: see updates()")
 
     def updates(self) -> list[Update]:
         """The parts of a training step, in this order."""

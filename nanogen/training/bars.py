@@ -22,7 +22,7 @@ def shown(quiet: bool, steps: Iterable[Any], what: str) -> Iterable[Any]:
 
 
 class Bar(tqdm):
-    disable = True  # until __init__ sets it: `__del__` reads it even after an interruption
+    disable, pos = True, 0  # until __init__ sets them: `__del__` reads them even after an interruption
 
 
 class Lines(Bar):

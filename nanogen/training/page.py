@@ -127,7 +127,9 @@ def in_a_row(paths: list[Path], meaning: dict[str, str]) -> str:
 
 def explained(model: str) -> dict[str, str]:
     """What each of a model's illustrations shows, from the docstring of `illustrations`."""
-    return dict(re.findall(r"^(?:- )?(\w+): (.+)", inspect.getdoc(MODELS[model].illustrations) or "", re.MULTILINE))
+    text = inspect.getdoc(MODELS[model].illustrations) or ""
+    found = re.findall(r"^(?:- )?(\w+): (.+(?:\n  .+)*)", text, re.MULTILINE)
+    return {name: " ".join(meaning.split()) for name, meaning in found}
 
 
 def figure(path: Path, name: str, meaning: str = "") -> str:

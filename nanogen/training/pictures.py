@@ -115,6 +115,8 @@ def checked_out(text: str, n: int) -> list[Path]:
     Raises:
         ValueError: another ending; a folder with files that would not be overwritten."""
     out = Path(text)
+    if not out.parent.is_dir():
+        raise ValueError(f"--out must be in a folder that exists, and {out.parent} does not")
     if not (text.endswith("/") or out.is_dir()):
         if out.suffix not in (".png", ".npz"):
             raise ValueError(f"--out must end in .png or .npz, or in / for a folder, got {out}")

@@ -451,8 +451,9 @@ class Run:
 
     def check_new(self) -> None:
         """Raises:
-        ValueError: the folder contains a run, or a part of one."""
-        for path in (self.settings_file, self.metrics_file, self.test_file, *self.checkpoint_files()):
+        ValueError: the folder contains a run, a part of one, or a file that a run would overwrite."""
+        pages = [self.folder / name for name in ("index.html", "loss.png", "samples.png")]  # somebody's own, perhaps
+        for path in (self.settings_file, self.metrics_file, self.test_file, *self.checkpoint_files(), *pages):
             if path.exists():
                 what = "--resume continues it" if self.settings_file.exists() else "without settings; choose another"
                 raise ValueError(f"{self.folder} already holds a run ({path.name}): {what}")

@@ -31,7 +31,7 @@ def to_translate(run: Run, name: str, back: bool, make_sources: bool) -> np.ndar
         raise ValueError(f"--back is for {', '.join(both_ways)}; {run.folder} is a run of {settings.model}")
     if back and make_sources:
         raise ValueError("--make-sources is not for --back, which translates images to sources")
-    found, what = load_all(name), "images of shape {} and {} levels".format
+    found, what = load_all(name, settings.size, settings.color), "images of shape {} and {} levels".format
     if (found.shape, found.levels) != (settings.image_shape, settings.levels):
         expected = what(settings.image_shape, settings.levels)
         raise ValueError(f"--images must be {expected}, as those of the run, got {what(found.shape, found.levels)}")
