@@ -197,6 +197,7 @@ def slow_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stop_at(moment: float, command: str, number: int, slow_run: Path, folder: Path, text: str = "") -> bool:
     """A signal, so many seconds after the command has begun: it ends with one line and the signal's status, leaves no
     process behind, and no half a file.  Whether the signal came in time."""
+    folder.mkdir(exist_ok=True)
     out = folder / f"{command}-{moment}-{number}"
     words = {
         "train": ["train", "vae", "--steps", LONG, "--samples-every", "10", "--quiet", "--out", str(out), *TINY],
