@@ -56,7 +56,7 @@ def begin(count: int, *words: object) -> subprocess.Popen[str]:
     )
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str, str]:
+def ended(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str, str]:
     """Exit status, and what it said; a job that does not end is a failure."""
     try:
         out, err = process.communicate(timeout=seconds)
