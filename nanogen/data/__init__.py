@@ -65,8 +65,7 @@ def load_all(name: str | Path, size: tuple[int, int] | None = None, color: str |
 
     Raises:
         FileNotFoundError, ValueError, OSError: as `load`."""
-    is_file = str(name) not in DATASETS and Path(name).suffix.lower() in (".npy", ".npz")
-    if is_file:
+    if str(name) not in DATASETS and Path(name).suffix.lower() in (".npy", ".npz"):
         return read_file(name, "all")
     return load(name, "test", None, size, color) if Path(name).is_dir() else load(name, "test")
 

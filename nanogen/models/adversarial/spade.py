@@ -63,7 +63,7 @@ class SPADE(TranslationModel):
         rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__(image_shape, levels, source, classes)
-        check_counts(latent=latent, channels=channels, hidden=hidden, discriminator_stages=discriminator_stages + 1)
+        check_counts(latent=latent, channels=channels, hidden=hidden, discriminator_stages=discriminator_stages or 1)
         rng, maps = rng or Generator(0), TONES * image_shape[0]
         self.latent = latent
         self.generator = SPADEGenerator(image_shape, maps, latent, channels, hidden, rng)
