@@ -16,7 +16,7 @@ from scipy import special, stats
 
 import nanogen as ng
 from nanogen.models import DDPM, NoiseSchedule
-from nanogen.models.diffusion.ddpm import ddim_times
+from nanogen.models.diffusion.base import ddim_times
 from nanogen.models.diffusion.schedule import SCHEDULES
 from nanogen.models.diffusion.unet import Attention, UNet, sinusoidal_embedding
 

@@ -1,0 +1,149 @@
+"""The reverse process of diffusion, and sampling from it, for any network.
+
+    p_θ(x_{t−1} | x_t) = N(μ_θ(x_t, t), σ_t² I),  t = T … 1                                  Ho et al. 2020, eq. 1
+
+Its steps one by one are algorithm 2 of that paper; DDIM takes fewer and larger ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from nanogen.autograd import Tensor, no_grad
+from nanogen.backend import Array, array_module, to_numpy
+from nanogen.data.images import Images
+from nanogen.distributions import unscale_levels
+from nanogen.models.base import GenerativeModel, check_counts, progress
+from nanogen.models.diffusion.schedule import NoiseSchedule
+from nanogen.random import Generator
+
+
+class Diffusion(GenerativeModel):
+    """The reverse process of a noise schedule, whose means follow from a prediction of the clean image.
+
+    Attributes:
+        schedule: the NoiseSchedule of the forward process.
+        variance: σ_t² of the reverse process, `beta` or `posterior`.
+    """
+
+    schedule: NoiseSchedule
+    variance: str
+
+    @property
+    def T(self) -> int:
+        return self.schedule.T
+
+    @property
+    def reverse_variances(self) -> np.ndarray:
+        """σ_t² for t = 0 … T.  At t = 1 `posterior` has β̃_2, as in the authors' code: β̃_1 is 0."""
+        if self.variance == "beta":
+            return self.schedule.betas.copy()
+        variances = self.schedule.posterior_variances.copy()
+        variances[1] = variances[2]
+        return variances
+
+    def predict_x0(self, x_t: Tensor, t: Any, **given: Array) -> Tensor:
+        """The clean image x̂_0 (N, C, H, W), predicted from noisy images (N, C, H, W) and times (N,)."""
+        raise NotImplementedError
+
+    def p_mean(self, x_t: Tensor, t: Any, **given: Array) -> Tensor:
+        """μ_θ(x_t, t), the mean of p_θ(x_{t−1} | x_t): μ̃_t (eq. 7) at the predicted x̂_0.
+
+        Where x̂_0 is not clipped this is eq. 11, `NoiseSchedule.mean_from_noise` of the predicted noise."""
+        return self.schedule.mean_from_x0(x_t, t, self.predict_x0(x_t, t, **given))
+
+    @property
+    def network_evaluations(self) -> int:
+        return self.T
+
+    def evaluations_with(self, steps: int | None = None, eta: float = 0.0) -> int:  # type: ignore[override]
+        """T, or the number of DDIM's steps.
+
+        Raises:
+            ValueError: steps or eta out of range, or eta without steps."""
+        if steps is None and eta:
+            raise ValueError("eta is DDIM's: give steps too")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta must be in [0, 1], got {eta}")
+        return self.T if steps is None else len(ddim_times(self.T, steps)) - 1
+
+    def sampling_within(self, evaluations: int) -> dict[str, Any]:
+        """DDIM with at most 100 steps, if T steps would be too many."""
+        return {"steps": min(evaluations, 100)} if evaluations < self.T else {}
+
+    def sample(self, n: int, rng: Generator, labels: Any = None, steps: int | None = None, eta: float = 0.0) -> Array:
+        """n images of integer levels: uint8 (n, C, H, W).
+
+        By the T steps of the reverse process (algorithm 2), or by DDIM if a number of `steps` is given.
+
+        Raises:
+            ValueError: n or steps out of range, or eta without steps."""
+        self.evaluations_with(steps, eta)
+        check_counts(n=n)
+        given = self.condition(labels, n, rng)
+        trajectory = self.ancestral(n, rng, **given) if steps is None else self.ddim(n, rng, steps, eta, **given)
+        for _, x in trajectory:
+            last = x
+        return unscale_levels(last.data, self.levels)
+
+    def _start(self, n: int, rng: Generator) -> Tensor:
+        check_counts(n=n)
+        return Tensor(rng.normal((n, *self.image_shape), dtype=self.dtype))
+
+    def ancestral(self, n: int, rng: Generator, labels: Any = None) -> Iterator[tuple[int, Tensor]]:
+        """x_T ~ N(0, I), then x_{t−1} = μ_θ(x_t, t) + σ_t z down to x_0, without noise at t = 1.
+
+        Yields (t, x_t) for t = T … 0.  Ho et al. 2020, algorithm 2."""
+        x, given, variances = self._start(n, rng), self.condition(labels, n), self.reverse_variances
+        yield self.T, x
+        for t in progress(range(self.T, 0, -1), "sampling step"):
+            with no_grad():
+                x = self.p_mean(x, array_module(x.data).full(n, t), **given)
+                if t > 1:
+                    x = x + float(variances[t]) ** 0.5 * rng.normal(x.shape, dtype=x.dtype)
+            yield t - 1, x
+
+    def ddim(
+        self, n: int, rng: Generator, steps: int, eta: float = 0.0, labels: Any = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """x_T ~ N(0, I), then fewer and larger steps t → s, deterministic if eta = 0.  Yields each (t, x_t).
+
+        x_s = √ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂ + σ z,  σ² = η² (1 − ᾱ_s)/(1 − ᾱ_t) (1 − ᾱ_t/ᾱ_s).  Song et al. 2021, eq. 12
+        and 16.  ε̂ is the noise that belongs to the clipped x̂_0."""
+        self.evaluations_with(steps, eta)
+        x, times, schedule = self._start(n, rng), ddim_times(self.T, steps), self.schedule
+        given = self.condition(labels, n)
+        yield self.T, x
+        for t, s in progress(list(itertools.pairwise(times)), "sampling step"):
+            before, after = schedule.q_variance(0, t), float(schedule.q_variance(0, s))  # 1 − ᾱ_t, 1 − ᾱ_s
+            sigma2 = float(eta**2 * after / before * schedule.q_variance(s, t))
+            with no_grad():
+                now = array_module(x.data).full(n, t)
+                x0 = self.predict_x0(x, now, **given)
+                noise = schedule.noise_from_x0(x, now, x0)
+                x = float(schedule.sqrt_alpha_bars[s]) * x0 + max(after - sigma2, 0.0) ** 0.5 * noise
+                if sigma2 > 0:
+                    x = x + sigma2**0.5 * rng.normal(x.shape, dtype=x.dtype)
+            yield s, x
+
+    def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
+        """denoising: each row is one sample, x_t from the noise at t = T (left) to the image at t = 0 (right)"""
+        n, frames = 8, 12
+        shown = [round(self.T * (1 - i / (frames - 1)) ** 3) for i in range(frames)]  # images change most at small t
+        strips = self.ancestral(n, rng, **self.class_by_row(n, 1))
+        film = [to_numpy(unscale_levels(x.data, self.levels)) for t, x in strips if t in shown]
+        return {"denoising": np.stack(film, axis=1)}
+
+
+def ddim_times(T: int, steps: int) -> list[int]:
+    """steps + 1 decreasing times from T to 0, evenly spaced up to rounding to integers.
+
+    Raises:
+        ValueError: steps not in 1 … T."""
+    if not isinstance(steps, int) or not 1 <= steps <= T:
+        raise ValueError(f"steps must be in 1 … {T}, got {steps!r}")
+    return [round(T * (steps - i) / steps) for i in range(steps + 1)]
