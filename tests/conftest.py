@@ -56,6 +56,12 @@ def pytest_addoption(parser: Any) -> None:
     parser.addoption("--device", choices=("cpu", "strict"), default="cpu", help="strict: the stand-in for CuPy")
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training without drawing, where pictures are not what is tested."""
+    monkeypatch.setattr("nanogen.cli.draw_pictures", lambda run, train, test: [])
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: Any) -> None:
     config.addinivalue_line("markers", "gpu: CPU against an NVIDIA GPU; skipped where there is none")

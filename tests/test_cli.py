@@ -116,12 +116,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return run_of
 
 
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training without drawing, where pictures are not what is tested."""
-    monkeypatch.setattr(cli, "draw_pictures", lambda run, train, test: [])
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -319,6 +313,7 @@ def test_what_is_asked_for_is_handed_on(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("model", KINDS)
+@pytest.mark.usefixtures("no_pictures")
 def test_same_seed_same_bits(
     model: str, runs: Callable[[str], Path], tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -425,6 +420,7 @@ def test_evaluate_by_ddim(runs: Callable[[str], Path], tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize("model", KINDS)
+@pytest.mark.usefixtures("no_pictures")
 def test_train_on_pictures(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder of a few pictures of several sizes, brought to one: trained on, evaluated, sampled from; the settings
     keep what was done to them, so that --resume and evaluate find the same images, from wherever they are called."""

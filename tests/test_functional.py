@@ -571,7 +571,7 @@ def test_every_operation_is_checked():
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-@settings(max_examples=3 * settings().max_examples)
+@settings(max_examples=3 * settings().max_examples // 2)
 @given(data=st.data())
 def test_gradients_are_those_of_central_differences(name, data):
     """First and second order, over shapes with broadcasting, axes of length 0 and none, and strided memory."""

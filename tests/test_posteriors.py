@@ -455,6 +455,7 @@ def test_the_kl_falls_as_beta_rises() -> None:
 
 
 @pytest.mark.parametrize("posterior", ["mixture", "categorical"])
+@pytest.mark.usefixtures("no_pictures")
 def test_from_the_command_line(posterior: str, tmp_path: Path) -> None:
     """Trained with labels, resumed, evaluated and sampled from.  If there are few codes, all are summed over."""
     run, own = tmp_path / "run", ["channels=2", "stages=1", "latent=1", "classes=10", f"posterior={posterior}"]

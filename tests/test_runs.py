@@ -61,6 +61,7 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["vae", "gan"])
+@pytest.mark.usefixtures("no_pictures")
 def test_more_steps(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A finished run of 12 steps goes on to 20, along the cosine of 20, which is said: its weights are those of steps
     taken by hand.  Interrupted before or after the first checkpoint beyond 12, it ends with the same bits."""
@@ -114,6 +115,7 @@ def test_more_steps_of_an_unfinished_run(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("model", KINDS)
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_begins_with_the_weights_of_another(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,6 +245,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("model", KINDS)
+@pytest.mark.usefixtures("no_pictures")
 def test_test_losses_by_hand(model: str, tmp_path: Path) -> None:
     """test.csv: at every third step and at the last the mean losses of the first 128 test images, with the averaged
     weights in evaluation, from the run's numbers for tests.  Without it the run has the same weights, to the bit."""

@@ -22,7 +22,7 @@ import pytest
 from helpers import plain_forms
 from museum import ROOT, functions
 from strict import compiled, cuda, device, graph, record
-from tiny_runs import TINY, assert_same, begun, settings_of, some_images, trained
+from tiny_runs import KINDS, TINY, assert_same, begun, settings_of, some_images, trained
 
 import nanogen as ng
 from nanogen.backend import OPERATIONS, Operation, replay
@@ -34,6 +34,7 @@ from nanogen.training.loop import Trainer, train
 from nanogen.training.run import make_settings
 from nanogen.training.sampling import as_graphs
 
+pytestmark = pytest.mark.stand_in
 EXCLUDED = tomllib.loads((Path(__file__).parent / "strict" / "excluded.toml").read_text())
 
 
@@ -284,7 +285,7 @@ def test_a_training_step_leaves_the_device_alone(model: str, cp: Any, tmp_path: 
 
 
 @pytest.mark.parametrize("execution", ["eager", "graph"])
-@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize("model", KINDS)
 def test_test_losses_on_the_device(model: str, execution: str, cp: Any) -> None:
     """They are numbers, the same again for the same weights, and change no later step: captured or not."""
     settings = settings_of(model, device="cuda", execution=execution)
@@ -407,23 +408,23 @@ def test_a_captured_step_is_the_step(model: str, cp: Any, tmp_path: Path) -> Non
         assert np.array_equal(graph.arrays()[name], array), name
 
 
-@pytest.mark.parametrize("model", [model for model in TINY if model not in UNCONDITIONAL])
+@pytest.mark.parametrize("model", [model for model in KINDS if model not in UNCONDITIONAL])
 def test_a_captured_step_of_a_conditional_model(model: str, cp: Any) -> None:
     """Labels go to the device once an update, as images do; captured, they are an input that changes at each step: the
     losses are those of the eager run, and of one whose model is told other labels they are not.  Conditional sampling
     by graphs is sampling."""
     bare, losses = some_images(), {}
     uploads = 2 * UPLOADS[model] + ("gan" in model)  # in the GANs the generator's update has labels, and no images
-    for name, labels in {"right": np.arange(30) % 2, "other": np.arange(30) // 15}.items():
-        images = Images(bare.images, labels, bare.levels, bare.name)
-        for execution in ("eager", "graph"):
-            how = {"device": "cuda", "execution": execution, "steps": 6, "batch": 8, "lr": 0.05, "warmup": 0}
-            trainer = Trainer(make_settings(model, images, {**TINY[model], "classes": 2}, **how), images)
-            losses[name, execution] = [[x.item() for x in trainer.advance().values()] for _ in range(5)]
-            with device.watched() as seen:
-                trainer.advance()
-            assert execution == "graph" or len(seen) == uploads, Counter(seen)
-            assert [transfer for transfer in seen if transfer.kind == "to host"] == []
+    told = {"right": np.arange(30) % 2, "other": np.arange(30) // 15}
+    for name, execution in (("right", "eager"), ("other", "graph"), ("right", "graph")):
+        images = Images(bare.images, told[name], bare.levels, bare.name)
+        how = {"device": "cuda", "execution": execution, "steps": 6, "batch": 8, "lr": 0.05, "warmup": 0}
+        trainer = Trainer(make_settings(model, images, {**TINY[model], "classes": 2}, **how), images)
+        losses[name, execution] = [[x.item() for x in trainer.advance().values()] for _ in range(5)]
+        with device.watched() as seen:
+            trainer.advance()
+        assert execution == "graph" or len(seen) == uploads, Counter(seen)
+        assert [transfer for transfer in seen if transfer.kind == "to host"] == []
     assert losses["right", "eager"] == losses["right", "graph"] != losses["other", "graph"]
     network = trainer.model.eval()
     first = network.sample(3, ng.Generator(0, "cuda"), cp.arange(3) % 2)

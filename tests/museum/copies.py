@@ -47,6 +47,7 @@ def run_tests(
     own = {COPY: str(folder), REPORT: str(report), "PYTHONPATH": str(folder), "NANOGEN_CACHE": str(folder / "cache")}
     own |= {} if in_c else {"CC": ""}
     command = [sys.executable, "-B", "-m", "pytest", "-p", "tests.museum.report", "-p", "no:cacheprovider", "-n0", "-x"]
+    command += ["-m", ""]  # whatever is named
     command += ["--tb=line", "--hypothesis-profile=museum", f"--device={device}", *(f"tests/{node}" for node in nodes)]
     try:
         done = subprocess.run(
