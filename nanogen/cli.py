@@ -206,6 +206,8 @@ def run_train(arguments: argparse.Namespace) -> None:
         name = about.pop("data") or "digits"
         run = Run(arguments.out or free_folder(f"{about['model']}-{Path(name).stem[:50]}"))
         run.check_new()
+        if name not in data.DATASETS and run.folder.resolve().is_relative_to(Path(name).resolve()):
+            raise ValueError(f"--out {run.folder} lies in {name}: the run's own pictures would be among the data")
         with first_rank_first():
             images = data.load(name, "train", about["data_dir"], about["size"], about["color"])
         settings = make_settings(images=images, model_settings=own, **about, **training)
@@ -379,6 +381,8 @@ def run_translate(arguments: argparse.Namespace) -> None:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
+    if arguments.json and not arguments.json.parent.is_dir():
+        raise ValueError(f"--json must be in a folder that exists, and {arguments.json.parent} does not")
     run = Run(arguments.run, arguments.data_changed, arguments.checkpoint)
     settings = run.settings()
     with use_threads(settings.threads):

@@ -445,6 +445,26 @@ def test_train_on_pictures(model: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert "pets holds no pictures" in refused(["evaluate", str(out)], capsys)
 
 
+def test_a_run_within_its_own_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused before any work, with --out or without: the pictures of the run would change its data."""
+    monkeypatch.chdir(tmp_path)
+    for i in range(12):
+        Image.fromarray(np.full((4, 4), i, np.uint8)).save(f"{i}.png")
+    for out in ([], ["--out", str(tmp_path / "run")], ["--out", "."]):
+        assert "would be among the data" in refused(["train", "vae", "--data", ".", *out], capsys)
+    assert not any(path.is_dir() for path in tmp_path.iterdir())
+
+
+def test_a_report_goes_to_a_folder_that_exists(
+    runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Noticed before the evaluation, which may take minutes."""
+    command = ["evaluate", str(runs("vae")), "--json", str(tmp_path / "none" / "x.json")]
+    assert "must be in a folder that exists" in refused(command, capsys)
+
+
 def test_train_on_arrays(tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
     """An .npz by a relative path, that is not found again when its images have changed shape."""
     np.savez(tmp_path / "x.npz", images=np.arange(40 * 12).reshape(40, 3, 4).astype(np.uint8))

@@ -96,8 +96,9 @@ def test_the_split_goes_by_contents(contents: list[bytes], random: Any) -> None:
     assert {c for c, held in zip(shuffled, held_out(shuffled), strict=True) if held} == chosen
 
 
-def test_folders_of_splits_and_classes(tmp_path: Path) -> None:
-    """train/ and test/ are the splits; the folders below are the classes, numbered by name over both splits."""
+def test_folders_of_splits_and_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """train/ and test/ are the splits; the folders below are the classes, numbered by name over both splits.  One
+    picture beside them leaves none, which is said."""
     for i, (split, name) in enumerate([("train", "cat"), ("train", "ant"), ("train", "bee"), ("test", "bee")]):
         save(tmp_path / split / name / "deeper" / "x.png", GREY[i])
     train, test = data.load(tmp_path), data.load(tmp_path, "test")
@@ -107,7 +108,9 @@ def test_folders_of_splits_and_classes(tmp_path: Path) -> None:
     assert train.class_names == test.class_names == ("ant", "bee", "cat")
     assert np.array_equal(train.images[:, 0], GREY[[1, 2, 0]])
     save(tmp_path / "test" / "y.png", GREY[5])
+    assert "no labels" not in caplog.text
     assert data.load(tmp_path).labels is None, "a picture in no class"
+    assert "no labels, as pictures lie beside the folders of classes: 1" in caplog.text
     assert data.load(tmp_path).class_names == ()
 
 

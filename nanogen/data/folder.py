@@ -71,7 +71,9 @@ def read_folder(folder: str | Path, split: str, size: Size | None = None, color:
     images = np.stack([read_picture(path, size, color) for path in splits[split]])
     if several := sum(shapes[path].several for path in splits[split]):
         remarks.append(f"pictures with several frames, of which only the first is used: {several}")
-    labels, names = classes(roots, splits, split)
+    labels, names, beside = classes(roots, splits, split)
+    if beside:
+        remarks.append(f"no labels, as pictures lie beside the folders of classes: {beside}")
     if remarks:
         say(f"{folder}: {'; '.join(remarks)}")
     return Images(images, labels, 256, str(folder), names)
@@ -173,14 +175,15 @@ def named_splits(paths: Iterable[Path]) -> dict[Path, str]:
 
 def classes(
     roots: dict[str, Path], splits: dict[str, list[Path]], split: str
-) -> tuple[np.ndarray | None, tuple[str, ...]]:
+) -> tuple[np.ndarray | None, tuple[str, ...], int]:
     """Each picture's class, the index of its subfolder's name: int64 (N,); and the names.  None and no names if a
-    picture is in no subfolder."""
+    picture is in no subfolder; if others are, also the number of those that are not."""
     within = {part: [path.relative_to(roots[part]).parts for path in paths] for part, paths in splits.items()}
-    if any(len(parts) == 1 for paths in within.values() for parts in paths):
-        return None, ()
-    names = sorted({parts[0] for paths in within.values() for parts in paths})
-    return np.array([names.index(parts[0]) for parts in within[split]], np.int64), tuple(names)
+    every = [parts for paths in within.values() for parts in paths]
+    if beside := sum(len(parts) == 1 for parts in every):
+        return None, (), beside if beside < len(every) else 0
+    names = sorted({parts[0] for parts in every})
+    return np.array([names.index(parts[0]) for parts in within[split]], np.int64), tuple(names), 0
 
 
 class Shape(NamedTuple):
