@@ -121,7 +121,9 @@ def estimated_bounds(
 ) -> dict[str, EstimatedBound]:
     """The bound by each of the model's estimators, by name, with the same number of draws for each."""
     model.eval()
-    found, elbo, parts = {}, getattr(model, "elbo", None), [slice(i, i + batch) for i in range(0, len(images), batch)]
+    parts = [slice(start, start + batch) for start in range(0, len(images), batch)]
+    elbo: Any = getattr(model, "elbo", None)
+    found = {}
     for name, evaluations in model.estimators.items():
         with no_grad():
             rows = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class Diffusion(GenerativeModel):
         """p_θ(x_{t−1} | x_t), from one evaluation of the network.  Ho et al. 2020, eq. 1."""
         return Normal(self.p_mean(x_t, t, **given), self.schedule.at(self.reverse_variances**0.5, t, x_t))
 
-    def respaced(self, steps: int) -> Diffusion:
+    def respaced(self, steps: int) -> Self:
         """This model on a schedule of fewer steps, evenly spaced times of 1 … T with both ends.  It shares the weights.
 
         Nichol & Dhariwal 2021, section 4.
@@ -82,7 +82,7 @@ class Diffusion(GenerativeModel):
 
     def density_with(  # type: ignore[override]
         self, steps: int | None = None, eta: float = 0.0, respaced: int | None = None
-    ) -> Diffusion:
+    ) -> Self:
         return self.respaced(respaced) if respaced else self
 
     @property
