@@ -153,6 +153,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--samples", type=int, default=500, help="number of images to draw (default: 500)")
     command.add_argument("--images", type=int, help="use only this many first test images (default: all)")
+    command.add_argument("--estimators", action="store_true", help="the bound by each of the model's estimators")
     command.add_argument("--data-changed", action="store_true", help=CHANGED)
     command.add_argument("--json", type=Path, metavar="FILE", help="output file (default: RUN/evaluation.json)")
 
@@ -392,6 +393,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             arguments.images,
             arguments.seed,
             arguments.device,
+            arguments.estimators,
             **sampling_settings(arguments, settings.model),
         )
     if result is None:  # on all ranks but the first

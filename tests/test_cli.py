@@ -405,6 +405,28 @@ def test_evaluate(
         assert 1 < found["low"] < found["bits_per_dim"] < found["high"] < 12
 
 
+def test_evaluate_by_each_estimator(runs: Callable[[str], Path], tmp_path: Path, capsys: Any) -> None:
+    """A row an estimator, in the table and in the JSON; bound and samples are those of the respaced schedule."""
+    numbers = tmp_path / "numbers.json"
+    command = ["evaluate", str(runs("ddpm")), "--samples", "40", "--images", "50", "--json", str(numbers)]
+    assert main([*command, "--estimators", "--set", "respaced=2"]) == 0
+    found, said = json.loads(numbers.read_text()), capsys.readouterr().out
+    assert {name: bound["network_evaluations"] for name, bound in found["estimators"].items()} == {
+        "terms": 2, "trajectory": 2, "two-sample": 1, "one-sample": 1
+    }  # fmt: skip
+    terms = found["estimators"]["terms"]
+    assert found["network_evaluations"] == 2
+    assert terms["bits_per_dim"] == pytest.approx(found["likelihood"]["bits_per_dim"], abs=10 * terms["std"] / 50**0.5)
+    bits = found["estimators"]["trajectory"]["bits_per_dim"]
+    assert f"by trajectory {bits:.4f} ± " in " ".join(said.split())
+    assert "2 network evaluations\n" in said
+    assert "1 network evaluation\n" in said
+    assert main(command) == 0
+    full = json.loads(numbers.read_text())
+    assert full["estimators"] is None
+    assert full["likelihood"]["bits_per_dim"] != found["likelihood"]["bits_per_dim"]
+
+
 def test_evaluate_by_ddim(runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--steps and --eta as for sampling; the numbers go into the run's folder, unless a file is named, and onto its
     page."""
@@ -416,6 +438,7 @@ def test_evaluate_by_ddim(runs: Callable[[str], Path], tmp_path: Path, capsys: p
     assert "ddpm" in refused(["evaluate", str(runs("vae")), "--steps", "2"], capsys)
     assert "give steps too" in refused(["evaluate", str(runs("ddpm")), "--eta", "1"], capsys)
     assert "40 samples" in refused(["evaluate", str(runs("vae")), "--samples", "3"], capsys)
+    assert "several estimators" in refused(["evaluate", str(runs("vae")), "--estimators"], capsys)
     assert "298" in refused(["evaluate", str(runs("vae")), "--images", "298"], capsys)
 
 

@@ -46,7 +46,7 @@ def some_images(shape: tuple[int, int, int] = (1, 2, 3), n: int = 4, middle: boo
 
 def predicts(model: DDPM, predictor: Callable[[Any, Any], Any]) -> DDPM:
     """The model with another noise predictor (x_t, t) → ε."""
-    model.predict_noise = lambda x_t, t, rng=None: predictor(x_t, t)  # type: ignore[method-assign,assignment]
+    model.predict = lambda x_t, t, rng=None: predictor(x_t, t)  # type: ignore[method-assign,assignment]
     return model
 
 
@@ -484,7 +484,9 @@ def test_every_pixel_reaches_every_output() -> None:
 
 @pytest.mark.parametrize(("settings", "word"), [
     ({"T": 1}, "T must"), ({"T": 2.5}, "T must"), ({"schedule": "square"}, "schedule must be one of"),
-    ({"variance": "learned"}, "variance must be one of beta, posterior"), ({"channels": 3}, "channels"),
+    ({"variance": "alpha"}, "variance must be one of beta, posterior, learned"), ({"channels": 3}, "channels"),
+    ({"prediction": "eps"}, "prediction must be one of noise, x0, mean, v"),
+    ({"times": "late"}, "times must be one of"), ({"weighting": "snr"}, "weighting must be one of simple, bound"),
     ({"channels": 0}, "channels"), ({"heads": 3}, "channels"), ({"blocks": 0}, "blocks"), ({"heads": 0}, "heads"),
     ({"multipliers": ()}, "multipliers"), ({"multipliers": (1, 0)}, "multipliers"), ({"dropout": -0.1}, "p must"),
 ])  # fmt: skip

@@ -82,7 +82,7 @@ def predicted_noise(x_t: Any, t: float) -> Any:
 def model(T: int, kind: str, **settings: Any) -> DDPM:
     ours = DDPM((1, 3, 4), 17, T, channels=4, multipliers=(1,), heads=1, rng=ng.Generator(0), **settings).to(np.float64)
     ours.schedule = OURS[kind](T)
-    ours.predict_noise = lambda x_t, t, rng=None: predicted_noise(x_t, float(t[0]))  # type: ignore[assignment,method-assign]
+    ours.predict = lambda x_t, t, rng=None: predicted_noise(x_t, float(t[0]))  # type: ignore[assignment,method-assign]
     return ours
 
 

@@ -248,7 +248,7 @@ def a_diffusion(variance: str) -> DDPM:
         heads=2,
     )
     model = model.to(np.float64)
-    model.predict_noise = lambda x_t, t, rng=None: 0.6 * x_t + 0.05 * np.reshape(t, (-1, 1, 1, 1))  # type: ignore
+    model.predict = lambda x_t, t, rng=None: 0.6 * x_t + 0.05 * np.reshape(t, (-1, 1, 1, 1))  # type: ignore
     return model
 
 

@@ -282,7 +282,7 @@ class Oracle(DDPM):
         self.to(np.float64)
         self.source, self.wrong = source, wrong
 
-    def predict_noise(self, x_t: ng.Tensor, t: Any, rng: ng.Generator | None = None) -> ng.Tensor:
+    def predict(self, x_t: ng.Tensor, t: Any, rng: ng.Generator | None = None) -> ng.Tensor:
         noise = np.empty_like(x_t.data)
         for time in np.unique(t):
             here, alpha_bar = np.asarray(t) == time, float(self.schedule.alpha_bars[time])
@@ -478,7 +478,7 @@ def test_the_bound_is_the_trajectorys(variance: str) -> None:
     levels, n = 3, 40_000
     model = DDPM((1, 1, 1), levels, T=4, schedule="cosine", variance=variance, channels=8, multipliers=(1,), heads=2)
     model = model.to(np.float64)
-    model.predict_noise = lambda x_t, t, rng=None: 0.6 * x_t + 0.05 * np.reshape(t, (-1, 1, 1, 1))
+    model.predict = lambda x_t, t, rng=None: 0.6 * x_t + 0.05 * np.reshape(t, (-1, 1, 1, 1))
     images, rng, schedule = np.full((n, 1, 1, 1), 2, np.uint8), np.random.default_rng(0), model.schedule
     closed = model.bound_terms(images, ng.Generator(5)).data.sum(1)
 

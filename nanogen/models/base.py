@@ -156,6 +156,10 @@ class GenerativeModel(Module):
             ValueError: settings that `sample` does not accept."""
         return self.network_evaluations
 
+    def density_with(self, **sampling: Any) -> GenerativeModel:
+        """The model whose density is that of the images that `sample` draws with these settings, if they change it."""
+        return self
+
     def sampling_within(self, evaluations: int) -> dict[str, Any]:
         """Settings of `sample` that need at most about this many network evaluations, if there are any."""
         return {}
@@ -163,6 +167,11 @@ class GenerativeModel(Module):
     def sampling_networks(self) -> list[Module]:
         """The networks that sampling calls repeatedly with inputs of one shape."""
         return []
+
+    @property
+    def estimators(self) -> dict[str, int]:
+        """The values of `estimator` in `elbo(…, estimator=…)`, with the network evaluations each needs per image."""
+        return {}
 
     def negative_log_likelihoods(self, images: Any, rng: Generator, labels: Any = None) -> dict[str, Tensor]:
         """By name, nats per image, (N,): first −log p(x) as `exact` or its `upper bound`, then further figures.

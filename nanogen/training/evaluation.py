@@ -16,10 +16,12 @@ from nanogen.data import Images
 from nanogen.distributed import rank
 from nanogen.metrics import (
     Estimate,
+    EstimatedBound,
     Likelihood,
     closer_share,
     distance_to_nearest,
     distances,
+    estimated_bounds,
     frechet_distance,
     inside,
     jackknife,
@@ -41,7 +43,7 @@ from nanogen.training.sampling import sample
 BATCH = 250  # images sampled at once
 SHOWN = 16  # images in a row of a picture
 # Independent random streams of the evaluation's seed, in addition to those of a run.
-LEFT_OUT, REAL_AS_IF_DRAWN = 100, 101
+LEFT_OUT, REAL_AS_IF_DRAWN, ESTIMATES = 100, 101, 102
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Evaluation:
     classes: the number of classes covered, the number of classes, the smallest and the largest share of a class among
         the samples, and the classifier's accuracy on the test images; None without labels.
     network_evaluations, seconds: per sample.
+    estimators: the bound by each of the model's estimators, by name; None unless asked for.
     checkpoint: the step of the chosen checkpoint; None for the newest.
     """
 
@@ -77,6 +80,7 @@ class Evaluation:
     network_evaluations: int
     seconds: float
     checkpoint: int | None = None
+    estimators: dict[str, EstimatedBound] | None = None
 
 
 def evaluate(
@@ -85,6 +89,7 @@ def evaluate(
     test_images: int | None = None,
     seed: int = 0,
     device: str = "cpu",
+    estimators: bool = False,
     **sampling: Any,
 ) -> tuple[Evaluation, dict[str, np.ndarray]] | None:
     """Evaluate a run's model on its data set's test split.
@@ -92,13 +97,14 @@ def evaluate(
     Args:
         n: the number of images to sample, in batches of 250.  The samples depend on the size of the batches.
         test_images: use only this many first test images; default all.
+        estimators: also the bound by each of the model's estimators.
         sampling: the model's own settings of `sample`.
 
     Returns:
         The numbers, and the images for pictures, by name.  None on all ranks but the first, which only sample.
 
     Raises:
-        ValueError: too few samples or test images.
+        ValueError: too few samples or test images, or no estimators.
     """
     settings, model, train, test = run.settings(), run.model(device), run.images("train"), run.images("test")
     count = len(test) if test_images is None else test_images
@@ -106,7 +112,9 @@ def evaluate(
         raise ValueError(f"at least 2 and at most {len(test)} test images are needed, got {count}")
     if n < FEWEST:
         raise ValueError(f"at least {FEWEST} samples are needed, got {n}")
-    evaluations = model.evaluations_with(**sampling)
+    evaluations, density = model.evaluations_with(**sampling), model.density_with(**sampling)
+    if estimators and not density.estimators:
+        raise ValueError(f"--estimators is for models with several estimators of their bound, not for {settings.model}")
     real, rng = test.images[:count], Generator(seed, device)
     labels = test.labels[:count] if model.classes and test.labels is not None else None
     by_frequency = {"labels": drawn_from(train.labels)} if model.classes and train.labels is not None else {}
@@ -114,7 +122,7 @@ def evaluate(
     fake, seconds = timed(draw, n)
     if rank():
         return None
-    found = likelihood(model, real, rng.stream(EVALUATION), labels=labels)
+    found = likelihood(density, real, rng.stream(EVALUATION), labels=labels)
     features = Features(train)
     as_if_drawn = train.images[Generator(seed).stream(REAL_AS_IF_DRAWN).permutation(len(train))[:n]]
     of_real, of_fake = features(real), features(fake)
@@ -128,6 +136,7 @@ def evaluate(
         class_metrics(features, fake, train, Images(real, None if test.labels is None else test.labels[:count],
                                                     test.levels, test.name)),
         evaluations, seconds, run.step,
+        estimated_bounds(density, real, rng.stream(ESTIMATES), labels=labels) if estimators else None,
     )  # fmt: skip
     return result, shown(fake, train.images, real, of_real, of_fake) if compared else {}
 

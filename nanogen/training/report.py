@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nanogen.metrics import GROUPS, Estimate
+from nanogen.metrics import GROUPS, NORMAL_95, Estimate
 
 FEWEST = 2 * GROUPS  # images in each of two compared sets, and test images for an interval of the likelihood, at least
 SHARES = "precision", "recall", "coverage"  # among the metrics of quality
@@ -33,6 +33,10 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
             interval = (f"{interval[0]} ± {bits['high'] - bits['bits_per_dim']:.4f}", "")
         rows.append((f"bits/dim ({bits['kind']})", *interval))
         rows += [(f"  {name}", f"{value:.4f}", "") for name, value in bits["terms"].items()]
+    for name, bound in (found.get("estimators") or {}).items():
+        value = f"{bound['bits_per_dim']:.4f} ± {NORMAL_95 * bound['standard_error']:.4f}"
+        spread, calls = f"{bound['nats']:.2f} nats; a draw ± {bound['std']:.4f}", bound["network_evaluations"]
+        rows.append((f"  by {name}", value, f"{spread}, {calls} network evaluation{'s' * (calls > 1)}"))
     if not found["quality"]:
         rows.append(("comparisons of sets *", "none", f"they need {FEWEST} images on either side"))
     for name, estimate in found["quality"].items():

@@ -7,16 +7,17 @@ Its steps one by one are algorithm 2 of that paper; DDIM takes fewer and larger 
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from nanogen.autograd import Tensor, no_grad
-from nanogen.backend import Array, array_module, to_numpy
+from nanogen.backend import Array, array_module, device_of, resident, to_numpy
 from nanogen.data.images import Images
-from nanogen.distributions import unscale_levels
+from nanogen.distributions import Normal, unscale_levels
 from nanogen.models.base import GenerativeModel, check_counts, progress
 from nanogen.models.diffusion.schedule import NoiseSchedule
 from nanogen.random import Generator
@@ -27,7 +28,7 @@ class Diffusion(GenerativeModel):
 
     Attributes:
         schedule: the NoiseSchedule of the forward process.
-        variance: σ_t² of the reverse process, `beta` or `posterior`.
+        variance: σ_t² of the reverse process, `beta` or `posterior`; or another, if `reverse` is overridden.
     """
 
     schedule: NoiseSchedule
@@ -46,6 +47,12 @@ class Diffusion(GenerativeModel):
         variances[1] = variances[2]
         return variances
 
+    def network_times(self, t: Any, like: Tensor) -> Any:
+        """The times (N,) as the network was trained with them: those of the schedule before it was respaced."""
+        if self.schedule.times is None:
+            return t
+        return resident(self.schedule.times, np.int64, device_of(like.data))[array_module(like.data).asarray(t)]
+
     def predict_x0(self, x_t: Tensor, t: Any, **given: Array) -> Tensor:
         """The clean image x̂_0 (N, C, H, W), predicted from noisy images (N, C, H, W) and times (N,)."""
         raise NotImplementedError
@@ -56,15 +63,43 @@ class Diffusion(GenerativeModel):
         Where x̂_0 is not clipped this is eq. 11, `NoiseSchedule.mean_from_noise` of the predicted noise."""
         return self.schedule.mean_from_x0(x_t, t, self.predict_x0(x_t, t, **given))
 
+    def reverse(self, x_t: Tensor, t: Any, **given: Array) -> Normal:
+        """p_θ(x_{t−1} | x_t), from one evaluation of the network.  Ho et al. 2020, eq. 1."""
+        return Normal(self.p_mean(x_t, t, **given), self.schedule.at(self.reverse_variances**0.5, t, x_t))
+
+    def respaced(self, steps: int) -> Self:
+        """This model on a schedule of fewer steps, evenly spaced times of 1 … T with both ends.  It shares the weights.
+
+        Nichol & Dhariwal 2021, section 4.
+
+        Raises:
+            ValueError: steps not in 2 … T."""
+        if not isinstance(steps, int) or not 2 <= steps <= self.T:
+            raise ValueError(f"respaced must be in 2 … {self.T}, got {steps!r}")
+        model = copy.copy(self)
+        model.schedule = self.schedule.respaced([round(t) for t in np.linspace(1, self.T, steps)])
+        return model
+
+    def density_with(  # type: ignore[override]
+        self, steps: int | None = None, eta: float = 0.0, respaced: int | None = None
+    ) -> Self:
+        return self.respaced(respaced) if respaced else self
+
     @property
     def network_evaluations(self) -> int:
         return self.T
 
-    def evaluations_with(self, steps: int | None = None, eta: float = 0.0) -> int:  # type: ignore[override]
-        """T, or the number of DDIM's steps.
+    def evaluations_with(  # type: ignore[override]
+        self, steps: int | None = None, eta: float = 0.0, respaced: int | None = None
+    ) -> int:
+        """T, or the number of DDIM's steps or of the respaced schedule's.
 
         Raises:
-            ValueError: steps or eta out of range, or eta without steps."""
+            ValueError: steps, eta or respaced out of range, eta without steps, or respaced with them."""
+        if respaced is not None:
+            if steps is not None or eta:
+                raise ValueError("respaced must be given without steps and eta, which are DDIM's")
+            return self.respaced(respaced).T
         if steps is None and eta:
             raise ValueError("eta is DDIM's: give steps too")
         if not 0 <= eta <= 1:
@@ -75,14 +110,20 @@ class Diffusion(GenerativeModel):
         """DDIM with at most 100 steps, if T steps would be too many."""
         return {"steps": min(evaluations, 100)} if evaluations < self.T else {}
 
-    def sample(self, n: int, rng: Generator, labels: Any = None, steps: int | None = None, eta: float = 0.0) -> Array:
+    def sample(
+        self, n: int, rng: Generator, labels: Any = None, steps: int | None = None, eta: float = 0.0,
+        respaced: int | None = None,
+    ) -> Array:  # fmt: skip
         """n images of integer levels: uint8 (n, C, H, W).
 
-        By the T steps of the reverse process (algorithm 2), or by DDIM if a number of `steps` is given.
+        By the T steps of the reverse process (algorithm 2), by those of a respaced schedule, or by DDIM if a number of
+        `steps` is given.
 
         Raises:
-            ValueError: n or steps out of range, or eta without steps."""
-        self.evaluations_with(steps, eta)
+            ValueError: n, steps or respaced out of range, eta without steps, or respaced with them."""
+        self.evaluations_with(steps, eta, respaced)
+        if respaced is not None:
+            return self.respaced(respaced).sample(n, rng, labels)
         check_counts(n=n)
         given = self.condition(labels, n, rng)
         trajectory = self.ancestral(n, rng, **given) if steps is None else self.ddim(n, rng, steps, eta, **given)
@@ -98,13 +139,12 @@ class Diffusion(GenerativeModel):
         """x_T ~ N(0, I), then x_{t−1} = μ_θ(x_t, t) + σ_t z down to x_0, without noise at t = 1.
 
         Yields (t, x_t) for t = T … 0.  Ho et al. 2020, algorithm 2."""
-        x, given, variances = self._start(n, rng), self.condition(labels, n), self.reverse_variances
+        x, given = self._start(n, rng), self.condition(labels, n)
         yield self.T, x
         for t in progress(range(self.T, 0, -1), "sampling step"):
             with no_grad():
-                x = self.p_mean(x, array_module(x.data).full(n, t), **given)
-                if t > 1:
-                    x = x + float(variances[t]) ** 0.5 * rng.normal(x.shape, dtype=x.dtype)
+                p = self.reverse(x, array_module(x.data).full(n, t), **given)
+                x = p.mean + p.std * rng.normal(x.shape, dtype=x.dtype) if t > 1 else p.mean
             yield t - 1, x
 
     def ddim(

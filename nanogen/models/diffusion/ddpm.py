@@ -4,6 +4,9 @@
     p_θ(x_{t−1} | x_t) = N(μ_θ(x_t, t), σ_t² I)                 a network removes it step by step      (eq. 1)
     L_simple = E ‖ε − ε_θ(√ᾱ_t x_0 + √(1 − ᾱ_t) ε, t)‖²          it is trained to predict the noise     (eq. 14)
 
+It may predict something else, in `prediction`, and the variances too.  Nichol & Dhariwal 2021, Improved Denoising
+Diffusion Probabilistic Models.
+
 The network is in `unet`, the tables of the forward process in `schedule`, sampling in `base`, the bound in `bound`.
 """
 
@@ -11,20 +14,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from nanogen import functional as F
 from nanogen.autograd import Tensor
 from nanogen.backend import Array
+from nanogen.distributions import Normal
 from nanogen.models.base import check_choice, check_counts
 from nanogen.models.diffusion.bound import Bounded
+from nanogen.models.diffusion.prediction import PREDICTIONS
 from nanogen.models.diffusion.schedule import SCHEDULES, NoiseSchedule
+from nanogen.models.diffusion.times import TIMES
 from nanogen.models.diffusion.unet import UNet
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Module
 from nanogen.random import Generator
 
+BOUND = 0.001  # λ, the weight of the bound in L_hybrid
+
 
 class DDPM(Bounded):
-    """A diffusion model that predicts the noise.
+    """A diffusion model of images.
 
     Args:
         image_shape: (C, H, W).
@@ -32,7 +42,10 @@ class DDPM(Bounded):
         T: the number of diffusion steps, at least 2.
         schedule: `linear`, `quadratic`, `sigmoid`, `cosine`, or a NoiseSchedule.
         variance: σ_t² of the reverse process: `beta` (β_t) or `posterior` (β̃_t, but β̃_2 at t = 1).  Ho et al. 2020,
-            section 3.2, and their code.
+            section 3.2, and their code.  `learned`: by the network, between the two.
+        prediction: what the network predicts, `noise`, `x0`, `mean` (of the reverse process) or `v`.
+        weighting: of the squared errors at different t: `simple`, all alike, or `bound`, as in the bound.
+        times: the times of a training step: `uniform`, or by `importance` for the loss.
         channels: the width of the U-Net at full size, even.
         multipliers: the width at each resolution, in units of `channels`; each resolution is half the one before.
         blocks: residual blocks per resolution in the U-Net's encoder; its decoder has one more.
@@ -50,13 +63,17 @@ class DDPM(Bounded):
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, T: int = 1000, schedule: str | NoiseSchedule = "linear",
         variance: str = "beta", channels: int = 64, multipliers: tuple[int, ...] = (1, 2), blocks: int = 1,
-        heads: int = 4, dropout: float = 0.0, classes: int = 0, rng: Generator | None = None,
+        heads: int = 4, dropout: float = 0.0, classes: int = 0, prediction: str = "noise",
+        weighting: str = "simple", times: str = "uniform", rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
         check_counts(
             channels=channels, blocks=blocks, heads=heads, **{f"multipliers[{i}]": m for i, m in enumerate(multipliers)}
         )
-        check_choice(variance=(variance, ("beta", "posterior")))
+        check_choice(
+            variance=(variance, ("beta", "posterior", "learned")), prediction=(prediction, tuple(PREDICTIONS)),
+            weighting=(weighting, ("simple", "bound")), times=(times, tuple(TIMES)),
+        )  # fmt: skip
         if not isinstance(schedule, NoiseSchedule):
             check_choice(schedule=(schedule, tuple(SCHEDULES)))
             schedule = SCHEDULES[schedule](T)
@@ -64,27 +81,85 @@ class DDPM(Bounded):
             raise ValueError("multipliers must be at least one positive integer, got none")
         if channels % 2 or channels * multipliers[-1] % heads:
             raise ValueError(f"channels must be even, and divide into {heads} heads at the end, got {channels}")
-        self.schedule, self.variance = schedule, variance
+        self.schedule, self.variance, self.weighting = schedule, variance, weighting
+        self.prediction, self.times = prediction, TIMES[times](schedule.T)
         self.unet = UNet(
-            image_shape[0], channels, tuple(multipliers), blocks, heads, dropout, rng or Generator(0), classes
+            image_shape[0],
+            channels,
+            tuple(multipliers),
+            blocks,
+            heads,
+            dropout,
+            rng or Generator(0),
+            classes,
+            image_shape[0] * (2 if variance == "learned" else 1),
         )
 
-    def predict_noise(self, x_t: Tensor, t: Any, rng: Generator | None = None, labels: Array | None = None) -> Tensor:
-        """ε_θ(x_t, t), the predicted noise: (N, C, H, W) from noisy images (N, C, H, W) and times (N,).
+    def predict(self, x_t: Tensor, t: Any, rng: Generator | None = None, labels: Array | None = None) -> Tensor:
+        """The output of the network for noisy images (N, C, H, W) and times (N,): its prediction (N, C, H, W).
 
-        A conditional model also takes labels (N,), on its device."""
-        return self.unet(x_t, t, labels, rng)
+        A learned variance makes it (N, 2C, H, W): the prediction, then v.  A conditional model also takes labels (N,),
+        on its device.  The loss passes an rng, for dropout."""
+        return self.unet(x_t, self.network_times(t, x_t), labels, rng)
 
-    def loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """L_simple: the squared error of the predicted noise at random times, the mean per dimension.  Eq. 14."""
-        x0, given = self.scaled(self.pixels(images)), self.condition(labels, len(images))
-        t = rng.integers(1, self.T + 1, len(images))
-        noise = Tensor(rng.normal(x0.shape, dtype=x0.dtype))
-        return F.mse_loss(self.predict_noise(self.schedule.q_sample(x0, t, noise), t, rng, **given), noise)
+    def halves(self, output: Tensor) -> tuple[Tensor, Any]:
+        """The prediction and, if the variance is learned, v ∈ [−1, 1]."""
+        channels = self.image_shape[0]
+        return (output[:, :channels], output[:, channels:]) if self.variance == "learned" else (output, None)
+
+    def predict_noise(self, x_t: Tensor, t: Any, **given: Array) -> Tensor:
+        """ε_θ(x_t, t), the noise (N, C, H, W) that follows from the prediction."""
+        return PREDICTIONS[self.prediction].noise(self.schedule, x_t, t, self.halves(self.predict(x_t, t, **given))[0])
 
     def predict_x0(self, x_t: Tensor, t: Any, **given: Array) -> Tensor:
-        """The clean image x̂_0 that follows from the predicted noise, clipped to [−1, 1]."""
-        return self.schedule.x0_from_noise(x_t, t, self.predict_noise(x_t, t, **given)).clip(-1.0, 1.0)
+        """The clean image x̂_0 that follows from the prediction, clipped to [−1, 1]."""
+        return self.x0_of(x_t, t, self.halves(self.predict(x_t, t, **given))[0])
+
+    def x0_of(self, x_t: Tensor, t: Any, prediction: Tensor) -> Tensor:
+        return PREDICTIONS[self.prediction].x0(self.schedule, x_t, t, prediction).clip(-1.0, 1.0)
+
+    def reverse(self, x_t: Tensor, t: Any, **given: Array) -> Normal:
+        if self.variance != "learned":
+            return super().reverse(x_t, t, **given)
+        return self.reverse_of(x_t, t, *self.halves(self.predict(x_t, t, **given)))
+
+    def reverse_of(self, x_t: Tensor, t: Any, prediction: Tensor, v: Tensor) -> Normal:
+        """p_θ(x_{t−1} | x_t) with log σ² = v log β_t + (1 − v) log β̃_t, β̃_2 at t = 1.  Nichol & Dhariwal 2021, eq. 15.
+
+        As in their code, the network's v ∈ [−1, 1] is scaled to [0, 1]; nothing keeps it there."""
+        log_largest, log_smallest = (
+            np.log(np.append(1.0, s[1:])) for s in (self.schedule.betas, self.reverse_variances)
+        )
+        share = (v + 1.0) / 2
+        at = lambda table: self.schedule.at(table, t, x_t)
+        log_variance = share * at(log_largest) + (1.0 - share) * at(log_smallest)
+        mean = self.schedule.mean_from_x0(x_t, t, self.x0_of(x_t, t, prediction))
+        return Normal(mean, log_std=0.5 * log_variance)
+
+    def loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
+        """L_simple: the squared error of the prediction at random times, the mean per dimension.  Eq. 14.
+
+        With a learned variance L_hybrid = L_simple + λ L_vlb, the bound in nats per dimension, whose gradient does not
+        reach the mean.  Nichol & Dhariwal 2021, eq. 16."""
+        levels, given = self.pixels(images), self.condition(labels, len(images))
+        x0 = self.scaled(levels)
+        t, shares = self.times.draw(len(images), rng)
+        noise = Tensor(rng.normal(x0.shape, dtype=x0.dtype))
+        x_t = self.schedule.q_sample(x0, t, noise)
+        prediction, v = self.halves(self.predict(x_t, t, rng, **given))
+        form = PREDICTIONS[self.prediction]
+        target = form.target(self.schedule, x0, noise, x_t, t)
+        losses = F.mse_loss(prediction, target, reduction="none")
+        if self.weighting == "bound":
+            weights = self.T * form.weights(self.schedule, self.reverse_variances)
+            losses = losses * self.schedule.at(weights, t, losses)
+        if v is not None:
+            p = self.reverse_of(x_t, t, prediction.detach(), v)
+            bound = self.T * self.step_term(levels, x0, x_t, t, p) / self.dimensions
+            losses = losses + BOUND * bound.reshape(-1, 1, 1, 1)
+        if self.training:
+            self.times.follow(t, losses.data)
+        return (losses if shares is None else losses * shares.astype(losses.dtype).reshape(-1, 1, 1, 1)).mean()
 
     def sampling_networks(self) -> list[Module]:
         return [self.unet]

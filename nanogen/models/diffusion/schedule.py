@@ -34,6 +34,8 @@ class NoiseSchedule:
         alpha_bars: ᾱ_t = Π_{s ≤ t} α_s, with alpha_bars[0] = 1.
         sqrt_alpha_bars, sqrt_one_minus_alpha_bars: √ᾱ_t and √(1 − ᾱ_t), the scales of image and noise in x_t.
         posterior_variances: β̃_t = (1 − ᾱ_{t−1}) / (1 − ᾱ_t) · β_t, with posterior_variances[1] = 0.  Eq. 7.
+        x0_weights: √ᾱ_{t−1} β_t / (1 − ᾱ_t), of x_0 in μ̃_t; 1 at t = 1.  Eq. 7.
+        times: of a respaced schedule, the times 0 … T of the original one; else None.
 
     Raises:
         ValueError: fewer than two steps, or a β outside (0, 1).
@@ -46,6 +48,7 @@ class NoiseSchedule:
         if not ((given > 0) & (given < 1)).all():
             raise ValueError(f"every beta must be in (0, 1), got {given.min()} … {given.max()}")
         self.T = len(given)
+        self.times: np.ndarray | None = None
         self.betas = np.concatenate([[0.0], given])
         self.alphas = 1 - self.betas
         self.alpha_bars = np.cumprod(self.alphas)
@@ -55,7 +58,7 @@ class NoiseSchedule:
         before, noise_before = np.roll(self.sqrt_alpha_bars, 1), np.roll(noise, 1)  # at t − 1; index 0 is unused
         noise_before[0], noise[0] = 0, 1
         self.posterior_variances = noise_before / noise * self.betas
-        self._x0_weights = before * self.betas / noise  # of x_0 in μ̃; 1 at t = 1
+        self.x0_weights = before * self.betas / noise
         self._x_t_weights = np.sqrt(self.alphas) * noise_before / noise  # of x_t in μ̃; 0 at t = 1
 
     @classmethod
@@ -93,7 +96,9 @@ class NoiseSchedule:
         whole = kept.ndim == 1 and len(kept) >= 2 and kept.dtype.kind in "iu"
         if not whole or not (np.diff(kept.astype(int), prepend=0, append=self.T + 1) > 0).all():
             raise ValueError(f"times must be at least 2 rising integers in 1 … {self.T}, got {times!r}")
-        return NoiseSchedule(self.q_variance(np.append(0, kept[:-1].astype(int)), kept))
+        found = NoiseSchedule(self.q_variance(np.append(0, kept[:-1].astype(int)), kept))
+        found.times = (np.arange(self.T + 1) if self.times is None else self.times)[np.append(0, kept)]
+        return found
 
     def q_variance(self, s: Any, t: Any) -> Any:
         """1 − ᾱ_t / ᾱ_s, the variance of q(x_t | x_s), for times s ≤ t.  Kingma et al. 2021, eq. 2.
@@ -130,11 +135,12 @@ class NoiseSchedule:
 
     def mean_from_x0(self, x_t: Any, t: Any, x0: Any) -> Any:
         """μ̃_t = √ᾱ_{t−1} β_t / (1 − ᾱ_t) x_0 + √α_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t) x_t.  Ho et al. 2020, eq. 7."""
-        return self.at(self._x0_weights, t, x_t) * x0 + self.at(self._x_t_weights, t, x_t) * x_t
+        return self.at(self.x0_weights, t, x_t) * x0 + self.at(self._x_t_weights, t, x_t) * x_t
 
     def x0_from_mean(self, x_t: Any, t: Any, mean: Any) -> Any:
         """Eq. 7 solved for x_0."""
-        return (mean - self.at(self._x_t_weights, t, x_t) * x_t) / self.at(self._x0_weights, t, x_t)
+        weights = np.maximum(self.x0_weights, 1e-30)  # if ᾱ_{t−1} underflows: a large number, not NaN
+        return (mean - self.at(self._x_t_weights, t, x_t) * x_t) / self.at(weights, t, x_t)
 
     def x0_from_noise(self, x_t: Any, t: Any, noise: Any) -> Any:
         """x_0 = (x_t − √(1 − ᾱ_t) ε) / √ᾱ_t.  Ho et al. 2020, eq. 4 solved for x_0."""

@@ -73,7 +73,7 @@ class Attention(Module):
 
 
 class UNet(Module):
-    """Images (N, colors, H, W) and times (N,) to an output of the images' shape.
+    """Images (N, colors, H, W) and times (N,) to an output (N, outputs, H, W); `outputs` is `colors` unless given.
 
     A learned embedding of the label is added to that of the time: Dhariwal & Nichol 2021, section 3.  The settings are
     those of `DDPM`.
@@ -81,7 +81,7 @@ class UNet(Module):
 
     def __init__(
         self, colors: int, channels: int, multipliers: tuple[int, ...], blocks: int, heads: int, dropout: float,
-        rng: Generator, classes: int = 0,
+        rng: Generator, classes: int = 0, outputs: int | None = None,
     ):  # fmt: skip
         super().__init__()
         time, widths = 4 * channels, [channels * m for m in multipliers]
@@ -112,7 +112,7 @@ class UNet(Module):
             if level:
                 self.up.append(Conv2d(width, width, 3, padding=1, rng=rng))
         self.norm = GroupNormSiLU(groups(width), width)
-        self.last = zeroed(Conv2d(width, colors, 3, padding=1, rng=rng))
+        self.last = zeroed(Conv2d(width, outputs or colors, 3, padding=1, rng=rng))
         self.label = Embedding(classes, time, rng=rng) if classes else None
 
     def forward(self, x: Tensor, t: Any, labels: Array | None = None, rng: Generator | None = None) -> Tensor:
