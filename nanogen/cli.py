@@ -46,6 +46,7 @@ from nanogen.training.run import (
     log,
     make_settings,
     nearest,
+    of_runs,
 )
 from nanogen.training.sampling import sample
 from nanogen.training.stopping import Interrupted, Stop
@@ -61,7 +62,7 @@ CHANGED = "accept the run's data set although its images have changed"
 KEPT = "the kept checkpoint of this step (default: the newest)"
 WHERE = {"digits": "bundled"}
 ABOUT = {name: typing.get_type_hints(Settings)[name] for name in ("data_dir", "size", "color")}
-ABOUT |= {"model": str | None, "data": str | None}  # the model and its data
+ABOUT |= {"model": str | None, "data": str | None, "levels": int | None}  # the model and its data
 
 
 class Parser(argparse.ArgumentParser):
@@ -96,6 +97,10 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--size", metavar="N", help="crop and resize a folder's pictures to N×N pixels, or HxW")
     command.add_argument("--color", metavar="X", help="grey or rgb, of a folder's pictures (default: grey if all are)")
+    command.add_argument(
+        "--levels", metavar="N", help="give images the nearest of N levels; 2: 1 from half of the largest on"
+        " (default: those of the data)"
+    )  # fmt: skip
     command.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/MODEL-DATA)")
     command.add_argument(
         "--resume", action="store_true", help="continue the run in --out; --data if its images moved, --steps for more"
@@ -188,6 +193,7 @@ def run_train(arguments: argparse.Namespace) -> None:
             raise ValueError("--resume needs the run's folder: --out DIR")
         if arguments.init:
             raise ValueError("--init begins a new run: without --resume")
+        parts: dict[str, Run] = {}
         run = Run(arguments.out, arguments.data_changed)
         settings = run.settings()
         check_same(run, settings, about, given)
@@ -202,6 +208,9 @@ def run_train(arguments: argparse.Namespace) -> None:
         if about["model"] is None:
             raise ValueError(f"the model is missing: it must be one of {', '.join(MODELS)}")
         training, own = in_their_types(about["model"], given)
+        own, parts = of_runs(about["model"], own)
+        if parts and arguments.init:
+            raise ValueError(f"--init gives all weights: without the run that {', '.join(parts)} names")
         extended = False
         name = about.pop("data") or "digits"
         run = Run(arguments.out or free_folder(f"{about['model']}-{Path(name).stem[:50]}"))
@@ -209,6 +218,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         with first_rank_first():
             images = data.load(name, "train", about["data_dir"], about["size"], about["color"])
         settings = make_settings(images=images, model_settings=own, **about, **training)
+        images = images.requantised(settings.levels)
     with first_rank_first():
         test = load_images(settings, "test", run.data_changed)
     if not (arguments.resume or arguments.init):  # the weights of an earlier run may know more classes
@@ -219,6 +229,8 @@ def run_train(arguments: argparse.Namespace) -> None:
     trainer = Trainer(settings, images, test)
     trainer.inspected = arguments.detect_anomaly
     begin = begun_from(trainer, Run(arguments.init)) if arguments.init else None
+    for part, other in parts.items():
+        trainer.restore(begin := begun_from(trainer, other, part))
     with contextlib.ExitStack() as held:
         if not rank():
             run.folder.mkdir(parents=True, exist_ok=True)
@@ -238,7 +250,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         say = (lambda _: None) if arguments.quiet else print
         say(f"{settings.model} ({size:,} parameters) on {settings.data} ({len(images):,} images), in {run.folder}")
         if begin:
-            say(f"begins with the averaged weights of {arguments.init}")
+            say(f"begins with the averaged weights of {arguments.init or ', '.join(str(r.folder) for r in parts.values())}")
         if extended:
             rate = learning_rate(trainer.step + 1, settings)
             say(f"learning rate: from step {trainer.step} along the cosine of {settings.steps:,} steps, {rate:.1e} now")
