@@ -193,7 +193,7 @@ def run_train(arguments: argparse.Namespace) -> None:
             raise ValueError("--resume needs the run's folder: --out DIR")
         if arguments.init:
             raise ValueError("--init begins a new run: without --resume")
-        parts: dict[str, Run] = {}
+        others: dict[str, Run] = {}
         run = Run(arguments.out, arguments.data_changed)
         settings = run.settings()
         check_same(run, settings, about, given)
@@ -208,9 +208,11 @@ def run_train(arguments: argparse.Namespace) -> None:
         if about["model"] is None:
             raise ValueError(f"the model is missing: it must be one of {', '.join(MODELS)}")
         training, own = in_their_types(about["model"], given)
-        own, parts = of_runs(about["model"], own)
-        if parts and arguments.init:
-            raise ValueError(f"--init gives all weights: without the run that {', '.join(parts)} names")
+        own, others = of_runs(about["model"], own)
+        if others and arguments.init:
+            raise ValueError(f"--init gives all weights: {', '.join(others)} must not be a run")
+        if arguments.init:
+            others = {"": Run(arguments.init)}
         extended = False
         name = about.pop("data") or "digits"
         run = Run(arguments.out or free_folder(f"{about['model']}-{Path(name).stem[:50]}"))
@@ -228,8 +230,8 @@ def run_train(arguments: argparse.Namespace) -> None:
         raise ValueError("the ranks have different settings or images")
     trainer = Trainer(settings, images, test)
     trainer.inspected = arguments.detect_anomaly
-    begin = begun_from(trainer, Run(arguments.init)) if arguments.init else None
-    for part, other in parts.items():
+    begin = None
+    for part, other in others.items():
         trainer.restore(begin := begun_from(trainer, other, part))
     with contextlib.ExitStack() as held:
         if not rank():
@@ -250,7 +252,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         say = (lambda _: None) if arguments.quiet else print
         say(f"{settings.model} ({size:,} parameters) on {settings.data} ({len(images):,} images), in {run.folder}")
         if begin:
-            say(f"begins with the averaged weights of {arguments.init or ', '.join(str(r.folder) for r in parts.values())}")
+            say(f"begins with the averaged weights of {', '.join(str(other.folder) for other in others.values())}")
         if extended:
             rate = learning_rate(trainer.step + 1, settings)
             say(f"learning rate: from step {trainer.step} along the cosine of {settings.steps:,} steps, {rate:.1e} now")

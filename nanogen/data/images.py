@@ -65,9 +65,9 @@ class Images:
         return self.images.shape[1:]
 
     def requantised(self, levels: int) -> Images:
-        """The same images with fewer levels: of these the nearest in brightness, or the brighter one of two equally near.
+        """The same images with fewer levels: each pixel the nearest in brightness, or the brighter of two.
 
-        With 2 levels a pixel becomes 1 where it has at least half of the largest level.
+        So with 2 levels a pixel is 1 if it had at least half of the largest level.
 
         Raises:
             ValueError: levels outside 2 … those of the images."""

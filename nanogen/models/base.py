@@ -52,9 +52,9 @@ class GenerativeModel(Module):
         loss_unit: the unit of the losses that training minimises, in words; empty if there is none.
         small: the recipe for images of up to 16×16, about a minute on two cores.
         large: the recipe for larger images.
-        parts: parts of the model that may begin with the weights of a run.  The setting of that name says of which model
-            the part is, or gives the run's folder.  The settings listed here are then the run's, and the setting
-            `frozen` is true unless given.
+        parts: parts of the model that may begin with the weights of a run.  The setting of that name says which model
+            the part is, or gives the run's folder.  Then the settings listed here are the run's, and `frozen` is true
+            unless given.
 
     Raises:
         ValueError: a shape that is not three positive integers, levels outside 2 … 256, classes outside 0 … 65536.

@@ -391,7 +391,7 @@ def failure(trainer: Trainer, run: Run, seen: str) -> FloatingPointError:
     )
 
 
-def begun_from(trainer: Trainer, other: Run, part: str | None = None) -> Checkpoint:
+def begun_from(trainer: Trainer, other: Run, part: str = "") -> Checkpoint:
     """A checkpoint of step 0 with another run's averaged weights, of the whole model or of a part of it.
 
     Raises:

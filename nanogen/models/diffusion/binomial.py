@@ -5,7 +5,8 @@
     p_θ(x_{t−1} | x_t) = Σ_{x_0} q(x_{t−1} | x_t, x_0) p_θ(x_0 | x_t)  a network flips them back, each pixel by itself
 
 The network predicts the clean bit, as in Austin et al. 2021, eq. 4.  Bits are 1 and −1 here, the levels scaled as for
-all models.  Then a probability ½ + ½ a x, such as q(x_t = 1 | x_0 = x) with a = ᾱ_t, has the log-odds x log (1 + a)/(1 − a).
+all models.  Then a probability ½ + ½ a x, such as q(x_t = 1 | x_0 = x) with a = ᾱ_t, has the log-odds
+x log (1 + a)/(1 − a).
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ class BinomialDiffusion(GenerativeModel):
     ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
         if levels != 2:
-            raise ValueError(f"levels must be 2 for a diffusion of bits, got {levels}: --set levels=2 makes images binary")
+            raise ValueError(
+                f"levels must be 2 for a diffusion of bits, got {levels}: --set levels=2 makes images binary"
+            )
         self.flips = BitFlips.linear(T)
         self.unet = UNet(
             image_shape[0], channels, tuple(multipliers), blocks, heads, dropout, rng or Generator(0), classes
@@ -159,15 +162,18 @@ class BinomialDiffusion(GenerativeModel):
         return F.stack([*terms, last.sum((1, 2, 3))], dim=1)
 
     def elbo(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """−(L_T + Σ_t KL(q(x_{t−1} | x_t, x_0) ‖ p_θ(x_{t−1} | x_t))) ≤ log p(x_0), each term from one sample of x_t: (N,).
+        """−(L_T + Σ_t KL(q(x_{t−1} | x_t, x_0) ‖ p_θ(x_{t−1} | x_t))) ≤ log p(x_0): (N,), nats per image.
 
-        Nats per image."""
+        Each term is from one sample of x_t."""
         return -self.bound_terms(images, rng, labels).sum(1)
 
     def ancestral(self, n: int, rng: Generator, labels: Any = None) -> Iterator[tuple[int, Tensor]]:
         """x_T ~ Bern(½), then x_{t−1} ~ p_θ(x_{t−1} | x_t) down to x_0.  Yields (t, x_t) for t = T … 0."""
         check_counts(n=n)
-        x, given = signs(Tensor(np.zeros((n, *self.image_shape), self.dtype)).to(self.device), rng), self.condition(labels, n)
+        x, given = (
+            signs(Tensor(np.zeros((n, *self.image_shape), self.dtype)).to(self.device), rng),
+            self.condition(labels, n),
+        )
         yield self.T, x
         for t in progress(range(self.T, 0, -1), "sampling step"):
             with no_grad():

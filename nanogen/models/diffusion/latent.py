@@ -10,7 +10,7 @@ sampling fast.  Codes are vectors here, and the network a residual one of linear
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,14 +22,11 @@ from nanogen.models.base import Update, check_choice, check_counts
 from nanogen.models.diffusion.base import Diffusion
 from nanogen.models.diffusion.schedule import SCHEDULES, NoiseSchedule
 from nanogen.models.diffusion.unet import sinusoidal_embedding, zeroed
-from nanogen.models.latent.autoencoder import Autoencoder
+from nanogen.models.latent import AUTOENCODERS
 from nanogen.models.latent.base import follow
-from nanogen.models.latent.vae import VAE
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Embedding, LayerNorm, Linear, Module
 from nanogen.random import Generator
-
-AUTOENCODERS: dict[str, Any] = {"autoencoder": Autoencoder, "vae": VAE}
 
 
 class LatentBlock(Module):
@@ -45,7 +42,7 @@ class LatentBlock(Module):
 
 
 class LatentNetwork(Module):
-    """Codes (N, width) and times (N,) to an output (N, width).  An embedding of the label is added to that of the time."""
+    """Codes (N, width) and times (N,) to an output (N, width).  Embeddings of time and label are added."""
 
     def __init__(self, width: int, hidden: int, blocks: int, classes: int, rng: Generator):
         super().__init__()
@@ -96,7 +93,7 @@ class LatentDDPM(Diffusion):
 
     summary = "a DDPM of an autoencoder's codes, no density (Rombach et al. 2022)"
     loss_unit = "squared error per dimension"
-    parts = {"autoencoder": ("latent", "channels", "stages", "decoder")}
+    parts: ClassVar = {"autoencoder": ("latent", "channels", "stages", "decoder")}
     small = Recipe(steps=900, lr=1e-3, model={"T": 200})
     large = large(steps=4000, lr=1e-3)
     code_mean: Tensor
