@@ -59,6 +59,7 @@ FITTED = "autoencoders: codes from a normal distribution fitted to the training 
 SAMPLING = "steps", "eta", "fitted"  # options that are settings of a model's `sample`
 OWN = "settings of the model's sampling, for instance truncation=0.7 of a GAN"
 CHANGED = "accept the run's data set although its images have changed"
+SET = "settings of the model, see below; levels=2: make images of 2 levels, 1 from half of the largest level on"
 KEPT = "the kept checkpoint of this step (default: the newest)"
 WHERE = {"digits": "bundled"}
 ABOUT = {name: typing.get_type_hints(Settings)[name] for name in ("data_dir", "size", "color")}
@@ -97,10 +98,6 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--size", metavar="N", help="crop and resize a folder's pictures to N×N pixels, or HxW")
     command.add_argument("--color", metavar="X", help="grey or rgb, of a folder's pictures (default: grey if all are)")
-    command.add_argument(
-        "--levels", metavar="N", help="give images the nearest of N levels; 2: 1 from half of the largest on"
-        " (default: those of the data)"
-    )  # fmt: skip
     command.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/MODEL-DATA)")
     command.add_argument(
         "--resume", action="store_true", help="continue the run in --out; --data if its images moved, --steps for more"
@@ -114,9 +111,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--config", type=Path, metavar="FILE", help="settings: TOML, NAME = VALUE, or another run's settings.json"
     )
-    command.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="settings of the model, see below"
-    )
+    command.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=SET)
     for name, meaning in TRAINING.items():
         option = "--" + name.replace("_", "-")
         command.add_argument(option, metavar="X", help=f"{meaning} (default: {default(name)})".replace("%", "%%"))
@@ -171,7 +166,7 @@ def given_settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[
     Returns the settings in ABOUT, and the others."""
     given = read_config(arguments.config) if arguments.config else {}
     given |= dict(split_assignment(text) for text in arguments.set)
-    given |= {k: v for k in (*ABOUT, *TRAINING) if (v := getattr(arguments, k)) is not None}
+    given |= {k: v for k in (*ABOUT, *TRAINING) if (v := getattr(arguments, k, None)) is not None}
     about = {name: given.pop(name, None) for name in ABOUT}
     about["size"] = both_sides(about["size"])
     about = {name: convert(name, value, ABOUT[name]) for name, value in about.items()}
@@ -208,11 +203,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         if about["model"] is None:
             raise ValueError(f"the model is missing: it must be one of {', '.join(MODELS)}")
         training, own = in_their_types(about["model"], given)
-        own, others = of_runs(about["model"], own)
-        if others and arguments.init:
-            raise ValueError(f"--init gives all weights: {', '.join(others)} must not be a run")
-        if arguments.init:
-            others = {"": Run(arguments.init)}
+        own, others = of_runs(about["model"], own, arguments.init)
         extended = False
         name = about.pop("data") or "digits"
         run = Run(arguments.out or free_folder(f"{about['model']}-{Path(name).stem[:50]}"))
@@ -230,9 +221,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         raise ValueError("the ranks have different settings or images")
     trainer = Trainer(settings, images, test)
     trainer.inspected = arguments.detect_anomaly
-    begin = None
-    for part, other in others.items():
-        trainer.restore(begin := begun_from(trainer, other, part))
+    begin = begun_from(trainer, others)
     with contextlib.ExitStack() as held:
         if not rank():
             run.folder.mkdir(parents=True, exist_ok=True)

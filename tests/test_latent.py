@@ -111,7 +111,7 @@ def test_what_a_step_moves(frozen: bool) -> None:
     before = {name: p.data.copy() for name, p in trainer.model.named_parameters()}
     assert [*trainer.advance()] == ["autoencoder", "diffusion"][frozen:]
     moved = {name for name, p in trainer.model.named_parameters() if not np.array_equal(p.data, before[name])}
-    assert any(name.startswith("network.") for name in moved)
+    assert any(name.startswith("diffusion.") for name in moved)
     assert any(name.startswith("autoencoder.") for name in moved) == (not frozen)
     model: Any = trainer.model
     loss = model.autoencoder_loss(some_images(8), ng.Generator(3)).item()
@@ -122,8 +122,8 @@ def test_what_a_step_moves(frozen: bool) -> None:
 def test_labels_are_the_diffusions() -> None:
     model = small(classes=2)
     model.autoencoder_loss(some_images(8), ng.Generator(0), np.zeros(8, int))
-    for parameter in model.network.parameters():
-        parameter.data = parameter.data + 0.1
+    for parameter in model.diffusion.parameters():
+        parameter.data = parameter.data + 0.1 * np.random.default_rng(0).standard_normal(parameter.shape)
     one, other = (model.diffusion_loss(some_images(8), ng.Generator(0), np.full(8, label)).item() for label in (0, 1))
     assert one != other
     with pytest.raises(ValueError, match="labels must be given"):
@@ -151,7 +151,7 @@ def test_a_runs_autoencoder(kind: str, tmp_path: Path, capsys: pytest.CaptureFix
     """Its averaged weights, exactly, at the start and at the end, since it is frozen; the new run needs its folder no
     more, neither to draw nor to resume."""
     first, out = tmp_path / "first", tmp_path / "run"
-    assert main(["train", kind, *TRAIN, str(first), "--ema", "0.5", "--levels", "5", "--set", *OWN]) == 0
+    assert main(["train", kind, *TRAIN, str(first), "--ema", "0.5", "--set", "levels=5", *OWN]) == 0
     weights = Run(first).model().state_dict()
     given = [f"autoencoder={first}", "levels=5", *LATENT]
     assert main(["train", "latent-ddpm", *TRAIN[:-2], "--out", str(out), "--set", *given]) == 0

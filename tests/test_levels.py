@@ -61,19 +61,19 @@ def test_a_run_of_fewer_levels(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["evaluate", out, "--samples", "40", "--images", "30"]) == 0
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert 0 < found["likelihood"]["bits_per_dim"] < 2
-    assert main(["train", "--out", out, "--resume", "--steps", "5", "--levels", "2"]) == 0
+    assert main(["train", "--out", out, "--resume", "--steps", "5", "--set", "levels=2"]) == 0
     assert main(["train", "--config", f"{out}/settings.json", "--out", again, "--quiet"]) == 0
     assert Run(again).settings().fingerprints == settings.fingerprints
-    assert main([*train, "--out", plain, "--levels", "17", "--set", *own]) == 0
+    assert main([*train, "--out", plain, "--set", "levels=17", *own]) == 0
     assert Run(plain).settings().data_levels is None
     read = dataclasses.replace(settings, data_levels=16)
     with pytest.raises(ValueError, match=r"of 17 levels now, but the model was made for \(1, 8, 8\) of 16"):
         load_images(read, "test")
     capsys.readouterr()
     for command, said in (
-        ([*train, "--out", f"{plain}2", "--levels", "18"], "levels must be in 2 … 17, those of digits, got 18"),
-        ([*train, "--out", f"{plain}2", "--levels", "few"], "levels must be an integer, got 'few'"),
-        (["train", "--out", out, "--resume", "--levels", "3"], "has levels 2, not 3: --resume keeps its settings"),
+        ([*train, "--out", f"{plain}2", "--set", "levels=18"], "levels must be in 2 … 17, those of digits, got 18"),
+        ([*train, "--out", f"{plain}2", "--set", "levels=few"], "levels must be an integer, got 'few'"),
+        (["train", "--out", out, "--resume", "--set", "levels=3"], "has levels 2, not 3: --resume keeps its settings"),
     ):
         assert main(command) == 2
         assert said in capsys.readouterr().err
@@ -82,7 +82,7 @@ def test_a_run_of_fewer_levels(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_translations_of_a_run_of_fewer_levels(tmp_path: Path) -> None:
     """The given images, of the data's levels or of the run's, become those of the run."""
     out, small = str(tmp_path / "run"), ["channels=2", "stages=1", "discriminator_stages=0", "source=inverted"]
-    train = ["train", "pix2pix", "--steps", "2", "--batch", "8", "--quiet", "--out", out, "--levels", "5", "--set"]
+    train = ["train", "pix2pix", "--steps", "2", "--batch", "8", "--quiet", "--out", out, "--set", "levels=5"]
     assert main([*train, *small]) == 0
     found = []
     for images in (digits := data.load("digits", "test"), digits.requantised(5)):

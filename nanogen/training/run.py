@@ -530,11 +530,14 @@ class Run:
         return load_images(self.settings(), split, self.data_changed)
 
 
-def of_runs(model: str, own: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Run]]:
+def of_runs(model: str, own: dict[str, Any], init: Path | None) -> tuple[dict[str, Any], dict[str, Run]]:
     """The model's own settings, where runs give parts of it (see `GenerativeModel.parts`), and these runs by part.
 
+    Args:
+        init: the folder of a run for the whole model, the part "".
+
     Raises:
-        ValueError, FileNotFoundError: no run, or one of a conditional model."""
+        ValueError, FileNotFoundError: no run, or one of a conditional model; runs for the model and for a part."""
     runs = {part: Run(own[part]) for part in MODELS[model].parts if own.get(part, model) not in MODELS}
     for part, run in runs.items():
         theirs = run.settings()
@@ -543,4 +546,6 @@ def of_runs(model: str, own: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
             raise ValueError(f"{part} must be a run without labels, and {run.folder} has {there['classes']} classes")
         taken = {name: there[name] for name in MODELS[model].parts[part] if name in there}
         own = {**taken, "frozen": True, **own, part: theirs.model}
-    return own, runs
+    if runs and init:
+        raise ValueError(f"--init gives all weights: {', '.join(runs)} must not be a run")
+    return own, {"": Run(init)} if init else runs

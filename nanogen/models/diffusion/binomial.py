@@ -93,7 +93,7 @@ class BinomialDiffusion(GenerativeModel):
 
     summary = "bits flipped step by step and back, a bound on the likelihood (Sohl-Dickstein et al. 2015)"
     loss_unit = "nats per dimension, by one step of the bound"
-    small = Recipe(steps=600, model={"channels": 32})
+    small = Recipe(steps=900, lr=3e-3, model={"channels": 32})
     large = large(steps=3000, lr=1e-3, model={"channels": 32, "multipliers": (1, 2, 2)})
 
     def __init__(

@@ -119,7 +119,7 @@ class LatentDDPM(Diffusion):
         self.autoencoder = AUTOENCODERS[autoencoder](
             image_shape, levels, latent=latent, channels=channels, stages=stages, decoder=decoder, rng=rng
         )
-        self.network = LatentNetwork(latent, hidden, blocks, classes, rng)
+        self.diffusion = LatentNetwork(latent, hidden, blocks, classes, rng)
         self.register_buffer("code_mean", Tensor(np.zeros(latent, np.float32)))
         self.register_buffer("code_square", Tensor(np.ones(latent, np.float32)))
         self.register_buffer("batches", Tensor(np.zeros((), np.int64)))
@@ -144,7 +144,7 @@ class LatentDDPM(Diffusion):
 
     def predict_noise(self, x_t: Tensor, t: Any, labels: Array | None = None) -> Tensor:
         """ε_θ(z_t, t): (N, latent) from noisy codes (N, latent) and times (N,)."""
-        return self.network(x_t, t, labels)
+        return self.diffusion(x_t, t, labels)
 
     def predict_x0(self, x_t: Tensor, t: Any, **given: Array) -> Tensor:
         """The clean code that follows from the predicted noise.  Codes have no bounds to clip them to."""
@@ -169,10 +169,10 @@ class LatentDDPM(Diffusion):
     def updates(self) -> list[Update]:
         """A step of the autoencoder, unless `frozen`, then `diffusion_steps` of the diffusion of its codes."""
         first = [] if self.frozen else [Update("autoencoder", self.autoencoder_loss, self.autoencoder)]
-        return first + [Update("diffusion", self.diffusion_loss, self.network)] * self.diffusion_steps
+        return first + [Update("diffusion", self.diffusion_loss, self.diffusion)] * self.diffusion_steps
 
     def sampling_networks(self) -> list[Module]:
-        return [self.network]
+        return [self.diffusion]
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
         """Grids of images by name:
