@@ -41,6 +41,8 @@ def layers_of(module: ng.nn.Module) -> nn.Module:
         return nn.ConvTranspose2d(c, o, tuple(kernel), module.stride, module.padding, module.output_padding, bias=bias)
     if isinstance(module, ng.nn.Linear):
         return nn.Linear(module.weight.shape[1], module.weight.shape[0], module.bias is not None)
+    if isinstance(module, ng.nn.LayerNorm):
+        return nn.LayerNorm(module.normalized_shape, module.eps)
     if isinstance(module, ng.nn.GroupNorm):
         return nn.GroupNorm(module.num_groups, module.weight.shape[0], module.eps)
     if isinstance(module, ng.nn.BatchNorm2d):
@@ -514,11 +516,15 @@ class Attention(Mirror):
         return h + self.out(seen.reshape(n, height, width, c).permute(0, 3, 1, 2))
 
 
+def sinusoids(t: torch.Tensor, channels: int, x: torch.Tensor) -> torch.Tensor:
+    half = channels // 2
+    angles = t.to(x.dtype)[:, None] * 10000.0 ** -(torch.arange(half, dtype=x.dtype, device=x.device) / half)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
 class UNet(Mirror):
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        half = self.ours[0].channels // 2
-        angles = t.to(x.dtype)[:, None] * 10000.0 ** -(torch.arange(half, dtype=x.dtype, device=x.device) / half)
-        time = self.time2(F.silu(self.time1(torch.cat([angles.sin(), angles.cos()], dim=1))))
+        time = self.time2(F.silu(self.time1(sinusoids(t, self.ours[0].channels, x))))
         h = self.first(x)
         kept = [h]
         for part in self.down:
@@ -548,6 +554,65 @@ class DDPM(Mirror):
             for table in (self.sqrt_alpha_bars, self.sqrt_one_minus_alpha_bars)
         )
         return F.mse_loss(self.unet(signal * x0 + spread * noise, t), noise)
+
+
+class BinomialDiffusion(Mirror):
+    def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        """In probabilities, in float64."""
+        ours, x0 = self.ours[0], self.scaled(images)
+        t = rng.integers(1, ours.T + 1, len(images))
+        betas, kept, before = (
+            self.placed(table)[:, None, None, None]
+            for table in (ours.flips.betas[t], ours.flips.alpha_bars[t], ours.flips.alpha_bars[t - 1])
+        )
+        uniform = self.placed(rng.uniform(x0.shape, self.dtype))
+        x_t = torch.where(uniform < 0.5 + 0.5 * kept * x0, 1.0, -1.0).to(x0.dtype)
+
+        def posterior(clean: Any) -> torch.Tensor:
+            one, zero = ((0.5 + 0.5 * (1 - betas) * x_t * x) * (0.5 + 0.5 * before * clean * x) for x in (1, -1))
+            return one / (one + zero)
+
+        share = torch.sigmoid(self.unet(x_t, self.placed(t)).double())
+        p, q = share * posterior(1) + (1 - share) * posterior(-1), posterior(x0)
+        divergence = torch.xlogy(q, q / p) + torch.xlogy(1 - q, (1 - q) / (1 - p))
+        return ours.T * divergence.mean()
+
+
+class LatentBlock(Mirror):
+    def forward(self, h: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        return h + self.second(F.silu(self.first(self.norm(h)) + self.time(time)))
+
+
+class LatentNetwork(Mirror):
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        time = F.silu(self.time(sinusoids(t, self.ours[0].hidden, x)))
+        h = self.first(x)
+        for block in self.blocks:
+            h = block(h, time)
+        return self.last(self.norm(h))
+
+
+class LatentDDPM(Mirror):
+    """In evaluation: the moments of the codes stay."""
+
+    def __init__(self, ours: ng.models.LatentDDPM):
+        super().__init__(ours)
+        for name in ("code_mean", "code_square", "batches"):
+            self.register_buffer(name, torch.from_numpy(getattr(ours, name).numpy().copy()))
+
+    def autoencoder_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        return self.autoencoder.loss(images, rng)
+
+    def diffusion_loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        code = self.autoencoder.encoder(self.scaled(images)).detach()
+        z = (code - self.code_mean) / (self.code_square - self.code_mean**2).sqrt()
+        t, schedule = rng.integers(1, self.ours[0].T + 1, len(images)), self.ours[0].schedule
+        noise = self.normal(rng, z.shape)
+        signal, spread = (
+            self.placed(table[t]).to(z.dtype)[:, None]
+            for table in (schedule.sqrt_alpha_bars, schedule.sqrt_one_minus_alpha_bars)
+        )
+        return F.mse_loss(self.diffusion(signal * z + spread * noise, self.placed(t)), noise)
 
 
 class Convolved(Mirror):
@@ -793,7 +858,7 @@ MODELS: dict[str, type[Mirror]] = {
     cls.__name__: cls
     for cls in (
         PixelCNN, GatedPixelCNN, PixelRNN, VAE, HierarchicalVAE, Autoencoder, WAE, AAE, GAN, SAGAN, BigGAN, InfoGAN,
-        StyleGAN, Pix2Pix, CycleGAN, SPADE, DDPM,
+        StyleGAN, Pix2Pix, CycleGAN, SPADE, DDPM, BinomialDiffusion, LatentDDPM,
     )
 }  # fmt: skip
 PARTS: dict[type, type[Mirror]] = {
@@ -830,6 +895,9 @@ PARTS: dict[type, type[Mirror]] = {
     ng.models.diffusion.unet.ResidualBlock: ResidualBlock,
     ng.models.diffusion.unet.Attention: Attention,
     ng.models.diffusion.unet.UNet: UNet,
+    ng.models.diffusion.latent.LatentBlock: LatentBlock,
+    ng.models.diffusion.latent.LatentNetwork: LatentNetwork,
+    ng.models.Autoencoder: Autoencoder,
 }
 
 

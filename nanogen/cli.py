@@ -46,6 +46,7 @@ from nanogen.training.run import (
     log,
     make_settings,
     nearest,
+    of_runs,
 )
 from nanogen.training.sampling import sample
 from nanogen.training.stopping import Interrupted, Stop
@@ -58,10 +59,11 @@ FITTED = "autoencoders: codes from a normal distribution fitted to the training 
 SAMPLING = "steps", "eta", "fitted"  # options that are settings of a model's `sample`
 OWN = "settings of the model's sampling, for instance truncation=0.7 of a GAN"
 CHANGED = "accept the run's data set although its images have changed"
+SET = "settings of the model, see below; levels=2: make images of 2 levels, 1 from half of the largest level on"
 KEPT = "the kept checkpoint of this step (default: the newest)"
 WHERE = {"digits": "bundled"}
 ABOUT = {name: typing.get_type_hints(Settings)[name] for name in ("data_dir", "size", "color")}
-ABOUT |= {"model": str | None, "data": str | None}  # the model and its data
+ABOUT |= {"model": str | None, "data": str | None, "levels": int | None}  # the model and its data
 
 
 class Parser(argparse.ArgumentParser):
@@ -109,9 +111,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--config", type=Path, metavar="FILE", help="settings: TOML, NAME = VALUE, or another run's settings.json"
     )
-    command.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="settings of the model, see below"
-    )
+    command.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=SET)
     for name, meaning in TRAINING.items():
         option = "--" + name.replace("_", "-")
         command.add_argument(option, metavar="X", help=f"{meaning} (default: {default(name)})".replace("%", "%%"))
@@ -167,7 +167,7 @@ def given_settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[
     Returns the settings in ABOUT, and the others."""
     given = read_config(arguments.config) if arguments.config else {}
     given |= dict(split_assignment(text) for text in arguments.set)
-    given |= {k: v for k in (*ABOUT, *TRAINING) if (v := getattr(arguments, k)) is not None}
+    given |= {k: v for k in (*ABOUT, *TRAINING) if (v := getattr(arguments, k, None)) is not None}
     about = {name: given.pop(name, None) for name in ABOUT}
     about["size"] = both_sides(about["size"])
     about = {name: convert(name, value, ABOUT[name]) for name, value in about.items()}
@@ -189,6 +189,7 @@ def run_train(arguments: argparse.Namespace) -> None:
             raise ValueError("--resume needs the run's folder: --out DIR")
         if arguments.init:
             raise ValueError("--init begins a new run: without --resume")
+        others: dict[str, Run] = {}
         run = Run(arguments.out, arguments.data_changed)
         settings = run.settings()
         check_same(run, settings, about, given)
@@ -203,6 +204,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         if about["model"] is None:
             raise ValueError(f"the model is missing: it must be one of {', '.join(MODELS)}")
         training, own = in_their_types(about["model"], given)
+        own, others = of_runs(about["model"], own, arguments.init)
         extended = False
         name = about.pop("data") or "digits"
         run = Run(arguments.out or free_folder(f"{about['model']}-{Path(name).stem[:50]}"))
@@ -212,6 +214,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         with first_rank_first():
             images = data.load(name, "train", about["data_dir"], about["size"], about["color"])
         settings = make_settings(images=images, model_settings=own, **about, **training)
+        images = images.requantised(settings.levels)
     with first_rank_first():
         test = load_images(settings, "test", run.data_changed)
     if not (arguments.resume or arguments.init):  # the weights of an earlier run may know more classes
@@ -221,7 +224,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         raise ValueError("the ranks have different settings or images")
     trainer = Trainer(settings, images, test)
     trainer.inspected = arguments.detect_anomaly
-    begin = begun_from(trainer, Run(arguments.init)) if arguments.init else None
+    begin = begun_from(trainer, others)
     with contextlib.ExitStack() as held:
         if not rank():
             run.folder.mkdir(parents=True, exist_ok=True)
@@ -241,7 +244,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         say = (lambda _: None) if arguments.quiet else print
         say(f"{settings.model} ({size:,} parameters) on {settings.data} ({len(images):,} images), in {run.folder}")
         if begin:
-            say(f"begins with the averaged weights of {arguments.init}")
+            say(f"begins with the averaged weights of {', '.join(str(other.folder) for other in others.values())}")
         if extended:
             rate = learning_rate(trainer.step + 1, settings)
             say(f"learning rate: from step {trainer.step} along the cosine of {settings.steps:,} steps, {rate:.1e} now")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny_runs import TINY, settings_of, some_images
+from tiny_runs import TINY, images_of, settings_of
 
 import nanogen as ng
 from nanogen import distributed
@@ -75,7 +75,7 @@ def steps() -> dict[str, Any]:
     found = {}
     before, loop.build_model = loop.build_model, lambda settings: build_model(settings).to(np.float64)
     for model in TINY:
-        trainer = loop.Trainer(settings_of(model, clip=0.5, batch=BATCH), some_images())
+        trainer = loop.Trainer(settings_of(model, clip=0.5, batch=BATCH), images_of(model))
         for step in range(3):
             found |= {f"{model}.{step}.{name}": loss.data for name, loss in trainer.advance().items()}
         found |= {f"{model}.{name}": array for name, array in trainer.arrays().items()}

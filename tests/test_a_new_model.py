@@ -99,7 +99,8 @@ def test_a_model_of_one_file(registered: None, tmp_path: Path, capsys: pytest.Ca
     capsys.readouterr()
     for flags in (["--steps", "2"], ["--eta", "0.5"]):
         assert main(["sample", str(out), "--out", str(tmp_path / "y.png"), *flags]) == 2
-        assert capsys.readouterr().err == f"nanogen: error: {flags[0]} is for ddpm; {out} is a run of pixels\n"
+        said = f"nanogen: error: {flags[0]} is for ddpm, latent-ddpm; {out} is a run of pixels\n"
+        assert capsys.readouterr().err == said
 
 
 def test_nothing_but_a_models_own_file_knows_it() -> None:

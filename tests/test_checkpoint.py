@@ -21,7 +21,7 @@ import safetensors.torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_torch_models import torch_models
-from tiny_runs import STEPS, TINY, assert_same, begun, resumed, settings_of, some_images, trained
+from tiny_runs import STEPS, TINY, assert_same, begun, images_of, resumed, settings_of, trained
 
 import nanogen as ng
 from nanogen.training import files
@@ -363,7 +363,7 @@ def test_weights_travel_to_torch_and_back(model: str, tmp_path: Path) -> None:
     path = run.checkpoint_file(STEPS)
     theirs = torch_models.mirror(build_model(trainer.settings))
     theirs.load_state_dict(without_prefix("model.", safetensors.torch.load_file(path)))
-    images = some_images().images
+    images = images_of(model).images
     compared = zip(trainer.model.eval().updates(), torch_models.updates(theirs.eval()), strict=True)
     for (_, loss_of, _), (torch_loss_of, _) in compared:
         expected = torch_loss_of(images, ng.Generator(1)).item()
@@ -374,7 +374,7 @@ def test_weights_travel_to_torch_and_back(model: str, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(path)
     ours = {f"model.{name}": weight for name, weight in changed.items()}
     save_checkpoint(path, checkpoint._replace(arrays={**checkpoint.arrays, **ours}))
-    back = Trainer(run.settings(), some_images())
+    back = Trainer(run.settings(), images_of(model))
     back.restore(load_checkpoint(path))
     assert_same(back.model.state_dict(), changed)
 

@@ -56,7 +56,10 @@ TINY = {
     "spade": ["latent=2", "channels=2", "hidden=2", "discriminator_stages=0"],
     "stylegan": ["latent=2", "channels=2", "mapping=1"],
     "ddpm": ["T=3", "channels=4", "multipliers=1", "heads=1"],
+    "binomial-diffusion": ["T=3", "channels=4", "multipliers=1", "heads=1"],
+    "latent-ddpm": ["latent=2", "channels=2", "stages=1", "T=3", "hidden=4", "blocks=1"],
 }
+LEVELS = {"binomial-diffusion": 2}
 PICTURES = {
     "pixelcnn": ["completions"],
     "gated-pixelcnn": ["completions"],
@@ -81,6 +84,8 @@ PICTURES = {
     "spade": ["translation"],
     "stylegan": ["mixing", "noise"],
     "ddpm": ["denoising"],
+    "binomial-diffusion": ["denoising"],
+    "latent-ddpm": ["denoising", "reconstructions"],
 }
 CHECKPOINT = "checkpoints/step-00000012.safetensors"
 RUN_FILES = {
@@ -99,7 +104,7 @@ RUN_FILES |= {"samples/step-00000012.png"}
 
 def train_command(model: str, out: Path, *more: str) -> list[str]:
     return ["train", model, "--steps", "12", "--batch", "16", "--threads", "1", "--out", str(out),
-            "--set", *TINY[model], *more]  # fmt: skip
+            "--set", f"levels={LEVELS.get(model, 17)}", *TINY[model], *more]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -137,13 +142,14 @@ def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
     rows = [line.split(",") for line in (out / "metrics.csv").read_text().splitlines()]
     losses = {"aae": ["discriminator", "autoencoder"], "cyclegan": ["generator", "discriminator"]}
     gans = ("gan", "sagan", "biggan", "infogan", "pix2pix", "spade", "stylegan")
-    losses |= {name: ["discriminator", "generator"] for name in gans}
+    losses |= {name: ["discriminator", "generator"] for name in gans} | {"latent-ddpm": ["autoencoder", "diffusion"]}
     assert rows[0] == ["step", *losses.get(model, ["loss"])]
     assert [row[0] for row in rows[1:]] == ["10", "12"]
     assert all(np.isfinite(float(x)) for row in rows[1:] for x in row)
-    run, train, test = Run(out), data.load("digits"), data.load("digits", "test")
+    run = Run(out)
+    train, test = run.images("train"), run.images("test")
     drawn, rng = run.model(), Generator(0).stream(PICTURES_STREAM)
-    expected = {"samples": grid(pictures.samples(drawn, 64, rng), 17, 8)}
+    expected = {"samples": grid(pictures.samples(drawn, 64, rng), drawn.levels, 8)}
     expected |= pictures.special_pictures(drawn, train, test, rng)
     assert expected.keys() == {"samples", *PICTURES[model]}
     for name, picture in expected.items():
@@ -352,12 +358,13 @@ def test_sample(model: str, runs: Callable[[str], Path], tmp_path: Path, capsys:
     images = np.load(tmp_path / "out.npz")["images"]
     assert images.shape == (3, 1, 8, 8)
     assert images.dtype == np.uint8
-    assert images.max() <= 16
+    most = LEVELS.get(model, 17) - 1
+    assert images.max() <= most
     picture = np.asarray(Image.open(tmp_path / "out.png"))
     starts = [round(i * (picture.shape[1] - 56) / 2) for i in range(3)]  # each pixel is a square of 7×7
     assert picture.shape[0] == 56
     shown = np.stack([picture[3::7, x + 3 : x + 56 : 7] for x in starts])
-    assert np.array_equal(shown, (images[:, 0] * (255 / 16)).round()), "the same images as in the .npz"
+    assert np.array_equal(shown, (images[:, 0] * (255 / most)).round()), "the same images as in the .npz"
 
 
 def test_sample_by_ddim(runs: Callable[[str], Path], tmp_path: Path) -> None:

@@ -32,10 +32,12 @@ from nanogen.models import (
     WAE,
     Autoencoder,
     BigGAN,
+    BinomialDiffusion,
     GatedPixelCNN,
     GenerativeModel,
     HierarchicalVAE,
     InfoGAN,
+    LatentDDPM,
     PixelCNN,
     PixelRNN,
     StyleGAN,
@@ -72,6 +74,8 @@ SMALL: dict[str, Callable[..., Any]] = {
     "stylegan": lambda **how: StyleGAN((1, 8, 8), 5, latent=3, channels=4, mapping=2, **how),
     "stylegan, growing": lambda **how: StyleGAN((1, 8, 8), 5, latent=3, channels=2, mapping=1, progressive=1, **how),
     "ddpm": lambda **how: DDPM((1, 4, 4), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **how),
+    "binomial": lambda **how: BinomialDiffusion((1, 4, 4), 2, 4, channels=8, multipliers=(1, 2), heads=2, **how),
+    "latent": lambda **how: LatentDDPM((1, 4, 4), 5, latent=3, channels=4, stages=1, T=4, hidden=8, blocks=1, **how),
 }
 
 
@@ -115,7 +119,9 @@ def told(model: Any, label: int) -> Any:
     elif isinstance(model, StyleGAN):
         state["generator.mapping.layers.0.layer.bias"] += take("generator.mapping.label.weight") / RATE
         state["discriminator.logit.layer.weight"] += take("discriminator.label.weight")
-    elif isinstance(model, DDPM):
+    elif isinstance(model, LatentDDPM):
+        state["diffusion.time.bias"] += take("diffusion.label.weight")
+    elif isinstance(model, DDPM | BinomialDiffusion):
         state["unet.time2.bias"] += take("unet.label.weight")
     else:
         for i in range(0 if isinstance(model, BigGAN) else len(model.generator.norms)):
@@ -190,6 +196,8 @@ def test_each_image_has_its_own_label(name: str) -> None:
             assert ((logits[0] != logits[1]) == (labels != changed)).all()
         else:
             density = getattr(model, "elbo", lambda images, rng, some: model.log_prob(images, some))
+            if isinstance(model, LatentDDPM):
+                density = lambda images, rng, some: model.predict_noise(ng.tensor(np.ones((4, 3))), [1, 2, 3, 4], some)
             if isinstance(model, Autoencoder):
                 density = lambda images, rng, some: model.cost(images, model.code(images, some), some)
             one, two = (density(images, ng.Generator(1), some).data for some in (labels, changed))
@@ -208,7 +216,8 @@ def test_gradients_reach_the_labels_of_the_batch(name: str) -> None:
             for k, p in update.part.named_parameters()
             if "label" in k or ("norms" in k and p.ndim == 2 and "of_z" not in k)
         }
-        assert tables or (name == "aae" and update.name == "discriminator")  # which compares all labels' codes together
+        # the AAE's discriminator compares all labels' codes together; only the latent diffusion itself knows labels
+        assert tables or (name, update.name) in (("aae", "discriminator"), ("latent", "autoencoder"))
         loss = update.loss(some_images(model), ng.Generator(0), labels)
         for key, g in zip(tables, ng.grad(loss, list(tables.values())), strict=True):
             assert g.data[0].any(), key

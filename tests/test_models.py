@@ -18,11 +18,13 @@ from nanogen.models import (
     WAE,
     Autoencoder,
     BigGAN,
+    BinomialDiffusion,
     CycleGAN,
     GatedPixelCNN,
     GenerativeModel,
     HierarchicalVAE,
     InfoGAN,
+    LatentDDPM,
     Pix2Pix,
     PixelCNN,
     PixelRNN,
@@ -60,6 +62,9 @@ MODELS: dict[str, Any] = {
     "stylegan": lambda **rng: StyleGAN((1, 8, 8), 5, latent=3, channels=4, **rng),
     "stylegan, growing": lambda **rng: StyleGAN((3, 8, 8), 5, latent=3, channels=4, progressive=1, **rng),
     "ddpm": lambda **rng: DDPM((3, 4, 6), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **rng),
+    "binomial": lambda **rng: BinomialDiffusion((3, 4, 6), 2, T=4, channels=8, multipliers=(1, 2), heads=2, **rng),
+    "latent": lambda **rng: LatentDDPM((1, 6, 8), 5, latent=3, channels=4, T=4, hidden=8, blocks=1, **rng),
+    "latent, vae": lambda **rng: LatentDDPM((1, 6, 8), 5, "vae", latent=3, channels=4, T=4, hidden=8, blocks=1, **rng),
 }
 
 
@@ -111,15 +116,17 @@ def test_a_model_counts_in_its_own_type(name: str, dtype: Any) -> None:
         assert loss.dtype == dtype
         assert {g.dtype for g in ng.grad(loss, parameters)} == {np.dtype(dtype)}
     assert rng.uniforms <= {np.dtype(dtype)}, "where the penalty is taken"
-    if isinstance(model, VAE | HierarchicalVAE | DDPM):
+    if isinstance(model, VAE | HierarchicalVAE | DDPM | BinomialDiffusion):
         assert model.elbo(images, rng).dtype == dtype
     if isinstance(model, VAE | HierarchicalVAE):
         assert model.importance_weighted_bound(images, rng, 2).dtype == dtype
-    if isinstance(model, DDPM):
+    if isinstance(model, DDPM | LatentDDPM):
         assert {x.dtype for _, x in model.ancestral(2, rng)} == {np.dtype(dtype)}
         assert {x.dtype for _, x in model.ddim(2, rng, 2, 0.5)} == {np.dtype(dtype)}
     model.sample(2, rng)
-    without = isinstance(model, AutoregressiveModel | Pix2Pix | CycleGAN) or name == "vae, categorical"
+    without = (
+        isinstance(model, AutoregressiveModel | Pix2Pix | CycleGAN | BinomialDiffusion) or name == "vae, categorical"
+    )
     assert rng.normals == (set() if without else {np.dtype(dtype)})
 
 
@@ -173,6 +180,12 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
         "T": 1000, "schedule": "linear", "variance": "beta", "channels": 64, "multipliers": (1, 2), "blocks": 1,
         "heads": 4, "dropout": 0.0, "prediction": "noise", "weighting": "simple", "times": "uniform",
     },
+    LatentDDPM: {
+        "autoencoder": "autoencoder", "latent": 32, "channels": 32, "stages": 2, "decoder": "categorical",
+        "frozen": False, "diffusion_steps": 4, "T": 1000, "schedule": "linear", "variance": "beta", "hidden": 256,
+        "blocks": 4,
+    },
+    BinomialDiffusion: {"T": 100, "channels": 64, "multipliers": (1, 2), "blocks": 1, "heads": 4, "dropout": 0.0},
 }  # fmt: skip
 
 
@@ -182,14 +195,16 @@ def anatomy(model: GenerativeModel) -> list[Any]:
         (type(m), {k: v for k, v in vars(m).items() if isinstance(v, int | float | str | tuple)})
         for m in model.modules()
     ]
-    schedule = model.schedule.betas.tolist() if isinstance(model, DDPM) else None
+    schedule: Any = getattr(model, "schedule", getattr(model, "flips", None))
+    schedule = None if schedule is None else schedule.betas.tolist()
     return [settings, schedule, {name: p.shape for name, p in model.named_parameters()}]
 
 
 @pytest.mark.parametrize("model", DEFAULTS)
 def test_settings_unless_given(model: Any) -> None:
     """A default that moves changes everybody's models: these are they."""
-    assert anatomy(model((1, 8, 8), 3)) == anatomy(model((1, 8, 8), 3, **DEFAULTS[model]))
+    levels = 2 if model is BinomialDiffusion else 3
+    assert anatomy(model((1, 8, 8), levels)) == anatomy(model((1, 8, 8), levels, **DEFAULTS[model]))
 
 
 def test_draws_unless_given() -> None:
@@ -219,7 +234,9 @@ def test_the_unit_of_a_loss(name: str) -> None:
             "pix2pix": "nats, with λ times the L1 error",
             "cyclegan": "squared error of D, with λ times the L1 error of the cycle",
             "spade": "units of the discriminator's output", "stylegan": "nats", "stylegan, growing": "nats",
-            "ddpm": "squared error per dimension", "vae, categorical": "nats per dimension, codes relaxed",
+            "ddpm": "squared error per dimension", "latent": "squared error per dimension",
+            "latent, vae": "squared error per dimension", "binomial": "nats per dimension, by one step of the bound",
+            "vae, categorical": "nats per dimension, codes relaxed",
             "hierarchical vae": "nats per dimension, with free bits",
             "autoencoder": "squared error per dimension",
             "wae": "nats per dimension, given the code, with the penalty",

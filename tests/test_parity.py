@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from strict import device
 from test_functional import BY_NAME, OPERATIONS
 from test_products import COPIED, UNCOPIED
-from tiny_runs import TINY, settings_of, some_images
+from tiny_runs import TINY, images_of, settings_of, some_images
 
 import nanogen as ng
 import nanogen.functional as F
@@ -126,7 +126,7 @@ def test_operations(name: str, dtype: str, where: str, data: st.DataObject) -> N
 @pytest.mark.parametrize("name", TINY)
 def test_models(name: str, dtype: str, where: str) -> None:
     """Each loss and the gradients of all its parameters, from the same weights and the same draws."""
-    images = some_images(6)
+    images = images_of(name, 6)
     here = stirred(ng.models.MODELS[name](images.shape, images.levels, **TINY[name]).to(np.dtype(dtype)), 0.1)
     with on(where):
         there = copy.deepcopy(here).to("cuda")
@@ -228,7 +228,7 @@ def test_captured_steps(name: str) -> None:
     with on("gpu"):
         losses = []
         for execution in ("eager", "graph"):
-            trainer = Trainer(settings_of(name, device="cuda", execution=execution), some_images())
+            trainer = Trainer(settings_of(name, device="cuda", execution=execution), images_of(name))
             losses.append([[loss.item() for loss in trainer.advance().values()] for _ in range(6)])
         np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
 

@@ -241,6 +241,7 @@ GANS = ("gan", "sagan", "biggan", "infogan", "pix2pix", "spade", "stylegan")
 LOSSES = {
     **{name: ["discriminator", "generator"] for name in GANS},
     "aae": ["discriminator", "autoencoder"], "cyclegan": ["generator", "discriminator"],
+    "latent-ddpm": ["autoencoder", "diffusion"],
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ import pytest
 from helpers import plain_forms
 from museum import ROOT, functions
 from strict import compiled, cuda, device, graph, record
-from tiny_runs import KINDS, TINY, assert_same, begun, settings_of, some_images, trained
+from tiny_runs import KINDS, TINY, assert_same, begun, images_of, settings_of, some_images, trained
 
 import nanogen as ng
 from nanogen.backend import OPERATIONS, Operation, replay
@@ -239,7 +239,7 @@ def test_cupy_compiles_what_is_fused() -> None:
     with device.installed() as cp:
         cp.fuse = noted
         for model, execution in itertools.product(TINY, ("eager", "graph")):
-            Trainer(settings_of(model, device="cuda", execution=execution), some_images()).advance()
+            Trainer(settings_of(model, device="cuda", execution=execution), images_of(model)).advance()
     assert len({function for function, _ in calls.values()}) >= 8
     for function, taken in calls.values():
         assert len(compiled.compiled(function, taken)) > 1000, function.__name__
@@ -266,6 +266,8 @@ UPLOADS = {
     "spade": 2,
     "stylegan": 1,
     "ddpm": 1,
+    "binomial-diffusion": 1,
+    "latent-ddpm": 2,
 }  # two updates of the discriminator; the AAE's autoencoder needs images, too
 
 
@@ -289,14 +291,14 @@ def test_a_training_step_leaves_the_device_alone(model: str, cp: Any, tmp_path: 
 def test_test_losses_on_the_device(model: str, execution: str, cp: Any) -> None:
     """They are numbers, the same again for the same weights, and change no later step: captured or not."""
     settings = settings_of(model, device="cuda", execution=execution)
-    tested, plain = (Trainer(settings, some_images()) for _ in range(2))
+    tested, plain = (Trainer(settings, images_of(model)) for _ in range(2))
     for _ in range(3):
         tested.advance()
         plain.advance()
-        found = tested.test_losses(some_images(9))
+        found = tested.test_losses(images_of(model, 9))
         assert found.keys() == tested.parameters.keys()
         assert all(np.isfinite(loss) for loss in found.values())
-        assert tested.test_losses(some_images(9)) == found
+        assert tested.test_losses(images_of(model, 9)) == found
     assert_same(tested.arrays(), plain.arrays())
 
 
@@ -321,7 +323,7 @@ def test_training_steps_go_by_kernels(cp: Any, monkeypatch: Any) -> None:
         monkeypatch.setitem(operation.kernels, "cuda", (noted(operation, forward), gradient))
     for model in TINY:
         before = cuda.launches
-        Trainer(settings_of(model, device="cuda"), some_images()).advance()
+        Trainer(settings_of(model, device="cuda"), images_of(model)).advance()
         assert cuda.launches > before
     assert {operation.__name__ for operation in with_kernels} - {*taken} == {"convolve_weight"}
 
@@ -413,7 +415,7 @@ def test_a_captured_step_of_a_conditional_model(model: str, cp: Any) -> None:
     """Labels go to the device once an update, as images do; captured, they are an input that changes at each step: the
     losses are those of the eager run, and of one whose model is told other labels they are not.  Conditional sampling
     by graphs is sampling."""
-    bare, losses = some_images(), {}
+    bare, losses = images_of(model), {}
     uploads = 2 * UPLOADS[model] + ("gan" in model)  # in the GANs the generator's update has labels, and no images
     told = {"right": np.arange(30) % 2, "other": np.arange(30) // 15}
     for name, execution in (("right", "eager"), ("other", "graph"), ("right", "graph")):

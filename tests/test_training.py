@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_runs import KINDS, STEPS, TINY, assert_same, begun, resumed, settings_of, some_images, trained
+from tiny_runs import KINDS, STEPS, TINY, assert_same, begun, images_of, resumed, settings_of, some_images, trained
 
 import nanogen as ng
 from nanogen import data, metrics
@@ -97,8 +97,8 @@ def test_step_by_hand(model: str, clip: float, ema: float) -> None:
     Written out for four steps with the same parts, and with settings that are nobody's defaults; what comes back is
     each part's last loss."""
     own = {"lr": 0.02, "betas": (0.6, 0.7), "weight_decay": 0.3, "ema": ema, "seed": 5, "clip": clip}
-    settings, images = settings_of(model, **own), some_images().images
-    trainer = Trainer(settings, some_images())
+    settings, images = settings_of(model, **own), images_of(model).images
+    trainer = Trainer(settings, images_of(model))
     ours = loop.build_model(settings)
     parts = {update.name: list(update.part.parameters()) for update in ours.updates()}
     optimizers = {name: ng.optim.AdamW(part, 0.5, (0.6, 0.7), weight_decay=0.3) for name, part in parts.items()}
@@ -567,7 +567,9 @@ def test_streams_are_independent() -> None:
     assert len(set(streams)) == 9
     for model, own in TINY.items():
         built = loop.build_model(settings_of(model, seed=3))
-        expected = MODELS[model]((1, 4, 4), 4, rng=ng.Generator(3, "cpu").stream(runs.INITIAL_WEIGHTS), **own)
+        expected = MODELS[model](
+            (1, 4, 4), images_of(model).levels, rng=ng.Generator(3, "cpu").stream(runs.INITIAL_WEIGHTS), **own
+        )
         assert_same(built.state_dict(), expected.state_dict())
 
 
@@ -737,7 +739,8 @@ def test_no_setting_has_two_meanings() -> None:
     for model in MODELS:
         assert not model_parameters(model).keys() & {f.name for f in dataclasses.fields(Settings)}
         assert [text.partition("=")[0] for text, _ in explained(model)] == list(model_parameters(model))
-    about = {"model", "data", "image_shape", "levels", "data_dir", "size", "color", "fingerprints", "model_settings"}
+    about = {"model", "data", "image_shape", "levels", "data_dir", "size", "color", "data_levels"}
+    about |= {"fingerprints", "model_settings"}
     assert TRAINING.keys() == {f.name for f in dataclasses.fields(Settings)} - about
     usual = make_settings("vae", some_images(), TINY["vae"], batch=8)
     for name in TRAINING.keys() - {"batch"}:
@@ -804,6 +807,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "model_settings": {"penalty": 0.5},
     },
     "ddpm": {"steps": 600, "lr": 2e-3, "ema": 0.98, "model_settings": {"T": 200, "channels": 32}},
+    "binomial-diffusion": {"steps": 900, "lr": 3e-3, "ema": 0.98, "model_settings": {"channels": 32}},
+    "latent-ddpm": {"steps": 900, "lr": 1e-3, "ema": 0.98, "model_settings": {"T": 200}},
 }
 LARGE: dict[str, dict[str, Any]] = {
     "pixelcnn": {
@@ -833,7 +838,11 @@ LARGE: dict[str, dict[str, Any]] = {
     "stylegan": {
         "steps": 4000, "lr": 2e-3, "betas": (0.0, 0.99), "ema": 0.995, "model_settings": {"channels": 16},
     },
-    "ddpm": {"steps": 3000, "lr": 1e-3, "ema": 0.995, "model_settings": {"channels": 32, "multipliers": (1, 2, 2)}},
+    **{
+        name: {"steps": 3000, "lr": 1e-3, "ema": 0.995, "model_settings": {"channels": 32, "multipliers": (1, 2, 2)}}
+        for name in ("ddpm", "binomial-diffusion")
+    },
+    "latent-ddpm": {"steps": 4000, "lr": 1e-3, "ema": 0.995, "model_settings": {}},
 }  # fmt: skip
 
 
@@ -848,7 +857,8 @@ def test_settings_unless_given(model: str) -> None:
         expected = USUAL | {"betas": (0.9, 0.999)} | recipes[model]
         expected |= {"warmup": warmup, "threads": threads, "model": model}
         for size in sizes:
-            images = Images(np.zeros((130, 1, *size), np.uint8), None, 7, "of some kind")
+            levels = 2 if model == "binomial-diffusion" else 7
+            images = Images(np.zeros((130, 1, *size), np.uint8), None, levels, "of some kind")
             found = dataclasses.asdict(make_settings(model, images))
             about = {
                 "samples_every": samples_every,
@@ -856,7 +866,7 @@ def test_settings_unless_given(model: str) -> None:
                 "patience": 0,
                 "data": "of some kind",
                 "image_shape": (1, *size),
-                "levels": 7,
+                "levels": levels,
             }
             assert found.items() >= (expected | about).items()
 
@@ -925,7 +935,8 @@ def test_defaults_as_they_are_shown() -> None:
         " or 0.0,0.9 for sagan, biggan, spade or 0.0,0.99 for stylegan"
     )
     assert default("lr") == (
-        "0.001 or 0.003 for pixelcnn, gated-pixelcnn, pixelrnn or 0.002 for hierarchical-vae, aae, ddpm"
+        "0.001 or 0.003 for pixelcnn, gated-pixelcnn, pixelrnn, binomial-diffusion"
+        " or 0.002 for hierarchical-vae, aae, ddpm"
         " or 0.0005 for gan, infogan or 0.005 for stylegan; images beyond 16 pixels: 0.001"
         " or 0.0003 for gan, infogan or 0.0004 for sagan, biggan, spade or 0.002 for stylegan"
         " or 0.0002 for pix2pix, cyclegan"

@@ -18,7 +18,7 @@ import nanogen as ng
 from nanogen import cli
 from nanogen.cli import main
 from nanogen.models import AAE, WAE, Autoencoder
-from nanogen.models.latent.autoencoder import AVERAGED
+from nanogen.models.latent.base import AVERAGED
 from nanogen.models.latent.wae import inverse_multiquadratic, mmd
 from nanogen.training.loop import Trainer
 

@@ -29,7 +29,12 @@ TINY: dict[str, dict[str, Any]] = {
     "spade": {"latent": 2, "channels": 2, "hidden": 2, "discriminator_stages": 0},
     "stylegan": {"latent": 3, "channels": 2, "mapping": 1, "progressive": 3},
     "ddpm": {"T": 3, "channels": 2, "multipliers": (1,), "heads": 1, "dropout": 0.2},
-}
+    "binomial-diffusion": {"T": 3, "channels": 2, "multipliers": (1,), "heads": 1, "dropout": 0.2},
+    "latent-ddpm": {
+        "latent": 2, "channels": 2, "stages": 1, "decoder": "squared", "diffusion_steps": 1, "T": 3, "hidden": 4,
+        "blocks": 1,
+    },
+}  # fmt: skip
 # They differ in what a run knows of its model: densities, losses of several parts, repeated ones, buffers that training
 # moves, how it draws.  Tests of runs that take long are for these.
 KINDS = ["pixelcnn", "vae", "aae", "gan", "cyclegan", "stylegan", "ddpm"]
@@ -42,12 +47,17 @@ def some_images(n: int = 30, levels: int = 4) -> Images:
     return Images(rows.repeat(4, axis=3), None, levels, "digits")
 
 
+def images_of(model: str, n: int = 30) -> Images:
+    """Images that the model can be of."""
+    return some_images(n, 2 if model == "binomial-diffusion" else 4)
+
+
 def settings_of(model: str, **changes: Any) -> Settings:
-    return make_settings(model, some_images(), TINY[model], **{"steps": STEPS, "batch": 8, "warmup": 3, **changes})
+    return make_settings(model, images_of(model), TINY[model], **{"steps": STEPS, "batch": 8, "warmup": 3, **changes})
 
 
 def begun(settings: Settings, folder: Path) -> tuple[Trainer, Run]:
-    trainer, run = Trainer(settings, some_images()), Run(folder)
+    trainer, run = Trainer(settings, images_of(settings.model)), Run(folder)
     run.write_settings(settings)
     begin_metrics(trainer, run)
     return trainer, run
@@ -62,7 +72,7 @@ def trained(model: str, folder: Path, **changes: Any) -> tuple[Trainer, Run]:
 def resumed(folder: Path) -> tuple[Trainer, Run]:
     """Gone on with from the newest checkpoint, or from the start, to the end."""
     run = Run(folder)
-    trainer = Trainer(run.settings(), some_images())
+    trainer = Trainer(run.settings(), images_of(run.settings().model))
     if checkpoint := run.recover():
         trainer.restore(checkpoint)
     begin_metrics(trainer, run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -62,6 +63,19 @@ class Images:
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         return self.images.shape[1:]
+
+    def requantised(self, levels: int) -> Images:
+        """The same images with fewer levels: each pixel the nearest in brightness, or the brighter of two.
+
+        So with 2 levels a pixel is 1 if it had at least half of the largest level.
+
+        Raises:
+            ValueError: levels outside 2 … those of the images."""
+        if not 2 <= levels <= self.levels:
+            raise ValueError(f"levels must be in 2 … {self.levels}, those of {self.name}, got {levels}")
+        old, new = self.levels - 1, levels - 1  # the largest levels
+        nearest = (2 * new * np.arange(self.levels) + old) // (2 * old)
+        return dataclasses.replace(self, images=nearest.astype(np.uint8)[self.images], levels=levels)
 
     @functools.cached_property
     def fingerprint(self) -> str:

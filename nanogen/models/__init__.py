@@ -14,7 +14,9 @@ from nanogen.models.autoregressive.gated import GatedPixelCNN
 from nanogen.models.autoregressive.pixelcnn import PixelCNN
 from nanogen.models.autoregressive.pixelrnn import PixelRNN
 from nanogen.models.base import GenerativeModel
+from nanogen.models.diffusion.binomial import BinomialDiffusion
 from nanogen.models.diffusion.ddpm import DDPM
+from nanogen.models.diffusion.latent import LatentDDPM
 from nanogen.models.diffusion.schedule import NoiseSchedule
 from nanogen.models.latent.autoencoder import Autoencoder
 from nanogen.models.latent.hierarchical import HierarchicalVAE
@@ -40,6 +42,8 @@ MODELS: dict[str, type[GenerativeModel]] = {
     "cyclegan": CycleGAN,
     "spade": SPADE,
     "ddpm": DDPM,
+    "binomial-diffusion": BinomialDiffusion,
+    "latent-ddpm": LatentDDPM,
 }
 
 __all__ = [
@@ -53,11 +57,13 @@ __all__ = [
     "WAE",
     "Autoencoder",
     "BigGAN",
+    "BinomialDiffusion",
     "CycleGAN",
     "GatedPixelCNN",
     "GenerativeModel",
     "HierarchicalVAE",
     "InfoGAN",
+    "LatentDDPM",
     "NoiseSchedule",
     "Pix2Pix",
     "PixelCNN",

@@ -52,6 +52,9 @@ class GenerativeModel(Module):
         loss_unit: the unit of the losses that training minimises, in words; empty if there is none.
         small: the recipe for images of up to 16×16, about a minute on two cores.
         large: the recipe for larger images.
+        parts: parts of the model that may begin with the weights of a run.  The setting of that name says which model
+            the part is, or gives the run's folder.  Then the settings listed here are the run's, and `frozen` is true
+            unless given.
 
     Raises:
         ValueError: a shape that is not three positive integers, levels outside 2 … 256, classes outside 0 … 65536.
@@ -61,6 +64,7 @@ class GenerativeModel(Module):
     loss_unit: str = ""
     small: ClassVar[Recipe] = Recipe(steps=800)
     large: ClassVar[Recipe] = large(steps=4000)
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def __init__(self, image_shape: tuple[int, int, int], levels: int, classes: int = 0):
         super().__init__()

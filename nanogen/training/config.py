@@ -16,7 +16,7 @@ from nanogen.models import MODELS, Recipe
 from nanogen.training.files import from_utf8
 from nanogen.training.run import FORMER, PATHS, Settings, check_model, convert, model_parameters, nearest
 
-NOT_GIVEN = "image_shape", "levels", "fingerprints"  # settings that are determined by the images
+NOT_GIVEN = "image_shape", "levels", "data_levels", "fingerprints"  # settings that are determined by the images
 LONGEST = 1 << 15  # bytes of a settings file: parsing deeply nested data takes time and memory
 
 TRAINING = {  # settings of all models
@@ -96,7 +96,8 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} must contain settings by name")
     if path.suffix == ".json":
-        found = {k: v for k, v in found.items() if k not in (*NOT_GIVEN, *FORMER) and v is not None}
+        given = {"levels": found["levels"]} if found.get("data_levels") else {}
+        found = {k: v for k, v in found.items() if k not in (*NOT_GIVEN, *FORMER) and v is not None} | given
         found |= found.pop("model_settings", {})
     for name, value in found.items():
         if isinstance(value, dict):

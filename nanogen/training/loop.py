@@ -391,24 +391,37 @@ def failure(trainer: Trainer, run: Run, seen: str) -> FloatingPointError:
     )
 
 
-def begun_from(trainer: Trainer, other: Run) -> Checkpoint:
-    """A checkpoint of step 0 with another run's averaged weights.
+def begun_from(trainer: Trainer, runs: dict[str, Run]) -> Checkpoint | None:
+    """A checkpoint of step 0 with other runs' averaged weights, of the whole model (the part "") or of parts of it.
 
     Raises:
         ValueError: they do not fit the trainer's model."""
-    theirs, weights = other.settings(), other.model(trainer.settings.device).state_dict()
-    shapes = lambda arrays: {name: array.shape for name, array in arrays.items()}
-    if shapes(weights) != shapes(trainer.model.state_dict()):
-        there, here = all_settings(theirs), all_settings(trainer.settings)
+    found = None
+    for part, other in runs.items():
+        found = with_weights(trainer.checkpoint() if found is None else found, trainer, other, part)
+    return found
+
+
+def with_weights(checkpoint: Checkpoint, trainer: Trainer, other: Run, part: str) -> Checkpoint:
+    """The checkpoint with another run's averaged weights for a part of the model: see `begun_from`."""
+    theirs, prefix = other.settings(), f"{part}." if part else ""
+    weights = with_prefix(prefix, other.model(trainer.settings.device).state_dict())
+    shapes = lambda arrays: {name: array.shape for name, array in arrays.items() if name.startswith(prefix)}
+    there, here = all_settings(theirs), all_settings(trainer.settings)
+    here |= {"model": here[part]} if part else {}
+    of_data = ("image_shape", "levels") if part else ()
+    if shapes(weights) != shapes(trainer.model.state_dict()) or any(there[name] != here[name] for name in of_data):
         other_ones = ", ".join(
             f"{name} {there[name]}, not {here.get(name)}"
             for name in ("model", "image_shape", "levels", *model_parameters(theirs.model))
-            if there[name] != here.get(name)
+            if there[name] != here.get(name) and not (part and name not in here)
         )
         raise ValueError(f"the weights of {other.folder} do not fit: it has {other_ones}")
-    found, weights = trainer.checkpoint(), {name: to_numpy(array) for name, array in weights.items()}
-    averages = {name: weights[name] for name, _ in trainer.model.named_parameters()}
-    return found._replace(arrays=found.arrays | with_prefix("model.", weights) | with_prefix("average.", averages))
+    weights = {name: to_numpy(array) for name, array in weights.items()}
+    averages = {name: weights[name] for name, _ in trainer.model.named_parameters() if name in weights}
+    return checkpoint._replace(
+        arrays=checkpoint.arrays | with_prefix("model.", weights) | with_prefix("average.", averages)
+    )
 
 
 def begin_metrics(trainer: Trainer, run: Run) -> None:

@@ -50,6 +50,7 @@ MOST_WEIGHTS = 1 << 28  # of a model
 class Settings:
     """The settings of a run, which determine its results.  `Recipe` and `TRAINING` describe them.
 
+    `levels` are those that the images are given, of `data_levels` in the data set; None: the same.
     `model_settings` are the model's own settings.  `fingerprints` are those of the training and the test images, or
     None in runs of earlier versions."""
 
@@ -79,12 +80,15 @@ class Settings:
     data_dir: str | None = None
     size: tuple[int, int] | None = None
     color: str | None = None
+    data_levels: int | None = None
     fingerprints: tuple[str, str] | None = None
     model_settings: dict[str, Any] = field(default_factory=dict)
 
 
 def make_settings(model: str, images: Images, model_settings: dict[str, Any] | None = None, **changes: Any) -> Settings:
     """The settings of the model's recipe for these images, with changes; a change of None is ignored.
+
+    With other `levels` than those of the images the run's images have these: see `Images.requantised`.
 
     Raises:
         ValueError: an unknown model, an unknown setting, or a setting out of range.
@@ -100,6 +104,8 @@ def make_settings(model: str, images: Images, model_settings: dict[str, Any] | N
     given = {name: value for name, value in changes.items() if value is not None}
     basis["warmup"] = min(basis["warmup"], given.get("steps", basis["steps"]) // 5)
     shape = {"image_shape": images.shape, "levels": images.levels}
+    if given.get("levels", images.levels) != images.levels:
+        shape |= {"data_levels": images.levels, "levels": images.requantised(given["levels"]).levels}
     settings = Settings(model=model, data=images.name, model_settings=own, **{**basis, **shape, **given})
     check_ranges(settings)
     if settings.batch > len(images):
@@ -270,11 +276,13 @@ def load_images(settings: Settings, split: str, data_changed: bool = False) -> I
         ValueError, OSError: as `data.load`.
     """
     images = data.load(settings.data, split, settings.data_dir, settings.size, settings.color)
-    if (images.shape, images.levels) != (settings.image_shape, settings.levels):
+    expected = settings.image_shape, settings.data_levels or settings.levels
+    if (images.shape, images.levels) != expected:
         raise ValueError(
             f"{settings.data} has images {images.shape} of {images.levels} levels now, but the model was made for"
-            f" {settings.image_shape} of {settings.levels}"
+            f" {expected[0]} of {expected[1]}"
         )
+    images = images.requantised(settings.levels)
     known = dict(zip(data.SPLITS, settings.fingerprints or (), strict=False))
     if not data_changed and known.get(split, images.fingerprint) != images.fingerprint:
         raise ValueError(
@@ -520,3 +528,24 @@ class Run:
     def images(self, split: str) -> Images:
         """A split of the run's data set."""
         return load_images(self.settings(), split, self.data_changed)
+
+
+def of_runs(model: str, own: dict[str, Any], init: Path | None) -> tuple[dict[str, Any], dict[str, Run]]:
+    """The model's own settings, where runs give parts of it (see `GenerativeModel.parts`), and these runs by part.
+
+    Args:
+        init: the folder of a run for the whole model, the part "".
+
+    Raises:
+        ValueError, FileNotFoundError: no run, or one of a conditional model; runs for the model and for a part."""
+    runs = {part: Run(own[part]) for part in MODELS[model].parts if own.get(part, model) not in MODELS}
+    for part, run in runs.items():
+        theirs = run.settings()
+        there = all_settings(theirs)
+        if there.get("classes"):
+            raise ValueError(f"{part} must be a run without labels, and {run.folder} has {there['classes']} classes")
+        taken = {name: there[name] for name in MODELS[model].parts[part] if name in there}
+        own = {**taken, "frozen": True, **own, part: theirs.model}
+    if runs and init:
+        raise ValueError(f"--init gives all weights: {', '.join(runs)} must not be a run")
+    return own, {"": Run(init)} if init else runs

@@ -32,6 +32,8 @@ def to_translate(run: Run, name: str, back: bool, make_sources: bool) -> np.ndar
     if back and make_sources:
         raise ValueError("--make-sources is not for --back, which translates images to sources")
     found, what = load_all(name, settings.size, settings.color), "images of shape {} and {} levels".format
+    if found.levels == settings.data_levels:
+        found = found.requantised(settings.levels)
     if (found.shape, found.levels) != (settings.image_shape, settings.levels):
         expected = what(settings.image_shape, settings.levels)
         raise ValueError(f"--images must be {expected}, as those of the run, got {what(found.shape, found.levels)}")

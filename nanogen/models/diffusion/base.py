@@ -129,11 +129,24 @@ class Diffusion(GenerativeModel):
         trajectory = self.ancestral(n, rng, **given) if steps is None else self.ddim(n, rng, steps, eta, **given)
         for _, x in trajectory:
             last = x
-        return unscale_levels(last.data, self.levels)
+        return self.decode(last)
+
+    def encode(self, images: Any) -> Tensor:
+        """x_0, which the diffusion is of, from images of integer levels: here the images scaled to [−1, 1]."""
+        return self.scaled(self.pixels(images))
+
+    def decode(self, x: Tensor) -> Array:
+        """The images of integer levels, uint8 (N, C, H, W), that belong to x_0 or any x_t."""
+        return unscale_levels(x.data, self.levels)
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """The shape of one x_t."""
+        return self.image_shape
 
     def _start(self, n: int, rng: Generator) -> Tensor:
         check_counts(n=n)
-        return Tensor(rng.normal((n, *self.image_shape), dtype=self.dtype))
+        return Tensor(rng.normal((n, *self.x_shape), dtype=self.dtype))
 
     def ancestral(self, n: int, rng: Generator, labels: Any = None) -> Iterator[tuple[int, Tensor]]:
         """x_T ~ N(0, I), then x_{t−1} = μ_θ(x_t, t) + σ_t z down to x_0, without noise at t = 1.
@@ -175,7 +188,7 @@ class Diffusion(GenerativeModel):
         n, frames = 8, 12
         shown = [round(self.T * (1 - i / (frames - 1)) ** 3) for i in range(frames)]  # images change most at small t
         strips = self.ancestral(n, rng, **self.class_by_row(n, 1))
-        film = [to_numpy(unscale_levels(x.data, self.levels)) for t, x in strips if t in shown]
+        film = [to_numpy(self.decode(x)) for t, x in strips if t in shown]
         return {"denoising": np.stack(film, axis=1)}
 
 

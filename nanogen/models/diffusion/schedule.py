@@ -110,18 +110,8 @@ class NoiseSchedule:
         return 0.0 - np.expm1(self._log_alpha_bars[t] - self._log_alpha_bars[s])
 
     def at(self, table: np.ndarray, t: Any, like: Any) -> Any:
-        """table[t], as an array or tensor like `like` (N, …): a number per image, (N, 1, …, 1), or () for a single t.
-
-        Raises:
-            ValueError: a time outside 0 … T."""
-        array = like.data if isinstance(like, Tensor) else like
-        xp = array_module(array)
-        times = xp.asarray(t.data if isinstance(t, Tensor) else t)
-        check_range("t", times, self.T + 1)
-        dtype = array.dtype if array.dtype.kind == "f" else np.float64
-        values = resident(table, dtype, device_of(array))[times]
-        values = values.reshape(values.shape + (1,) * (array.ndim - values.ndim if values.ndim else 0))
-        return Tensor(values) if isinstance(like, Tensor) else values
+        """table[t]: see `table_at`."""
+        return table_at(table, t, like)
 
     def q_sample(self, x0: Any, t: Any, noise: Any) -> Any:
         """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, a draw from q(x_t | x_0).  Ho et al. 2020, eq. 4."""
@@ -160,6 +150,21 @@ class NoiseSchedule:
     def noise_from_mean(self, x_t: Any, t: Any, mean: Any) -> Any:
         """Eq. 11 solved for ε."""
         return self.noise_from_x0(x_t, t, self.x0_from_mean(x_t, t, mean))
+
+
+def table_at(table: np.ndarray, t: Any, like: Any) -> Any:
+    """table[t], as an array or tensor like `like` (N, …): a number per image, (N, 1, …, 1), or () for a single t.
+
+    Raises:
+        ValueError: a time outside 0 … T."""
+    array = like.data if isinstance(like, Tensor) else like
+    xp = array_module(array)
+    times = xp.asarray(t.data if isinstance(t, Tensor) else t)
+    check_range("t", times, len(table))
+    dtype = array.dtype if array.dtype.kind == "f" else np.float64
+    values = resident(table, dtype, device_of(array))[times]
+    values = values.reshape(values.shape + (1,) * (array.ndim - values.ndim if values.ndim else 0))
+    return Tensor(values) if isinstance(like, Tensor) else values
 
 
 def _ends(T: int, beta_first: float | None, beta_last: float | None) -> tuple[float, float]:

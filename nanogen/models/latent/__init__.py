@@ -1,1 +1,6 @@
-"""Latent-variable models: p(x) = ∫ p(x|z) p(z) dz, with a lower bound on it."""
+"""Models with latent variables, and autoencoders."""
+
+from nanogen.models.latent.autoencoder import Autoencoder
+from nanogen.models.latent.vae import VAE
+
+AUTOENCODERS = {"autoencoder": Autoencoder, "vae": VAE}  # whose codes another model can be of

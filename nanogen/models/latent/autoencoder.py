@@ -13,17 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from nanogen.autograd import Tensor, changes, no_grad
-from nanogen.backend import Array, array_module, moving_average, to_device, to_numpy
+from nanogen.autograd import Tensor, no_grad
+from nanogen.backend import Array, to_device, to_numpy
 from nanogen.data.images import Images
-from nanogen.distributed import mean_over_ranks
 from nanogen.distributions import Categorical, DiscretizedLogistic, unscale_levels
 from nanogen.models.base import check_counts
-from nanogen.models.latent.base import LatentModel
+from nanogen.models.latent.base import LatentModel, follow
 from nanogen.models.recipe import Recipe, large
 from nanogen.random import Generator
-
-AVERAGED = 100  # batches, of which the fitted moments are about the mean
 
 
 class Point:
@@ -105,18 +102,10 @@ class Autoencoder(LatentModel):
     # The fitted density of codes
 
     def follow(self, codes: Tensor) -> None:
-        """In training, move E[z] and E[zzᵀ] towards those of codes (N, latent), of all ranks.
-
-        They are the means over the first AVERAGED batches, and moving averages from then on."""
-        if not self.training:
-            return
-        self.batches.data += 1
-        share = 1.0 / array_module(codes.data).minimum(self.batches.data, AVERAGED)
-        moments = [self.code_mean.data, self.code_square.data]  # in place: a captured CUDA graph uses the same memory
-        found = mean_over_ranks(codes.mean(0).data, (codes.T @ codes / len(codes)).data)
-        moving_average(moments, found, kept=1 - share, share=share)
-        for moment in moments:
-            changes.note(moment)
+        """In training, move E[z] and E[zzᵀ] towards those of codes (N, latent)."""
+        if self.training:
+            found = codes.mean(0), codes.T @ codes / len(codes)
+            follow(self.batches, (self.code_mean, self.code_square), found)
 
     def fitted(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean (latent,) and covariance (latent, latent) of the training codes, float64 on the host."""

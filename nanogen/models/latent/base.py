@@ -10,13 +10,31 @@ from typing import Any
 import numpy as np
 
 from nanogen import functional as F
-from nanogen.autograd import Tensor, no_grad
-from nanogen.backend import Array, array_module, check_range, to_device, to_numpy
+from nanogen.autograd import Tensor, changes, no_grad
+from nanogen.backend import Array, array_module, check_range, moving_average, to_device, to_numpy
 from nanogen.data.images import Images
+from nanogen.distributed import mean_over_ranks
 from nanogen.distributions import Categorical, DiscretizedLogistic, unscale_levels
 from nanogen.models.base import GenerativeModel, check_choice, check_counts
 from nanogen.models.latent.networks import Decoder, Encoder
 from nanogen.random import Generator
+
+AVERAGED = 100  # batches, of which followed moments are about the mean
+
+
+def follow(batches: Tensor, moments: Sequence[Tensor], found: Sequence[Tensor]) -> None:
+    """Move moments of the training codes, which are buffers, towards those of a batch, of all ranks.
+
+    They are the means over the first AVERAGED batches, and moving averages from then on.
+
+    Args:
+        batches: how many batches they have seen, also a buffer."""
+    batches.data += 1
+    share = 1.0 / array_module(batches.data).minimum(batches.data, AVERAGED)
+    arrays = [moment.data for moment in moments]  # in place: a captured CUDA graph uses the same memory
+    moving_average(arrays, mean_over_ranks(*[x.data for x in found]), kept=1 - share, share=share)
+    for array in arrays:
+        changes.note(array)
 
 
 class RealCodes:
