@@ -16,14 +16,17 @@ from nanogen.autograd import Tensor
 from nanogen.backend import Array
 from nanogen.models.base import check_choice, check_counts
 from nanogen.models.diffusion.bound import Bounded
+from nanogen.models.diffusion.captions import LONGEST
+from nanogen.models.diffusion.guidance import Guided
 from nanogen.models.diffusion.schedule import SCHEDULES, NoiseSchedule
+from nanogen.models.diffusion.text import TextUNet
 from nanogen.models.diffusion.unet import UNet
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Module
 from nanogen.random import Generator
 
 
-class DDPM(Bounded):
+class DDPM(Guided, Bounded):
     """A diffusion model that predicts the noise.
 
     Args:
@@ -39,6 +42,8 @@ class DDPM(Bounded):
         heads: the number of attention heads at the lowest resolution, a divisor of its width.
         dropout: the share of features set to 0 inside the residual blocks, while training.
         classes: the number of labels that images are conditioned on; 0: unconditional.
+        label_dropout: the share of images whose condition is left out in training, for guidance in sampling; 0: none.
+        condition: `label`; or `text`: captions of class, weight and slant, made in training from images and labels.
         rng: draws the initial weights; default `Generator(0)`.
     """
 
@@ -50,7 +55,8 @@ class DDPM(Bounded):
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, T: int = 1000, schedule: str | NoiseSchedule = "linear",
         variance: str = "beta", channels: int = 64, multipliers: tuple[int, ...] = (1, 2), blocks: int = 1,
-        heads: int = 4, dropout: float = 0.0, classes: int = 0, rng: Generator | None = None,
+        heads: int = 4, dropout: float = 0.0, classes: int = 0, label_dropout: float = 0.1, condition: str = "label",
+        rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
         check_counts(
@@ -65,19 +71,26 @@ class DDPM(Bounded):
         if channels % 2 or channels * multipliers[-1] % heads:
             raise ValueError(f"channels must be even, and divide into {heads} heads at the end, got {channels}")
         self.schedule, self.variance = schedule, variance
-        self.unet = UNet(
-            image_shape[0], channels, tuple(multipliers), blocks, heads, dropout, rng or Generator(0), classes
-        )
+        self.set_condition(condition, label_dropout)
+        settings: dict[str, Any] = {
+            "colors": image_shape[0], "channels": channels, "multipliers": tuple(multipliers), "blocks": blocks,
+            "heads": heads, "dropout": dropout, "rng": rng or Generator(0),
+        }  # fmt: skip
+        if self.captions is not None:
+            self.unet: UNet = TextUNet(len(self.captions.words), LONGEST, **settings)
+        else:
+            self.unet = UNet(**settings, classes=classes + self.guidable)
 
-    def predict_noise(self, x_t: Tensor, t: Any, rng: Generator | None = None, labels: Array | None = None) -> Tensor:
+    def predict_noise(self, x_t: Tensor, t: Any, rng: Generator | None = None, **given: Any) -> Tensor:
         """ε_θ(x_t, t), the predicted noise: (N, C, H, W) from noisy images (N, C, H, W) and times (N,).
 
-        A conditional model also takes labels (N,), on its device."""
-        return self.unet(x_t, t, labels, rng)
+        A conditional model also takes labels, on its device, and guidance; see `Guided`."""
+        return self.guided(x_t, t, rng, **given)
 
     def loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """L_simple: the squared error of the predicted noise at random times, the mean per dimension.  Eq. 14."""
-        x0, given = self.scaled(self.pixels(images)), self.condition(labels, len(images))
+        levels = self.pixels(images)
+        x0, given = self.scaled(levels), self.training_condition(levels, labels, rng)
         t = rng.integers(1, self.T + 1, len(images))
         noise = Tensor(rng.normal(x0.shape, dtype=x0.dtype))
         return F.mse_loss(self.predict_noise(self.schedule.q_sample(x0, t, noise), t, rng, **given), noise)
