@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from nanogen.autograd import Tensor
-from nanogen.backend import Array, array_module, check_range, to_device
+from nanogen.backend import Array, array_module, check_range, to_device, to_numpy
+from nanogen.data.images import Images
 from nanogen.models.base import check_choice
 from nanogen.models.diffusion.base import Diffusion
-from nanogen.models.diffusion.captions import LONGEST, Captions
+from nanogen.models.diffusion.captions import LONGEST, SLANTS, WEIGHTS, Captions
 from nanogen.models.diffusion.unet import UNet
 from nanogen.random import Generator
 
@@ -109,3 +110,22 @@ class Guided(Diffusion):
         if not guidance:
             return found
         return guide(found, self.unet(x_t, t, self.nothing(labels), rng), guidance)
+
+    def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
+        """denoising: each row is one sample, x_t from the noise at t = T (left) to the image at t = 0 (right)
+        guidance: from the top down guidance 0, 1, 3 and 8, of the same noise; each column is a class
+        prompts: each row is one word: thin, medium, bold, backward, upright, leaning; each column is a class"""
+        found, classes, faster = (
+            super().illustrations(train, test, rng),
+            min(self.classes, 10),
+            self.sampling_within(50),
+        )
+        if self.guidable:
+            by_class = lambda w: self.sample(classes, rng.stream(0), np.arange(classes), guidance=w, **faster)
+            found["guidance"] = np.stack([to_numpy(by_class(w)) for w in (0.0, 1.0, 3.0, 8.0)])
+        if self.guidable and self.captions is not None:
+            words, names = (*WEIGHTS, *SLANTS), self.captions.words[-self.classes :][:classes]
+            prompts = [f"a {word} {name}" for word in words for name in names]
+            drawn = self.sample(len(prompts), rng.stream(1), prompts, guidance=1.0, **faster)
+            found["prompts"] = to_numpy(drawn).reshape(len(words), classes, *self.image_shape)
+        return found

@@ -82,14 +82,27 @@ class CrossAttention(Module):
         return h + self.out(seen.reshape(n, height, width, c).permute(0, 3, 1, 2))
 
 
+class FirstWord(Linear):
+    """A linear map of the first word's feature, which has seen all the others: it stands where a label's embedding does.
+    Nichol et al. 2022, section 2.3."""
+
+    def forward(self, text: tuple[Tensor, Array]) -> Tensor:  # type: ignore[override]
+        return super().forward(text[0][:, 0])
+
+
 class TextUNet(UNet):
-    """A U-Net whose labels are captions (N, S), which it sees by cross-attention beside its self-attention."""
+    """A U-Net whose labels are captions (N, S): it has their first word's feature beside the time, and sees all words by
+    cross-attention beside its self-attention."""
 
     def __init__(self, words: int, longest: int, rng: Generator, **settings: Any):
         super().__init__(rng=rng, **settings)
         channels, heads = self.middle1.conv2.out_channels, self.attention.heads
         self.text = TextEncoder(words, longest, channels, heads, 2, rng)
+        self.label: Any = FirstWord(channels, self.time2.out_features, rng=rng)
         self.cross = CrossAttention(channels, channels, heads, rng)
 
+    def forward(self, x: Tensor, t: Any, labels: Any = None, rng: Generator | None = None) -> Tensor:
+        return super().forward(x, t, (self.text(labels), labels != 0), rng)
+
     def attend(self, h: Tensor, labels: Any) -> Tensor:
-        return self.cross(self.attention(h), self.text(labels), labels != 0)
+        return self.cross(self.attention(h), *labels)

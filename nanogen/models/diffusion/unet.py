@@ -132,6 +132,6 @@ class UNet(Module):
                 h = part(F.interpolate(h, size=kept[-1].shape[2:]))
         return self.last(self.norm(h))
 
-    def attend(self, h: Tensor, labels: Array | None) -> Tensor:
+    def attend(self, h: Tensor, labels: Any) -> Tensor:
         """What the lowest resolution looks at, between its residual blocks."""
         return self.attention(h)
