@@ -83,7 +83,8 @@ class CrossAttention(Module):
 
 
 class FirstWord(Linear):
-    """A linear map of the first word's feature, which has seen all the others: it stands where a label's embedding does.
+    """A linear map of the feature of the first word, which has seen all the others, in place of a label's embedding.
+
     Nichol et al. 2022, section 2.3."""
 
     def forward(self, text: tuple[Tensor, Array]) -> Tensor:  # type: ignore[override]
@@ -91,8 +92,8 @@ class FirstWord(Linear):
 
 
 class TextUNet(UNet):
-    """A U-Net whose labels are captions (N, S): it has their first word's feature beside the time, and sees all words by
-    cross-attention beside its self-attention."""
+    """A U-Net whose labels are captions (N, S): their first word's feature is beside the time, and the pixels see all
+    words by cross-attention beside their self-attention."""
 
     def __init__(self, words: int, longest: int, rng: Generator, **settings: Any):
         super().__init__(rng=rng, **settings)
