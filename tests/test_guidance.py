@@ -370,6 +370,8 @@ def test_each_image_has_its_own_caption() -> None:
         differs = abs(m.unet(x, t, changed).data - out).reshape(3, -1).max(1)
         assert differs[0] > 1e-6
         np.testing.assert_allclose(differs[1:], 0, atol=1e-12)
+    m.unet.text.word.weight.data[0] += 50.0  # the padding's
+    np.testing.assert_allclose(m.unet(x, t, captions).data, out, rtol=1e-9, atol=1e-12)
     fresh = DDPM((1, 4, 4), 5, T=4, channels=4, heads=2, classes=3, condition="text")
     h = ng.tensor(np.random.default_rng(0).standard_normal((3, 8, 2, 2)).astype(np.float32))
     assert np.array_equal(fresh.unet.attend(h, (fresh.unet.text(captions), captions != 0)).data, h.data)
