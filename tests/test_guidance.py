@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 import nanogen as ng
+from nanogen.backend import to_device, to_numpy
 from nanogen.cli import main
 from nanogen.data import Images
 from nanogen.data.known import GaussianMixture
@@ -208,9 +209,9 @@ def test_thirds_of_a_class() -> None:
     labels = np.where(np.arange(2 * n) % 2, 3, 11)
     for part in np.array_split(np.arange(2 * n), 4):
         captions.of_images(levels[part], labels[part], ng.Generator(0))
-    counts = captions.counts.data.copy()
-    found = captions.of_images(levels, labels)
-    assert np.array_equal(counts, captions.counts.data)
+    counts = to_numpy(captions.counts.data).copy()
+    found = to_numpy(captions.of_images(levels, labels))
+    assert np.array_equal(counts, to_numpy(captions.counts.data))
     for k, name in ((3, "three"), (11, "11")):
         ink = levels[labels == k, 0] / 255
         for column, words, values in ((1, WEIGHTS, weight(ink)), (2, SLANTS, slant(ink))):
@@ -226,7 +227,7 @@ def test_shortened_captions() -> None:
     """Each word but `a` is left out with probability LEFT_OUT, one by one; those left are at the front, in order."""
     captions, n = Captions(10, 5), 4000
     whole = np.tile([1, 3, 6, 10], (n, 1))
-    short = captions.shortened(whole, ng.Generator(0))
+    short = to_numpy(captions.shortened(to_device(whole, captions.counts.device), ng.Generator(0)))
     for row in short:
         said = row[row > 0].tolist()
         assert row.tolist() == said + [0] * (4 - len(said))
@@ -270,7 +271,7 @@ def test_captions_reach_the_network() -> None:
     seen = recorded(m)
     m.loss(images, ng.Generator(0), labels)
     m.eval().loss(images, ng.Generator(0), labels)
-    whole = m.captions.of_images(images, labels)
+    whole, seen = to_numpy(m.captions.of_images(images, labels)), [to_numpy(one) for one in seen]
     assert np.array_equal(seen[1], whole)
     assert all(set(short) <= {0, *full} for short, full in zip(seen[0], whole, strict=True))
     alone = int((seen[0][:, 1] == 0).sum())
@@ -278,8 +279,8 @@ def test_captions_reach_the_network() -> None:
     assert len(np.unique(whole[:, 1])) == len(np.unique(whole[:, 2])) == 3
     other = model(condition="text")
     other.load_state_dict(m.state_dict())
-    assert np.array_equal(other.captions.of_images(images, labels), whole)
-    assert m.captions.counts.data.sum() == 2 * 400
+    assert np.array_equal(to_numpy(other.captions.of_images(images, labels)), whole)
+    assert to_numpy(m.captions.counts.data).sum() == 2 * 400
 
 
 # The network of text

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nanogen.autograd import Tensor
-from nanogen.backend import Array, array_module
+from nanogen.backend import Array, array_module, to_device
 from nanogen.distributed import mean_over_ranks
 from nanogen.functional.shape import add_at
 from nanogen.nn import Module
@@ -88,6 +88,7 @@ class Captions(Module):
         """Captions of images (N, C, H, W) with labels (N,): (N, LONGEST).
 
         For training, with an rng, the images are counted, and some words left out."""
+        levels, labels = (to_device(array, self.counts.device) for array in (levels, labels))
         if rng is not None:
             self.see(levels, labels)
         third, first = self.thirds(levels, labels), 2 + len(WEIGHTS)
