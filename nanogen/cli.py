@@ -56,7 +56,9 @@ LAUNCHED = ["mpiexec", "-n", str(size())] if size() > 1 else []
 IN_STEPS = "diffusion: sample by DDIM with this number of steps (default: all T, ancestral)"
 NOISE = "diffusion: DDIM's noise, 0 to 1 (default: 0)"
 FITTED = "autoencoders: codes from a normal distribution fitted to the training codes (default: N(0, I))"
-SAMPLING = "steps", "eta", "fitted"  # options that are settings of a model's `sample`
+GUIDANCE = "diffusion with labels: how far samples go from those of no label, at twice the cost (default: 0)"
+PROMPT = "diffusion with condition=text: what the images show, for instance 'a bold three'"
+SAMPLING = "steps", "eta", "fitted", "guidance", "prompt"  # options that are settings of a model's `sample`
 OWN = "settings of the model's sampling, for instance truncation=0.7 of a GAN"
 CHANGED = "accept the run's data set although its images have changed"
 SET = "settings of the model, see below; levels=2: make images of 2 levels, 1 from half of the largest level on"
@@ -124,6 +126,8 @@ def parser() -> argparse.ArgumentParser:
     drawing = Parser(add_help=False)
     drawing.add_argument("--steps", type=int, help=IN_STEPS)
     drawing.add_argument("--eta", type=float, help=NOISE)
+    drawing.add_argument("--guidance", type=float, metavar="W", help=GUIDANCE)
+    drawing.add_argument("--prompt", metavar="TEXT", help=PROMPT)
     drawing.add_argument("--fitted", action="store_true", default=None, help=FITTED)
     drawing.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=OWN)
 

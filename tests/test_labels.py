@@ -73,7 +73,7 @@ SMALL: dict[str, Callable[..., Any]] = {
     "infogan": lambda **how: InfoGAN((1, 8, 8), 5, noise=3, channels=4, codes=3, continuous=2, **how),
     "stylegan": lambda **how: StyleGAN((1, 8, 8), 5, latent=3, channels=4, mapping=2, **how),
     "stylegan, growing": lambda **how: StyleGAN((1, 8, 8), 5, latent=3, channels=2, mapping=1, progressive=1, **how),
-    "ddpm": lambda **how: DDPM((1, 4, 4), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **how),
+    "ddpm": lambda **how: DDPM((1, 4, 4), 5, T=4, channels=8, multipliers=(1, 2), heads=2, label_dropout=0.0, **how),
     "binomial": lambda **how: BinomialDiffusion((1, 4, 4), 2, 4, channels=8, multipliers=(1, 2), heads=2, **how),
     "latent": lambda **how: LatentDDPM((1, 4, 4), 5, latent=3, channels=4, stages=1, T=4, hidden=8, blocks=1, **how),
 }

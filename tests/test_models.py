@@ -178,7 +178,8 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     StyleGAN: {"latent": 64, "channels": 32, "mapping": 4, "mixing": 0.9, "penalty": 1.0, "progressive": 0},
     DDPM: {
         "T": 1000, "schedule": "linear", "variance": "beta", "channels": 64, "multipliers": (1, 2), "blocks": 1,
-        "heads": 4, "dropout": 0.0, "prediction": "noise", "weighting": "simple", "times": "uniform",
+        "heads": 4, "dropout": 0.0, "label_dropout": 0.1, "condition": "label", "prediction": "noise",
+        "weighting": "simple", "times": "uniform",
     },
     LatentDDPM: {
         "autoencoder": "autoencoder", "latent": 32, "channels": 32, "stages": 2, "decoder": "categorical",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -29,10 +30,12 @@ class Diffusion(GenerativeModel):
     Attributes:
         schedule: the NoiseSchedule of the forward process.
         variance: σ_t² of the reverse process, `beta` or `posterior`; or another, if `reverse` is overridden.
+        guidable: whether the model also predicts without a label, which guidance needs.
     """
 
     schedule: NoiseSchedule
     variance: str
+    guidable: bool = False
 
     @property
     def T(self) -> int:
@@ -81,7 +84,7 @@ class Diffusion(GenerativeModel):
         return model
 
     def density_with(  # type: ignore[override]
-        self, steps: int | None = None, eta: float = 0.0, respaced: int | None = None
+        self, respaced: int | None = None, **sampling: Any
     ) -> Self:
         return self.respaced(respaced) if respaced else self
 
@@ -90,21 +93,27 @@ class Diffusion(GenerativeModel):
         return self.T
 
     def evaluations_with(  # type: ignore[override]
-        self, steps: int | None = None, eta: float = 0.0, respaced: int | None = None
-    ) -> int:
-        """T, or the number of DDIM's steps or of the respaced schedule's.
+        self, steps: int | None = None, eta: float = 0.0, respaced: int | None = None, guidance: float = 0.0,
+        prompt: str | None = None,
+    ) -> int:  # fmt: skip
+        """T, or the number of DDIM's steps or of the respaced schedule's; twice as many with guidance.
 
         Raises:
-            ValueError: steps, eta or respaced out of range, eta without steps, or respaced with them."""
+            ValueError: steps, eta, respaced or guidance out of range, eta without steps, respaced with them, or
+                guidance not learned."""
         if respaced is not None:
             if steps is not None or eta:
                 raise ValueError("respaced must be given without steps and eta, which are DDIM's")
-            return self.respaced(respaced).T
+            return self.respaced(respaced).evaluations_with(guidance=guidance)
         if steps is None and eta:
             raise ValueError("eta is DDIM's: give steps too")
         if not 0 <= eta <= 1:
             raise ValueError(f"eta must be in [0, 1], got {eta}")
-        return self.T if steps is None else len(ddim_times(self.T, steps)) - 1
+        if not 0 <= guidance < math.inf:
+            raise ValueError(f"guidance must be a finite number of at least 0, got {guidance}")
+        if guidance and not self.guidable:
+            raise ValueError(f"guidance {guidance} needs a model with classes and label_dropout above 0")
+        return (self.T if steps is None else len(ddim_times(self.T, steps)) - 1) * (2 if guidance else 1)
 
     def sampling_within(self, evaluations: int) -> dict[str, Any]:
         """DDIM with at most 100 steps, if T steps would be too many."""
@@ -112,20 +121,25 @@ class Diffusion(GenerativeModel):
 
     def sample(
         self, n: int, rng: Generator, labels: Any = None, steps: int | None = None, eta: float = 0.0,
-        respaced: int | None = None,
+        respaced: int | None = None, guidance: float = 0.0, prompt: str | None = None,
     ) -> Array:  # fmt: skip
         """n images of integer levels: uint8 (n, C, H, W).
 
         By the T steps of the reverse process (algorithm 2), by those of a respaced schedule, or by DDIM if a number of
-        `steps` is given.
+        `steps` is given.  With guidance w the prediction is (1 + w) times that given the label, less w times that
+        without.  A prompt is a label in words.
 
         Raises:
-            ValueError: n, steps or respaced out of range, eta without steps, or respaced with them."""
-        self.evaluations_with(steps, eta, respaced)
+            ValueError: n, steps, respaced or guidance out of range, eta without steps, respaced with them, labels and
+                a prompt."""
+        self.evaluations_with(steps, eta, respaced, guidance)
         if respaced is not None:
-            return self.respaced(respaced).sample(n, rng, labels)
+            return self.respaced(respaced).sample(n, rng, labels, guidance=guidance, prompt=prompt)
         check_counts(n=n)
-        given = self.condition(labels, n, rng)
+        if prompt is not None and labels is not None:
+            raise ValueError("labels must not be given beside a prompt")
+        given = self.condition(labels if prompt is None else [prompt] * n, n, rng)
+        given |= {"guidance": guidance} if guidance else {}
         trajectory = self.ancestral(n, rng, **given) if steps is None else self.ddim(n, rng, steps, eta, **given)
         for _, x in trajectory:
             last = x
@@ -148,11 +162,11 @@ class Diffusion(GenerativeModel):
         check_counts(n=n)
         return Tensor(rng.normal((n, *self.x_shape), dtype=self.dtype))
 
-    def ancestral(self, n: int, rng: Generator, labels: Any = None) -> Iterator[tuple[int, Tensor]]:
+    def ancestral(self, n: int, rng: Generator, labels: Any = None, **how: float) -> Iterator[tuple[int, Tensor]]:
         """x_T ~ N(0, I), then x_{t−1} = μ_θ(x_t, t) + σ_t z down to x_0, without noise at t = 1.
 
         Yields (t, x_t) for t = T … 0.  Ho et al. 2020, algorithm 2."""
-        x, given = self._start(n, rng), self.condition(labels, n)
+        x, given = self._start(n, rng), self.condition(labels, n) | how
         yield self.T, x
         for t in progress(range(self.T, 0, -1), "sampling step"):
             with no_grad():
@@ -161,7 +175,7 @@ class Diffusion(GenerativeModel):
             yield t - 1, x
 
     def ddim(
-        self, n: int, rng: Generator, steps: int, eta: float = 0.0, labels: Any = None
+        self, n: int, rng: Generator, steps: int, eta: float = 0.0, labels: Any = None, **how: float
     ) -> Iterator[tuple[int, Tensor]]:
         """x_T ~ N(0, I), then fewer and larger steps t → s, deterministic if eta = 0.  Yields each (t, x_t).
 
@@ -169,7 +183,7 @@ class Diffusion(GenerativeModel):
         and 16.  ε̂ is the noise that belongs to the clipped x̂_0."""
         self.evaluations_with(steps, eta)
         x, times, schedule = self._start(n, rng), ddim_times(self.T, steps), self.schedule
-        given = self.condition(labels, n)
+        given = self.condition(labels, n) | how
         yield self.T, x
         for t, s in progress(list(itertools.pairwise(times)), "sampling step"):
             before, after = schedule.q_variance(0, t), float(schedule.q_variance(0, s))  # 1 − ᾱ_t, 1 − ᾱ_s

@@ -22,8 +22,11 @@ from nanogen.backend import Array
 from nanogen.distributions import Normal
 from nanogen.models.base import check_choice, check_counts
 from nanogen.models.diffusion.bound import Bounded
+from nanogen.models.diffusion.captions import LONGEST
+from nanogen.models.diffusion.guidance import Guided
 from nanogen.models.diffusion.prediction import PREDICTIONS
 from nanogen.models.diffusion.schedule import SCHEDULES, NoiseSchedule
+from nanogen.models.diffusion.text import TextUNet
 from nanogen.models.diffusion.times import TIMES
 from nanogen.models.diffusion.unet import UNet
 from nanogen.models.recipe import Recipe, large
@@ -33,7 +36,7 @@ from nanogen.random import Generator
 BOUND = 0.001  # λ, the weight of the bound in L_hybrid
 
 
-class DDPM(Bounded):
+class DDPM(Guided, Bounded):
     """A diffusion model of images.
 
     Args:
@@ -52,6 +55,8 @@ class DDPM(Bounded):
         heads: the number of attention heads at the lowest resolution, a divisor of its width.
         dropout: the share of features set to 0 inside the residual blocks, while training.
         classes: the number of labels that images are conditioned on; 0: unconditional.
+        label_dropout: the share of images whose condition is left out in training, for guidance in sampling; 0: none.
+        condition: `label`; or `text`: captions of class, weight and slant, made in training from images and labels.
         rng: draws the initial weights; default `Generator(0)`.
     """
 
@@ -63,8 +68,8 @@ class DDPM(Bounded):
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, T: int = 1000, schedule: str | NoiseSchedule = "linear",
         variance: str = "beta", channels: int = 64, multipliers: tuple[int, ...] = (1, 2), blocks: int = 1,
-        heads: int = 4, dropout: float = 0.0, classes: int = 0, prediction: str = "noise",
-        weighting: str = "simple", times: str = "uniform", rng: Generator | None = None,
+        heads: int = 4, dropout: float = 0.0, classes: int = 0, label_dropout: float = 0.1, condition: str = "label",
+        prediction: str = "noise", weighting: str = "simple", times: str = "uniform", rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
         check_counts(
@@ -83,24 +88,23 @@ class DDPM(Bounded):
             raise ValueError(f"channels must be even, and divide into {heads} heads at the end, got {channels}")
         self.schedule, self.variance, self.weighting = schedule, variance, weighting
         self.prediction, self.times = prediction, TIMES[times](schedule.T)
-        self.unet = UNet(
-            image_shape[0],
-            channels,
-            tuple(multipliers),
-            blocks,
-            heads,
-            dropout,
-            rng or Generator(0),
-            classes,
-            image_shape[0] * (2 if variance == "learned" else 1),
-        )
+        self.set_condition(condition, label_dropout)
+        settings: dict[str, Any] = {
+            "colors": image_shape[0], "outputs": image_shape[0] * (2 if variance == "learned" else 1),
+            "channels": channels, "multipliers": tuple(multipliers), "blocks": blocks, "heads": heads,
+            "dropout": dropout, "rng": rng or Generator(0),
+        }  # fmt: skip
+        if self.captions is not None:
+            self.unet: UNet = TextUNet(len(self.captions.words), LONGEST, **settings)
+        else:
+            self.unet = UNet(**settings, classes=classes + self.guidable)
 
-    def predict(self, x_t: Tensor, t: Any, rng: Generator | None = None, labels: Array | None = None) -> Tensor:
+    def predict(self, x_t: Tensor, t: Any, rng: Generator | None = None, **given: Any) -> Tensor:
         """The output of the network for noisy images (N, C, H, W) and times (N,): its prediction (N, C, H, W).
 
-        A learned variance makes it (N, 2C, H, W): the prediction, then v.  A conditional model also takes labels (N,),
-        on its device.  The loss passes an rng, for dropout."""
-        return self.unet(x_t, self.network_times(t, x_t), labels, rng)
+        A learned variance makes it (N, 2C, H, W): the prediction, then v.  A conditional model also takes labels, on
+        its device, and guidance; see `Guided`.  The loss passes an rng, for dropout."""
+        return self.guided(x_t, self.network_times(t, x_t), rng, **given)
 
     def halves(self, output: Tensor) -> tuple[Tensor, Any]:
         """The prediction and, if the variance is learned, v ∈ [−1, 1]."""
@@ -141,8 +145,8 @@ class DDPM(Bounded):
 
         With a learned variance L_hybrid = L_simple + λ L_vlb, the bound in nats per dimension, whose gradient does not
         reach the mean.  Nichol & Dhariwal 2021, eq. 16."""
-        levels, given = self.pixels(images), self.condition(labels, len(images))
-        x0 = self.scaled(levels)
+        levels = self.pixels(images)
+        x0, given = self.scaled(levels), self.training_condition(levels, labels, rng)
         t, shares = self.times.draw(len(images), rng)
         noise = Tensor(rng.normal(x0.shape, dtype=x0.dtype))
         x_t = self.schedule.q_sample(x0, t, noise)

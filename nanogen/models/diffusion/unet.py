@@ -124,10 +124,14 @@ class UNet(Module):
         for part in self.down:
             h = part(h, time, rng) if isinstance(part, ResidualBlock) else part(h)
             kept.append(h)
-        h = self.middle2(self.attention(self.middle1(h, time, rng)), time, rng)
+        h = self.middle2(self.attend(self.middle1(h, time, rng), labels), time, rng)
         for part in self.up:
             if isinstance(part, ResidualBlock):
                 h = part(F.cat([h, kept.pop()], dim=1), time, rng)
             else:
                 h = part(F.interpolate(h, size=kept[-1].shape[2:]))
         return self.last(self.norm(h))
+
+    def attend(self, h: Tensor, labels: Any) -> Tensor:
+        """What the lowest resolution looks at, between its residual blocks."""
+        return self.attention(h)
