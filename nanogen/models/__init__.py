@@ -16,6 +16,7 @@ from nanogen.models.autoregressive.pixelrnn import PixelRNN
 from nanogen.models.base import GenerativeModel
 from nanogen.models.diffusion.ddpm import DDPM
 from nanogen.models.diffusion.schedule import NoiseSchedule
+from nanogen.models.diffusion.superresolution import SuperResolution
 from nanogen.models.latent.autoencoder import Autoencoder
 from nanogen.models.latent.hierarchical import HierarchicalVAE
 from nanogen.models.latent.vae import VAE
@@ -40,6 +41,7 @@ MODELS: dict[str, type[GenerativeModel]] = {
     "cyclegan": CycleGAN,
     "spade": SPADE,
     "ddpm": DDPM,
+    "super-resolution": SuperResolution,
 }
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "PixelRNN",
     "Recipe",
     "StyleGAN",
+    "SuperResolution",
 ]
 
 __getattr__ = _only(__name__, globals())

@@ -16,6 +16,7 @@ from nanogen.autograd import Tensor
 from nanogen.backend import Array
 from nanogen.models.base import check_choice, check_counts
 from nanogen.models.diffusion.bound import Bounded
+from nanogen.models.diffusion.editing import Editable
 from nanogen.models.diffusion.schedule import SCHEDULES, NoiseSchedule
 from nanogen.models.diffusion.unet import UNet
 from nanogen.models.recipe import Recipe, large
@@ -23,7 +24,7 @@ from nanogen.nn import Module
 from nanogen.random import Generator
 
 
-class DDPM(Bounded):
+class DDPM(Bounded, Editable):
     """A diffusion model that predicts the noise.
 
     Args:

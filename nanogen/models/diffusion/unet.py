@@ -76,18 +76,18 @@ class UNet(Module):
     """Images (N, colors, H, W) and times (N,) to an output of the images' shape.
 
     A learned embedding of the label is added to that of the time: Dhariwal & Nichol 2021, section 3.  The settings are
-    those of `DDPM`.
+    those of `DDPM`.  With `given` > 0 the input has that many channels more than the output, of what is known.
     """
 
     def __init__(
         self, colors: int, channels: int, multipliers: tuple[int, ...], blocks: int, heads: int, dropout: float,
-        rng: Generator, classes: int = 0,
+        rng: Generator, classes: int = 0, given: int = 0,
     ):  # fmt: skip
         super().__init__()
         time, widths = 4 * channels, [channels * m for m in multipliers]
         self.channels = channels
         self.time1, self.time2 = Linear(channels, time, rng=rng), Linear(time, time, rng=rng)
-        self.first = Conv2d(colors, channels, 3, padding=1, rng=rng)
+        self.first = Conv2d(colors + given, channels, 3, padding=1, rng=rng)
 
         self.down: list[Any] = []  # residual blocks and, between resolutions, strided convolutions
         joined, width = [channels], channels  # the widths of the skip connections
