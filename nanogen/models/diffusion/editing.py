@@ -66,7 +66,7 @@ class Editable(Diffusion):
     ) -> Iterator[tuple[int, Tensor]]:
         """Yields (t, x_t) of the reverse process in whose every x_{t−1} the known pixels are replaced.
 
-        x_{t−1} = m ⊙ x_{t−1}, by p_θ(x_{t−1} | x_t), + (1 − m) ⊙ x_{t−1}, by q(x_{t−1} | x_0).  Lugmayr et al. 2022, eq. 8.
+        x_{t−1} = m ⊙ (draw of p_θ(x_{t−1} | x_t)) + (1 − m) ⊙ (draw of q(x_{t−1} | x_0)).  Lugmayr et al. 2022, (8).
         """
 
         def between(x: Tensor, t: int) -> Tensor:
@@ -117,7 +117,10 @@ class Editable(Diffusion):
         return self.last_of(self.ddim(len(x), Generator(0), steps, labels=labels, start=x))
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """interpolation: from one test image (left) to another (right), through the noises that lead to them by DDIM"""
+        """Grids of images by name:
+
+        - denoising: each row is one sample, x_t from the noise at t = T (left) to the image at t = 0 (right)
+        - interpolation: from one test image (left) to another (right), through the noises that lead to them by DDIM"""
         images, given = self.first_images(test, 16)
         if given:  # two of a class in each row, as far as there are
             order = np.argsort(to_numpy(given["labels"]), kind="stable")
