@@ -22,7 +22,7 @@ def editor(run: Run, width: int | None, stride: int | None, device: str) -> Any:
 
     Raises:
         ValueError: a model that does not edit images, a width or stride out of range, a stride without a width."""
-    name, able = run.settings().model, [model for model, cls in MODELS.items() if hasattr(cls, "edit")]
+    name, able = run.settings().model, [model for model, cls in MODELS.items() if hasattr(cls, "inpaint")]
     if name not in able:
         raise ValueError(f"{run.folder} is a run of {name}; only {', '.join(able)} edit images")
     if width is None and stride is not None:

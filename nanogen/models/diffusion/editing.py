@@ -56,7 +56,8 @@ class Editable(Diffusion):
         anew = to_device(mask if hasattr(mask, "dtype") else np.asarray(mask), self.device)
         if anew.dtype != bool:
             raise TypeError(f"mask must be of bool, True where an image is painted anew, got {anew.dtype}")
-        if anew.ndim > 4 or np.broadcast_shapes(anew.shape, x0.shape) != x0.shape:
+        sides = zip(reversed(anew.shape), reversed(x0.shape), strict=False)
+        if anew.ndim > 4 or any(side not in (1, whole) for side, whole in sides):
             raise ValueError(f"mask must broadcast to the images, {x0.shape}, got shape {anew.shape}")
         given = self.condition(labels, len(images), rng)
         return self.last_of(self.inpainting(x0, anew, rng, resample, jump, **given))
