@@ -382,6 +382,8 @@ def run_sample(arguments: argparse.Namespace) -> None:
     if arguments.label is not None:
         label = label_of(arguments.label, run)
         how["labels"] = lambda n, _: np.full(n, label)
+    if arguments.level is not None and not arguments.then:
+        raise ValueError("--level is for --then")
     then, more = following(arguments, model) if arguments.then else (None, {})
     with use_threads(settings.threads):
         images = sample(model, arguments.n, rng.stream(SAMPLES), **how)
@@ -420,11 +422,14 @@ def run_edit(arguments: argparse.Namespace) -> None:
     )
     images = arguments.images and fitting(run, arguments.images, model.image_shape, model.levels)
     n = len(images) if images else 8 if arguments.n is None else arguments.n
+    if n < 1:
+        raise ValueError(f"-n must be at least 1, got {n}")
     anew = read_mask(arguments.mask, *model.image_shape[1:]) if arguments.mask else None
     label = None if arguments.label is None else label_of(arguments.label, run)
+    resample = 1 if arguments.resample is None else arguments.resample
     checked_out(arguments.out, n)
     with use_threads(run.settings().threads):
-        start, found = edited(model, images, n, rng, label, arguments.strength, anew, arguments.resample or 1)
+        start, found = edited(model, images, n, rng, label, arguments.strength, anew, resample)
     if not rank():
         columns = min(n, 16 if images else 1)
         shown = found if start is None else in_pairs(start, found, columns)

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from test_ddpm import LEVELS, awake, knows, predicts, small, some_images
+from test_ddpm import awake, predicts, small, some_images
 from tiny_runs import TINY
 
 import nanogen as ng
+from nanogen import cli
 from nanogen.cli import main
-from nanogen.models import DDPM, NoiseSchedule
+from nanogen.models import NoiseSchedule
 from nanogen.models.diffusion.editing import Panorama, repaint_times, slerp
 from nanogen.training.run import SAMPLES, Run
 
@@ -288,7 +289,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for model, more in (("ddpm", ["classes=2"]), ("vae", [])):
         own = [f"{name}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for name, v in TINY[model].items()]
         given = ["--data", str(folder / "images.npz"), "--steps", "2", "--batch", "8", "--quiet", "--set", *own, *more]
-        assert main(["train", model, "--out", str(folder / model), *given]) == 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cli, "draw_pictures", lambda run, train, test: [])
+            assert main(["train", model, "--out", str(folder / model), *given]) == 0
     return folder
 
 

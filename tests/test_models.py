@@ -27,6 +27,7 @@ from nanogen.models import (
     PixelCNN,
     PixelRNN,
     StyleGAN,
+    SuperResolution,
 )  # fmt: skip
 from nanogen.models.autoregressive.base import AutoregressiveModel
 
@@ -59,6 +60,7 @@ MODELS: dict[str, Any] = {
     "spade": lambda **rng: SPADE((3, 6, 4), 5, latent=3, channels=4, hidden=4, discriminator_stages=0, **rng),
     "stylegan": lambda **rng: StyleGAN((1, 8, 8), 5, latent=3, channels=4, **rng),
     "stylegan, growing": lambda **rng: StyleGAN((3, 8, 8), 5, latent=3, channels=4, progressive=1, **rng),
+    "super-resolution": lambda **rng: SuperResolution((3, 4, 6), 5, T=4, channels=8, heads=2, augmentation=0.5, **rng),
     "ddpm": lambda **rng: DDPM((3, 4, 6), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **rng),
 }
 
@@ -169,6 +171,10 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     },
     SPADE: {"source": "posterised", "latent": 64, "channels": 64, "hidden": 128, "discriminator_stages": 3},
     StyleGAN: {"latent": 64, "channels": 32, "mapping": 4, "mixing": 0.9, "penalty": 1.0, "progressive": 0},
+    SuperResolution: {
+        "T": 1000, "schedule": "linear", "variance": "beta", "augmentation": 0.0, "channels": 64, "multipliers": (1, 2),
+        "blocks": 1, "heads": 4, "dropout": 0.0,
+    },
     DDPM: {
         "T": 1000, "schedule": "linear", "variance": "beta", "channels": 64, "multipliers": (1, 2), "blocks": 1,
         "heads": 4, "dropout": 0.0,
@@ -182,7 +188,7 @@ def anatomy(model: GenerativeModel) -> list[Any]:
         (type(m), {k: v for k, v in vars(m).items() if isinstance(v, int | float | str | tuple)})
         for m in model.modules()
     ]
-    schedule = model.schedule.betas.tolist() if isinstance(model, DDPM) else None
+    schedule = model.schedule.betas.tolist() if isinstance(model, DDPM | SuperResolution) else None
     return [settings, schedule, {name: p.shape for name, p in model.named_parameters()}]
 
 
@@ -219,6 +225,7 @@ def test_the_unit_of_a_loss(name: str) -> None:
             "pix2pix": "nats, with λ times the L1 error",
             "cyclegan": "squared error of D, with λ times the L1 error of the cycle",
             "spade": "units of the discriminator's output", "stylegan": "nats", "stylegan, growing": "nats",
+            "super-resolution": "squared error per dimension",
             "ddpm": "squared error per dimension", "vae, categorical": "nats per dimension, codes relaxed",
             "hierarchical vae": "nats per dimension, with free bits",
             "autoencoder": "squared error per dimension",

@@ -563,8 +563,9 @@ def test_every_seed_and_every_pass_has_an_order_of_its_own() -> None:
 def test_streams_are_independent() -> None:
     """Weights, steps, orders, pictures, samples, evaluation and test losses draw from streams of their own."""
     streams = [runs.INITIAL_WEIGHTS, runs.STEPS, runs.SHUFFLES, runs.PICTURES, runs.SAMPLES, runs.EVALUATION, runs.TEST]
+    streams.append(runs.LARGE)
     streams += [evaluation.LEFT_OUT, evaluation.REAL_AS_IF_DRAWN]
-    assert len(set(streams)) == 9
+    assert len(set(streams)) == 10
     for model, own in TINY.items():
         built = loop.build_model(settings_of(model, seed=3))
         expected = MODELS[model]((1, 4, 4), 4, rng=ng.Generator(3, "cpu").stream(runs.INITIAL_WEIGHTS), **own)
@@ -803,6 +804,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "ema": 0.98,
         "model_settings": {"penalty": 0.5},
     },
+    "super-resolution": {"steps": 1200, "lr": 2e-3, "ema": 0.98, "model_settings": {"T": 200, "channels": 32}},
     "ddpm": {"steps": 600, "lr": 2e-3, "ema": 0.98, "model_settings": {"T": 200, "channels": 32}},
 }
 LARGE: dict[str, dict[str, Any]] = {
@@ -832,6 +834,9 @@ LARGE: dict[str, dict[str, Any]] = {
     },
     "stylegan": {
         "steps": 4000, "lr": 2e-3, "betas": (0.0, 0.99), "ema": 0.995, "model_settings": {"channels": 16},
+    },
+    "super-resolution": {
+        "steps": 3000, "lr": 1e-3, "ema": 0.995, "model_settings": {"channels": 32, "multipliers": (1, 2, 2)},
     },
     "ddpm": {"steps": 3000, "lr": 1e-3, "ema": 0.995, "model_settings": {"channels": 32, "multipliers": (1, 2, 2)}},
 }  # fmt: skip

@@ -23,7 +23,7 @@ from nanogen.backend import Array, array_module, to_numpy
 from nanogen.data.images import Images, mean_levels, means
 from nanogen.distributions import scale_levels, unscale_levels
 from nanogen.models.adversarial.translation import TranslationModel
-from nanogen.models.base import check_choice, check_counts
+from nanogen.models.base import check_choice
 from nanogen.models.diffusion.base import Diffusion
 from nanogen.models.diffusion.schedule import SCHEDULES
 from nanogen.models.diffusion.unet import UNet
@@ -66,7 +66,6 @@ class SuperResolution(TranslationModel, Diffusion):
         blocks: int = 1, heads: int = 4, dropout: float = 0.0, classes: int = 0, rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__(image_shape, levels, "halved", classes)
-        check_counts(channels=channels, blocks=blocks, heads=heads)
         check_choice(variance=(variance, ("beta", "posterior")), schedule=(schedule, tuple(SCHEDULES)))
         if not 0 <= augmentation <= 1:
             raise ValueError(f"augmentation must be in [0, 1], got {augmentation!r}")
