@@ -154,11 +154,12 @@ class Diffusion(GenerativeModel):
         """√ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂, from x_t; down, or up with σ² = 0.  Song et al. 2021, eq. 12.
 
         ε̂ is the noise that belongs to the clipped x̂_0.  In x_0 there is none, so ε̂ is that at t = 1."""
+        schedule, after = self.schedule, float(self.schedule.q_variance(0, s))  # 1 − ᾱ_s
         now = array_module(x.data).full(len(x), max(t, 1))
         x0 = self.predict_x0(x, now, **given)
-        noise = self.schedule.noise_from_x0(x, now, x0)
-        rest = max(float(self.schedule.q_variance(0, s)) - sigma2, 0.0)
-        return float(self.schedule.sqrt_alpha_bars[s]) * (x0 if t else x) + rest**0.5 * noise
+        noise = schedule.noise_from_x0(x, now, x0)
+        x0 = x0 if t else x
+        return float(schedule.sqrt_alpha_bars[s]) * x0 + max(after - sigma2, 0.0) ** 0.5 * noise
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
         """denoising: each row is one sample, x_t from the noise at t = T (left) to the image at t = 0 (right)"""
