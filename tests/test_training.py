@@ -930,7 +930,8 @@ def test_defaults_as_they_are_shown() -> None:
         " or 0.0,0.9 for sagan, biggan, spade or 0.0,0.99 for stylegan"
     )
     assert default("lr") == (
-        "0.001 or 0.003 for pixelcnn, gated-pixelcnn, pixelrnn or 0.002 for hierarchical-vae, aae, ddpm"
+        "0.001 or 0.003 for pixelcnn, gated-pixelcnn, pixelrnn"
+        " or 0.002 for hierarchical-vae, aae, ddpm, super-resolution"
         " or 0.0005 for gan, infogan or 0.005 for stylegan; images beyond 16 pixels: 0.001"
         " or 0.0003 for gan, infogan or 0.0004 for sagan, biggan, spade or 0.002 for stylegan"
         " or 0.0002 for pix2pix, cyclegan"
