@@ -109,7 +109,7 @@ def test_the_network_sees_the_small_image() -> None:
 
 def test_augmentation() -> None:
     """The small image has the noise of a time s, uniform in 0 … 0.4 T, and a last channel says s / T of each image.  Ho
-    et al. 2022, section 4.2."""
+    et al. 2022."""
     model, images, schedule = small(augmentation=0.4), some_images(3000), NoiseSchedule.linear(10)
     seen = inputs_of(model)
     model.loss(images, ng.Generator(0))

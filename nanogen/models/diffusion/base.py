@@ -92,7 +92,15 @@ class Diffusion(GenerativeModel):
         """The images at the end of a trajectory, of integer levels: uint8 (N, C, H, W)."""
         for _, x in trajectory:
             last = x
-        return unscale_levels(last.data, self.levels)
+        return self.decode(last)
+
+    def encode(self, images: Any) -> Tensor:
+        """x_0, which the diffusion is of, from images of integer levels: here the images scaled to [−1, 1]."""
+        return self.scaled(self.pixels(images))
+
+    def decode(self, x: Tensor) -> Array:
+        """The images of integer levels, uint8 (N, C, H, W), that belong to x_0 or any x_t."""
+        return unscale_levels(x.data, self.levels)
 
     def _start(self, n: int, rng: Generator) -> Tensor:
         check_counts(n=n)
@@ -166,7 +174,7 @@ class Diffusion(GenerativeModel):
         n, frames = 8, 12
         shown = [round(self.T * (1 - i / (frames - 1)) ** 3) for i in range(frames)]  # images change most at small t
         strips = self.ancestral(n, rng, **self.class_by_row(n, 1))
-        film = [to_numpy(unscale_levels(x.data, self.levels)) for t, x in strips if t in shown]
+        film = [to_numpy(self.decode(x)) for t, x in strips if t in shown]
         return {"denoising": np.stack(film, axis=1)}
 
 

@@ -26,40 +26,44 @@ from nanogen.random import Generator
 class Editable(Diffusion):
     """A diffusion model of images, which can edit them."""
 
-    def edit(self, images: Any, strength: float, rng: Generator, labels: Any = None) -> Array:
+    def edit(self, images: Any, strength: float, rng: Generator, labels: Any = None, **how: Any) -> Array:
         """Images (N, C, H, W) with other details: noise up to t_0 = strength · T, then the reverse process; uint8.
 
         Strength 0 returns the images.  1 forgets them: it is `sample`, from N(0, I).  Meng et al. 2022, algorithm 1.
+
+        Args:
+            how: more for the network, besides the labels.
 
         Raises:
             ValueError: a strength outside [0, 1]."""
         if not 0 <= strength <= 1:
             raise ValueError(f"strength must be in [0, 1], got {strength!r}")
-        x0, n, t = self.scaled(self.pixels(images)), len(images), round(strength * self.T)
-        given = self.condition(labels, n, rng)
+        x0, n, t = self.encode(images), len(images), round(strength * self.T)
+        given = self.condition(labels, n, rng) | how
         noised = lambda: self.schedule.q_sample(x0, t, Tensor(rng.normal(x0.shape, dtype=x0.dtype)))
         start = noised() if t < self.T else None
         return self.last_of(self.ancestral(n, rng, times=range(t, -1, -1), start=start, **given))
 
     def inpaint(
-        self, images: Any, mask: Any, rng: Generator, labels: Any = None, resample: int = 1, jump: int = 1
+        self, images: Any, mask: Any, rng: Generator, labels: Any = None, resample: int = 1, jump: int = 1, **how: Any
     ) -> Array:
         """Images (N, C, H, W) whose pixels in the mask are painted anew: uint8.  The others are returned as they are.
 
         Args:
             mask: True where an image is painted anew, of a shape that broadcasts to (N, C, H, W).
             resample, jump: see `repaint_times`.
+            how: more for the network.
 
         Raises:
             TypeError, ValueError: a mask of another type or shape; resample or jump out of range."""
-        x0 = self.scaled(self.pixels(images))
+        x0 = self.encode(images)
         anew = to_device(mask if hasattr(mask, "dtype") else np.asarray(mask), self.device)
         if anew.dtype != bool:
             raise TypeError(f"mask must be of bool, True where an image is painted anew, got {anew.dtype}")
         sides = zip(reversed(anew.shape), reversed(x0.shape), strict=False)
         if anew.ndim > 4 or any(side not in (1, whole) for side, whole in sides):
             raise ValueError(f"mask must broadcast to the images, {x0.shape}, got shape {anew.shape}")
-        given = self.condition(labels, len(images), rng)
+        given = self.condition(labels, len(images), rng) | how
         return self.last_of(self.inpainting(x0, anew, rng, resample, jump, **given))
 
     def inpainting(
@@ -100,7 +104,7 @@ class Editable(Diffusion):
     def invert(self, images: Any, steps: int, labels: Any = None) -> Tensor:
         """The noise x_T of images of integer levels: (N, C, H, W)."""
         given = self.condition(labels, len(images))
-        return self.to_noise(self.scaled(self.pixels(images)), steps, **given)
+        return self.to_noise(self.encode(images), steps, **given)
 
     def interpolate(self, a: Any, b: Any, n: int = 8, steps: int = 50, labels: Any = None) -> Array:
         """n images from each image of a to that of b, through their noises: uint8 (N, n, C, H, W).  The first and the
@@ -157,9 +161,9 @@ class Panorama(Editable):
     def predict_x0(self, x_t: Tensor, t: Any, **given: Array) -> Tensor:
         """The average of the windows' x̂_0, (N, C, H, width)."""
         xp, n, windows = array_module(x_t.data), len(x_t), [slice(i, i + self.window) for i in self.places]
-        many = lambda array: xp.concatenate([xp.asarray(array)] * len(windows))
+        many = lambda value: xp.concatenate([value] * len(windows)) if np.ndim(value) else value
         of_each = F.cat([x_t[..., window] for window in windows])
-        found = self.model.predict_x0(of_each, many(t), **{name: many(array) for name, array in given.items()}).data
+        found = self.model.predict_x0(of_each, many(t), **{name: many(value) for name, value in given.items()}).data
         total, count = xp.zeros_like(x_t.data), xp.zeros_like(x_t.data)
         for i, window in enumerate(windows):
             total[..., window] += found[i * n : (i + 1) * n]
@@ -170,7 +174,7 @@ class Panorama(Editable):
 def repaint_times(T: int, resample: int, jump: int) -> list[int]:
     """The walk T … 0 on which every `jump` steps down are taken `resample` times, with as many steps of noise between.
 
-    So the painted pixels come to agree with the known ones.  Lugmayr et al. 2022, algorithm 1; `jump`: section 4.2.
+    So the painted pixels come to agree with the known ones.  Lugmayr et al. 2022, algorithm 1, with jumps.
 
     Raises:
         ValueError: resample or jump that is not a positive integer."""

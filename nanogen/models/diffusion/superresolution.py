@@ -4,7 +4,7 @@
 
 z is the small image, enlarged; the network sees it beside x_t.  In a cascade z comes from another model, and is not
 quite like the small images of the data.  So the network may be trained with noise on z, and is told how much (Ho et al.
-2022, Cascaded Diffusion Models, section 4.2):
+2022, Cascaded Diffusion Models, non-truncated conditioning augmentation):
 
     z_s = √ᾱ_s z + √(1 − ᾱ_s) ε′,  ε_θ(x_t, z_s, t, s)
 
