@@ -243,6 +243,9 @@ def test_interpolations_begin_and_end_with_the_images() -> None:
     assert abs(line[:, 0].astype(int) - a).max() <= 1
     assert abs(line[:, -1].astype(int) - b).max() <= 1
     assert not np.array_equal(line[:, 2], a)
+    network = awake(small((1, 1, 3), classes=2))
+    alone = [network.interpolate(a[i : i + 1], b[i : i + 1], 3, 4, [i])[0] for i in range(2)]
+    assert np.array_equal(network.interpolate(a, b, 3, 4, [0, 1]), alone), "each image has its label"
 
 
 # What is refused

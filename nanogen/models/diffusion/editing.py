@@ -114,12 +114,10 @@ class Editable(Diffusion):
             ValueError: n or steps out of range."""
         check_counts(n=n)
         first, last = (self.invert(images, steps, labels) for images in (a, b))
-        line = [slerp(first, last, i / max(n - 1, 1)) for i in range(n)]
-        return array_module(line[0].data).stack([self.from_noise(x, steps, labels) for x in line], axis=1)
-
-    def from_noise(self, x: Tensor, steps: int, labels: Any = None) -> Array:
-        """The images to which DDIM leads from x_T: uint8 (N, C, H, W).  There is no noise on the way."""
-        return self.last_of(self.ddim(len(x), Generator(0), steps, labels=labels, start=x))
+        line = F.cat([slerp(first, last, i / max(n - 1, 1)) for i in range(n)])
+        given = {name: repeated(value, n) for name, value in self.condition(labels, len(a)).items()}
+        drawn = self.last_of(self.ddim(len(line), Generator(0), steps, start=line, **given))  # η = 0: nothing is drawn
+        return drawn.reshape(n, len(a), *drawn.shape[1:]).swapaxes(0, 1)
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
         """Grids of images by name:
@@ -161,9 +159,9 @@ class Panorama(Editable):
     def predict_x0(self, x_t: Tensor, t: Any, **given: Array) -> Tensor:
         """The average of the windows' x̂_0, (N, C, H, width)."""
         xp, n, windows = array_module(x_t.data), len(x_t), [slice(i, i + self.window) for i in self.places]
-        many = lambda value: xp.concatenate([value] * len(windows)) if np.ndim(value) else value
         of_each = F.cat([x_t[..., window] for window in windows])
-        found = self.model.predict_x0(of_each, many(t), **{name: many(value) for name, value in given.items()}).data
+        given = {name: repeated(value, len(windows)) for name, value in given.items()}
+        found = self.model.predict_x0(of_each, repeated(t, len(windows)), **given).data
         total, count = xp.zeros_like(x_t.data), xp.zeros_like(x_t.data)
         for i, window in enumerate(windows):
             total[..., window] += found[i * n : (i + 1) * n]
@@ -185,6 +183,11 @@ def repaint_times(T: int, resample: int, jump: int) -> list[int]:
         if t and t % jump == 0 and t + jump <= T:
             times += [*range(t + 1, t + jump + 1), *reversed(range(t, t + jump))] * (resample - 1)
     return times
+
+
+def repeated(value: Any, times: int) -> Any:
+    """What belongs to N images, for `times` copies of the N, one after the other; a single number is that of all."""
+    return array_module(value).concatenate([value] * times) if np.ndim(value) else value
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
