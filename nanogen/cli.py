@@ -29,12 +29,14 @@ from nanogen.random import Generator
 from nanogen.training.bars import progress_bar, shown
 from nanogen.training.checkpoint import Checkpoint, save_checkpoint
 from nanogen.training.config import TRAINING, default, explained, in_their_types, read_config, split_assignment
+from nanogen.training.editing import check_what, edited, editor, read_mask
 from nanogen.training.evaluation import evaluate, table, write
 from nanogen.training.files import locked, to_utf8
 from nanogen.training.loop import Trainer, begin_metrics, begun_from, learning_rate, train
 from nanogen.training.page import write_page
 from nanogen.training.pictures import checked_out, draw_pictures, write_images
 from nanogen.training.run import (
+    LARGE,
     SAMPLES,
     Run,
     Settings,
@@ -50,7 +52,7 @@ from nanogen.training.run import (
 )
 from nanogen.training.sampling import sample
 from nanogen.training.stopping import Interrupted, Stop
-from nanogen.training.translating import in_pairs, to_translate, translated
+from nanogen.training.translating import alike, fitting, in_pairs, to_translate, translated, translator
 
 LAUNCHED = ["mpiexec", "-n", str(size())] if size() > 1 else []
 IN_STEPS = "diffusion: sample by DDIM with this number of steps (default: all T, ancestral)"
@@ -60,6 +62,7 @@ GUIDANCE = "diffusion with labels: how far samples go from those of no label, at
 PROMPT = "diffusion with condition=text: what the images show, for instance 'a bold three'"
 SAMPLING = "steps", "eta", "fitted", "guidance", "prompt"  # options that are settings of a model's `sample`
 OWN = "settings of the model's sampling, for instance truncation=0.7 of a GAN"
+LEVEL = "with --then: the noise on the images before, at most that run's augmentation (default: 0)"
 CHANGED = "accept the run's data set although its images have changed"
 SET = "settings of the model, see below; levels=2: make images of 2 levels, 1 from half of the largest level on"
 KEPT = "the kept checkpoint of this step (default: the newest)"
@@ -98,7 +101,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--data-dir", metavar="DIR", help="folder with the files of a named data set (default: download them)"
     )
-    command.add_argument("--size", metavar="N", help="crop and resize a folder's pictures to N×N pixels, or HxW")
+    command.add_argument(
+        "--size", metavar="N", help="crop and resize a folder's pictures to N×N pixels, or HxW; shrink other images"
+    )
     command.add_argument("--color", metavar="X", help="grey or rgb, of a folder's pictures (default: grey if all are)")
     command.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/MODEL-DATA)")
     command.add_argument(
@@ -137,6 +142,24 @@ def parser() -> argparse.ArgumentParser:
         "--out", required=True, metavar="FILE", help=".png: a grid; .npz: the levels; FOLDER/: a .png for each image"
     )
     command.add_argument("--label", metavar="K", help="the images' class: its name or number (default: any)")
+    command.add_argument("--then", type=Path, metavar="RUN", help="enlarge the images by this run of super-resolution")
+    command.add_argument("--level", type=float, metavar="S", help=LEVEL)
+
+    command = commands.add_parser(
+        "edit", parents=[of_a_run], help="edit images, or draw wide ones, by a diffusion model"
+    )
+    command.add_argument("--images", metavar="FILE", help="the images, as for `translate`")
+    command.add_argument("--strength", type=float, metavar="S", help="new details: 0 keeps the images, 1 forgets them")
+    command.add_argument("--mask", type=Path, metavar="FILE", help="a picture; what is white is painted anew")
+    command.add_argument("--resample", type=int, metavar="R", help="with --mask: take each step R times (default: 1)")
+    command.add_argument("--width", type=int, metavar="W", help="of the images, if they are wider than the run's")
+    command.add_argument("--stride", type=int, metavar="P", help="of windows in them (default: a quarter of one)")
+    command.add_argument("-n", type=int, help="number of new images, without --images (default: 8)")
+    command.add_argument("--label", metavar="K", help="a class for all images: its name or number (default: their own)")
+    command.add_argument(
+        "--out", required=True, metavar="FILE",
+        help=".png: a grid, each image above its edit; .npz: the levels; FOLDER/: a .png for each edit"
+    )  # fmt: skip
 
     command = commands.add_parser("translate", parents=[of_a_run], help="translate images by a trained model")
     command.add_argument(
@@ -369,23 +392,71 @@ def run_sample(arguments: argparse.Namespace) -> None:
     if arguments.label is not None:
         label = label_of(arguments.label, run)
         how["labels"] = lambda n, _: np.full(n, label)
+    if arguments.level is not None and not arguments.then:
+        raise ValueError("--level is for --then")
+    then, more = following(arguments, model) if arguments.then else (None, {})
     with use_threads(settings.threads):
         images = sample(model, arguments.n, rng.stream(SAMPLES), **how)
+        if then:
+            model, images = then, translated(then, images, rng.stream(LARGE), **more)
     if not rank():
         columns = min(arguments.n, max(8, round(arguments.n**0.5)))
         print(f"wrote {write_images(arguments.out, images, images, model.levels, columns)}")
 
 
+def following(arguments: argparse.Namespace, model: Any) -> tuple[Any, dict[str, Any]]:
+    """The model of --then, which translates the images of another, and settings of that.
+
+    Raises:
+        ValueError: a model that does not translate, or not such images; a level that it does not have."""
+    run = Run(arguments.then)
+    then = translator(run, False, False, arguments.device)
+    ours, theirs = (model.image_shape, model.levels), (then.source_shape, then.source_levels)
+    if ours != theirs:
+        what = "images of shape {} and {} levels".format
+        raise ValueError(f"{run.folder} is for {what(*theirs)}, but {arguments.run} has {what(*ours)}")
+    if arguments.level is None:
+        return then, {}
+    if "level" not in sampling_parameters(run.settings().model):
+        raise ValueError(f"--level is for super-resolution; {run.folder} is a run of {run.settings().model}")
+    then.evaluations_with(level=arguments.level)
+    return then, {"level": arguments.level}
+
+
+def run_edit(arguments: argparse.Namespace) -> None:
+    run, options = Run(arguments.run, False, arguments.checkpoint), ("strength", "mask", "resample", "width", "n")
+    check_what(arguments.images, **{name: getattr(arguments, name) for name in options})
+    model, rng = (
+        editor(run, arguments.width, arguments.stride, arguments.device),
+        Generator(arguments.seed, arguments.device),
+    )
+    images = arguments.images and fitting(run, arguments.images, model.image_shape, model.levels)
+    n = len(images) if images else 8 if arguments.n is None else arguments.n
+    if n < 1:
+        raise ValueError(f"-n must be at least 1, got {n}")
+    anew = read_mask(arguments.mask, *model.image_shape[1:]) if arguments.mask else None
+    label = None if arguments.label is None else label_of(arguments.label, run)
+    resample = 1 if arguments.resample is None else arguments.resample
+    checked_out(arguments.out, n)
+    with use_threads(run.settings().threads):
+        start, found = edited(model, images, n, rng, label, arguments.strength, anew, resample)
+    if not rank():
+        columns = min(n, 16 if images else 1)
+        shown = found if start is None else in_pairs(start, found, columns)
+        print(f"wrote {write_images(arguments.out, found, shown, model.levels, columns)}")
+
+
 def run_translate(arguments: argparse.Namespace) -> None:
-    run, how = Run(arguments.run, False, arguments.checkpoint), (arguments.back, arguments.make_sources)
-    images = to_translate(run, arguments.images, *how)
-    checked_out(arguments.out, len(images))
-    settings = run.settings()
-    with use_threads(settings.threads):
-        start, found = translated(run, images, Generator(arguments.seed, arguments.device), *how)
+    run, back = Run(arguments.run, False, arguments.checkpoint), {"back": True} if arguments.back else {}
+    model = translator(run, arguments.back, arguments.make_sources, arguments.device)
+    start = to_translate(run, model, arguments.images, arguments.back, arguments.make_sources)
+    checked_out(arguments.out, len(start))
+    with use_threads(run.settings().threads):
+        found = translated(model, start, Generator(arguments.seed, arguments.device), **back)
     if not rank():
         columns = min(len(found), 16)
-        print(f"wrote {write_images(arguments.out, found, in_pairs(start, found, columns), settings.levels, columns)}")
+        shown = in_pairs(start if arguments.back else alike(start, model), found, columns)
+        print(f"wrote {write_images(arguments.out, found, shown, model.levels, columns)}")
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
@@ -457,7 +528,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def outcome(parsed: argparse.Namespace) -> tuple[int, str]:
     """Run a command.  Returns the exit status and a line that describes the error, if any."""
     commands = {
-        "train": run_train, "sample": run_sample, "translate": run_translate, "evaluate": run_evaluate, "list": run_list
+        "train": run_train, "sample": run_sample, "edit": run_edit, "translate": run_translate,
+        "evaluate": run_evaluate, "list": run_list,
     }  # fmt: skip
     command = commands[parsed.command]
     keep_freed_memory()

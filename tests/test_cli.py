@@ -55,6 +55,7 @@ TINY = {
     "cyclegan": ["channels=2", "stages=1", "blocks=1", "discriminator_stages=0"],
     "spade": ["latent=2", "channels=2", "hidden=2", "discriminator_stages=0"],
     "stylegan": ["latent=2", "channels=2", "mapping=1"],
+    "super-resolution": ["T=3", "channels=4", "multipliers=1", "heads=1"],
     "ddpm": ["T=3", "channels=4", "multipliers=1", "heads=1"],
     "binomial-diffusion": ["T=3", "channels=4", "multipliers=1", "heads=1"],
     "latent-ddpm": ["latent=2", "channels=2", "stages=1", "T=3", "hidden=4", "blocks=1"],
@@ -83,7 +84,8 @@ PICTURES = {
     "cyclegan": ["cycle"],
     "spade": ["translation"],
     "stylegan": ["mixing", "noise"],
-    "ddpm": ["denoising"],
+    "super-resolution": ["superresolution"],
+    "ddpm": ["denoising", "interpolation"],
     "binomial-diffusion": ["denoising"],
     "latent-ddpm": ["denoising", "reconstructions"],
 }

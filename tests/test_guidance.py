@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -420,7 +419,7 @@ def test_illustrations() -> None:
     """guidance: a row for each of 0, 1, 3 and 8, of the same noise, a column a class, at most ten; prompts: a row for
     each word of weight and of slant, a column a class."""
     m = model(condition="text").eval()
-    bare: Any = SimpleNamespace()
+    bare = Images(np.zeros((4, 1, 4, 4), np.uint8), np.arange(4) % CLASSES, 5, "bare")
     found = m.illustrations(bare, bare, ng.Generator(0))
     assert found["guidance"].shape == (4, CLASSES, 1, 4, 4)
     assert found["prompts"].shape == (6, CLASSES, 1, 4, 4)
@@ -432,4 +431,4 @@ def test_illustrations() -> None:
     prompts = [f"a {word} {number}" for word in words for number in NUMBERS[:CLASSES]]
     expected = m.sample(len(prompts), rng.stream(1), prompts, guidance=1.0)
     assert np.array_equal(found["prompts"].reshape(expected.shape), expected)
-    assert model(label_dropout=0.0).illustrations(bare, bare, rng).keys() == {"denoising"}
+    assert model(label_dropout=0.0).illustrations(bare, bare, rng).keys() == {"denoising", "interpolation"}

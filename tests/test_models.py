@@ -29,6 +29,7 @@ from nanogen.models import (
     PixelCNN,
     PixelRNN,
     StyleGAN,
+    SuperResolution,
 )  # fmt: skip
 from nanogen.models.autoregressive.base import AutoregressiveModel
 
@@ -61,6 +62,7 @@ MODELS: dict[str, Any] = {
     "spade": lambda **rng: SPADE((3, 6, 4), 5, latent=3, channels=4, hidden=4, discriminator_stages=0, **rng),
     "stylegan": lambda **rng: StyleGAN((1, 8, 8), 5, latent=3, channels=4, **rng),
     "stylegan, growing": lambda **rng: StyleGAN((3, 8, 8), 5, latent=3, channels=4, progressive=1, **rng),
+    "super-resolution": lambda **rng: SuperResolution((3, 4, 6), 5, T=4, channels=8, heads=2, augmentation=0.5, **rng),
     "ddpm": lambda **rng: DDPM((3, 4, 6), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **rng),
     "binomial": lambda **rng: BinomialDiffusion((3, 4, 6), 2, T=4, channels=8, multipliers=(1, 2), heads=2, **rng),
     "latent": lambda **rng: LatentDDPM((1, 6, 8), 5, latent=3, channels=4, T=4, hidden=8, blocks=1, **rng),
@@ -176,6 +178,10 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     },
     SPADE: {"source": "posterised", "latent": 64, "channels": 64, "hidden": 128, "discriminator_stages": 3},
     StyleGAN: {"latent": 64, "channels": 32, "mapping": 4, "mixing": 0.9, "penalty": 1.0, "progressive": 0},
+    SuperResolution: {
+        "T": 1000, "schedule": "linear", "variance": "beta", "augmentation": 0.0, "channels": 64, "multipliers": (1, 2),
+        "blocks": 1, "heads": 4, "dropout": 0.0,
+    },
     DDPM: {
         "T": 1000, "schedule": "linear", "variance": "beta", "channels": 64, "multipliers": (1, 2), "blocks": 1,
         "heads": 4, "dropout": 0.0, "label_dropout": 0.1, "condition": "label", "prediction": "noise",
@@ -235,6 +241,7 @@ def test_the_unit_of_a_loss(name: str) -> None:
             "pix2pix": "nats, with λ times the L1 error",
             "cyclegan": "squared error of D, with λ times the L1 error of the cycle",
             "spade": "units of the discriminator's output", "stylegan": "nats", "stylegan, growing": "nats",
+            "super-resolution": "squared error per dimension",
             "ddpm": "squared error per dimension", "latent": "squared error per dimension",
             "latent, vae": "squared error per dimension", "binomial": "nats per dimension, by one step of the bound",
             "vae, categorical": "nats per dimension, codes relaxed",

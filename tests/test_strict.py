@@ -245,7 +245,7 @@ def test_cupy_compiles_what_is_fused() -> None:
         assert len(compiled.compiled(function, taken)) > 1000, function.__name__
 
 
-UNCONDITIONAL = ("pix2pix", "cyclegan", "spade")  # models that take no labels
+UNCONDITIONAL = ("pix2pix", "cyclegan", "spade", "super-resolution")  # models that take no labels
 
 # What one training step may move: the images.  Random numbers are drawn on the device.
 UPLOADS = {
@@ -265,6 +265,7 @@ UPLOADS = {
     "cyclegan": 2,
     "spade": 2,
     "stylegan": 1,
+    "super-resolution": 1,
     "ddpm": 1,
     "binomial-diffusion": 1,
     "latent-ddpm": 2,

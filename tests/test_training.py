@@ -563,8 +563,9 @@ def test_every_seed_and_every_pass_has_an_order_of_its_own() -> None:
 def test_streams_are_independent() -> None:
     """Weights, steps, orders, pictures, samples, evaluation and test losses draw from streams of their own."""
     streams = [runs.INITIAL_WEIGHTS, runs.STEPS, runs.SHUFFLES, runs.PICTURES, runs.SAMPLES, runs.EVALUATION, runs.TEST]
+    streams.append(runs.LARGE)
     streams += [evaluation.LEFT_OUT, evaluation.REAL_AS_IF_DRAWN]
-    assert len(set(streams)) == 9
+    assert len(set(streams)) == 10
     for model, own in TINY.items():
         built = loop.build_model(settings_of(model, seed=3))
         expected = MODELS[model](
@@ -806,6 +807,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "ema": 0.98,
         "model_settings": {"penalty": 0.5},
     },
+    "super-resolution": {"steps": 1200, "lr": 2e-3, "ema": 0.98, "model_settings": {"T": 200, "channels": 32}},
     "ddpm": {"steps": 600, "lr": 2e-3, "ema": 0.98, "model_settings": {"T": 200, "channels": 32}},
     "binomial-diffusion": {"steps": 900, "lr": 3e-3, "ema": 0.98, "model_settings": {"channels": 32}},
     "latent-ddpm": {"steps": 900, "lr": 1e-3, "ema": 0.98, "model_settings": {"T": 200}},
@@ -840,7 +842,7 @@ LARGE: dict[str, dict[str, Any]] = {
     },
     **{
         name: {"steps": 3000, "lr": 1e-3, "ema": 0.995, "model_settings": {"channels": 32, "multipliers": (1, 2, 2)}}
-        for name in ("ddpm", "binomial-diffusion")
+        for name in ("ddpm", "super-resolution", "binomial-diffusion")
     },
     "latent-ddpm": {"steps": 4000, "lr": 1e-3, "ema": 0.995, "model_settings": {}},
 }  # fmt: skip
@@ -936,7 +938,7 @@ def test_defaults_as_they_are_shown() -> None:
     )
     assert default("lr") == (
         "0.001 or 0.003 for pixelcnn, gated-pixelcnn, pixelrnn, binomial-diffusion"
-        " or 0.002 for hierarchical-vae, aae, ddpm"
+        " or 0.002 for hierarchical-vae, aae, ddpm, super-resolution"
         " or 0.0005 for gan, infogan or 0.005 for stylegan; images beyond 16 pixels: 0.001"
         " or 0.0003 for gan, infogan or 0.0004 for sagan, biggan, spade or 0.002 for stylegan"
         " or 0.0002 for pix2pix, cyclegan"

@@ -28,6 +28,7 @@ TINY: dict[str, dict[str, Any]] = {
     "cyclegan": {"channels": 2, "stages": 1, "blocks": 1, "discriminator_stages": 0, "history": 6, "identity": 0.5},
     "spade": {"latent": 2, "channels": 2, "hidden": 2, "discriminator_stages": 0},
     "stylegan": {"latent": 3, "channels": 2, "mapping": 1, "progressive": 3},
+    "super-resolution": {"T": 3, "channels": 2, "multipliers": (1,), "heads": 1, "augmentation": 0.5},
     "ddpm": {"T": 3, "channels": 2, "multipliers": (1,), "heads": 1, "dropout": 0.2},
     "binomial-diffusion": {"T": 3, "channels": 2, "multipliers": (1,), "heads": 1, "dropout": 0.2},
     "latent-ddpm": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Callable
 from importlib import import_module, resources
@@ -13,7 +14,7 @@ import numpy as np
 from nanogen.data.arrays import read_file
 from nanogen.data.cifar import read_split
 from nanogen.data.idx import read_idx, read_pair
-from nanogen.data.images import Images, check_levels
+from nanogen.data.images import Images, check_levels, mean_levels, means
 
 __all__ = ["DATASETS", "Images", "check_levels", "load", "load_all", "read_idx"]
 
@@ -61,13 +62,29 @@ def _needing(library: str, module: str) -> Any:
 def load_all(name: str | Path, size: tuple[int, int] | None = None, color: str | None = None) -> Images:
     """All images of an `.npz` or `.npy` file without splits; else the test images of what `load` takes.
 
-    size, color: for a folder of pictures.
+    size, color: as for `load`, which ignores the color here unless the name is that of a folder.
 
     Raises:
         FileNotFoundError, ValueError, OSError: as `load`."""
     if str(name) not in DATASETS and Path(name).suffix.lower() in (".npy", ".npz"):
-        return read_file(name, "all")
-    return load(name, "test", None, size, color) if Path(name).is_dir() else load(name, "test")
+        found = read_file(name, "all")
+        return found if size is None else shrunk(found, size)
+    return load(name, "test", None, size, color if Path(name).is_dir() else None)
+
+
+def shrunk(images: Images, size: tuple[int, int]) -> Images:
+    """The images at a smaller size, height and width, whose pixels are the means of squares of pixels: see `means`.
+
+    Raises:
+        ValueError: a size that is not the images' divided by one whole number."""
+    height, width = images.shape[1:]
+    factor = height // size[0]
+    if factor < 1 or (factor * size[0], factor * size[1]) != (height, width):
+        raise ValueError(
+            f"size must be {height}×{width}, that of {images.name}, divided by a whole number, got {size[0]}×{size[1]}"
+        )
+    found, levels = means(images.images, images.levels, factor), mean_levels(images.levels, factor)
+    return images if factor == 1 else dataclasses.replace(images, images=found, levels=levels)
 
 
 DATASETS: dict[str, Callable[[str, str | Path | None], Images]] = {
@@ -103,11 +120,12 @@ def load(
             `folder.read_folder`); an `.npz` or `.npy` of bytes (see `arrays.read_file`).
         split: `train` or `test`.
         folder: where the files of `mnist`, `fashion-mnist` or `cifar10` are, instead of the cache folder.
-        size: for a folder of pictures, the height and width to resize them to.
+        size: the height and width: of a folder of pictures, to resize them to; of other images, theirs divided by a
+            whole number (see `shrunk`).
         color: for a folder of pictures, `grey` or `rgb`: what to convert them to.
 
     Raises:
-        ValueError: an unknown name or split; a broken file; a size or color without a folder of pictures.
+        ValueError: an unknown name or split; a broken file; a color without a folder of pictures.
         FileNotFoundError: a file that is not in the folder.
         OSError: a failed download.
     """
@@ -122,12 +140,12 @@ def load(
         if folder is not None:
             raise ValueError(f"{name} is a folder already and takes no other one (--data-dir)")
         return _needing("pillow", "nanogen.data.folder").read_folder(canonical(str(name)), split, size, color)
-    if (size is not None or color is not None) and (str(name) in DATASETS or path.exists()):
-        raise ValueError(f"size and color need a folder of pictures, and {name} is not a folder")
-    if str(name) in DATASETS:
-        return DATASETS[str(name)](split, folder)
-    if path.suffix.lower() in (".npy", ".npz"):
-        return read_file(canonical(str(name)), split)
+    if color is not None and (str(name) in DATASETS or path.exists()):
+        raise ValueError(f"color needs a folder of pictures, and {name} is not a folder")
+    if str(name) in DATASETS or path.suffix.lower() in (".npy", ".npz"):
+        named = DATASETS.get(str(name))
+        found = named(split, folder) if named else read_file(canonical(str(name)), split)
+        return found if size is None else shrunk(found, size)
     close = difflib.get_close_matches(str(name), DATASETS, n=1)
     raise ValueError(
         f"data must be one of {', '.join(DATASETS)}, a folder of pictures, or an .npz or .npy file, got {str(name)!r}"

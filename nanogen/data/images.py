@@ -120,6 +120,26 @@ def nearest(images: Array, among: Array) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def mean_levels(levels: int, factor: int) -> int:
+    """The number of levels of `means`: f² (K − 1) + 1 of f² pixels, so that no mean is rounded, but at most 256."""
+    return min(factor**2 * (levels - 1) + 1, 256)
+
+
+def means(images: Array, levels: int, factor: int) -> Array:
+    """The mean of each square of factor × factor pixels: (N, C, H, W) to uint8 (N, C, H / factor, W / factor).
+
+    Its levels are 0 … `mean_levels` − 1 from black to white: the sums of the squares, if these are at most 255.
+
+    Raises:
+        ValueError: sides that the factor does not divide."""
+    n, c, height, width = images.shape
+    if height % factor or width % factor:
+        raise ValueError(f"images must have sides that {factor} divides, got {height}×{width} pixels")
+    sums = images.astype(np.int64).reshape(n, c, height // factor, factor, width // factor, factor).sum((3, 5))
+    most, last = factor**2 * (levels - 1), mean_levels(levels, factor) - 1
+    return ((2 * last * sums + most) // (2 * most)).astype(np.uint8)
+
+
 def own_splits(roles: Mapping[Part, str]) -> dict[str, Part]:
     """Which part of a data set is which split, given each part's role (a value of `ROLES`).
 

@@ -18,6 +18,7 @@ from nanogen.models.diffusion.binomial import BinomialDiffusion
 from nanogen.models.diffusion.ddpm import DDPM
 from nanogen.models.diffusion.latent import LatentDDPM
 from nanogen.models.diffusion.schedule import NoiseSchedule
+from nanogen.models.diffusion.superresolution import SuperResolution
 from nanogen.models.latent.autoencoder import Autoencoder
 from nanogen.models.latent.hierarchical import HierarchicalVAE
 from nanogen.models.latent.vae import VAE
@@ -42,6 +43,7 @@ MODELS: dict[str, type[GenerativeModel]] = {
     "cyclegan": CycleGAN,
     "spade": SPADE,
     "ddpm": DDPM,
+    "super-resolution": SuperResolution,
     "binomial-diffusion": BinomialDiffusion,
     "latent-ddpm": LatentDDPM,
 }
@@ -70,6 +72,7 @@ __all__ = [
     "PixelRNN",
     "Recipe",
     "StyleGAN",
+    "SuperResolution",
 ]
 
 __getattr__ = _only(__name__, globals())

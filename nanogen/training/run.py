@@ -38,7 +38,7 @@ FORMER = ("processes",)
 NAMED = {int: "an integer", float: "a number", str: "text", bool: "true or false"}  # the types of settings, in errors
 
 # Independent random streams of one seed.
-INITIAL_WEIGHTS, STEPS, SHUFFLES, PICTURES, SAMPLES, EVALUATION, TEST = range(7)
+INITIAL_WEIGHTS, STEPS, SHUFFLES, PICTURES, SAMPLES, EVALUATION, TEST, LARGE = range(8)
 
 # Far above sensible use.  What is beyond would only be noticed after minutes, or when the memory is full.
 MOST_PIXELS = 128 * 128  # attention in larger images takes too much memory

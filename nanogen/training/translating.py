@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from nanogen.backend import to_numpy
-from nanogen.data import load_all
+from nanogen.backend import Array, to_numpy
+from nanogen.data import Images, load_all
+from nanogen.distributions import scale_levels, unscale_levels
 from nanogen.models import MODELS
 from nanogen.models.base import progress
 from nanogen.random import Generator
@@ -16,46 +18,71 @@ from nanogen.training.evaluation import BATCH
 from nanogen.training.run import SAMPLES, Run
 
 
-def to_translate(run: Run, name: str, back: bool, make_sources: bool) -> np.ndarray:
-    """The images of a file or a data set (see `load_all`), which a run's model can translate.
+def translator(run: Run, back: bool, make_sources: bool, device: str) -> Any:
+    """A run's model, which translates.
 
     Raises:
-        ValueError: a model that does not translate, or not `back`; images that do not fit it; `back` with
-            `make_sources`."""
-    settings = run.settings()
+        ValueError: a model that does not translate, or not `back`; `back` with `make_sources`."""
+    name = run.settings().model
     able = {model: inspect.signature(cls.translate) for model, cls in MODELS.items() if hasattr(cls, "translate")}
     both_ways = [model for model in able if "back" in able[model].parameters]
-    if settings.model not in able:
-        raise ValueError(f"{run.folder} is a run of {settings.model}; only {', '.join(able)} translate images")
-    if back and settings.model not in both_ways:
-        raise ValueError(f"--back is for {', '.join(both_ways)}; {run.folder} is a run of {settings.model}")
+    if name not in able:
+        raise ValueError(f"{run.folder} is a run of {name}; only {', '.join(able)} translate images")
+    if back and name not in both_ways:
+        raise ValueError(f"--back is for {', '.join(both_ways)}; {run.folder} is a run of {name}")
     if back and make_sources:
         raise ValueError("--make-sources is not for --back, which translates images to sources")
+    return run.model(device)
+
+
+def fitting(run: Run, name: str, shape: tuple[int, ...], levels: int) -> Images:
+    """The images of a file or a data set, see `load_all`.
+
+    Raises:
+        ValueError: images of another shape or number of levels."""
+    settings = run.settings()
     found, what = load_all(name, settings.size, settings.color), "images of shape {} and {} levels".format
     if found.levels == settings.data_levels:
         found = found.requantised(settings.levels)
-    if (found.shape, found.levels) != (settings.image_shape, settings.levels):
-        expected = what(settings.image_shape, settings.levels)
-        raise ValueError(f"--images must be {expected}, as those of the run, got {what(found.shape, found.levels)}")
-    return found.images
+    if (found.shape, found.levels) != (tuple(shape), levels):
+        raise ValueError(
+            f"--images must be {what(tuple(shape), levels)}, as those of the run, got {what(found.shape, found.levels)}"
+        )
+    return found
 
 
-def translated(
-    run: Run, images: np.ndarray, rng: Generator, back: bool, make_sources: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """What a run's model translates, and the translations: uint8 (N, C, H, W) each.
+def to_translate(run: Run, model: Any, name: str, back: bool, make_sources: bool) -> np.ndarray:
+    """The images of a file or a data set, of which the model translates each, or its source: uint8 (N, C, H, W).
 
     Args:
         back: from images to sources.
         make_sources: translate the sources that are made of the images.
-    """
-    model: Any = run.model(rng.device)
-    start, how = to_numpy(model.source_of(images)) if make_sources else images, {"back": True} if back else {}
+
+    Raises:
+        ValueError: images that do not fit the model."""
+    if back or make_sources:
+        images = fitting(run, name, model.image_shape, model.levels).images
+        return to_numpy(model.source_of(images)) if make_sources else images
+    return fitting(run, name, model.source_shape, model.source_levels).images
+
+
+def in_batches(of: Callable[[slice, Generator], Array], n: int, rng: Generator) -> np.ndarray:
+    """What a function makes of n images, BATCH of them at a time, each batch with random numbers of its own."""
     parts = [
-        to_numpy(model.translate(start[i : i + BATCH], rng.stream(SAMPLES, i), **how))
-        for i in progress(range(0, len(start), BATCH), "batch")
+        to_numpy(of(slice(i, min(i + BATCH, n)), rng.stream(SAMPLES, i))) for i in progress(range(0, n, BATCH), "batch")
     ]
-    return start, np.concatenate(parts)
+    return np.concatenate(parts)
+
+
+def translated(model: Any, start: np.ndarray, rng: Generator, **how: Any) -> np.ndarray:
+    """The translations of images or sources: uint8 (N, C, H, W)."""
+    return in_batches(lambda part, rng: model.translate(start[part], rng, **how), len(start), rng)
+
+
+def alike(sources: np.ndarray, model: Any) -> np.ndarray:
+    """Sources in the levels of the model's images; and in their size, if they are smaller by a whole factor."""
+    factor, scaled = model.image_shape[1] // sources.shape[2], scale_levels(sources, model.source_levels)
+    return unscale_levels(scaled, model.levels).repeat(factor, axis=2).repeat(factor, axis=3)
 
 
 def in_pairs(above: np.ndarray, below: np.ndarray, columns: int) -> np.ndarray:

@@ -170,6 +170,7 @@ TITLES = {
     "stylegan": "StyleGAN",
     "ddpm": "DDPM",
     "unet": "U-Net",
+    "superresolution": "Super-resolution",
     "known": "Known sources",
 }
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from nanogen.autograd import Tensor, changes, no_grad
 from nanogen.backend import Array, array_module, device_of, to_device, to_numpy
+from nanogen.data.images import check_levels
 from nanogen.distributed import everyones, rank, size
-from nanogen.distributions import unscale_levels
+from nanogen.distributions import scale_levels, unscale_levels
 from nanogen.models.adversarial.sources import SOURCES
 from nanogen.models.base import GenerativeModel, check_choice, check_counts
 from nanogen.nn import Conv2d, ConvTranspose2d, Module
@@ -25,7 +26,7 @@ class TranslationModel(GenerativeModel):
     images, the last KEPT that were seen.  So its images are nearer to training images than new ones would be.
 
     Buffers:
-        kept: their sources, uint8 (KEPT, C, H, W); zeros before training.
+        kept: their sources, uint8 (KEPT, *source_shape); zeros before training.
         seen: the number of sources so far.
     """
 
@@ -40,8 +41,24 @@ class TranslationModel(GenerativeModel):
         if source == "turned" and image_shape[1] != image_shape[2]:
             raise ValueError(f"source=turned needs square images, got image_shape {image_shape}")
         self.source = source
-        self.register_buffer("kept", Tensor(np.zeros((KEPT, *image_shape), np.uint8)))
+        self.register_buffer("kept", Tensor(np.zeros((KEPT, *self.source_shape), np.uint8)))
         self.register_buffer("seen", Tensor(np.zeros((), np.int64)))
+
+    @property
+    def source_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of a source."""
+        return self.image_shape
+
+    @property
+    def source_levels(self) -> int:
+        """The number of levels of a source."""
+        return self.levels
+
+    def scaled_source(self, sources: Any) -> Tensor:
+        """Sources of integer levels, checked and scaled to [−1, 1], on the model's device."""
+        found: Array = sources.data if isinstance(sources, Tensor) else sources
+        check_levels(found, self.source_levels, self.source_shape)
+        return Tensor(scale_levels(to_device(found, self.device), self.source_levels, self.dtype))
 
     def source_of(self, images: Any) -> Array:
         """The source of each image (N, C, H, W): uint8, of the same shape."""
@@ -77,15 +94,20 @@ class TranslationModel(GenerativeModel):
         Raises:
             TypeError, ValueError: sources that are not integers, of another shape, or with a level out of range."""
         with no_grad():
-            x = self.translation(self.scaled(self.pixels(images)), rng)
+            x = self.translation(self.scaled_source(images), rng)
         return unscale_levels(x.data, self.levels)
 
     def sample(self, n: int, rng: Generator, labels: Any = None) -> Array:
         """Translations of n kept sources, each drawn with equal probability: uint8 (n, C, H, W)."""
+        return self.translate(self.kept_sources(n, rng, labels), rng)
+
+    def kept_sources(self, n: int, rng: Generator, labels: Any = None) -> Array:
+        """n of the kept sources, each drawn with equal probability."""
         check_counts(n=n)
         self.condition(labels, n)
         known = min(max(int(to_numpy(self.seen.data)), 1), KEPT)
-        return self.translate(self.kept.data[rng.integers(0, known, n)], rng)
+        drawn: Array = self.kept.data[rng.integers(0, known, n)]
+        return drawn
 
 
 class History(Module):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -141,6 +141,10 @@ class Diffusion(GenerativeModel):
         given = self.condition(labels if prompt is None else [prompt] * n, n, rng)
         given |= {"guidance": guidance} if guidance else {}
         trajectory = self.ancestral(n, rng, **given) if steps is None else self.ddim(n, rng, steps, eta, **given)
+        return self.last_of(trajectory)
+
+    def last_of(self, trajectory: Iterator[tuple[int, Tensor]]) -> Array:
+        """The images at the end of a trajectory, of integer levels: uint8 (N, C, H, W)."""
         for _, x in trajectory:
             last = x
         return self.decode(last)
@@ -162,40 +166,67 @@ class Diffusion(GenerativeModel):
         check_counts(n=n)
         return Tensor(rng.normal((n, *self.x_shape), dtype=self.dtype))
 
-    def ancestral(self, n: int, rng: Generator, labels: Any = None, **how: float) -> Iterator[tuple[int, Tensor]]:
+    def ancestral(
+        self, n: int, rng: Generator, labels: Any = None, times: Sequence[int] | None = None,
+        start: Tensor | None = None, between: Callable[[Tensor, int], Tensor] | None = None, **given: Any,
+    ) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
         """x_T ~ N(0, I), then x_{t−1} = μ_θ(x_t, t) + σ_t z down to x_0, without noise at t = 1.
 
-        Yields (t, x_t) for t = T … 0.  Ho et al. 2020, algorithm 2."""
-        x, given = self._start(n, rng), self.condition(labels, n) | how
-        yield self.T, x
-        for t in progress(range(self.T, 0, -1), "sampling step"):
+        Yields (t, x_t) for t = T … 0.  Ho et al. 2020, algorithm 2.
+
+        Args:
+            times: another walk than T … 0: one step down by p_θ, and any number of steps up by q.
+            start: x at the first of the times, in place of noise.
+            between: after each step down, x_t and t to the x_t from which to go on.
+            given: more for the network, besides the labels."""
+        x = self._start(n, rng) if start is None else start
+        given, walk = self.condition(labels, n) | given, range(self.T, -1, -1) if times is None else times
+        yield walk[0], x
+        for t, s in progress(list(itertools.pairwise(walk)), "sampling step"):
             with no_grad():
-                p = self.reverse(x, array_module(x.data).full(n, t), **given)
-                x = p.mean + p.std * rng.normal(x.shape, dtype=x.dtype) if t > 1 else p.mean
-            yield t - 1, x
+                if s > t:
+                    x = self.schedule.forward(x, t, s, rng.normal(x.shape, dtype=x.dtype))
+                else:
+                    p = self.reverse(x, array_module(x.data).full(n, t), **given)
+                    x = p.mean + p.std * rng.normal(x.shape, dtype=x.dtype) if t > 1 else p.mean
+                    x = between(x, s) if between else x
+            yield s, x
 
     def ddim(
-        self, n: int, rng: Generator, steps: int, eta: float = 0.0, labels: Any = None, **how: float
-    ) -> Iterator[tuple[int, Tensor]]:
+        self, n: int, rng: Generator, steps: int, eta: float = 0.0, labels: Any = None, start: Tensor | None = None,
+        **given: Any,
+    ) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
         """x_T ~ N(0, I), then fewer and larger steps t → s, deterministic if eta = 0.  Yields each (t, x_t).
 
         x_s = √ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂ + σ z,  σ² = η² (1 − ᾱ_s)/(1 − ᾱ_t) (1 − ᾱ_t/ᾱ_s).  Song et al. 2021, eq. 12
-        and 16.  ε̂ is the noise that belongs to the clipped x̂_0."""
+        and 16.
+
+        Args:
+            start: x_T, in place of noise.
+            given: more for the network, besides the labels."""
         self.evaluations_with(steps, eta)
-        x, times, schedule = self._start(n, rng), ddim_times(self.T, steps), self.schedule
-        given = self.condition(labels, n) | how
+        x, times, schedule = self._start(n, rng) if start is None else start, ddim_times(self.T, steps), self.schedule
+        given = self.condition(labels, n) | given
         yield self.T, x
         for t, s in progress(list(itertools.pairwise(times)), "sampling step"):
             before, after = schedule.q_variance(0, t), float(schedule.q_variance(0, s))  # 1 − ᾱ_t, 1 − ᾱ_s
             sigma2 = float(eta**2 * after / before * schedule.q_variance(s, t))
             with no_grad():
-                now = array_module(x.data).full(n, t)
-                x0 = self.predict_x0(x, now, **given)
-                noise = schedule.noise_from_x0(x, now, x0)
-                x = float(schedule.sqrt_alpha_bars[s]) * x0 + max(after - sigma2, 0.0) ** 0.5 * noise
+                x = self.ddim_step(x, t, s, sigma2, **given)
                 if sigma2 > 0:
                     x = x + sigma2**0.5 * rng.normal(x.shape, dtype=x.dtype)
             yield s, x
+
+    def ddim_step(self, x: Tensor, t: int, s: int, sigma2: float = 0.0, **given: Array) -> Tensor:
+        """√ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂, from x_t; down, or up with σ² = 0.  Song et al. 2021, eq. 12.
+
+        ε̂ is the noise that belongs to the clipped x̂_0.  In x_0 there is none, so ε̂ is that at t = 1."""
+        schedule, after = self.schedule, float(self.schedule.q_variance(0, s))  # 1 − ᾱ_s
+        now = array_module(x.data).full(len(x), max(t, 1))
+        x0 = self.predict_x0(x, now, **given)
+        noise = schedule.noise_from_x0(x, now, x0)
+        x0 = x0 if t else x
+        return float(schedule.sqrt_alpha_bars[s]) * x0 + max(after - sigma2, 0.0) ** 0.5 * noise
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
         """denoising: each row is one sample, x_t from the noise at t = T (left) to the image at t = 0 (right)"""

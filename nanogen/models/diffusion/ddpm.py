@@ -20,9 +20,10 @@ from nanogen import functional as F
 from nanogen.autograd import Tensor
 from nanogen.backend import Array
 from nanogen.distributions import Normal
-from nanogen.models.base import check_choice, check_counts
+from nanogen.models.base import check_choice
 from nanogen.models.diffusion.bound import Bounded
 from nanogen.models.diffusion.captions import LONGEST
+from nanogen.models.diffusion.editing import Editable
 from nanogen.models.diffusion.guidance import Guided
 from nanogen.models.diffusion.prediction import PREDICTIONS
 from nanogen.models.diffusion.schedule import SCHEDULES, NoiseSchedule
@@ -36,7 +37,7 @@ from nanogen.random import Generator
 BOUND = 0.001  # λ, the weight of the bound in L_hybrid
 
 
-class DDPM(Guided, Bounded):
+class DDPM(Guided, Bounded, Editable):
     """A diffusion model of images.
 
     Args:
@@ -72,9 +73,6 @@ class DDPM(Guided, Bounded):
         prediction: str = "noise", weighting: str = "simple", times: str = "uniform", rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
-        check_counts(
-            channels=channels, blocks=blocks, heads=heads, **{f"multipliers[{i}]": m for i, m in enumerate(multipliers)}
-        )
         check_choice(
             variance=(variance, ("beta", "posterior", "learned")), prediction=(prediction, tuple(PREDICTIONS)),
             weighting=(weighting, ("simple", "bound")), times=(times, tuple(TIMES)),
@@ -82,10 +80,6 @@ class DDPM(Guided, Bounded):
         if not isinstance(schedule, NoiseSchedule):
             check_choice(schedule=(schedule, tuple(SCHEDULES)))
             schedule = SCHEDULES[schedule](T)
-        if not multipliers:
-            raise ValueError("multipliers must be at least one positive integer, got none")
-        if channels % 2 or channels * multipliers[-1] % heads:
-            raise ValueError(f"channels must be even, and divide into {heads} heads at the end, got {channels}")
         self.schedule, self.variance, self.weighting = schedule, variance, weighting
         self.prediction, self.times = prediction, TIMES[times](schedule.T)
         self.set_condition(condition, label_dropout)

@@ -117,14 +117,14 @@ class Guided(Diffusion):
         return F.cat([prediction, found[:, channels:]], dim=1)
 
     def illustrations(self, train: Images, test: Images, rng: Generator) -> dict[str, np.ndarray]:
-        """denoising: each row is one sample, x_t from the noise at t = T (left) to the image at t = 0 (right)
-        guidance: from the top down guidance 0, 1, 3 and 8, of the same noise; each column is a class
-        prompts: each row is one word: thin, medium, bold, backward, upright, leaning; each column is a class"""
-        found, classes, faster = (
-            super().illustrations(train, test, rng),
-            min(self.classes, 10),
-            self.sampling_within(50),
-        )
+        """Grids of images by name:
+
+        - denoising: each row is one sample, x_t from the noise at t = T (left) to the image at t = 0 (right)
+        - interpolation: from one test image (left) to another (right), through the noises that lead to them by DDIM
+        - guidance: from the top down guidance 0, 1, 3 and 8, of the same noise; each column is a class
+        - prompts: each row is one word: thin, medium, bold, backward, upright, leaning; each column is a class"""
+        found, classes = super().illustrations(train, test, rng), min(self.classes, 10)
+        faster = self.sampling_within(50)
         if self.guidable:
             by_class = lambda w: self.sample(classes, rng.stream(0), np.arange(classes), guidance=w, **faster)
             found["guidance"] = np.stack([to_numpy(by_class(w)) for w in (0.0, 1.0, 3.0, 8.0)])

@@ -117,6 +117,11 @@ class NoiseSchedule:
         """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, a draw from q(x_t | x_0).  Ho et al. 2020, eq. 4."""
         return self.at(self.sqrt_alpha_bars, t, x0) * x0 + self.at(self.sqrt_one_minus_alpha_bars, t, x0) * noise
 
+    def forward(self, x_s: Any, s: int, t: int, noise: Any) -> Any:
+        """x_t = √(ᾱ_t/ᾱ_s) x_s + √(1 − ᾱ_t/ᾱ_s) ε, a draw from q(x_t | x_s), s ≤ t.  Ho et al. 2020, eq. 2."""
+        variance = float(self.q_variance(s, t))
+        return (1 - variance) ** 0.5 * x_s + variance**0.5 * noise
+
     def q_posterior(self, x0: Any, x_t: Any, t: Any) -> tuple[Any, Any]:
         """The mean μ̃_t(x_t, x_0) and the variance β̃_t of q(x_{t−1} | x_t, x_0).  Ho et al. 2020, eq. 6 and 7."""
         return self.mean_from_x0(x_t, t, x0), self.at(self.posterior_variances, t, x_t)
