@@ -599,7 +599,7 @@ def test_what_translate_refuses(runs: dict[str, Path], tmp_path: Path, capsys: p
     np.save(tmp_path / "bytes.npy", np.zeros((3, 4, 4), np.uint8))
     stripes_file = str(runs["stripes.npz"])
     for model, more, words in [
-        ("vae", [stripes_file], "is a run of vae; only pix2pix, cyclegan, spade translate images"),
+        ("vae", [stripes_file], "is a run of vae; only pix2pix, cyclegan, spade, super-resolution translate images"),
         ("pix2pix", [stripes_file, "--back"], "--back is for cyclegan"),
         ("cyclegan", [stripes_file, "--back", "--make-sources"], "--make-sources is not for --back"),
         ("pix2pix", [f"{tmp_path}/large.npy"], "must be images of shape (1, 4, 4) and 4 levels"),
