@@ -44,7 +44,8 @@ class DDPM(Bounded):
         variance: σ_t² of the reverse process: `beta` (β_t) or `posterior` (β̃_t, but β̃_2 at t = 1).  Ho et al. 2020,
             section 3.2, and their code.  `learned`: by the network, between the two.
         prediction: what the network predicts, `noise`, `x0`, `mean` (of the reverse process) or `v`.
-        weighting: of the squared errors at different t: `simple`, all alike, or `bound`, as in the bound.
+        weighting: of the squared errors at different t: `simple`, all alike, or `bound`, as in the bound (with
+            σ_t² = β̃_t, if it is learned).
         times: the times of a training step: `uniform`, or by `importance` for the loss.
         channels: the width of the U-Net at full size, even.
         multipliers: the width at each resolution, in units of `channels`; each resolution is half the one before.
@@ -81,6 +82,8 @@ class DDPM(Bounded):
             raise ValueError("multipliers must be at least one positive integer, got none")
         if channels % 2 or channels * multipliers[-1] % heads:
             raise ValueError(f"channels must be even, and divide into {heads} heads at the end, got {channels}")
+        if weighting == "bound":
+            self.loss_unit = "nats per dimension, less a constant"
         self.schedule, self.variance, self.weighting = schedule, variance, weighting
         self.prediction, self.times = prediction, TIMES[times](schedule.T)
         self.unet = UNet(
