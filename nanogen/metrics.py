@@ -115,7 +115,7 @@ def estimated_bounds(
     model: GenerativeModel,
     images: np.ndarray,
     rng: Generator,
-    draws: int = 8,
+    draws: int = 4,
     batch: int = 512,
     labels: np.ndarray | None = None,
 ) -> dict[str, EstimatedBound]:

@@ -48,7 +48,8 @@ class DDPM(Guided, Bounded, Editable):
         variance: σ_t² of the reverse process: `beta` (β_t) or `posterior` (β̃_t, but β̃_2 at t = 1).  Ho et al. 2020,
             section 3.2, and their code.  `learned`: by the network, between the two.
         prediction: what the network predicts, `noise`, `x0`, `mean` (of the reverse process) or `v`.
-        weighting: of the squared errors at different t: `simple`, all alike, or `bound`, as in the bound.
+        weighting: of the squared errors at different t: `simple`, all alike, or `bound`, as in the bound (with
+            σ_t² = β̃_t, if it is learned).
         times: the times of a training step: `uniform`, or by `importance` for the loss.
         channels: the width of the U-Net at full size, even.
         multipliers: the width at each resolution, in units of `channels`; each resolution is half the one before.
@@ -80,6 +81,8 @@ class DDPM(Guided, Bounded, Editable):
         if not isinstance(schedule, NoiseSchedule):
             check_choice(schedule=(schedule, tuple(SCHEDULES)))
             schedule = SCHEDULES[schedule](T)
+        if weighting == "bound":
+            self.loss_unit = "nats per dimension, less a constant"
         self.schedule, self.variance, self.weighting = schedule, variance, weighting
         self.prediction, self.times = prediction, TIMES[times](schedule.T)
         self.set_condition(condition, label_dropout)
