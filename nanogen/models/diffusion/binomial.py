@@ -1,11 +1,11 @@
 """Diffusion of bits.  Sohl-Dickstein et al. 2015, Deep Unsupervised Learning using Nonequilibrium Thermodynamics.
 
     q(x_t | x_{t−1}) = Bern(x_{t−1} (1 − β_t) + β_t / 2)              bits are flipped with probability β_t / 2
-    q(x_t | x_0) = Bern(x_0 ᾱ_t + (1 − ᾱ_t) / 2)                      towards ½                            (table C.1)
+    q(x_t | x_0) = Bern(x_0 ᾱ_t + (1 − ᾱ_t) / 2)                      towards ½                            (table App.1)
     p_θ(x_{t−1} | x_t) = Σ_{x_0} q(x_{t−1} | x_t, x_0) p_θ(x_0 | x_t)  a network flips them back, each pixel by itself
 
-The network predicts the clean bit, as in Austin et al. 2021, eq. 4.  Bits are 1 and −1 here, the levels scaled as for
-all models.  Then a probability ½ + ½ a x, such as q(x_t = 1 | x_0 = x) with a = ᾱ_t, has the log-odds
+The network predicts the clean bit, as in Austin et al. 2021, section 3.3.  Bits are 1 and −1 here, as levels scaled to
+[−1, 1] are.  Then a probability ½ + ½ a x, such as q(x_t = 1 | x_0 = x) with a = ᾱ_t, has the log-odds
 x log (1 + a)/(1 − a).
 """
 

@@ -136,7 +136,11 @@ class LatentDDPM(Diffusion):
 
     def encode(self, images: Any) -> Tensor:
         """z = (Q(x) − m) / s, of mean 0 and variance 1 over the training images: (N, latent)."""
-        return (self.autoencoder.code(images) - self.code_mean) / self.code_std
+        return self.standardised(self.autoencoder.code(images))
+
+    def standardised(self, code: Tensor) -> Tensor:
+        """(code − m) / s: (N, latent) to the same.  Appendix G, for each number by itself."""
+        return (code - self.code_mean) / self.code_std
 
     def decode(self, x: Tensor) -> Array:
         """The pictures of codes z (N, latent), G(s z + m): uint8 (N, C, H, W)."""
@@ -158,10 +162,10 @@ class LatentDDPM(Diffusion):
         """L_simple for codes: the squared error of the predicted noise, the mean per dimension.  Eq. 2."""
         given = self.condition(labels, len(images))
         with no_grad():  # the diffusion does not move the codes
+            code = self.autoencoder.code(images)
             if self.training:
-                code = self.autoencoder.code(images)
                 follow(self.batches, (self.code_mean, self.code_square), (code.mean(0), (code**2).mean(0)))
-            z = self.encode(images)
+            z = self.standardised(code)
         t = rng.integers(1, self.T + 1, len(images))
         noise = Tensor(rng.normal(z.shape, dtype=z.dtype))
         return F.mse_loss(self.predict_noise(self.schedule.q_sample(z, t, noise), t, **given), noise)
