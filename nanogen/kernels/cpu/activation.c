@@ -44,3 +44,20 @@ void silu_gradient(const Real* g, const Real* x, const Real* y, Real* d, Int n)
         d[i] = g[i] * (s + y[i] - y[i] * s);
     }
 }
+
+// x · sigmoid(c · (x + 0.044715 x³)), c = √(8/π)
+INLINE Real gate_of(Real x) { return sigmoid(x * ((Real)1.5957691216057308 + (Real)0.07135481282553503 * x * x)); }
+
+void gelu(const Real* x, Real* y, Int n)
+{
+    EACH y[i] = x[i] * gate_of(x[i]);
+}
+
+void gelu_gradient(const Real* g, const Real* x, Real* d, Int n)
+{
+    EACH
+    {
+        Real s = gate_of(x[i]), slope = (Real)1.5957691216057308 + (Real)0.2140644384766051 * x[i] * x[i];
+        d[i] = g[i] * (s + x[i] * s * (1 - s) * slope);
+    }
+}

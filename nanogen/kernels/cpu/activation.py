@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nanogen.autograd import add
 from nanogen.functional.activation import relu
+from nanogen.functional.special import gelu
 from nanogen.kernels.activation import register
 from nanogen.kernels.cpu.compiled import elementwise
 
@@ -18,3 +19,13 @@ def _(a, b):
 
 relu.kernel("cpu")(lambda x: elementwise("relu", x))
 register("cpu", elementwise)
+
+
+@gelu.kernel("cpu")
+class Gelu:
+    def forward(x, *, approximate):
+        out = elementwise("gelu", x) if approximate == "tanh" else NotImplemented
+        return out if out is NotImplemented else (out, None)
+
+    def gradient(g, saved, x, *, approximate, wanted):
+        return [elementwise("gelu_gradient", g, x)]

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from nanogen.functional.matrix import matrix_product
+from nanogen.functional.matrix import matrix_product, rows_times
 from nanogen.kernels.cpu.compiled import call, covers
 from nanogen.kernels.cpu.threads import blas, blas_function, blas_threads, single_threaded
 
@@ -25,10 +25,26 @@ WITH_KERNELS_FOR_SMALL = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLA
 def _(a, b):
     """By the threads of the C library if that is faster, else by NumPy with one thread: the threads of OpenBLAS and
     OpenMP would wait for each other."""
-    if not covers(a, b):
-        return NotImplemented
+    return product(a, b) if covers(a, b) else NotImplemented
+
+
+def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     found = in_pieces(a, b)
     return single_threaded(np.matmul, a, b) if found is None else found
+
+
+@rows_times.kernel("cpu")
+class RowsTimes:
+    def forward(x, w, b):
+        if not covers(x, w, b):
+            return NotImplemented
+        out = product(x, w.T)
+        out += b
+        return out, None
+
+    def gradient(g, saved, x, w, b, *, wanted):
+        dx = product(g, w) if wanted[0] else None
+        return [dx, product(g.T, x) if wanted[1] else None, product(np.ones((1, len(g)), g.dtype), g)[0]]
 
 
 def in_pieces(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:

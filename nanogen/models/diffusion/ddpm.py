@@ -4,7 +4,7 @@
     p_θ(x_{t−1} | x_t) = N(μ_θ(x_t, t), σ_t² I)                 a network removes it step by step      (eq. 1)
     L_simple = E ‖ε − ε_θ(√ᾱ_t x_0 + √(1 − ᾱ_t) ε, t)‖²          it is trained to predict the noise     (eq. 14)
 
-The network is in `unet`, the tables of the forward process in `schedule`, sampling in `base`, the bound in `bound`.
+The network is in `unet` or `transformer`, the tables of the forward process in `schedule`, sampling in `base`, the bound in `bound`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from nanogen.backend import Array
 from nanogen.models.base import check_choice, check_counts
 from nanogen.models.diffusion.bound import Bounded
 from nanogen.models.diffusion.schedule import SCHEDULES, NoiseSchedule
+from nanogen.models.diffusion.transformer import Transformer
 from nanogen.models.diffusion.unet import UNet
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Module
@@ -33,10 +34,13 @@ class DDPM(Bounded):
         schedule: `linear`, `quadratic`, `sigmoid`, `cosine`, or a NoiseSchedule.
         variance: σ_t² of the reverse process: `beta` (β_t) or `posterior` (β̃_t, but β̃_2 at t = 1).  Ho et al. 2020,
             section 3.2, and their code.
+        network: `unet`, or `transformer`, whose width is that of the U-Net's lowest resolution.  Peebles & Xie 2023.
         channels: the width of the U-Net at full size, even.
         multipliers: the width at each resolution, in units of `channels`; each resolution is half the one before.
         blocks: residual blocks per resolution in the U-Net's encoder; its decoder has one more.
-        heads: the number of attention heads at the lowest resolution, a divisor of its width.
+        heads: the number of attention heads at the lowest resolution, or in the transformer; a divisor of its width.
+        patch: the height and width of the transformer's patches, which divide those of the image.
+        depth: the number of the transformer's blocks.
         dropout: the share of features set to 0 inside the residual blocks, while training.
         classes: the number of labels that images are conditioned on; 0: unconditional.
         rng: draws the initial weights; default `Generator(0)`.
@@ -50,13 +54,15 @@ class DDPM(Bounded):
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, T: int = 1000, schedule: str | NoiseSchedule = "linear",
         variance: str = "beta", channels: int = 64, multipliers: tuple[int, ...] = (1, 2), blocks: int = 1,
-        heads: int = 4, dropout: float = 0.0, classes: int = 0, rng: Generator | None = None,
+        heads: int = 4, dropout: float = 0.0, network: str = "unet", patch: int = 2, depth: int = 6, classes: int = 0,
+        rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
         check_counts(
-            channels=channels, blocks=blocks, heads=heads, **{f"multipliers[{i}]": m for i, m in enumerate(multipliers)}
-        )
-        check_choice(variance=(variance, ("beta", "posterior")))
+            channels=channels, blocks=blocks, heads=heads, patch=patch, depth=depth,
+            **{f"multipliers[{i}]": m for i, m in enumerate(multipliers)},
+        )  # fmt: skip
+        check_choice(variance=(variance, ("beta", "posterior")), network=(network, ("unet", "transformer")))
         if not isinstance(schedule, NoiseSchedule):
             check_choice(schedule=(schedule, tuple(SCHEDULES)))
             schedule = SCHEDULES[schedule](T)
@@ -64,16 +70,23 @@ class DDPM(Bounded):
             raise ValueError("multipliers must be at least one positive integer, got none")
         if channels % 2 or channels * multipliers[-1] % heads:
             raise ValueError(f"channels must be even, and divide into {heads} heads at the end, got {channels}")
-        self.schedule, self.variance = schedule, variance
-        self.unet = UNet(
-            image_shape[0], channels, tuple(multipliers), blocks, heads, dropout, rng or Generator(0), classes
-        )
+        self.schedule, self.variance, self.network, rng = schedule, variance, network, rng or Generator(0)
+        if network == "unet":
+            self.unet = UNet(image_shape[0], channels, tuple(multipliers), blocks, heads, dropout, rng, classes)
+        else:
+            width = channels * multipliers[-1]
+            self.transformer = Transformer(image_shape, width, patch, depth, heads, dropout, rng, classes)
+
+    @property
+    def denoiser(self) -> Module:
+        """The network."""
+        return getattr(self, self.network)
 
     def predict_noise(self, x_t: Tensor, t: Any, rng: Generator | None = None, labels: Array | None = None) -> Tensor:
         """ε_θ(x_t, t), the predicted noise: (N, C, H, W) from noisy images (N, C, H, W) and times (N,).
 
         A conditional model also takes labels (N,), on its device."""
-        return self.unet(x_t, t, labels, rng)
+        return self.denoiser(x_t, t, labels, rng)
 
     def loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
         """L_simple: the squared error of the predicted noise at random times, the mean per dimension.  Eq. 14."""
@@ -87,4 +100,4 @@ class DDPM(Bounded):
         return self.schedule.x0_from_noise(x_t, t, self.predict_noise(x_t, t, **given)).clip(-1.0, 1.0)
 
     def sampling_networks(self) -> list[Module]:
-        return [self.unet]
+        return [self.denoiser]
