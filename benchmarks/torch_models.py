@@ -535,7 +535,7 @@ class UNet(Mirror):
 
 class Block(Mirror):
     def forward(self, h: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.condition(F.silu(condition)).chunk(6, dim=2)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.condition(condition).chunk(6, dim=2)
         (n, length, c), heads = h.shape, self.ours[0].heads
         tokens = self.qkv(adaptive_layer_norm(h, scale1, shift1)).reshape(n, length, 3, heads, c // heads)
         query, key, value = tokens.permute(2, 0, 3, 1, 4).unbind(0)
@@ -557,12 +557,12 @@ class Transformer(Mirror):
         ours, half = self.ours[0], self.ours[0].channels // 2
         (n, c, height, width), p = x.shape, ours.patch
         angles = t.to(x.dtype)[:, None] * 10000.0 ** -(torch.arange(half, dtype=x.dtype, device=x.device) / half)
-        condition = self.time2(F.silu(self.time1(torch.cat([angles.sin(), angles.cos()], dim=1))))[:, None]
+        condition = F.silu(self.time2(F.silu(self.time1(torch.cat([angles.sin(), angles.cos()], dim=1)))))[:, None]
         tokens = x.reshape(n, c, height // p, p, width // p, p).permute(0, 2, 4, 3, 5, 1).reshape(n, -1, p * p * c)
         h = self.first(tokens) + self.positions.to(x.dtype)
         for block in self.blocks:
             h = block(h, condition)
-        shift, scale = self.condition(F.silu(condition)).chunk(2, dim=2)
+        shift, scale = self.condition(condition).chunk(2, dim=2)
         tokens = self.last(adaptive_layer_norm(h, scale, shift)).reshape(n, height // p, width // p, p, p, c)
         return tokens.permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
 

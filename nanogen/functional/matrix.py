@@ -35,12 +35,6 @@ def matmul(input: Any, other: Any) -> Tensor:
     return out if a.ndim > 1 else out.reshape((*out.shape[:-2], *out.shape[-1:][: b.ndim - 1]))
 
 
-@composite
-def rows_times(input, weight, bias):
-    """input · weightᵀ + bias for a matrix (rows, in), (out, in) and (out,)."""
-    return input @ weight.transpose(0, 1) + bias
-
-
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input · weightᵀ + bias over the last axis: (…, in), (out, in), (out,) to (…, out).
 
@@ -49,21 +43,24 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if input.shape[-1:] != weight.shape[-1:]:
         raise ValueError(f"linear: input of shape {input.shape} does not fit a weight of shape {weight.shape}")
-    rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])  # one large product, not many small ones
-    if bias is not None and weight.ndim == 2:
-        return rows_times(rows, weight, bias).reshape(input.shape[:-1] + weight.shape[:-1])
-    out = matmul(rows, weight.permute(*reversed(range(weight.ndim)))).reshape(input.shape[:-1] + weight.shape[:-1])
-    return out if bias is None else out + bias
+    return affine(input, weight, 0.0 if bias is None else bias)
 
 
 @composite
-def attention(query, key, value, *, mask, scale, drop=None):
-    """softmax(scale · Q Kᵀ + mask) V over the last two axes; `drop` leaves out some of the softmax."""
+def affine(input, weight, bias):
+    """input · weightᵀ + bias."""
+    rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])  # one large product, not many small ones
+    out = matmul(rows, weight.permute(*reversed(range(weight.ndim))))
+    return out.reshape(input.shape[:-1] + weight.shape[:-1]) + bias
+
+
+@composite
+def attention(query, key, value, *, mask, scale, dropout_p, rng):
+    """softmax(scale · Q Kᵀ + mask) V.  A kernel declines dropout, which draws, and a mask that has a gradient."""
     scores = query @ key.transpose(-1, -2) * scale
     if mask is not None:
         scores = where(mask, scores, -math.inf) if mask.dtype.kind == "b" else scores + mask
-    weights = softmax(scores, dim=-1)
-    return (weights if drop is None else drop(weights)) @ value
+    return dropout(softmax(scores, dim=-1), dropout_p, rng=rng) @ value
 
 
 def scaled_dot_product_attention(
@@ -78,9 +75,5 @@ def scaled_dot_product_attention(
         if attn_mask is not None:
             raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
         attn_mask = array_module(query.data).tri(query.shape[-2], key.shape[-2], dtype=bool)  # itself and what is before
-    mask = None if attn_mask is None else constant(attn_mask, [query])
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    if dropout_p or (mask is not None and mask.requires_grad):  # what is drawn, or has a gradient, is no parameter
-        drop = lambda weights: dropout(weights, dropout_p, rng=rng)
-        return attention.plain(query, key, value, mask=mask, scale=scale, drop=drop)
-    return attention(query, key, value, mask=mask, scale=scale)
+    how = {"scale": 1 / math.sqrt(query.shape[-1]) if scale is None else scale, "dropout_p": dropout_p, "rng": rng}
+    return attention(query, key, value, mask=None if attn_mask is None else constant(attn_mask, [query]), **how)

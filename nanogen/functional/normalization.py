@@ -127,17 +127,14 @@ def layer_norm(
     shape = tuple(normalized_shape)
     if not shape or input.shape[-len(shape) :] != shape:
         raise ValueError(f"layer_norm: input of shape {input.shape} does not end in {shape}")
-    if len(shape) == 1 and weight is not None and bias is not None:
-        return normalize_rows(input, weight, bias, eps=eps)
-    out = normalize(input, dim=tuple(range(-len(shape), 0)), eps=eps)
-    out = out if weight is None else out * weight
-    return out if bias is None else out + bias
+    weight, bias = 1.0 if weight is None else weight, 0.0 if bias is None else bias
+    return normalize_last(input, weight, bias, dim=tuple(range(-len(shape), 0)), eps=eps)
 
 
 @composite
-def normalize_rows(input, weight, bias, *, eps):
-    """weight · (x − mean) / √(variance + eps) + bias over the last axis; weight and bias are broadcast."""
-    return normalize(input, -1, eps) * weight + bias
+def normalize_last(input, weight, bias, *, dim, eps):
+    """weight · (x − mean) / √(variance + eps) + bias, mean and variance over `dim`; weight and bias are broadcast."""
+    return normalize(input, dim, eps) * weight + bias
 
 
 def _at_channels(numbers: Tensor, input: Tensor) -> Tensor:

@@ -55,11 +55,11 @@ def rows_like(x: Array, depth: int) -> Array:
 
 @attention.kernel("cpu")
 class Attention:
-    def forward(query, key, value, *, mask, scale, drop):
+    def forward(query, key, value, *, mask, scale, dropout_p, rng):
         fit = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and query.shape[-1] == key.shape[-1]
         if not covers(query, key, value) or not fit or key.shape[-2] != value.shape[-2] or query.ndim > 4:
             return NotImplemented
-        if not (query.size and key.size and value.size and gemm_address(query.dtype.char)) or (drop or scale == 0):
+        if dropout_p or (mask is not None and mask.requires_grad) or not min(query.size, key.size, value.size):
             return NotImplemented
         q, k, v = map(heads_of, (query, key, value))
         added = scores_mask(mask, (*query.shape[:-1], key.shape[-2]), query.dtype)
@@ -67,7 +67,7 @@ class Attention:
         run("attention", logs, [q, k, v, added, None], scale, [out])
         return out.swapaxes(1, 2).reshape(*query.shape[:-1], v.shape[3]), (logs, added)
 
-    def gradient(g, saved, query, key, value, *, mask, scale, drop, wanted):
+    def gradient(g, saved, query, key, value, *, mask, scale, dropout_p, rng, wanted):
         (logs, added), heads = saved, [*map(heads_of, (query, key, value))]
         made = [rows_like(x, x.shape[3]) for x in heads]
         run("attention_gradient", logs, [*heads, added, heads_of(g)], scale, made)

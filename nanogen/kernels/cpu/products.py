@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from nanogen.functional.matrix import matrix_product, rows_times
+from nanogen.functional.matrix import affine, matrix_product
 from nanogen.kernels.cpu.compiled import call, covers
 from nanogen.kernels.cpu.threads import blas, blas_function, blas_threads, single_threaded
 
@@ -29,22 +29,25 @@ def _(a, b):
 
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    found = in_pieces(a, b)
+    found = in_pieces(a, b) if blas_threads()[0]() > 1 else None
     return single_threaded(np.matmul, a, b) if found is None else found
 
 
-@rows_times.kernel("cpu")
-class RowsTimes:
+@affine.kernel("cpu")
+class Affine:
     def forward(x, w, b):
-        if not covers(x, w, b):
+        if not covers(x, w, b) or w.ndim != 2 or b.shape not in ((), w.shape[:1]):
             return NotImplemented
-        out = product(x, w.T)
-        out += b
+        out = product(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), w.T).reshape(*x.shape[:-1], len(w))
+        if b.ndim:
+            out += b
         return out, None
 
     def gradient(g, saved, x, w, b, *, wanted):
-        dx = product(g, w) if wanted[0] else None
-        return [dx, product(g.T, x) if wanted[1] else None, product(np.ones((1, len(g)), g.dtype), g)[0]]
+        x, rows = (a.reshape(math.prod(a.shape[:-1]), a.shape[-1]) for a in (x, g))
+        dx = product(rows, w).reshape(*g.shape[:-1], w.shape[1]) if wanted[0] else None
+        db = product(np.ones((1, len(rows)), g.dtype), rows)[0] if wanted[2] else None
+        return [dx, product(rows.T, x) if wanted[1] else None, db]
 
 
 def in_pieces(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:

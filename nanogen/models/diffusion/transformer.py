@@ -64,9 +64,8 @@ class Block(Module):
     def attention(self, h: Tensor) -> Tensor:
         """Multi-head self-attention of the tokens (N, L, C).  Vaswani et al. 2017, section 3.2."""
         n, length, c = h.shape
-        tokens = self.qkv(h).reshape(n, length, 3, self.heads, c // self.heads)
-        query, key, value = (tokens[:, :, i].permute(0, 2, 1, 3) for i in range(3))  # (N, heads, L, C / heads)
-        seen = F.scaled_dot_product_attention(query, key, value)
+        query_key_value = self.qkv(h).reshape(n, length, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(*(query_key_value[i] for i in range(3)))  # (N, heads, L, C / heads)
         return self.out(seen.permute(0, 2, 1, 3).reshape(n, length, c))
 
     def mlp(self, h: Tensor, rng: Generator | None) -> Tensor:
@@ -75,7 +74,7 @@ class Block(Module):
 
     def forward(self, h: Tensor, condition: Tensor, rng: Generator | None = None) -> Tensor:
         """Tokens (N, L, C) to tokens; the condition is (N, 1, C)."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.condition(F.silu(condition)).chunk(6, 2)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.condition(condition).chunk(6, 2)
         h = h + gate1 * self.attention(adaptive_layer_norm(h, scale1, shift1))
         return h + gate2 * self.mlp(adaptive_layer_norm(h, scale2, shift2), rng)
 
@@ -112,9 +111,9 @@ class Transformer(Module):
         condition = self.time2(F.silu(self.time1(sinusoidal_embedding(t, self.channels, x))))
         if self.label is not None:
             condition = condition + self.label(labels)
-        condition = condition.unsqueeze(1)
+        condition = F.silu(condition).unsqueeze(1)
         h = self.first(patchify(x, self.patch)) + Tensor(resident(self.positions, x.dtype, x.device))
         for block in self.blocks:
             h = block(h, condition, rng)
-        shift, scale = self.condition(F.silu(condition)).chunk(2, 2)
+        shift, scale = self.condition(condition).chunk(2, 2)
         return unpatchify(self.last(adaptive_layer_norm(h, scale, shift)), self.patch, self.size)
