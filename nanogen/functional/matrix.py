@@ -74,6 +74,8 @@ def scaled_dot_product_attention(
     if is_causal:
         if attn_mask is not None:
             raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
-        attn_mask = array_module(query.data).tri(query.shape[-2], key.shape[-2], dtype=bool)  # itself and what is before
+        attn_mask = array_module(query.data).tri(
+            query.shape[-2], key.shape[-2], dtype=bool
+        )  # itself and what is before
     how = {"scale": 1 / math.sqrt(query.shape[-1]) if scale is None else scale, "dropout_p": dropout_p, "rng": rng}
     return attention(query, key, value, mask=None if attn_mask is None else constant(attn_mask, [query]), **how)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 from nanogen.functional.activation import leaky_relu, relu_gradient, silu
+from nanogen.functional.special import gelu
+
+GELU = (8 / math.pi) ** 0.5, 0.044715 * (8 / math.pi) ** 0.5  # x · sigmoid(a x + b x³)
 
 
 @functools.lru_cache(4096)
@@ -29,11 +33,22 @@ def register(device: str, elementwise: Callable[..., Any]) -> None:
         def gradient(g, saved, x, *, negative_slope, wanted):
             return [elementwise("leaky_relu_gradient", g, x, settings=(negative_slope,))]
 
+    def gated(x: Any, a: float, b: float) -> Any:
+        out = elementwise("sigmoid_gated", x, settings=(a, b))
+        return out if out is NotImplemented else (out, None)
+
     @silu.kernel(device)
     class Silu:
         def forward(x):
-            out = elementwise("silu", x)
-            return out if out is NotImplemented else (out, out)
+            return gated(x, 1.0, 0.0)
 
-        def gradient(g, out, x, *, wanted):
-            return [elementwise("silu_gradient", g, x, out)]
+        def gradient(g, saved, x, *, wanted):
+            return [elementwise("sigmoid_gated_gradient", g, x, settings=(1.0, 0.0))]
+
+    @gelu.kernel(device)
+    class Gelu:
+        def forward(x, *, approximate):
+            return gated(x, *GELU) if approximate == "tanh" else NotImplemented
+
+        def gradient(g, saved, x, *, approximate, wanted):
+            return [elementwise("sigmoid_gated_gradient", g, x, settings=GELU)]

@@ -4,11 +4,6 @@
 
 #define EACH SHARED(n > 1 << 14) for (Int i = 0; i < n; i++)
 
-void add(const Real* a, const Real* b, Real* out, Int n)
-{
-    EACH out[i] = a[i] + b[i];
-}
-
 void relu(const Real* x, Real* y, Int n)
 {
     EACH y[i] = x[i] < 0 ? 0 : x[i];
@@ -31,33 +26,20 @@ void leaky_relu_gradient(const Real* g, const Real* x, double negative_slope, Re
     EACH d[i] = x[i] > 0 ? g[i] : g[i] * slope;
 }
 
-void silu(const Real* x, Real* y, Int n)
+// x · sigmoid(a x + b x³): SiLU and GELU.
+
+void sigmoid_gated(const Real* x, double a, double b, Real* y, Int n)
 {
-    EACH y[i] = x[i] * sigmoid(x[i]);
+    Real one = a, three = b;
+    EACH y[i] = x[i] * sigmoid(x[i] * (one + three * x[i] * x[i]));
 }
 
-void silu_gradient(const Real* g, const Real* x, const Real* y, Real* d, Int n)
+void sigmoid_gated_gradient(const Real* g, const Real* x, double a, double b, Real* d, Int n)
 {
+    Real one = a, three = b;
     EACH
     {
-        Real s = sigmoid(x[i]);
-        d[i] = g[i] * (s + y[i] - y[i] * s);
-    }
-}
-
-// x · sigmoid(c · (x + 0.044715 x³)), c = √(8/π)
-INLINE Real gate_of(Real x) { return sigmoid(x * ((Real)1.5957691216057308 + (Real)0.07135481282553503 * x * x)); }
-
-void gelu(const Real* x, Real* y, Int n)
-{
-    EACH y[i] = x[i] * gate_of(x[i]);
-}
-
-void gelu_gradient(const Real* g, const Real* x, Real* d, Int n)
-{
-    EACH
-    {
-        Real s = gate_of(x[i]), slope = (Real)1.5957691216057308 + (Real)0.2140644384766051 * x[i] * x[i];
-        d[i] = g[i] * (s + x[i] * s * (1 - s) * slope);
+        Real square = x[i] * x[i], s = sigmoid(x[i] * (one + three * square));
+        d[i] = g[i] * s * (1 + x[i] * (1 - s) * (one + 3 * three * square));
     }
 }

@@ -6,78 +6,82 @@
 #include "cpu/products.h"
 
 typedef struct { Int image, head, row; } Strides;
-typedef struct { Int images, heads, queries, keys, depth, width; Strides query, key, value, mask, g; } Attention;
+typedef struct { Int images, heads, queries, keys, depth, width; Strides query, key, value, g; } Attention;
 
-// What is made has the heads of a row side by side.
+// In what is made, the heads of a row are side by side.
 #define GIVEN(x) x + m / is.heads * is.x.image + m % is.heads * is.x.head, is.x.row
 #define MADE(x, rows, columns) x + (m / is.heads * rows * is.heads + m % is.heads) * columns, is.heads * columns
-#define PRODUCT(ta, tb, rows, columns, deep, scale, ...) times((Gemm)gemm, ta, tb, rows, columns, deep, scale, __VA_ARGS__)
+#define PRODUCT(ta, tb, rows, columns, deep, scale, ...) times(gemm, ta, tb, rows, columns, deep, scale, __VA_ARGS__)
 
 INLINE void times(
-    Gemm gemm, int ta, int tb, Int rows, Int columns, Int deep, double scale, const Real* a, Int lda, const Real* b,
-    Int ldb, Real* out, Int ldc)
+    Int gemm, int ta, int tb, Int rows, Int columns, Int deep, double scale, const Real* a, Int lda, const Real* b,
+    Int ldb, Real* c, Int ldc)
 {
-    gemm(ROW_MAJOR, NO_TRANSPOSE + ta, NO_TRANSPOSE + tb, rows, columns, deep, scale, a, lda, b, ldb, 0, out, ldc);
+    ((Gemm)gemm)(
+        ROW_MAJOR, NO_TRANSPOSE + ta, NO_TRANSPOSE + tb, rows, columns, deep, scale, a, lda, b, ldb, 0, c, ldc);
 }
 
-// scale · Q Kᵀ + mask
-static void scores_of(
-    const Real* query, const Real* key, const Real* mask, double scale, Int gemm, Attention is, Int m, Real* scores)
+// The softmax of scale · Q Kᵀ + mask.  `logs`: the logarithm of each row's sum of exponentials, if `known`.
+static void softmax_of(
+    Real* logs, const Real* query, const Real* key, const Real* mask, double scale, Int gemm, Attention is, Int m,
+    int known, Real* x)
 {
-    PRODUCT(0, 1, is.queries, is.keys, is.depth, scale, GIVEN(query), GIVEN(key), scores, is.keys);
-    if (mask)
-        for (Int i = 0; i < is.queries * is.keys; i++)
-            scores[i] += (mask + m / is.heads * is.mask.image + m % is.heads * is.mask.head)
-                [i / is.keys * is.mask.row + i % is.keys];
+    Int keys = is.keys;
+    PRODUCT(0, 1, is.queries, keys, is.depth, scale, GIVEN(query), GIVEN(key), x, keys);
+    for (Int i = 0; mask && i < is.queries * keys; i++) x[i] += mask[m * is.queries * keys + i];
+    for (Real* log_sum = logs + m * is.queries; log_sum < logs + (m + 1) * is.queries; log_sum++, x += keys) {
+        Real top = x[0], sum = 0;
+        if (known) {
+            for (Int j = 0; j < keys; j++) x[j] = exponential(x[j] - *log_sum);
+            continue;
+        }
+        PRAGMA(omp simd reduction(max : top))
+        for (Int j = 1; j < keys; j++) top = x[j] > top ? x[j] : top;
+        PRAGMA(omp simd reduction(+ : sum))
+        for (Int j = 0; j < keys; j++) sum += x[j] = exponential(x[j] - top);
+        for (Int j = 0; j < keys; j++) x[j] *= 1 / sum;
+        *log_sum = top + (Real)log(sum);
+    }
 }
 
-// `logs`: of each row's sum of exponentials
+#define EACH_HEAD SHARED(is.images * is.heads * size * is.depth > 1 << 15) \
+    for (Int m = 0; m < is.images * is.heads; m++)
+
 void attention(
     Real* logs, const Real* query, const Real* key, const Real* value, const Real* mask, double scale, Int gemm,
     const Attention* of, Real* out)
 {
     const Attention is = *of;
-    Int n = is.images * is.heads;
-    SHARED(n * is.queries * is.keys * is.depth > 1 << 15)
-    for (Int m = 0; m < n; m++) {
-        Real *scores = malloc(is.queries * is.keys * sizeof(Real)), *x = scores;
-        scores_of(query, key, mask, scale, gemm, is, m, scores);
-        for (Int i = 0; i < is.queries; i++, x += is.keys) {
-            Real top = x[0], sum = 0;
-            PRAGMA(omp simd reduction(max : top))
-            for (Int j = 1; j < is.keys; j++) top = x[j] > top ? x[j] : top;
-            PRAGMA(omp simd reduction(+ : sum))
-            for (Int j = 0; j < is.keys; j++) sum += x[j] = exponential(x[j] - top);
-            Real factor = 1 / sum;
-            for (Int j = 0; j < is.keys; j++) x[j] *= factor;
-            logs[m * is.queries + i] = top + (Real)log(sum);
-        }
-        PRODUCT(0, 0, is.queries, is.width, is.keys, 1, scores, is.keys, GIVEN(value), MADE(out, is.queries, is.width));
-        free(scores);
+    Int size = is.queries * is.keys;
+    EACH_HEAD
+    {
+        Real* p = malloc(size * sizeof(Real));
+        softmax_of(logs, query, key, mask, scale, gemm, is, m, 0, p);
+        PRODUCT(0, 0, is.queries, is.width, is.keys, 1, p, is.keys, GIVEN(value), MADE(out, is.queries, is.width));
+        free(p);
     }
 }
 
-// P = e^(scores − logs),  dV = Pᵀ G,  dS = P · (G Vᵀ − Σ P · G Vᵀ),  dQ = scale · dS K,  dK = scale · dSᵀ Q
 void attention_gradient(
-    const Real* logs, const Real* query, const Real* key, const Real* value, const Real* mask, double scale, Int gemm,
+    Real* logs, const Real* query, const Real* key, const Real* value, const Real* mask, double scale, Int gemm,
     const Attention* of, const Real* g, Real* dquery, Real* dkey, Real* dvalue)
 {
     const Attention is = *of;
-    Int n = is.images * is.heads, size = is.queries * is.keys;
-    SHARED(n * size * is.depth > 1 << 15)
-    for (Int m = 0; m < n; m++) {
+    Int size = is.queries * is.keys, keys = is.keys;
+    EACH_HEAD
+    {
         Real *p = malloc(2 * size * sizeof(Real)), *d = p + size;
-        scores_of(query, key, mask, scale, gemm, is, m, p);
-        PRODUCT(0, 1, is.queries, is.keys, is.width, 1, GIVEN(g), GIVEN(value), d, is.keys);
-        for (Int i = 0; i < is.queries; i++) {
-            Real *x = p + i * is.keys, *s = d + i * is.keys, log = logs[m * is.queries + i], sum = 0;
+        softmax_of(logs, query, key, mask, scale, gemm, is, m, 1, p);
+        PRODUCT(0, 1, is.queries, keys, is.width, 1, GIVEN(g), GIVEN(value), d, keys);
+        for (Int i = 0; i < size; i += keys) {
+            Real sum = 0;
             PRAGMA(omp simd reduction(+ : sum))
-            for (Int j = 0; j < is.keys; j++) sum += s[j] * (x[j] = exponential(x[j] - log));
-            for (Int j = 0; j < is.keys; j++) s[j] = x[j] * (s[j] - sum);
+            for (Int j = i; j < i + keys; j++) sum += d[j] * p[j];
+            for (Int j = i; j < i + keys; j++) d[j] = p[j] * (d[j] - sum);
         }
-        PRODUCT(1, 0, is.keys, is.width, is.queries, 1, p, is.keys, GIVEN(g), MADE(dvalue, is.keys, is.width));
-        PRODUCT(0, 0, is.queries, is.depth, is.keys, scale, d, is.keys, GIVEN(key), MADE(dquery, is.queries, is.depth));
-        PRODUCT(1, 0, is.keys, is.depth, is.queries, scale, d, is.keys, GIVEN(query), MADE(dkey, is.keys, is.depth));
+        PRODUCT(1, 0, keys, is.width, is.queries, 1, p, keys, GIVEN(g), MADE(dvalue, keys, is.width));
+        PRODUCT(0, 0, is.queries, is.depth, keys, scale, d, keys, GIVEN(key), MADE(dquery, is.queries, is.depth));
+        PRODUCT(1, 0, keys, is.depth, is.queries, scale, d, keys, GIVEN(query), MADE(dkey, keys, is.depth));
         free(p);
     }
 }

@@ -3,7 +3,7 @@
     P = softmax(scale · Q Kᵀ + mask),  out = P V
     dV = Pᵀ G,  dP = G Vᵀ,  dS = P · (dP − Σ P·dP),  dQ = scale · dS K,  dK = scale · dSᵀ Q
 
-Dao et al. 2022, FlashAttention, algorithm 4, without its tiles: a head's scores fit into the cache.
+Dao et al. 2022, FlashAttention, algorithm 4, without its tiles: the scores of a head fit into the cache.
 """
 
 from __future__ import annotations
@@ -22,33 +22,24 @@ Array = np.ndarray
 def heads_of(x: Array) -> Array:
     """(…, L, d) as (N, heads, L, d) whose rows the BLAS can read in place."""
     x = np.expand_dims(x, tuple(range(x.ndim - 2, 2)))
-    apart, within = x.strides[2:]
-    in_place = x.shape[3] == 1 or within == x.itemsize
-    return x if in_place and (x.shape[2] == 1 or apart >= x.shape[3] * x.itemsize) else np.ascontiguousarray(x)
+    readable = x.strides[3] == x.itemsize and x.strides[2] >= x.shape[3] * x.itemsize
+    return x if readable else np.array(x, order="C")
 
 
-def scores_mask(mask: Any, shape: tuple[int, ...], dtype: Any) -> Array | None:
-    """What is added to scores of a shape (…, L, S)."""
-    if mask is None:
-        return None
-    numbers = np.where(mask.data, 0, -np.inf) if mask.dtype.kind == "b" else mask.data
-    rows = np.broadcast_to(numbers, (*numbers.shape[:-1], shape[-1]))
-    return np.expand_dims(np.broadcast_to(np.ascontiguousarray(rows, dtype), shape), tuple(range(len(shape) - 2, 2)))
-
-
-def run(name: str, logs: Array, given: list[Any], scale: float, made: list[Array]) -> None:
-    """Call the C function for query, key, value, mask and the output's gradient, the last two or None."""
+def run(name: str, logs: Array, given: list[Array], mask: Array | None, scale: float, made: list[Array]) -> list[Array]:
+    """Call the C function for query, key, value and, of the gradient, g.  Rows of `made` have their heads side by side;
+    it is returned as (N, heads, L, d)."""
     (n, heads, length, depth), (_, _, keys, width) = given[0].shape, given[2].shape
-    strides = [[0] * 3 if x is None else [s // x.itemsize for s in x.strides[:3]] for x in given]
-    rows = [[image, head, max(row, x is not None and x.shape[3])] for (image, head, row), x in zip(strides, given)]
-    numbers = np.array([n, heads, length, keys, depth, width, *sum(rows, [])], np.int64)
-    query, key, value, mask, g = [0 if x is None else x.ctypes.data for x in given]
-    gemm = gemm_address(logs.dtype.char)
-    call(name, logs, query, key, value, mask, float(scale), gemm, numbers, *([g] if g else []), *made)
+    strides = [max(s // x.itemsize, x.shape[3] * (i == 2)) for x in given for i, s in enumerate(x.strides[:3])]
+    numbers = np.array([n, heads, length, keys, depth, width, *strides, 0, 0, 0][:18], np.int64)
+    query, key, value, *g = [x.ctypes.data for x in given]
+    added = 0 if mask is None else mask.ctypes.data
+    call(name, logs, query, key, value, added, float(scale), gemm_address(logs.dtype.char), numbers, *g, *made)
+    return [x.swapaxes(1, 2) for x in made]
 
 
 def rows_like(x: Array, depth: int) -> Array:
-    """Memory for (N, heads, L, depth), x's first three axes; the heads of a row are side by side."""
+    """Memory for x's first three axes, in the order (N, L, heads, depth)."""
     n, heads, length, _ = x.shape
     return np.empty((n, length, heads, depth), x.dtype)
 
@@ -56,19 +47,23 @@ def rows_like(x: Array, depth: int) -> Array:
 @attention.kernel("cpu")
 class Attention:
     def forward(query, key, value, *, mask, scale, dropout_p, rng):
-        fit = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and query.shape[-1] == key.shape[-1]
-        if not covers(query, key, value) or not fit or key.shape[-2] != value.shape[-2] or query.ndim > 4:
+        (*outer, depth), (*others, keys, width), added = query.shape, value.shape, None
+        fit = key.shape == (*others, keys, depth) and others == outer[:-1] and query.ndim < 5
+        drawn = dropout_p or (mask is not None and mask.requires_grad)
+        if drawn or not fit or not covers(query, key, value) or not min(query.size, key.size, value.size):
             return NotImplemented
-        if dropout_p or (mask is not None and mask.requires_grad) or not min(query.size, key.size, value.size):
-            return NotImplemented
+        if mask is not None:
+            numbers = np.where(mask.data, 0, -np.inf) if mask.dtype.kind == "b" else mask.data
+            added = np.array(np.broadcast_to(numbers, (*outer, keys)), query.dtype, order="C")
         q, k, v = map(heads_of, (query, key, value))
-        added = scores_mask(mask, (*query.shape[:-1], key.shape[-2]), query.dtype)
-        logs, out = np.empty(q.shape[:3], q.dtype), rows_like(q, v.shape[3])
-        run("attention", logs, [q, k, v, added, None], scale, [out])
-        return out.swapaxes(1, 2).reshape(*query.shape[:-1], v.shape[3]), (logs, added)
+        logs = np.empty(q.shape[:3], q.dtype)
+        (out,) = run("attention", logs, [q, k, v], added, scale, [rows_like(q, width)])
+        return out.reshape(*outer, width), (logs, added)
 
-    def gradient(g, saved, query, key, value, *, mask, scale, dropout_p, rng, wanted):
-        (logs, added), heads = saved, [*map(heads_of, (query, key, value))]
-        made = [rows_like(x, x.shape[3]) for x in heads]
-        run("attention_gradient", logs, [*heads, added, heads_of(g)], scale, made)
-        return [dx.swapaxes(1, 2).reshape(x.shape) for dx, x in zip(made, (query, key, value))]
+    def gradient(g, saved, *arrays, mask, scale, dropout_p, rng, wanted):
+        (logs, added), given = saved, [*map(heads_of, (*arrays, g))]
+        made = [rows_like(x, x.shape[3]) for x in given[:3]]
+        return [
+            dx.reshape(x.shape)
+            for dx, x in zip(run("attention_gradient", logs, given, added, scale, made), arrays, strict=True)
+        ]

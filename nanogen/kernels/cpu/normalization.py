@@ -121,7 +121,12 @@ class NormalizeLast:
 
     def forward(input, weight, bias, *, dim, eps):
         own = (len(input), *[1] * (input.ndim - 2), input.shape[-1]) if input.ndim else ()
-        if not covers(input, weight, bias) or not input.size or dim != (-1,) or not weight.shape == bias.shape in (own, own[-1:]):
+        if (
+            not covers(input, weight, bias)
+            or not input.size
+            or dim != (-1,)
+            or not weight.shape == bias.shape in (own, own[-1:])
+        ):
             return NotImplemented
         x, weight, bias = map(np.ascontiguousarray, (input, weight, bias))
         out, moments = np.empty(x.shape, x.dtype), np.empty((*x.shape[:-1], 2), x.dtype)
