@@ -59,7 +59,7 @@ def attention(query, key, value, *, mask, scale, dropout_p, rng):
     """softmax(scale · Q Kᵀ + mask) V.  A kernel declines dropout, which draws, and a mask that has a gradient."""
     scores = query @ key.transpose(-1, -2) * scale
     if mask is not None:
-        scores = where(mask, scores, -math.inf) if mask.dtype.kind == "b" else scores + mask
+        scores = where(mask, scores, -math.inf) if mask.dtype.kind == "b" else scores + mask.to(scores.dtype)
     return dropout(softmax(scores, dim=-1), dropout_p, rng=rng) @ value
 
 
@@ -74,8 +74,6 @@ def scaled_dot_product_attention(
     if is_causal:
         if attn_mask is not None:
             raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
-        attn_mask = array_module(query.data).tri(
-            query.shape[-2], key.shape[-2], dtype=bool
-        )  # itself and what is before
+        attn_mask = array_module(query.data).tri(query.shape[-2], key.shape[-2], dtype=bool)  # itself, and those before
     how = {"scale": 1 / math.sqrt(query.shape[-1]) if scale is None else scale, "dropout_p": dropout_p, "rng": rng}
     return attention(query, key, value, mask=None if attn_mask is None else constant(attn_mask, [query]), **how)

@@ -127,8 +127,8 @@ def layer_norm(
     shape = tuple(normalized_shape)
     if not shape or input.shape[-len(shape) :] != shape:
         raise ValueError(f"layer_norm: input of shape {input.shape} does not end in {shape}")
-    weight, bias = 1.0 if weight is None else weight, 0.0 if bias is None else bias
-    return normalize_last(input, weight, bias, dim=tuple(range(-len(shape), 0)), eps=eps)
+    affine, over = (1.0 if weight is None else weight, 0.0 if bias is None else bias), tuple(range(-len(shape), 0))
+    return normalize_last(input, *affine, dim=over, eps=eps)
 
 
 @composite

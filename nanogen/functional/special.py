@@ -83,6 +83,5 @@ def gelu(input, *, approximate="none"):
         raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
     if approximate == "none":
         return input * (0.5 + 0.5 * erf(input * math.sqrt(0.5)))
-    return input * sigmoid(
-        input * (1.0 + 0.044715 * input * input) * math.sqrt(8 / math.pi)
-    )  # ½(1 + tanh z) = sigmoid(2z)
+    # ½(1 + tanh z) = sigmoid(2z)
+    return input * sigmoid(input * (1.0 + 0.044715 * input * input) * math.sqrt(8 / math.pi))

@@ -10,8 +10,6 @@ from typing import Any
 from nanogen.functional.activation import leaky_relu, relu_gradient, silu
 from nanogen.functional.special import gelu
 
-GELU = (8 / math.pi) ** 0.5, 0.044715 * (8 / math.pi) ** 0.5  # x · sigmoid(a x + b x³)
-
 
 @functools.lru_cache(4096)
 def memory_order(strides: tuple[int, ...]) -> list[int]:
@@ -33,22 +31,17 @@ def register(device: str, elementwise: Callable[..., Any]) -> None:
         def gradient(g, saved, x, *, negative_slope, wanted):
             return [elementwise("leaky_relu_gradient", g, x, settings=(negative_slope,))]
 
-    def gated(x: Any, a: float, b: float) -> Any:
-        out = elementwise("sigmoid_gated", x, settings=(a, b))
-        return out if out is NotImplemented else (out, None)
+    def gate_by(operation: Any, a: float, b: float, covers: Callable[..., bool]) -> None:
+        """Register x · sigmoid(a x + b x³)."""
 
-    @silu.kernel(device)
-    class Silu:
-        def forward(x):
-            return gated(x, 1.0, 0.0)
+        @operation.kernel(device)
+        class Gated:
+            def forward(x, **how):
+                out = elementwise("sigmoid_gated", x, settings=(a, b)) if covers(**how) else NotImplemented
+                return out if out is NotImplemented else (out, None)
 
-        def gradient(g, saved, x, *, wanted):
-            return [elementwise("sigmoid_gated_gradient", g, x, settings=(1.0, 0.0))]
+            def gradient(g, saved, x, *, wanted, **how):
+                return [elementwise("sigmoid_gated_gradient", g, x, settings=(a, b))]
 
-    @gelu.kernel(device)
-    class Gelu:
-        def forward(x, *, approximate):
-            return gated(x, *GELU) if approximate == "tanh" else NotImplemented
-
-        def gradient(g, saved, x, *, approximate, wanted):
-            return [elementwise("sigmoid_gated_gradient", g, x, settings=GELU)]
+    gate_by(silu, 1.0, 0.0, lambda: True)
+    gate_by(gelu, (8 / math.pi) ** 0.5, 0.044715 * (8 / math.pi) ** 0.5, lambda approximate: approximate == "tanh")

@@ -9,7 +9,6 @@ would take as much memory as the logits, and would not be faster.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from nanogen.backend import Array, array_module
 from nanogen.functional.loss import label_cross_entropy

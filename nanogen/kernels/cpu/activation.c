@@ -28,10 +28,12 @@ void leaky_relu_gradient(const Real* g, const Real* x, double negative_slope, Re
 
 // x · sigmoid(a x + b x³): SiLU and GELU.
 
+INLINE Real square(Real x) { return x * x < (Real)1e30 ? x * x : (Real)1e30; }  // finite, as b may be 0
+
 void sigmoid_gated(const Real* x, double a, double b, Real* y, Int n)
 {
     Real one = a, three = b;
-    EACH y[i] = x[i] * sigmoid(x[i] * (one + three * x[i] * x[i]));
+    EACH y[i] = x[i] * sigmoid(x[i] * (one + three * square(x[i])));
 }
 
 void sigmoid_gated_gradient(const Real* g, const Real* x, double a, double b, Real* d, Int n)
@@ -39,7 +41,7 @@ void sigmoid_gated_gradient(const Real* g, const Real* x, double a, double b, Re
     Real one = a, three = b;
     EACH
     {
-        Real square = x[i] * x[i], s = sigmoid(x[i] * (one + three * square));
-        d[i] = g[i] * s * (1 + x[i] * (1 - s) * (one + 3 * three * square));
+        Real s = sigmoid(x[i] * (one + three * square(x[i])));
+        d[i] = g[i] * s * (1 + x[i] * (1 - s) * (one + 3 * three * square(x[i])));
     }
 }

@@ -1,4 +1,4 @@
-"""Attention in one pass over the heads, whose scores are never kept: the gradient computes them again.  See attention.c.
+"""Attention, a head at a time, whose scores are never kept: the gradient computes them again.  See attention.c.
 
     P = softmax(scale · Q Kᵀ + mask),  out = P V
     dV = Pᵀ G,  dP = G Vᵀ,  dS = P · (dP − Σ P·dP),  dQ = scale · dS K,  dK = scale · dSᵀ Q
@@ -7,8 +7,6 @@ Dao et al. 2022, FlashAttention, algorithm 4, without its tiles: the scores of a
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -62,8 +60,5 @@ class Attention:
 
     def gradient(g, saved, *arrays, mask, scale, dropout_p, rng, wanted):
         (logs, added), given = saved, [*map(heads_of, (*arrays, g))]
-        made = [rows_like(x, x.shape[3]) for x in given[:3]]
-        return [
-            dx.reshape(x.shape)
-            for dx, x in zip(run("attention_gradient", logs, given, added, scale, made), arrays, strict=True)
-        ]
+        made = run("attention_gradient", logs, given, added, scale, [rows_like(x, x.shape[3]) for x in given[:3]])
+        return [dx.reshape(x.shape) for dx, x in zip(made, arrays, strict=True)]

@@ -21,7 +21,7 @@ class Affine:
     its beginning."""
 
     def forward(x, w, b):
-        if not covers(x, w, b) or not x.size or w.ndim != 2 or b.shape not in ((), w.shape[:1]):
+        if not covers(x, w, b) or not x.size or x.ndim < 2 or w.ndim != 2 or b.shape not in ((), w.shape[:1]):
             return NotImplemented
         if x.size > LARGE or blas_threads()[0]() > 1:
             out = FORWARD(as_pixels(x), w[:, :, None, None], np.broadcast_to(b, len(w)), **POINTWISE)[0]
@@ -35,11 +35,13 @@ class Affine:
             images, kernel = [as_pixels(g), None, as_pixels(x)], w[:, :, None, None]
             dx, dw, db = GRADIENT(*images, kernel, b, wanted=wanted, **POINTWISE)
             dx = None if dx is None else dx.transpose(0, 2, 3, 1).reshape(x.shape)
-            return [dx, None if dw is None else dw[..., 0, 0], db]
-        rows, flat = g.reshape(-1, len(w)), x.reshape(-1, x.shape[-1])
-        dx = matmul(rows, w).reshape(x.shape) if wanted[0] else None
-        db = matmul(np.ones((1, len(rows)), g.dtype), rows)[0] if wanted[2] else None
-        return [dx, matmul(rows.T, flat) if wanted[1] else None, db]
+            dw = None if dw is None else dw[..., 0, 0]
+        else:
+            rows = g.reshape(-1, len(w))
+            dx = matmul(rows, w).reshape(x.shape) if wanted[0] else None
+            dw = matmul(rows.T, x.reshape(-1, x.shape[-1])) if wanted[1] else None
+            db = matmul(np.ones((1, len(rows)), g.dtype), rows)[0] if wanted[2] else None
+        return [dx, dw, db if b.ndim or db is None else db.sum()]
 
 
 def as_pixels(x: np.ndarray) -> np.ndarray:

@@ -4,7 +4,8 @@
     p_θ(x_{t−1} | x_t) = N(μ_θ(x_t, t), σ_t² I)                 a network removes it step by step      (eq. 1)
     L_simple = E ‖ε − ε_θ(√ᾱ_t x_0 + √(1 − ᾱ_t) ε, t)‖²          it is trained to predict the noise     (eq. 14)
 
-The network is in `unet` or `transformer`, the tables of the forward process in `schedule`, sampling in `base`, the bound in `bound`.
+The network is in `unet` or `transformer`, the tables of the forward process in `schedule`, sampling in `base`, the
+bound in `bound`.
 """
 
 from __future__ import annotations
