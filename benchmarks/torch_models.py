@@ -539,6 +539,40 @@ class UNet(Mirror):
         return self.last(F.silu(self.norm(h)))
 
 
+class Block(Mirror):
+    def forward(self, h: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.condition(condition).chunk(6, dim=2)
+        (n, length, c), heads = h.shape, self.ours[0].heads
+        tokens = self.qkv(adaptive_layer_norm(h, scale1, shift1)).reshape(n, length, 3, heads, c // heads)
+        query, key, value = tokens.permute(2, 0, 3, 1, 4).unbind(0)
+        seen = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(n, length, c)
+        h = h + gate1 * self.out(seen)
+        return h + gate2 * self.mlp2(F.gelu(self.mlp1(adaptive_layer_norm(h, scale2, shift2)), approximate="tanh"))
+
+
+def adaptive_layer_norm(h: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    return (1 + scale) * F.layer_norm(h, h.shape[2:], eps=1e-6) + shift
+
+
+class Transformer(Mirror):
+    def __init__(self, ours: ng.nn.Module):
+        super().__init__(ours)
+        self.register_buffer("positions", torch.from_numpy(ours.positions), persistent=False)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        ours, half = self.ours[0], self.ours[0].channels // 2
+        (n, c, height, width), p = x.shape, ours.patch
+        angles = t.to(x.dtype)[:, None] * 10000.0 ** -(torch.arange(half, dtype=x.dtype, device=x.device) / half)
+        condition = F.silu(self.time2(F.silu(self.time1(torch.cat([angles.sin(), angles.cos()], dim=1)))))[:, None]
+        tokens = x.reshape(n, c, height // p, p, width // p, p).permute(0, 2, 4, 3, 5, 1).reshape(n, -1, p * p * c)
+        h = self.first(tokens) + self.positions.to(x.dtype)
+        for block in self.blocks:
+            h = block(h, condition)
+        shift, scale = self.condition(condition).chunk(2, dim=2)
+        tokens = self.last(adaptive_layer_norm(h, scale, shift)).reshape(n, height // p, width // p, p, p, c)
+        return tokens.permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
+
+
 class DDPM(Mirror):
     def __init__(self, ours: ng.models.DDPM):
         super().__init__(ours)
@@ -553,7 +587,8 @@ class DDPM(Mirror):
             table[t].to(x0.dtype)[:, None, None, None]
             for table in (self.sqrt_alpha_bars, self.sqrt_one_minus_alpha_bars)
         )
-        return F.mse_loss(self.unet(signal * x0 + spread * noise, t), noise)
+        network = getattr(self, self.ours[0].network)
+        return F.mse_loss(network(signal * x0 + spread * noise, t), noise)
 
 
 class BinomialDiffusion(Mirror):
@@ -898,6 +933,8 @@ PARTS: dict[type, type[Mirror]] = {
     ng.models.diffusion.latent.LatentBlock: LatentBlock,
     ng.models.diffusion.latent.LatentNetwork: LatentNetwork,
     ng.models.Autoencoder: Autoencoder,
+    ng.models.diffusion.transformer.Block: Block,
+    ng.models.diffusion.transformer.Transformer: Transformer,
 }
 
 

@@ -161,30 +161,29 @@ def test_a_blas_without_such_a_function(monkeypatch: pytest.MonkeyPatch) -> None
     how = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "size": (5, 5)}
     assert convolve.kernels["cpu"][0](x, w, **how) is NotImplemented
     assert F.conv2d(x, w, padding=1).shape == (2, 2, 5, 5)
-    with threadpool_limits(2):
-        assert products.in_pieces(np.ones((300, 300)), np.ones((300, 300))) is None
-        assert (F.matmul(np.ones((300, 300)), np.ones((300, 300))).data == 300).all()
 
 
 @given(SEEDS, st.sampled_from([100, 3000, 50_000]), st.booleans(), st.integers(2, 3))
 def test_products_in_pieces(seed: int, small: int, kernels: bool, count: int) -> None:
-    """Of integers exactly, in pieces of every height, width and depth, and in groups of those."""
+    """The products of a convolution of pixels, of integers exactly, in pieces of every height, width and depth, and in
+    groups of those."""
     rng = np.random.default_rng(seed)
-    m, n, k, stack = *rng.integers(1, [60, 700, 400]), (3,) if rng.integers(2) else ()
-    numbers = lambda *shape: rng.integers(-4, 5, shape).astype(float)
-    a = numbers(*stack, m, k) if rng.integers(2) else numbers(*stack, k, m).swapaxes(-1, -2)
-    b = numbers(k, n) if rng.integers(2) else numbers(n, k).T
+    n, pixels, c, o = rng.integers(1, [9, 60, 90, 90])
+    x, w, g = (rng.integers(-4, 5, s).astype(float) for s in ((n, c, 1, pixels), (o, c, 1, 1), (n, o, 1, pixels)))
+    forward, gradient = convolve.kernels["cpu"]
+    how = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "size": (1, pixels)}
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(count):
-        for name, value in {"SMALL": small, "SMALLEST": 0, "kernels_for_small": lambda: kernels}.items():
-            patch.setattr(products, name, value)
-        products.plan.cache_clear()
+        patch.setattr(products, "SMALL", small)
+        patch.setattr(convolution, "kernels_for_small", lambda: kernels)
+        convolution.job.cache_clear()
         try:
-            found = products.in_pieces(a, b)
+            found = forward(x, w, **how)[0], *gradient(g, None, x, w, wanted=[True, True], **how)
         finally:
-            products.plan.cache_clear()
-    large = a.size * n > small and n > 1
-    assert (found is not None) == large
-    assert not large or np.array_equal(found, a @ b)
+            convolution.job.cache_clear()
+    pairs = (x, w), (g, w), (g, x)
+    for one, (a, b), terms in zip(found, pairs, ("ncip,ocii->noip", "noip,ocii->ncip", "noip,ncip->oc"), strict=True):
+        expected = np.einsum(terms, a, b)
+        assert np.array_equal(one.reshape(expected.shape), expected)
 
 
 def test_what_updates_leave_to_the_plain_form() -> None:
@@ -310,12 +309,12 @@ def test_threads_are_given_back() -> None:
         F.silu(Tensor(np.ones(10**5)))
         assert get() == 2
         with pytest.raises(ValueError, match="not contiguous"):
-            compiled.call("silu", np.ones((4, 4)), np.ones((4, 4))[:, ::2], 8)
+            compiled.call("relu", np.ones((4, 4)), np.ones((4, 4))[:, ::2], 8)
         assert get() == 2
-        assert compiled._function("d", "silu")[1].value == min(2, os.cpu_count() or 1)
+        assert compiled._function("d", "sigmoid_gated")[1].value == min(2, os.cpu_count() or 1)
     with ng.backend.use_threads(1):
         F.silu(Tensor(np.ones(10**5)))
-        assert compiled._function("d", "silu")[1].value == get() == 1
+        assert compiled._function("d", "sigmoid_gated")[1].value == get() == 1
 
 
 def test_products_of_numpys_have_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -731,7 +730,7 @@ def test_after_a_fork() -> None:
     if not (process := os.fork()):
         try:
             work()
-            os._exit(compiled._function("f", "silu")[1].value - 1)
+            os._exit(compiled._function("f", "sigmoid_gated")[1].value - 1)
         finally:
             os._exit(2)
     for _ in range(1000):

@@ -16,7 +16,7 @@ from strict import compiled, cuda, device
 
 import nanogen as ng
 from nanogen.backend import moving_average
-from nanogen.functional.activation import relu_gradient, softmax, softmax_gradient
+from nanogen.functional.activation import relu_gradient
 from nanogen.functional.conv import convolve, convolve_adjoint, convolve_weight, output_size
 from nanogen.functional.loss import label_cross_entropy
 from nanogen.functional.normalization import moments_of, normalize_groups
@@ -89,26 +89,6 @@ def test_cross_entropy(dtype: str, seed: int, rows: int, classes: int, block: An
         found = by_kernel(label_cross_entropy, there[:1], there[1], labels=there[2])
         for one, other in zip(found, expected, strict=True):
             assert_near(one, other)
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 7), BLOCKS, st.booleans(), st.sampled_from([0, 1, (0, 1)]))
-def test_softmax(dtype: str, seed: int, rows: int, classes: int, block: Any, transposed: bool, dim: Any) -> None:
-    """Softmax and gradient of the kernels are those of the plain forms, over any axes, for any number of threads, and
-    for any memory; a logit of −∞ or of 1000 does no harm, one of −∞ alone is NaN.  Other types are declined."""
-    rng = np.random.default_rng(seed)
-    logits, g = (3 * rng.normal(size=(rows, classes)).astype(dtype) for _ in range(2))
-    logits[rng.uniform(size=logits.shape) < 0.1] = 1000
-    logits[rng.uniform(size=logits.shape) < 0.1] = -np.inf
-    with np.errstate(invalid="ignore"):
-        out = softmax.plain(logits, dim=dim)
-        gradient = softmax_gradient.plain(g, out, dim=dim)
-    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "LARGEST_BLOCK", block)
-        logits, g = (on_device(cp, a, transposed) for a in (logits, g))
-        assert_near(softmax.kernels["cuda"][0](logits, dim=dim), out)
-        assert_near(softmax_gradient.kernels["cuda"][0](g, cp.asarray(out), dim=dim), gradient)
-        assert softmax_gradient.kernels["cuda"][0](g, cp.asarray(out.astype("float16")), dim=dim) is NotImplemented
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -360,8 +340,7 @@ def test_how_many_launches_there_are(cp: Any) -> None:
         counted(gradient, out, saved, *inputs, wanted=[True] * len(inputs), **how)
 
     both_ways(label_cross_entropy, x.reshape(12, 6), labels=cp.zeros(12, np.int64))
-    counted(softmax_gradient, ones[None], counted(softmax, ng.Tensor(ones[None]), dim=1).data, dim=1)
-    assert found == [1, 1, 1, 1]
+    assert found == [1, 1]
     found.clear()
     for many in (8, 9):
         counted(adam, *[[*cp.ones((many, 1))] for _ in range(4)], **UPDATES["adam"][2])
@@ -419,7 +398,6 @@ def calls() -> dict[str, Callable[[Any], Any]]:
 
     def softmaxes(cp: Any) -> None:
         rows_there = cp.asarray(rows)
-        softmax_gradient(rows_there, softmax(rows_there, dim=1), dim=1)
         by_kernel(label_cross_entropy, [rows_there], cp.asarray(g), labels=cp.asarray(labels))
 
     def normalisations(cp: Any) -> None:

@@ -131,11 +131,11 @@ def _(f, draw):
     return lambda x: f(x, *slope), [draw.array(draw.shape(), "nonzero")]
 
 
-@example("softmax", "log_softmax", "softmax_gradient")
+@example("softmax", "log_softmax")
 def _(f, draw):
     x = draw.array(draw.shape())
     dim = draw.number(-max(x.ndim, 1), max(x.ndim, 1) - 1)
-    return lambda *xs: f(*xs, dim=dim), [x, draw.array(x.shape)] if f is PRIMITIVES["softmax_gradient"] else [x]
+    return lambda *xs: f(*xs, dim=dim), [x]
 
 
 @example("dropout")

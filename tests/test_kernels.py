@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers import laid_out, plain_forms
+from helpers import laid_out, leaf, plain_forms
 from strict import device
 
 import nanogen as ng
@@ -43,20 +43,6 @@ def samples(*names: str, declines: str = "", on_cuda: str | None = None) -> Call
         return make
 
     return declare
-
-
-@samples("add", declines="small|broadcast|integers")
-def _(rng):
-    # 2¹⁵ numbers are where threads begin to pay
-    big, small, image = (
-        rng.normal(size=(2, 182, 182)),
-        rng.normal(size=(2, 181, 181)),
-        rng.normal(size=(2, 2, 3, 90, 80)),
-    )
-    return [
-        Sample("big", [*big], {}), Sample("small", [*small], {}), Sample("image", [*image], {}),
-        Sample("broadcast", [big[0], big[1, :1]], {}), Sample("integers", [np.arange(40000), np.arange(40000)], {}),
-    ]  # fmt: skip
 
 
 @samples("relu", "silu", declines="integers")
@@ -126,29 +112,52 @@ def _(rng):
     ]
 
 
-@samples("softmax", declines="empty|no-axis|integers")
+@samples("gelu", declines="integers|exact")
 def _(rng):
-    far = np.array([[-np.inf, 0.0, 1000.0], [0.0, -1000.0, -np.inf]])
-    shapes = {"rows": ((5, 7), 1), "columns": ((5, 7), 0), "middle": ((2, 3, 4, 5), 1), "two": ((2, 3, 4), (0, 2)),
-              "one-class": ((3, 1), -1), "many": ((300, 40), -1), "empty": ((0, 3), 1)}  # fmt: skip
+    how = {"approximate": "tanh"}
+    special = np.array([-90.0, -1.0, 0.0, 1.0, 90.0])
     return [
-        *(Sample(name, [3 * rng.normal(size=shape)], {"dim": dim}) for name, (shape, dim) in shapes.items()),
-        Sample("far", [far], {"dim": 1}),
-        Sample("no-axis", [np.array(2.0)], {"dim": 0}),
-        Sample("integers", [np.arange(6).reshape(2, 3)], {"dim": 1}),
-    ]
+        *(Sample(f"of{n}", [2 * rng.normal(size=n)], how) for n in (0, 1, 20000)),
+        Sample("image", [rng.normal(size=(2, 3, 4, 5))], how), Sample("special", [special], how),
+        Sample("integers", [np.arange(-3, 4)], how), Sample("exact", [special], {"approximate": "none"}),
+    ]  # fmt: skip
 
 
-@samples("softmax_gradient", declines="empty")
+@samples("affine", declines="empty|vector|number|integers|odd-bias")
 def _(rng):
-    def pair(*shape: int) -> list[Any]:
-        odds = rng.uniform(0.1, 1, shape)
-        return [rng.normal(size=shape), odds / odds.sum()]
-
+    n = lambda *shape: rng.integers(-4, 5, shape).astype(float)
+    shapes = {"rows": ((5, 3), (4, 3)), "tokens": ((2, 5, 3), (4, 3)), "images": ((2, 3, 4, 5), (6, 5)),
+              "number": ((3,), (2, 3)), "large": ((3, 400, 64), (48, 64)), "empty": ((0, 3), (2, 3)),
+              "vector": ((2, 3), (3,))}  # fmt: skip
+    made = [Sample(name, [n(*x), n(*w), n(*w[:-1])], {}) for name, (x, w) in shapes.items()]
     return [
-        Sample("rows", pair(5, 7), {"dim": 1}), Sample("middle", pair(2, 3, 4), {"dim": 1}),
-        Sample("two", pair(2, 3, 4), {"dim": (0, 2)}), Sample("many", pair(300, 40), {"dim": -1}),
-        Sample("empty", pair(0, 3), {"dim": 1}),
+        *made, Sample("no-bias", [n(2, 5, 3), n(4, 3), np.array(0.0)], {}),
+        Sample("odd-bias", [n(5, 3), n(4, 3), n(1)], {}), Sample("integers", [np.ones((2, 3), int)] * 2 + [n(2)], {}),
+    ]  # fmt: skip
+
+
+@samples("attention", declines="empty|five|shared|integers|dropout|learned-mask")
+def _(rng):
+    how = {"mask": None, "scale": 0.7, "dropout_p": 0.0, "rng": None}
+
+    def one(name: str, outer: tuple[int, ...], sizes: tuple[int, int, int, int], **more: Any) -> Sample:
+        queries, keys, depth, width = sizes
+        arrays = [rng.normal(size=(*outer, n, d)) for n, d in ((queries, depth), (keys, depth), (keys, width))]
+        return Sample(name, arrays, how | more)
+
+    seen, bias = np.arange(15).reshape(3, 5) % 4 > 0, rng.normal(size=(2, 1, 1, 5))
+    shared = one("shared", (2, 2), (3, 5, 4, 2))
+    shared.arrays[1] = shared.arrays[1][:1]
+    return [
+        one("heads", (2, 3), (4, 5, 3, 2)), one("images", (3,), (4, 5, 3, 2)), one("single", (), (4, 5, 3, 2)),
+        one("one-key", (2, 2), (3, 1, 4, 4)), one("one-query", (2, 2), (1, 6, 1, 1)),
+        one("large", (4, 2), (33, 40, 16, 16)),
+        one("far", (2, 1), (4, 5, 3, 2), scale=200.0), one("no-scale", (1, 1), (4, 5, 3, 2), scale=0.0),
+        one("seen", (2, 2), (3, 5, 4, 2), mask=Tensor(seen)), one("bias", (2, 2), (3, 5, 4, 2), mask=Tensor(bias)),
+        one("column", (2, 2), (3, 5, 4, 2), mask=Tensor(rng.normal(size=(3, 1)))), one("empty", (2, 2), (0, 5, 4, 2)),
+        shared, one("five", (1, 2, 2), (3, 5, 4, 2)), one("dropout", (2, 2), (3, 5, 4, 2), dropout_p=0.5, rng=ng.Generator(0)),
+        one("learned-mask", (2, 2), (3, 5, 4, 2), mask=leaf(bias)),
+        Sample("integers", [np.ones((1, 1, 2, 2), int)] * 3, how),
     ]  # fmt: skip
 
 
@@ -225,6 +234,20 @@ def _(rng):
         how = {"groups": groups, "eps": 1e-2, "over_batch": over_batch, "gated": gated, "moments": None}
         made.append(Sample(name, arrays, how))
     return made
+
+
+@samples("normalize_last", declines="empty|two-axes|number|other-weights")
+def _(rng):
+    def one(name: str, shape: tuple[int, ...], own: tuple[int, ...], dim: tuple[int, ...] = (-1,)) -> Sample:
+        arrays = [2 + 3 * rng.normal(size=shape), rng.normal(size=own), rng.normal(size=own)]
+        return Sample(name, arrays, {"dim": dim, "eps": 1e-2})
+
+    return [
+        one("row", (7,), (7,)), one("rows", (3, 7), (7,)), one("own", (3, 7), (3, 7)), one("tokens", (2, 5, 6), (6,)),
+        one("images", (2, 5, 6), (2, 1, 6)), one("large", (16, 32, 40), (16, 1, 40)), one("one", (2, 3, 1), (2, 1, 1)),
+        one("images-of-rows", (2, 3, 2, 6), (2, 1, 1, 6)), one("empty", (0, 3), (3,)), one("number", (2, 3), ()),
+        one("two-axes", (2, 3, 4), (3, 4), (-2, -1)), one("other-weights", (2, 3, 4), (3, 4)),
+    ]  # fmt: skip
 
 
 @samples("moments_of", declines="empty|integers")

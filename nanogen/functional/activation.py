@@ -76,18 +76,7 @@ def softmax(input, *, dim):
     return odds / odds.sum(axis=axes(dim, input.ndim), keepdims=True)
 
 
-@primitive
-def softmax_gradient(g, y, *, dim):
-    """y · (g − Σ g·y) over `dim`, y the output of softmax."""
-    return y * (g - (g * y).sum(axis=axes(dim, g.ndim), keepdims=True))
-
-
-softmax.vjp(lambda g, out, x, dim: softmax_gradient(g, out, dim=dim), reads="out")
-softmax_gradient.vjp(
-    lambda h, out, g, y, dim: softmax_gradient(h, y, dim=dim),
-    lambda h, out, g, y, dim: h * (g - sum(g * y, dim, keepdim=True)) - g * sum(h * y, dim, keepdim=True),
-    reads="g y",
-)
+softmax.vjp(lambda g, out, x, dim: out * (g - sum(g * out, dim, keepdim=True)), reads="out")
 
 
 @primitive

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nanogen.autograd import Tensor, constant, primitive
+from nanogen.autograd import Tensor, composite, constant, primitive
 from nanogen.backend import array_module
 from nanogen.functional.activation import dropout, softmax
 from nanogen.functional.elementwise import where
@@ -43,9 +43,24 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if input.shape[-1:] != weight.shape[-1:]:
         raise ValueError(f"linear: input of shape {input.shape} does not fit a weight of shape {weight.shape}")
+    return affine(input, weight, 0.0 if bias is None else bias)
+
+
+@composite
+def affine(input, weight, bias):
+    """input · weightᵀ + bias."""
     rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])  # one large product, not many small ones
-    out = matmul(rows, weight.permute(*reversed(range(weight.ndim)))).reshape(input.shape[:-1] + weight.shape[:-1])
-    return out if bias is None else out + bias
+    out = matmul(rows, weight.permute(*reversed(range(weight.ndim))))
+    return out.reshape(input.shape[:-1] + weight.shape[:-1]) + bias
+
+
+@composite
+def attention(query, key, value, *, mask, scale, dropout_p, rng):
+    """softmax(scale · Q Kᵀ + mask) V.  A kernel declines dropout, which draws, and a mask that has a gradient."""
+    scores = query @ key.transpose(-1, -2) * scale
+    if mask is not None:
+        scores = where(mask, scores, -math.inf) if mask.dtype.kind == "b" else scores + mask.to(scores.dtype)
+    return dropout(softmax(scores, dim=-1), dropout_p, rng=rng) @ value
 
 
 def scaled_dot_product_attention(
@@ -56,12 +71,9 @@ def scaled_dot_product_attention(
 
     A boolean mask is True at the keys that a query may attend to; a float mask is added.  Vaswani et al. 2017, eq. 1.
     """
-    scores = query @ key.transpose(-1, -2) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     if is_causal:
         if attn_mask is not None:
             raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
-        attn_mask = array_module(scores.data).tri(*scores.shape[-2:], dtype=bool)  # to itself and to what is before
-    if attn_mask is not None:
-        mask = constant(attn_mask, [scores])
-        scores = where(mask, scores, -math.inf) if mask.dtype.kind == "b" else scores + mask
-    return dropout(softmax(scores, dim=-1), dropout_p, rng=rng) @ value
+        attn_mask = array_module(query.data).tri(query.shape[-2], key.shape[-2], dtype=bool)  # itself, and those before
+    how = {"scale": 1 / math.sqrt(query.shape[-1]) if scale is None else scale, "dropout_p": dropout_p, "rng": rng}
+    return attention(query, key, value, mask=None if attn_mask is None else constant(attn_mask, [query]), **how)

@@ -127,9 +127,14 @@ def layer_norm(
     shape = tuple(normalized_shape)
     if not shape or input.shape[-len(shape) :] != shape:
         raise ValueError(f"layer_norm: input of shape {input.shape} does not end in {shape}")
-    out = normalize(input, dim=tuple(range(-len(shape), 0)), eps=eps)
-    out = out if weight is None else out * weight
-    return out if bias is None else out + bias
+    affine, over = (1.0 if weight is None else weight, 0.0 if bias is None else bias), tuple(range(-len(shape), 0))
+    return normalize_last(input, *affine, dim=over, eps=eps)
+
+
+@composite
+def normalize_last(input, weight, bias, *, dim, eps):
+    """weight · (x − mean) / √(variance + eps) + bias, mean and variance over `dim`; weight and bias are broadcast."""
+    return normalize(input, dim, eps) * weight + bias
 
 
 def _at_channels(numbers: Tensor, input: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from nanogen.autograd import Tensor, primitive
+from nanogen.autograd import Tensor, composite, primitive
 from nanogen.backend import array_module
 from nanogen.functional.activation import sigmoid
 from nanogen.functional.elementwise import abs, exp, where
@@ -76,10 +76,12 @@ def inverse_mills_ratio(z: Tensor) -> Tensor:
     return where(z < 0, below, density / (1.0 - density / below))
 
 
-def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
+@composite
+def gelu(input, *, approximate="none"):
     """x · Φ(x), or, approximate = `tanh`, x · ½(1 + tanh(√(2/π) (x + 0.044715 x³))).  Hendrycks & Gimpel 2016."""
     if approximate not in ("none", "tanh"):
         raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
     if approximate == "none":
         return input * (0.5 + 0.5 * erf(input * math.sqrt(0.5)))
-    return input * sigmoid((input + 0.044715 * input**3) * math.sqrt(8 / math.pi))  # ½(1 + tanh z) = sigmoid(2z)
+    # ½(1 + tanh z) = sigmoid(2z)
+    return input * sigmoid(input * (1.0 + 0.044715 * input * input) * math.sqrt(8 / math.pi))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 from nanogen.functional.activation import leaky_relu, relu_gradient, silu
+from nanogen.functional.special import gelu
 
 
 @functools.lru_cache(4096)
@@ -29,11 +31,17 @@ def register(device: str, elementwise: Callable[..., Any]) -> None:
         def gradient(g, saved, x, *, negative_slope, wanted):
             return [elementwise("leaky_relu_gradient", g, x, settings=(negative_slope,))]
 
-    @silu.kernel(device)
-    class Silu:
-        def forward(x):
-            out = elementwise("silu", x)
-            return out if out is NotImplemented else (out, out)
+    def gate_by(operation: Any, a: float, b: float, covers: Callable[..., bool]) -> None:
+        """Register x · sigmoid(a x + b x³)."""
 
-        def gradient(g, out, x, *, wanted):
-            return [elementwise("silu_gradient", g, x, out)]
+        @operation.kernel(device)
+        class Gated:
+            def forward(x, **how):
+                out = elementwise("sigmoid_gated", x, settings=(a, b)) if covers(**how) else NotImplemented
+                return out if out is NotImplemented else (out, None)
+
+            def gradient(g, saved, x, *, wanted, **how):
+                return [elementwise("sigmoid_gated_gradient", g, x, settings=(a, b))]
+
+    gate_by(silu, 1.0, 0.0, lambda: True)
+    gate_by(gelu, (8 / math.pi) ** 0.5, 0.044715 * (8 / math.pi) ** 0.5, lambda approximate: approximate == "tanh")

@@ -4,4 +4,4 @@ from nanogen.kernels.cpu import threads
 from nanogen.kernels.cpu.build import compiler
 
 if compiler():
-    from nanogen.kernels.cpu import activation, convolution, gates, normalization, products, softmax, updates
+    from nanogen.kernels.cpu import activation, attention, convolution, gates, linear, normalization, softmax, updates

@@ -4,11 +4,6 @@
 
 #define EACH SHARED(n > 1 << 14) for (Int i = 0; i < n; i++)
 
-void add(const Real* a, const Real* b, Real* out, Int n)
-{
-    EACH out[i] = a[i] + b[i];
-}
-
 void relu(const Real* x, Real* y, Int n)
 {
     EACH y[i] = x[i] < 0 ? 0 : x[i];
@@ -31,16 +26,22 @@ void leaky_relu_gradient(const Real* g, const Real* x, double negative_slope, Re
     EACH d[i] = x[i] > 0 ? g[i] : g[i] * slope;
 }
 
-void silu(const Real* x, Real* y, Int n)
+// x · sigmoid(a x + b x³): SiLU and GELU.
+
+INLINE Real square(Real x) { return x * x < (Real)1e30 ? x * x : (Real)1e30; }  // finite, as b may be 0
+
+void sigmoid_gated(const Real* x, double a, double b, Real* y, Int n)
 {
-    EACH y[i] = x[i] * sigmoid(x[i]);
+    Real one = a, three = b;
+    EACH y[i] = x[i] * sigmoid(x[i] * (one + three * square(x[i])));
 }
 
-void silu_gradient(const Real* g, const Real* x, const Real* y, Real* d, Int n)
+void sigmoid_gated_gradient(const Real* g, const Real* x, double a, double b, Real* d, Int n)
 {
+    Real one = a, three = b;
     EACH
     {
-        Real s = sigmoid(x[i]);
-        d[i] = g[i] * (s + y[i] - y[i] * s);
+        Real s = sigmoid(x[i] * (one + three * square(x[i])));
+        d[i] = g[i] * s * (1 + x[i] * (1 - s) * (one + 3 * three * square(x[i])));
     }
 }

@@ -1,20 +1,10 @@
-"""Elementwise kernels: the nonlinearities and the addition of large arrays.  See activation.c."""
+"""Elementwise kernels: the nonlinearities.  See activation.c."""
 
 from __future__ import annotations
 
-from nanogen.autograd import add
 from nanogen.functional.activation import relu
 from nanogen.kernels.activation import register
 from nanogen.kernels.cpu.compiled import elementwise
-
-LARGE = 1 << 15  # elements; the addition of larger arrays is faster with threads
-
-
-@add.kernel("cpu")
-def _(a, b):
-    alike = a.size > LARGE and a.shape == b.shape and a.dtype == b.dtype
-    return elementwise("add", a, b) if alike else NotImplemented
-
 
 relu.kernel("cpu")(lambda x: elementwise("relu", x))
 register("cpu", elementwise)

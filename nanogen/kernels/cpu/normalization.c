@@ -178,3 +178,40 @@ void normalize_gradients(
         combine_of((gated ? dx : g) + at, x + at, p, c, mean, factor, slope, offset, dx + at);
     }
 }
+
+// Layer norm: rows of k numbers one by one.  `each` of them share weights and biases.
+
+#define SUM(expression) ({ Real sum = 0; PRAGMA(omp simd reduction(+ : sum)) EACH(sum += expression); sum; })
+#define EACH(statement) for (Int q = 0; q < k; q++) statement
+
+void normalize_rows(
+    const Real* x, Int n, Int each, Int k, const Real* weights, const Real* biases, double eps, Real* moments, Real* y)
+{
+    SHARED(n * each * k > 1 << 13)
+    for (Int r = 0; r < n * each; r++) {
+        const Real *from = x + r * k, *weight = weights + r / each * k, *bias = biases + r / each * k;
+        Real mean = SUM(from[q]) / k, variance = SUM((from[q] - mean) * (from[q] - mean)) / k;
+        Real rstd = 1 / sqrt(variance + eps), *to = y + r * k;
+        EACH(to[q] = (from[q] - mean) * rstd * weight[q] + bias[q]);
+        moments[2 * r] = mean, moments[2 * r + 1] = rstd;
+    }
+}
+
+void normalize_rows_gradients(
+    const Real* restrict g, const Real* restrict x, Int n, Int each, Int k, const Real* restrict weights,
+    const Real* moments, Real* restrict dx, Real* restrict dweights, Real* restrict dbiases)
+{
+    SHARED(n * each * k > 1 << 13)
+    for (Int m = 0; m < n; m++) {
+        Int w = m * k;
+        EACH(dweights[w + q] = dbiases[w + q] = 0);
+        for (Int r = m * each; r < (m + 1) * each; r++) {
+            Int i = r * k;
+            Real mean = moments[2 * r], rstd = moments[2 * r + 1], offset = SUM(g[i + q] * weights[w + q]) / k;
+            Real slope = SUM(g[i + q] * weights[w + q] * (x[i + q] - mean)) * rstd * rstd / k;
+            EACH(dx[i + q] = rstd * (g[i + q] * weights[w + q] - offset - (x[i + q] - mean) * slope));
+            EACH(dweights[w + q] += g[i + q] * (x[i + q] - mean) * rstd);
+            EACH(dbiases[w + q] += g[i + q]);
+        }
+    }
+}

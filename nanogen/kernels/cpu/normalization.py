@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nanogen.distributed import mean_over_ranks
-from nanogen.functional.normalization import moments_of, normalize_groups
+from nanogen.functional.normalization import moments_of, normalize_groups, normalize_last
 from nanogen.kernels.cpu.compiled import call, covers
 
 Array = np.ndarray
@@ -113,3 +113,34 @@ def over_the_batch(
     others = [of_columns(numbers, rows) for numbers in (mean, factor, slope, offset)]
     call("combine", dx if gated else g, rows, *rows.shape, *others, dx)
     return [dx, products * rstd, dbias]
+
+
+@normalize_last.kernel("cpu")
+class NormalizeLast:
+    """Weight and bias are (k,), or (N, 1, k) for rows (N, L, k)."""
+
+    def forward(input, weight, bias, *, dim, eps):
+        own = (len(input), *[1] * (input.ndim - 2), input.shape[-1]) if input.ndim else ()
+        if (
+            not covers(input, weight, bias)
+            or not input.size
+            or dim != (-1,)
+            or not weight.shape == bias.shape in (own, own[-1:])
+        ):
+            return NotImplemented
+        x, weight, bias = map(np.ascontiguousarray, (input, weight, bias))
+        out, moments = np.empty(x.shape, x.dtype), np.empty((*x.shape[:-1], 2), x.dtype)
+        call("normalize_rows", x, *row_counts(x, weight), weight, bias, float(eps), moments, out)
+        return out, moments
+
+    def gradient(g, moments, input, weight, bias, *, dim, eps, wanted):
+        g, x, weight = map(np.ascontiguousarray, (g, input, weight))
+        dx, own = np.empty(x.shape, x.dtype), np.empty((2, *weight.shape), x.dtype)
+        call("normalize_rows_gradients", g, x, *row_counts(x, weight), weight, moments, dx, *own)
+        return [dx, *own]
+
+
+def row_counts(x: Array, weight: Array) -> tuple[int, int, int]:
+    """Of `weight`, the number of rows, and the rows of x that share one; and the length of a row."""
+    n = weight.size // x.shape[-1]
+    return n, x.size // weight.size, x.shape[-1]

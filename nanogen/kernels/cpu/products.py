@@ -1,4 +1,4 @@
-"""Matrix products by NumPy's BLAS, in pieces that are distributed over OpenMP's threads.  See products.c."""
+"""Matrix products by NumPy's BLAS, and the pieces in which kernels make them on several threads: see products.h."""
 
 from __future__ import annotations
 
@@ -9,46 +9,21 @@ import math
 import numpy as np
 
 from nanogen.functional.matrix import matrix_product
-from nanogen.kernels.cpu.compiled import call, covers
-from nanogen.kernels.cpu.threads import blas, blas_function, blas_threads, single_threaded
+from nanogen.kernels.cpu.compiled import covers
+from nanogen.kernels.cpu.threads import blas, blas_function, single_threaded
 
 Shape = tuple[int, ...]
 
 CACHE_LINE = 64  # bytes
 WORTH_A_LINE = 1 << 14  # bytes
 SMALL = 10**6  # multiplications; up to this OpenBLAS's AVX-512 kernels read matrices in place, beyond it copies
-SMALLEST = 256  # elements of the first factor; with fewer, a product is limited by memory
 WITH_KERNELS_FOR_SMALL = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLAS's names of kernels
 
 
 @matrix_product.kernel("cpu")
-def _(a, b):
-    """By the threads of the C library if that is faster, else by NumPy with one thread: the threads of OpenBLAS and
-    OpenMP would wait for each other."""
-    if not covers(a, b):
-        return NotImplemented
-    found = in_pieces(a, b)
-    return single_threaded(np.matmul, a, b) if found is None else found
-
-
-def in_pieces(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-    """a @ b by the C library, or None if it can't, or is not faster than NumPy."""
-    batch = (a if a.ndim > 2 else b).shape[:-2]
-    fit = a.shape[-1] == b.shape[-2] and all(x.ndim == 2 or x.shape[:-2] == batch for x in (a, b))
-    shape = (*batch, a.shape[-2], b.shape[-1])
-    worth = math.prod(shape) * a.shape[-1] > SMALL and math.prod(a.shape[-2:]) > SMALLEST and b.shape[-1] > 1
-    if not (fit and worth and (gemm := gemm_address(a.dtype.char))):
-        return None
-    transposed_a, transposed_b = (not x.flags.c_contiguous for x in (a, b))
-    numbers, groups, whole = plan(a.shape, b.shape, shape, transposed_a, transposed_b, kernels_for_small())
-    a, b = a.swapaxes(-1, -2) if transposed_a else a, b.swapaxes(-1, -2) if transposed_b else b
-    in_one_call = whole and blas_threads()[0]() == 1  # NumPy would make the same call
-    if in_one_call or not (a.flags.c_contiguous and b.flags.c_contiguous):
-        return None
-    out = aligned_empty(shape, a.dtype)
-    sums = np.empty((groups, out.size), out.dtype) if groups > 1 else None
-    call("products", a, b, out, sums, gemm, numbers)
-    return out
+def matmul(a, b):
+    """With one thread: the threads of OpenBLAS and OpenMP would wait for each other."""
+    return single_threaded(np.matmul, a, b) if covers(a, b) else NotImplemented
 
 
 def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
@@ -69,19 +44,6 @@ def aligned(x: np.ndarray) -> np.ndarray:
     out = aligned_empty(x.shape, x.dtype)
     out[...] = x
     return out
-
-
-@functools.lru_cache(4096)
-def plan(
-    a: Shape, b: Shape, out: Shape, transposed_a: bool, transposed_b: bool, small: bool
-) -> tuple[np.ndarray, int, bool]:  # fmt: skip
-    """`Plan` of products.c; the number of groups along the depth; whether a matrix is a single piece."""
-    (m, k), n, count = a[-2:], b[-1], math.prod(out[:-2])
-    height, width, depth, groups = piece(count, m, n, k, transposed_a, transposed_b, small)
-    leading = [m if transposed_a else k, k if transposed_b else n]
-    batch_strides = [shape[-2] * shape[-1] if len(shape) > 2 else 0 for shape in (a, b)]
-    numbers = [count, m, n, k, transposed_a, transposed_b, *leading, *batch_strides, height, width, depth, groups]
-    return np.array(numbers, np.int64), groups, (height, width, depth) == (m, n, k)
 
 
 def piece(

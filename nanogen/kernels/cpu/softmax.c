@@ -1,4 +1,4 @@
-// Softmax and its cross-entropy with labels, over rows of k logits: see ../softmax.py.
+// The cross-entropy of softmax with labels, over rows of k logits: see ../softmax.py.
 
 #include "cpu/compiled.h"
 
@@ -10,30 +10,6 @@ INLINE Real largest_of(const Real* x, Int k)
     PRAGMA(omp simd reduction(max : top))
     for (Int q = 1; q < k; q++) top = x[q] > top ? x[q] : top;
     return top;
-}
-
-void softmax(const Real* logits, Int rows, Int k, Real* out)
-{
-    ROWS
-    {
-        const Real* x = logits + r * k;
-        Real *y = out + r * k, top = largest_of(x, k), sum = 0;
-        PRAGMA(omp simd reduction(+ : sum))
-        for (Int q = 0; q < k; q++) sum += y[q] = exponential(x[q] - top);
-        for (Int q = 0; q < k; q++) y[q] /= sum;
-    }
-}
-
-void softmax_gradient(const Real* gradient, const Real* out, Int rows, Int k, Real* result)
-{
-    ROWS
-    {
-        const Real *g = gradient + r * k, *y = out + r * k;
-        Real *d = result + r * k, sum = 0;
-        PRAGMA(omp simd reduction(+ : sum))
-        for (Int q = 0; q < k; q++) sum += g[q] * y[q];
-        for (Int q = 0; q < k; q++) d[q] = y[q] * (g[q] - sum);
-    }
 }
 
 INLINE int known(Int label, Int k) { return 0 <= label && label < k; }  // other labels would read outside of the row

@@ -1,4 +1,4 @@
-"""Softmax and its cross-entropy with labels: see softmax.c."""
+"""The cross-entropy of softmax with labels: see softmax.c."""
 
 from nanogen.kernels.cpu.compiled import call, covers
 from nanogen.kernels.softmax import register

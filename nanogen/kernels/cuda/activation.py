@@ -25,21 +25,21 @@ def leaky_relu_gradient(g: Array, x: Array, negative_slope: float, d: Array) -> 
 
 
 @fuse
-def silu(x: Array, y: Array) -> None:
-    """x · sigmoid(x) = h · (1 + tanh(h)), h = x / 2."""
+def sigmoid_gated(x: Array, a: float, b: float, y: Array) -> None:
+    """x · sigmoid(2h) = x/2 · (1 + tanh(h)), h = (a x + b x³) / 2."""
     xp = array_module(x)
-    xp.multiply(x * 0.5, xp.tanh(x * 0.5) + 1, out=y)
+    xp.multiply(x * 0.5, xp.tanh(x * (xp.minimum(x * x, 1e30) * b + a) * 0.5) + 1, out=y)
 
 
 @fuse
-def silu_gradient(g: Array, x: Array, y: Array, d: Array) -> None:
-    """d/dx x·s = s + x·s·(1 − s) = s + y − y·s, s = sigmoid(x) = (1 + tanh(x / 2)) / 2."""
+def sigmoid_gated_gradient(g: Array, x: Array, a: float, b: float, d: Array) -> None:
+    """s + x · s · (1 − s) · (a + 3b x²), s = sigmoid(a x + b x³)."""
     xp = array_module(g)
-    s = (xp.tanh(x * 0.5) + 1) * 0.5
-    xp.multiply(g, s + y - y * s, out=d)
+    s = (xp.tanh(x * (xp.minimum(x * x, 1e30) * b + a) * 0.5) + 1) * 0.5
+    xp.multiply(g * s, x * (1 - s) * (x * x * b * 3 + a) + 1, out=d)
 
 
-FUSED = {f.__name__: f for f in (relu_gradient, leaky_relu, leaky_relu_gradient, silu, silu_gradient)}
+FUSED = {f.__name__: f for f in (relu_gradient, leaky_relu, leaky_relu_gradient, sigmoid_gated, sigmoid_gated_gradient)}
 
 
 def elementwise(name: str, *arrays: Array, settings: tuple[float, ...] = ()) -> Any:

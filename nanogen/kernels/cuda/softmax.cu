@@ -1,4 +1,4 @@
-// Softmax and its cross-entropy with labels on the GPU: see ../softmax.py.  Correct for any grid, and any block of up to
+// The cross-entropy of softmax with labels on the GPU: see ../softmax.py.  Correct for any grid, and any block of up to
 // 1024 threads.  The threads with the same threadIdx.y share a row of logits.
 
 // The sum or the maximum over the threads of a row: a tree reduction, always in the same order.
@@ -32,34 +32,6 @@ __device__ void largest_and_total(const Real* x, long long classes, Real& most, 
     most = together(most, false);
     for (long long k = threadIdx.x; k < classes; k += blockDim.x) sum += exp(x[k] - most);
     sum = together(sum, true);
-}
-
-extern "C" __global__ void softmax(const Real* logits, long long rows, long long classes, Real* out)
-{
-    for (long long first = (long long)blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y) {
-        long long row = first + threadIdx.y;
-        bool mine = row < rows;  // other threads have no row, but must reach the barriers
-        const Real* x = logits + (mine ? row : first) * classes;
-        Real most, sum;
-        largest_and_total(x, classes, most, sum);
-        if (mine)
-            for (long long k = threadIdx.x; k < classes; k += blockDim.x)
-                out[row * classes + k] = exp(x[k] - most) / sum;
-    }
-}
-
-extern "C" __global__ void softmax_gradient(
-    const Real* g, const Real* out, long long rows, long long classes, Real* result)
-{
-    for (long long first = (long long)blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y) {
-        long long row = first + threadIdx.y, start = (row < rows ? row : first) * classes;
-        Real sum = 0;
-        for (long long k = threadIdx.x; k < classes; k += blockDim.x) sum += g[start + k] * out[start + k];
-        sum = together(sum, true);
-        if (row < rows)
-            for (long long k = threadIdx.x; k < classes; k += blockDim.x)
-                result[start + k] = out[start + k] * (g[start + k] - sum);
-    }
 }
 
 extern "C" __global__ void cross_entropy(

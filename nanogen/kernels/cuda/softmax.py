@@ -1,4 +1,4 @@
-"""Softmax and its cross-entropy with labels, up to a warp of threads per row of logits: see softmax.cu."""
+"""The cross-entropy of softmax with labels, up to a warp of threads per row of logits: see softmax.cu."""
 
 from typing import Any
 

@@ -7,7 +7,8 @@
 It may predict something else, in `prediction`, and the variances too.  Nichol & Dhariwal 2021, Improved Denoising
 Diffusion Probabilistic Models.
 
-The network is in `unet`, the tables of the forward process in `schedule`, sampling in `base`, the bound in `bound`.
+The network is in `unet` or `transformer`, the tables of the forward process in `schedule`, sampling in `base`, the
+bound in `bound`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from nanogen import functional as F
 from nanogen.autograd import Tensor
 from nanogen.backend import Array
 from nanogen.distributions import Normal
-from nanogen.models.base import check_choice
+from nanogen.models.base import check_choice, check_counts
 from nanogen.models.diffusion.bound import Bounded
 from nanogen.models.diffusion.captions import LONGEST
 from nanogen.models.diffusion.editing import Editable
@@ -29,6 +30,7 @@ from nanogen.models.diffusion.prediction import PREDICTIONS
 from nanogen.models.diffusion.schedule import SCHEDULES, NoiseSchedule
 from nanogen.models.diffusion.text import TextUNet
 from nanogen.models.diffusion.times import TIMES
+from nanogen.models.diffusion.transformer import Transformer
 from nanogen.models.diffusion.unet import UNet
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Module
@@ -51,10 +53,13 @@ class DDPM(Guided, Bounded, Editable):
         weighting: of the squared errors at different t: `simple`, all alike, or `bound`, as in the bound (with
             σ_t² = β̃_t, if it is learned).
         times: the times of a training step: `uniform`, or by `importance` for the loss.
+        network: `unet`, or `transformer`, whose width is that of the U-Net's lowest resolution.  Peebles & Xie 2023.
         channels: the width of the U-Net at full size, even.
         multipliers: the width at each resolution, in units of `channels`; each resolution is half the one before.
         blocks: residual blocks per resolution in the U-Net's encoder; its decoder has one more.
-        heads: the number of attention heads at the lowest resolution, a divisor of its width.
+        heads: the number of attention heads at the lowest resolution, or in the transformer; a divisor of its width.
+        patch: the height and width of the transformer's patches, which divide those of the image.
+        depth: the number of the transformer's blocks.
         dropout: the share of features set to 0 inside the residual blocks, while training.
         classes: the number of labels that images are conditioned on; 0: unconditional.
         label_dropout: the share of images whose condition is left out in training, for guidance in sampling; 0: none.
@@ -71,12 +76,15 @@ class DDPM(Guided, Bounded, Editable):
         self, image_shape: tuple[int, int, int], levels: int, T: int = 1000, schedule: str | NoiseSchedule = "linear",
         variance: str = "beta", channels: int = 64, multipliers: tuple[int, ...] = (1, 2), blocks: int = 1,
         heads: int = 4, dropout: float = 0.0, classes: int = 0, label_dropout: float = 0.1, condition: str = "label",
-        prediction: str = "noise", weighting: str = "simple", times: str = "uniform", rng: Generator | None = None,
+        prediction: str = "noise", weighting: str = "simple", times: str = "uniform", network: str = "unet",
+        patch: int = 2, depth: int = 6, rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
+        check_counts(patch=patch, depth=depth)
         check_choice(
             variance=(variance, ("beta", "posterior", "learned")), prediction=(prediction, tuple(PREDICTIONS)),
             weighting=(weighting, ("simple", "bound")), times=(times, tuple(TIMES)),
+            network=(network, ("unet", "transformer")),
         )  # fmt: skip
         if not isinstance(schedule, NoiseSchedule):
             check_choice(schedule=(schedule, tuple(SCHEDULES)))
@@ -84,17 +92,26 @@ class DDPM(Guided, Bounded, Editable):
         if weighting == "bound":
             self.loss_unit = "nats per dimension, less a constant"
         self.schedule, self.variance, self.weighting = schedule, variance, weighting
-        self.prediction, self.times = prediction, TIMES[times](schedule.T)
+        self.prediction, self.times, self.network = prediction, TIMES[times](schedule.T), network
         self.set_condition(condition, label_dropout)
-        settings: dict[str, Any] = {
-            "colors": image_shape[0], "outputs": image_shape[0] * (2 if variance == "learned" else 1),
-            "channels": channels, "multipliers": tuple(multipliers), "blocks": blocks, "heads": heads,
-            "dropout": dropout, "rng": rng or Generator(0),
-        }  # fmt: skip
-        if self.captions is not None:
-            self.unet: UNet = TextUNet(len(self.captions.words), LONGEST, **settings)
+        outputs, rng = image_shape[0] * (2 if variance == "learned" else 1), rng or Generator(0)
+        settings: dict[str, Any] = {"heads": heads, "dropout": dropout, "outputs": outputs, "rng": rng}
+        of_unet: dict[str, Any] = {"colors": image_shape[0], "channels": channels, "blocks": blocks}
+        of_unet["multipliers"] = tuple(multipliers)
+        if network == "transformer":
+            if self.captions is not None:
+                raise ValueError("condition=text needs network=unet")
+            width, labels = channels * multipliers[-1], classes + self.guidable
+            self.transformer = Transformer(image_shape, width, patch, depth, classes=labels, **settings)
+        elif self.captions is not None:
+            self.unet: UNet = TextUNet(len(self.captions.words), LONGEST, **of_unet, **settings)
         else:
-            self.unet = UNet(**settings, classes=classes + self.guidable)
+            self.unet = UNet(classes=classes + self.guidable, **of_unet, **settings)
+
+    @property
+    def denoiser(self) -> Module:
+        """The network."""
+        return getattr(self, self.network)
 
     def predict(self, x_t: Tensor, t: Any, rng: Generator | None = None, **given: Any) -> Tensor:
         """The output of the network for noisy images (N, C, H, W) and times (N,): its prediction (N, C, H, W).
@@ -163,4 +180,4 @@ class DDPM(Guided, Bounded, Editable):
         return (losses if shares is None else losses * shares.astype(losses.dtype).reshape(-1, 1, 1, 1)).mean()
 
     def sampling_networks(self) -> list[Module]:
-        return [self.unet]
+        return [self.denoiser]

@@ -17,7 +17,6 @@ from nanogen.data.images import Images
 from nanogen.models.base import check_choice
 from nanogen.models.diffusion.base import Diffusion
 from nanogen.models.diffusion.captions import LONGEST, SLANTS, WEIGHTS, Captions
-from nanogen.models.diffusion.unet import UNet
 from nanogen.random import Generator
 
 
@@ -32,12 +31,14 @@ class Guided(Diffusion):
     Attributes:
         label_dropout: the share of images whose condition is left out, while training.
         captions: the captions of a model with condition `text`; else None.
-        unet: the network; its labels are those of `condition`, or `nothing`.
+        denoiser: the network; its labels are those of `condition`, or `nothing`.
+        network: its name among the model's modules.
     """
 
     label_dropout: float
     captions: Captions | None
-    unet: UNet
+    denoiser: Any
+    network: str
 
     def set_condition(self, condition: str, label_dropout: float) -> None:
         """Raises:
@@ -76,7 +77,7 @@ class Guided(Diffusion):
 
         Raises:
             ValueError: weights of a model that was trained without label_dropout, as were those of earlier versions."""
-        rows = state_dict.get("unet.label.weight")
+        rows = state_dict.get(f"{self.network}.label.weight")
         if self.guidable and rows is not None and len(rows) == self.classes:
             raise ValueError(
                 f"the weights know {self.classes} labels but not what no label is: they were trained with"
@@ -109,10 +110,10 @@ class Guided(Diffusion):
         """The output of the network, its prediction guided away from that without the condition, unless guidance is 0.
 
         A learned variance is that with the condition."""
-        found = self.unet(x_t, t, labels, rng)
+        found = self.denoiser(x_t, t, labels, rng)
         if not guidance:
             return found
-        other, channels = self.unet(x_t, t, self.nothing(labels), rng), self.image_shape[0]
+        other, channels = self.denoiser(x_t, t, self.nothing(labels), rng), self.image_shape[0]
         prediction = guide(found[:, :channels], other[:, :channels], guidance)
         return F.cat([prediction, found[:, channels:]], dim=1)
 

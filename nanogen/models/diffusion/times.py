@@ -17,11 +17,10 @@ KEPT = 10  # losses of each time, as in the paper
 UNIFORM = 0.001  # the share of times that are drawn uniformly, so that no probability is 0: as in the authors' code
 
 
-class UniformTimes(Module):
+class UniformTimes:
     """t ~ U{1 … T}.  Ho et al. 2020, algorithm 1."""
 
     def __init__(self, T: int):
-        super().__init__()
         self.T = T
 
     def draw(self, n: int, rng: Generator) -> tuple[Array, Array | None]:
@@ -32,7 +31,7 @@ class UniformTimes(Module):
         """Hear the losses (N, …) of the times (N,)."""
 
 
-class ImportanceTimes(UniformTimes):
+class ImportanceTimes(Module):
     """p_t ∝ √E[L_t²] over the last losses of each time, in place of which there is the mean of L_t² in each of the
     last batches that had this t.  Uniform until there are enough for all t.  Nichol & Dhariwal 2021, eq. 18."""
 
@@ -40,7 +39,8 @@ class ImportanceTimes(UniformTimes):
     seen: Tensor
 
     def __init__(self, T: int):
-        super().__init__(T)
+        super().__init__()
+        self.T = T
         self.register_buffer("squares", Tensor(np.zeros((T, KEPT), np.float32)))
         self.register_buffer("seen", Tensor(np.zeros(T, np.int64)))
 
@@ -51,12 +51,14 @@ class ImportanceTimes(UniformTimes):
         found = (1 - UNIFORM) * roots / roots.sum() + UNIFORM / self.T
         return xp.where((self.seen.data >= KEPT).all(), found, 1 / self.T)
 
-    def draw(self, n: int, rng: Generator) -> tuple[Array, Array | None]:
+    def draw(self, n: int, rng: Generator) -> tuple[Array, Array]:
+        """n times, and the weights 1 / (T p_t) of their losses."""
         p = self.probabilities()
         t = inverse_transform(p, rng.uniform(n, dtype=np.float64))
         return t + 1, 1 / (self.T * p[t])
 
     def follow(self, t: Array, losses: Array) -> None:
+        """Remember the losses (N, …) of the times (N,)."""
         xp = array_module(losses)
         which = (xp.arange(1, self.T + 1)[:, None] == t).astype(np.float64)  # (T, N)
         sums, counts = mean_over_ranks(

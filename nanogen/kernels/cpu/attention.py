@@ -1,0 +1,64 @@
+"""Attention, a head at a time, whose scores are never kept: the gradient computes them again.  See attention.c.
+
+    P = softmax(scale · Q Kᵀ + mask),  out = P V
+    dV = Pᵀ G,  dP = G Vᵀ,  dS = P · (dP − Σ P·dP),  dQ = scale · dS K,  dK = scale · dSᵀ Q
+
+Dao et al. 2022, FlashAttention, algorithm 4, without its tiles: the scores of a head fit into the cache.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nanogen.functional.matrix import attention
+from nanogen.kernels.cpu.compiled import call, covers
+from nanogen.kernels.cpu.products import gemm_address
+
+Array = np.ndarray
+
+
+def heads_of(x: Array) -> Array:
+    """(…, L, d) as (N, heads, L, d) whose rows the BLAS can read in place."""
+    x = np.expand_dims(x, tuple(range(x.ndim - 2, 2)))
+    readable = x.strides[3] == x.itemsize and x.strides[2] >= x.shape[3] * x.itemsize
+    return x if readable else np.array(x, order="C")
+
+
+def run(name: str, logs: Array, given: list[Array], mask: Array | None, scale: float, made: list[Array]) -> list[Array]:
+    """Call the C function for query, key, value and, of the gradient, g.  Rows of `made` have their heads side by side;
+    it is returned as (N, heads, L, d)."""
+    (n, heads, length, depth), (_, _, keys, width) = given[0].shape, given[2].shape
+    strides = [max(s // x.itemsize, x.shape[3] * (i == 2)) for x in given for i, s in enumerate(x.strides[:3])]
+    numbers = np.array([n, heads, length, keys, depth, width, *strides, 0, 0, 0][:18], np.int64)
+    query, key, value, *g = [x.ctypes.data for x in given]
+    added = 0 if mask is None else mask.ctypes.data
+    call(name, logs, query, key, value, added, float(scale), gemm_address(logs.dtype.char), numbers, *g, *made)
+    return [x.swapaxes(1, 2) for x in made]
+
+
+def rows_like(x: Array, depth: int) -> Array:
+    """Memory for x's first three axes, in the order (N, L, heads, depth)."""
+    n, heads, length, _ = x.shape
+    return np.empty((n, length, heads, depth), x.dtype)
+
+
+@attention.kernel("cpu")
+class Attention:
+    def forward(query, key, value, *, mask, scale, dropout_p, rng):
+        (*outer, depth), (*others, keys, width), added = query.shape, value.shape, None
+        fit = key.shape == (*others, keys, depth) and others == outer[:-1] and query.ndim < 5
+        drawn = dropout_p or (mask is not None and mask.requires_grad)
+        if drawn or not fit or not covers(query, key, value) or not min(query.size, key.size, value.size):
+            return NotImplemented
+        if mask is not None:
+            numbers = np.where(mask.data, 0, -np.inf) if mask.dtype.kind == "b" else mask.data
+            added = np.array(np.broadcast_to(numbers, (*outer, keys)), query.dtype, order="C")
+        q, k, v = map(heads_of, (query, key, value))
+        logs = np.empty(q.shape[:3], q.dtype)
+        (out,) = run("attention", logs, [q, k, v], added, scale, [rows_like(q, width)])
+        return out.reshape(*outer, width), (logs, added)
+
+    def gradient(g, saved, *arrays, mask, scale, dropout_p, rng, wanted):
+        (logs, added), given = saved, [*map(heads_of, (*arrays, g))]
+        made = run("attention_gradient", logs, given, added, scale, [rows_like(x, x.shape[3]) for x in given[:3]])
+        return [dx.reshape(x.shape) for dx, x in zip(made, arrays, strict=True)]
