@@ -150,10 +150,12 @@ def _(rng):
     shared.arrays[1] = shared.arrays[1][:1]
     return [
         one("heads", (2, 3), (4, 5, 3, 2)), one("images", (3,), (4, 5, 3, 2)), one("single", (), (4, 5, 3, 2)),
-        one("one-key", (2, 2), (3, 1, 4, 4)), one("one-query", (2, 2), (1, 6, 1, 1)), one("large", (4, 2), (33, 40, 16, 16)),
+        one("one-key", (2, 2), (3, 1, 4, 4)), one("one-query", (2, 2), (1, 6, 1, 1)),
+        one("large", (4, 2), (33, 40, 16, 16)),
         one("far", (2, 1), (4, 5, 3, 2), scale=200.0), one("no-scale", (1, 1), (4, 5, 3, 2), scale=0.0),
         one("seen", (2, 2), (3, 5, 4, 2), mask=Tensor(seen)), one("bias", (2, 2), (3, 5, 4, 2), mask=Tensor(bias)),
-        one("column", (2, 2), (3, 5, 4, 2), mask=Tensor(rng.normal(size=(3, 1)))), one("empty", (2, 2), (0, 5, 4, 2)), shared,
+        one("column", (2, 2), (3, 5, 4, 2), mask=Tensor(rng.normal(size=(3, 1)))),
+        one("empty", (2, 2), (0, 5, 4, 2)), shared,
         one("five", (1, 2, 2), (3, 5, 4, 2)), one("dropout", (2, 2), (3, 5, 4, 2), dropout_p=0.5, rng=ng.Generator(0)),
         one("learned-mask", (2, 2), (3, 5, 4, 2), mask=leaf(bias)),
         Sample("integers", [np.ones((1, 1, 2, 2), int)] * 3, how),

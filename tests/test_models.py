@@ -171,7 +171,7 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     StyleGAN: {"latent": 64, "channels": 32, "mapping": 4, "mixing": 0.9, "penalty": 1.0, "progressive": 0},
     DDPM: {
         "T": 1000, "schedule": "linear", "variance": "beta", "channels": 64, "multipliers": (1, 2), "blocks": 1,
-        "heads": 4, "dropout": 0.0,
+        "heads": 4, "dropout": 0.0, "network": "unet", "patch": 2, "depth": 6,
     },
 }  # fmt: skip
 

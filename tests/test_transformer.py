@@ -27,6 +27,7 @@ from nanogen.models.diffusion.transformer import (
     unpatchify,
 )
 
+
 def normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).normal(size=shape)
 
