@@ -47,8 +47,8 @@ class Attention:
     def forward(query, key, value, *, mask, scale, dropout_p, rng):
         (*outer, depth), (*others, keys, width), added = query.shape, value.shape, None
         fit = key.shape == (*others, keys, depth) and others == outer[:-1] and query.ndim < 5
-        drawn = dropout_p or (mask is not None and mask.requires_grad)
-        if drawn or not fit or not covers(query, key, value) or not min(query.size, key.size, value.size):
+        refused = dropout_p or (mask is not None and mask.requires_grad) or not gemm_address(query.dtype.char)
+        if refused or not fit or not covers(query, key, value) or not min(query.size, key.size, value.size):
             return NotImplemented
         if mask is not None:
             numbers = np.where(mask.data, 0, -np.inf) if mask.dtype.kind == "b" else mask.data
