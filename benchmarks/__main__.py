@@ -34,7 +34,8 @@ SIZES = {"8×8": ((1, 8, 8), 17), "28×28": ((1, 28, 28), 256)}
 BATCH = 64
 NO_DROPOUT = {"dropout": 0.0}  # the two sides would drop different elements
 MODELS: dict[str, dict[str, Any]] = {
-    "pixelcnn": NO_DROPOUT, "vae": {}, "gan": {}, "sagan": {}, "ddpm": {}, "gated-pixelcnn": NO_DROPOUT,
+    "pixelcnn": NO_DROPOUT, "vae": {}, "gan": {}, "sagan": {}, "ddpm": {},
+    "ddpm transformer": {"network": "transformer"}, "gated-pixelcnn": NO_DROPOUT,
     "pixelrnn row": {**NO_DROPOUT, "cell": "row"}, "pixelrnn diagonal": {**NO_DROPOUT, "cell": "diagonal"},
 }  # fmt: skip
 
@@ -139,6 +140,11 @@ def layer_cases() -> dict[str, tuple[tuple[tuple[int, ...], ...], Callable[..., 
         lambda tokens: F.scaled_dot_product_attention(*(tokens[:, :, i].permute(0, 2, 1, 3) for i in range(3))),
         lambda tokens: T.scaled_dot_product_attention(*(tokens[:, :, i].permute(0, 2, 1, 3) for i in range(3))),
     )
+    seen = np.arange(6) < 4
+    masked = (
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, seen),
+        lambda q, k, v: T.scaled_dot_product_attention(q, k, v, torch.from_numpy(seen)),
+    )
     n = BATCH
     return {
         "conv 3×3, 32→32, 8×8": (((n, 32, 8, 8), (32, 32, 3, 3)), *convolution),
@@ -152,6 +158,8 @@ def layer_cases() -> dict[str, tuple[tuple[tuple[int, ...], ...], Callable[..., 
         "batch norm, 32, 28×28": (((n, 32, 28, 28), (32,), (32,)), *batch),
         "SiLU, 32, 28×28": (((n, 32, 28, 28),), F.silu, T.silu),
         "attention, 4 heads of 16, 49": (((n, 49, 3, 4, 16),), *attention),
+        "attention, 4 heads of 16, 196": (((n, 196, 3, 4, 16),), *attention),
+        "attention, 4 heads of 16, 196 to 6 with a mask": (((n, 4, 196, 16), (n, 4, 6, 16), (n, 4, 6, 16)), *masked),
     }
 
 
@@ -207,25 +215,24 @@ def engine_overhead() -> list[Comparison]:
 
 
 def sampling() -> list[Comparison]:
-    """One reverse step of diffusion on 16 images; 16 images of PixelCNN against the naive loop."""
+    """One reverse step of diffusion on 16 images, with either network; 16 images of PixelCNN against the naive loop."""
     rows = []
     found = models("28×28")
-    images = random_images("28×28", 16)
-    t = np.full(16, 500)
-    ddpm, theirs = found["ddpm"], torch_models.both_formats(found["ddpm"])
-    x = ddpm.scaled(images)
+    images, t = random_images("28×28", 16), np.full(16, 500)
 
     def torch_step(model: Any) -> None:
         with torch.no_grad():
-            model.unet(model.scaled(images), torch.from_numpy(t))
+            getattr(model, model.ours[0].network)(model.scaled(images), torch.from_numpy(t))
 
-    def our_step() -> None:
+    def our_step(ddpm: Any, x: Any) -> None:
         with ng.no_grad():
             ddpm.predict_noise(x, t)
 
-    name = "DDPM sampling step, 28×28, batch 16"
-    rows.append(compare(name, our_step, *[lambda m=m: torch_step(m) for m in theirs]))
-    report(rows[-1])
+    for name in ("ddpm", "ddpm transformer"):
+        ddpm, theirs = found[name], torch_models.both_formats(found[name])
+        x, sides = ddpm.scaled(images), [lambda m=m: torch_step(m) for m in theirs]
+        rows.append(compare(f"{name} sampling step, 28×28, batch 16", lambda m=ddpm, x=x: our_step(m, x), *sides))
+        report(rows[-1])
     rows.append(pixelcnn_sampling(found["pixelcnn"]))
     report(rows[-1])
     return rows

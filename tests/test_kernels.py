@@ -154,8 +154,9 @@ def _(rng):
         one("large", (4, 2), (33, 40, 16, 16)),
         one("far", (2, 1), (4, 5, 3, 2), scale=200.0), one("no-scale", (1, 1), (4, 5, 3, 2), scale=0.0),
         one("seen", (2, 2), (3, 5, 4, 2), mask=Tensor(seen)), one("bias", (2, 2), (3, 5, 4, 2), mask=Tensor(bias)),
-        one("column", (2, 2), (3, 5, 4, 2), mask=Tensor(rng.normal(size=(3, 1)))), one("empty", (2, 2), (0, 5, 4, 2)),
-        shared, one("five", (1, 2, 2), (3, 5, 4, 2)), one("dropout", (2, 2), (3, 5, 4, 2), dropout_p=0.5, rng=ng.Generator(0)),
+        one("column", (2, 2), (3, 5, 4, 2), mask=Tensor(rng.normal(size=(3, 1)))),
+        one("empty", (2, 2), (0, 5, 4, 2)), shared,
+        one("five", (1, 2, 2), (3, 5, 4, 2)), one("dropout", (2, 2), (3, 5, 4, 2), dropout_p=0.5, rng=ng.Generator(0)),
         one("learned-mask", (2, 2), (3, 5, 4, 2), mask=leaf(bias)),
         Sample("integers", [np.ones((1, 1, 2, 2), int)] * 3, how),
     ]  # fmt: skip

@@ -185,7 +185,7 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     DDPM: {
         "T": 1000, "schedule": "linear", "variance": "beta", "channels": 64, "multipliers": (1, 2), "blocks": 1,
         "heads": 4, "dropout": 0.0, "label_dropout": 0.1, "condition": "label", "prediction": "noise",
-        "weighting": "simple", "times": "uniform",
+        "weighting": "simple", "times": "uniform", "network": "unet", "patch": 2, "depth": 6,
     },
     LatentDDPM: {
         "autoencoder": "autoencoder", "latent": 32, "channels": 32, "stages": 2, "decoder": "categorical",

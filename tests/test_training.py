@@ -840,9 +840,13 @@ LARGE: dict[str, dict[str, Any]] = {
     "stylegan": {
         "steps": 4000, "lr": 2e-3, "betas": (0.0, 0.99), "ema": 0.995, "model_settings": {"channels": 16},
     },
+    "ddpm": {
+        "steps": 3000, "lr": 1e-3, "ema": 0.995,
+        "model_settings": {"channels": 32, "multipliers": (1, 2, 2), "patch": 4},
+    },
     **{
         name: {"steps": 3000, "lr": 1e-3, "ema": 0.995, "model_settings": {"channels": 32, "multipliers": (1, 2, 2)}}
-        for name in ("ddpm", "super-resolution", "binomial-diffusion")
+        for name in ("super-resolution", "binomial-diffusion")
     },
     "latent-ddpm": {"steps": 4000, "lr": 1e-3, "ema": 0.995, "model_settings": {}},
 }  # fmt: skip

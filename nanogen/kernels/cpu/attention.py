@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from nanogen.functional.matrix import attention
-from nanogen.kernels.cpu.compiled import call, covers
+from nanogen.kernels.cpu.compiled import call
+from nanogen.kernels.cpu.convolution import has_images
 from nanogen.kernels.cpu.products import gemm_address
 
 Array = np.ndarray
@@ -28,7 +29,7 @@ def run(name: str, logs: Array, given: list[Array], mask: Array | None, scale: f
     """Call the C function for query, key, value and, of the gradient, g.  Rows of `made` have their heads side by side;
     it is returned as (N, heads, L, d)."""
     (n, heads, length, depth), (_, _, keys, width) = given[0].shape, given[2].shape
-    strides = [max(s // x.itemsize, x.shape[3] * (i == 2)) for x in given for i, s in enumerate(x.strides[:3])]
+    strides = [stride // x.itemsize for x in given for stride in x.strides[:3]]
     numbers = np.array([n, heads, length, keys, depth, width, *strides, 0, 0, 0][:18], np.int64)
     query, key, value, *g = [x.ctypes.data for x in given]
     added = 0 if mask is None else mask.ctypes.data
@@ -47,8 +48,8 @@ class Attention:
     def forward(query, key, value, *, mask, scale, dropout_p, rng):
         (*outer, depth), (*others, keys, width), added = query.shape, value.shape, None
         fit = key.shape == (*others, keys, depth) and others == outer[:-1] and query.ndim < 5
-        drawn = dropout_p or (mask is not None and mask.requires_grad)
-        if drawn or not fit or not covers(query, key, value) or not min(query.size, key.size, value.size):
+        refused = dropout_p or (mask is not None and mask.requires_grad)
+        if refused or not fit or not has_images(query, key, value) or not min(query.size, key.size, value.size):
             return NotImplemented
         if mask is not None:
             numbers = np.where(mask.data, 0, -np.inf) if mask.dtype.kind == "b" else mask.data

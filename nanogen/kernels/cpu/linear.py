@@ -6,7 +6,7 @@ import numpy as np
 
 from nanogen.functional.conv import convolve_with_bias
 from nanogen.functional.matrix import affine
-from nanogen.kernels.cpu.compiled import covers
+from nanogen.kernels.cpu.convolution import has_images
 from nanogen.kernels.cpu.products import matmul
 from nanogen.kernels.cpu.threads import blas_threads
 
@@ -21,7 +21,7 @@ class Affine:
     its beginning."""
 
     def forward(x, w, b):
-        if not covers(x, w, b) or not x.size or x.ndim < 2 or w.ndim != 2 or b.shape not in ((), w.shape[:1]):
+        if not has_images(x, w, b) or not x.size or x.ndim < 2 or w.ndim != 2 or b.shape not in ((), w.shape[:1]):
             return NotImplemented
         if x.size > LARGE or blas_threads()[0]() > 1:
             out = FORWARD(as_pixels(x), w[:, :, None, None], np.broadcast_to(b, len(w)), **POINTWISE)[0]

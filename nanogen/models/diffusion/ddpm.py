@@ -70,7 +70,7 @@ class DDPM(Guided, Bounded, Editable):
     summary = "denoising step by step, a bound on the likelihood (Ho et al. 2020)"
     loss_unit = "squared error per dimension"
     small = Recipe(steps=600, model={"T": 200, "channels": 32})
-    large = large(steps=3000, lr=1e-3, model={"channels": 32, "multipliers": (1, 2, 2)})
+    large = large(steps=3000, lr=1e-3, model={"channels": 32, "multipliers": (1, 2, 2), "patch": 4})
 
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, T: int = 1000, schedule: str | NoiseSchedule = "linear",
