@@ -126,6 +126,6 @@ class Guided(Diffusion):
         if self.guidable and self.captions is not None:
             words, names = (*WEIGHTS, *SLANTS), self.captions.words[-self.classes :][:classes]
             prompts = [f"a {word} {name}" for word in words for name in names]
-            drawn = self.sample(len(prompts), rng.stream(1), prompts, guidance=1.0, **faster)
+            drawn = self.sample(len(prompts), rng.stream(1), prompts, guidance=3.0, **faster)
             found["prompts"] = to_numpy(drawn).reshape(len(words), classes, *self.image_shape)
         return found
