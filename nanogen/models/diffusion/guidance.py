@@ -76,7 +76,7 @@ class Guided(Diffusion):
         Raises:
             ValueError: weights of a model that was trained without label_dropout, as were those of earlier versions."""
         rows = state_dict.get("unet.label.weight")
-        if self.guidable and rows is not None and len(rows) == self.classes:
+        if self.guidable and self.captions is None and rows is not None and len(rows) == self.classes:
             raise ValueError(
                 f"the weights know {self.classes} labels but not what no label is: they were trained with"
                 " label_dropout=0 or by an earlier version, and are for a model with label_dropout=0"
@@ -115,11 +115,8 @@ class Guided(Diffusion):
         """denoising: each row is one sample, x_t from the noise at t = T (left) to the image at t = 0 (right)
         guidance: from the top down guidance 0, 1, 3 and 8, of the same noise; each column is a class
         prompts: each row is one word: thin, medium, bold, backward, upright, leaning; each column is a class"""
-        found, classes, faster = (
-            super().illustrations(train, test, rng),
-            min(self.classes, 10),
-            self.sampling_within(50),
-        )
+        found, faster = super().illustrations(train, test, rng), self.sampling_within(50)
+        classes = min(self.classes, 10)
         if self.guidable:
             by_class = lambda w: self.sample(classes, rng.stream(0), np.arange(classes), guidance=w, **faster)
             found["guidance"] = np.stack([to_numpy(by_class(w)) for w in (0.0, 1.0, 3.0, 8.0)])
