@@ -1,7 +1,7 @@
 """`python -m benchmarks.guidance [FOLDER]`: do a DDPM's samples show what they are told, and what does guidance cost?
 
-Trains two models on the digits by their recipes, unless FOLDER (default: runs) already has the runs: one with labels
-(`--set classes=10`), and one with captions (`--set classes=10 condition=text`).  With the first it draws 50 samples of
+Trains two models on the digits, unless FOLDER (default: runs) already has the runs: one with labels (`--set
+classes=10`), and one with captions (`--steps 1000 --set classes=10 condition=text`).  With the first it draws 50 samples of
 each label for each guidance.  It prints the share in which the classifier of `nanogen evaluate` sees the label, and
 the metrics of these samples against the test images.  With the second it draws three samples of each of the 90 whole
 captions.  It prints the share in which the class, by the classifier, and the weight and the slant, as measured, are
@@ -53,7 +53,7 @@ if __name__ == "__main__":
         found = quality(features(real.images), features(images), ng.Generator(0))
         shown = ", ".join(f"{name} {e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" for name, e in found.items())
         print(f"guidance {guidance:g}: label {(features.classify(images) == labels).mean():.1%}, {shown}", flush=True)
-    model = trained(folder / "ddpm-text", "condition=text").model().eval()
+    model = trained(folder / "ddpm-text", "condition=text", "--steps", "1000").model().eval()
     for guidance in (0.0, 1.0, 3.0):
         shares = right(model, features, guidance)
         print(
