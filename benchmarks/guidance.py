@@ -1,11 +1,11 @@
 """`python -m benchmarks.guidance [FOLDER]`: do a DDPM's samples show what they are told, and what does guidance cost?
 
 Trains two models on the digits, unless FOLDER (default: runs) already has the runs: one with labels (`--set
-classes=10`), and one with captions (`--steps 1000 --set classes=10 condition=text`).  With the first it draws 50 samples of
-each label for each guidance.  It prints the share in which the classifier of `nanogen evaluate` sees the label, and
-the metrics of these samples against the test images.  With the second it draws three samples of each of the 90 whole
-captions.  It prints the share in which the class, by the classifier, and the weight and the slant, as measured, are
-those of the caption.
+classes=10`), and one with captions (`--steps 1000 --set classes=10 condition=text`).  With the first it draws 50
+samples of each label for each guidance.  It prints the share in which the classifier of `nanogen evaluate` sees the
+label, and the metrics of these samples against the test images.  With the second it draws three samples of each of the
+90 whole captions.  It prints the share in which the class, by the classifier, and the weight and the slant, as
+measured, are those of the caption.
 """
 
 from __future__ import annotations
