@@ -429,6 +429,6 @@ def test_illustrations() -> None:
         assert np.array_equal(row, m.sample(CLASSES, rng.stream(0), labels, guidance=w))
     words = itertools.chain(WEIGHTS, SLANTS)
     prompts = [f"a {word} {number}" for word in words for number in NUMBERS[:CLASSES]]
-    expected = m.sample(len(prompts), rng.stream(1), prompts, guidance=1.0)
+    expected = m.sample(len(prompts), rng.stream(1), prompts, guidance=3.0)
     assert np.array_equal(found["prompts"].reshape(expected.shape), expected)
     assert model(label_dropout=0.0).illustrations(bare, bare, rng).keys() == {"denoising", "interpolation"}

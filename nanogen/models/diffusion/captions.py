@@ -23,7 +23,7 @@ WEIGHTS, SLANTS = ("thin", "medium", "bold"), ("backward", "upright", "leaning")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LONGEST = 4  # words of a caption
 BINS = 512  # of a measure, which is in [0, 1]
-LEFT_OUT = 0.3  # share of the words that captions for training leave out, so that shorter prompts are known
+LEFT_OUT = 0.2  # share of the words that captions for training leave out, so that shorter prompts are known
 
 
 def weight(ink: Array) -> Array:

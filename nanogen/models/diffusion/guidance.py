@@ -78,7 +78,7 @@ class Guided(Diffusion):
         Raises:
             ValueError: weights of a model that was trained without label_dropout, as were those of earlier versions."""
         rows = state_dict.get(f"{self.network}.label.weight")
-        if self.guidable and rows is not None and len(rows) == self.classes:
+        if self.guidable and self.captions is None and rows is not None and len(rows) == self.classes:
             raise ValueError(
                 f"the weights know {self.classes} labels but not what no label is: they were trained with"
                 " label_dropout=0 or by an earlier version, and are for a model with label_dropout=0"
@@ -132,6 +132,6 @@ class Guided(Diffusion):
         if self.guidable and self.captions is not None:
             words, names = (*WEIGHTS, *SLANTS), self.captions.words[-self.classes :][:classes]
             prompts = [f"a {word} {name}" for word in words for name in names]
-            drawn = self.sample(len(prompts), rng.stream(1), prompts, guidance=1.0, **faster)
+            drawn = self.sample(len(prompts), rng.stream(1), prompts, guidance=3.0, **faster)
             found["prompts"] = to_numpy(drawn).reshape(len(words), classes, *self.image_shape)
         return found
