@@ -13,6 +13,7 @@ from typing import Any
 from nanogen import functional as F
 from nanogen.autograd import Tensor
 from nanogen.backend import Array, array_module
+from nanogen.models.base import check_counts
 from nanogen.nn import AdaptiveGroupNormSiLU, Conv2d, Dropout, Embedding, GroupNorm, GroupNormSiLU, Linear, Module
 from nanogen.random import Generator
 
@@ -77,6 +78,9 @@ class UNet(Module):
 
     A learned embedding of the label is added to that of the time: Dhariwal & Nichol 2021, section 3.  The settings are
     those of `DDPM`.
+
+    Raises:
+        ValueError: settings that are not positive integers, or widths that do not fit the heads.
     """
 
     def __init__(
@@ -84,6 +88,13 @@ class UNet(Module):
         rng: Generator, classes: int = 0,
     ):  # fmt: skip
         super().__init__()
+        check_counts(
+            channels=channels, blocks=blocks, heads=heads, **{f"multipliers[{i}]": m for i, m in enumerate(multipliers)}
+        )
+        if not multipliers:
+            raise ValueError("multipliers must be at least one positive integer, got none")
+        if channels % 2 or channels * multipliers[-1] % heads:
+            raise ValueError(f"channels must be even, and divide into {heads} heads at the end, got {channels}")
         time, widths = 4 * channels, [channels * m for m in multipliers]
         self.channels = channels
         self.time1, self.time2 = Linear(channels, time, rng=rng), Linear(time, time, rng=rng)
