@@ -91,7 +91,7 @@ PARTS = {
         ("test_parity.py::test_models",),
     ),
     "ddpm": Part(
-        ("models/diffusion/ddpm.py", "models/diffusion/base.py", "models/diffusion/bound.py", "models/diffusion/unet.py"),
+        ("models/diffusion/ddpm.py", "models/diffusion/base.py", "models/diffusion/bound.py"),
         ("test_ddpm.py", "test_models.py", "test_torch_models.py"), ("test_parity.py::test_models",),
     ),
     "metrics": Part(("metrics.py",), ("test_metrics.py",), ("test_evaluation.py",)),

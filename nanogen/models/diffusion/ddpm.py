@@ -14,7 +14,7 @@ from typing import Any
 from nanogen import functional as F
 from nanogen.autograd import Tensor
 from nanogen.backend import Array
-from nanogen.models.base import check_choice
+from nanogen.models.base import check_choice, check_counts
 from nanogen.models.diffusion.bound import Bounded
 from nanogen.models.diffusion.schedule import SCHEDULES, NoiseSchedule
 from nanogen.models.diffusion.unet import UNet
@@ -53,10 +53,17 @@ class DDPM(Bounded):
         heads: int = 4, dropout: float = 0.0, classes: int = 0, rng: Generator | None = None,
     ):  # fmt: skip
         super().__init__(image_shape, levels, classes)
+        check_counts(
+            channels=channels, blocks=blocks, heads=heads, **{f"multipliers[{i}]": m for i, m in enumerate(multipliers)}
+        )
         check_choice(variance=(variance, ("beta", "posterior")))
         if not isinstance(schedule, NoiseSchedule):
             check_choice(schedule=(schedule, tuple(SCHEDULES)))
             schedule = SCHEDULES[schedule](T)
+        if not multipliers:
+            raise ValueError("multipliers must be at least one positive integer, got none")
+        if channels % 2 or channels * multipliers[-1] % heads:
+            raise ValueError(f"channels must be even, and divide into {heads} heads at the end, got {channels}")
         self.schedule, self.variance = schedule, variance
         self.unet = UNet(
             image_shape[0], channels, tuple(multipliers), blocks, heads, dropout, rng or Generator(0), classes
