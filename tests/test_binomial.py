@@ -222,6 +222,10 @@ def test_a_draw_of_noise_has_the_law_of_x_t() -> None:
     np.testing.assert_allclose(ones, expected, atol=4 * 0.5 / 100)
 
 
-def test_only_two_levels() -> None:
+def test_settings_out_of_range() -> None:
     with pytest.raises(ValueError, match="levels must be 2 for a diffusion of bits, got 17: --set levels=2"):
         BinomialDiffusion((1, 8, 8), 17)
+    with pytest.raises(ValueError, match="channels must be even, and divide into 3 heads at the end, got 4"):
+        BinomialDiffusion((1, 8, 8), 2, channels=4, heads=3)
+    with pytest.raises(ValueError, match="blocks must be a positive integer, got 0"):
+        BinomialDiffusion((1, 8, 8), 2, blocks=0)

@@ -183,6 +183,7 @@ def test_a_run_that_gives_no_autoencoder(tmp_path: Path, capsys: pytest.CaptureF
         ([vae, "levels=2"], "do not fit: it has levels 17, not 2"),
         ([vae, "latent=5"], "do not fit: it has latent 3, not 5"),
         ([f"autoencoder={tmp_path / 'nowhere'}"], "nowhere holds no run"),
+        (["autoencoder=vae", "frozen=true"], "frozen needs trained weights: autoencoder=RUN, or --init"),
         ([vae, "--init", str(tmp_path / "vae")], "--init gives all weights: autoencoder must not be a run"),
     ):
         assert main(["train", "latent-ddpm", *TRAIN, str(new), "--set", *LATENT, *given]) == 2

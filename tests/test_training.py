@@ -848,7 +848,7 @@ LARGE: dict[str, dict[str, Any]] = {
         name: {"steps": 3000, "lr": 1e-3, "ema": 0.995, "model_settings": {"channels": 32, "multipliers": (1, 2, 2)}}
         for name in ("super-resolution", "binomial-diffusion")
     },
-    "latent-ddpm": {"steps": 4000, "lr": 1e-3, "ema": 0.995, "model_settings": {}},
+    "latent-ddpm": {"steps": 4000, "lr": 1e-3, "ema": 0.995, "model_settings": {"decoder": "logistic"}},
 }  # fmt: skip
 
 

@@ -537,7 +537,8 @@ def of_runs(model: str, own: dict[str, Any], init: Path | None) -> tuple[dict[st
         init: the folder of a run for the whole model, the part "".
 
     Raises:
-        ValueError, FileNotFoundError: no run, or one of a conditional model; runs for the model and for a part."""
+        ValueError, FileNotFoundError: no run, or one of a conditional model; runs for the model and for a part; none
+            for a frozen part."""
     runs = {part: Run(own[part]) for part in MODELS[model].parts if own.get(part, model) not in MODELS}
     for part, run in runs.items():
         theirs = run.settings()
@@ -546,6 +547,8 @@ def of_runs(model: str, own: dict[str, Any], init: Path | None) -> tuple[dict[st
             raise ValueError(f"{part} must be a run without labels, and {run.folder} has {there['classes']} classes")
         taken = {name: there[name] for name in MODELS[model].parts[part] if name in there}
         own = {**taken, "frozen": True, **own, part: theirs.model}
+    if own.get("frozen") and not (runs or init):  # as in the settings of a run that was given one
+        raise ValueError(f"frozen needs trained weights: {' or '.join(MODELS[model].parts)}=RUN, or --init")
     if runs and init:
         raise ValueError(f"--init gives all weights: {', '.join(runs)} must not be a run")
     return own, {"": Run(init)} if init else runs

@@ -95,7 +95,7 @@ class LatentDDPM(Diffusion):
     loss_unit = "squared error per dimension"
     parts: ClassVar = {"autoencoder": ("latent", "channels", "stages", "decoder")}
     small = Recipe(steps=900, lr=1e-3, model={"T": 200})
-    large = large(steps=4000, lr=1e-3)
+    large = large(steps=4000, lr=1e-3, model={"decoder": "logistic"})
     code_mean: Tensor
     code_square: Tensor
     batches: Tensor

@@ -80,7 +80,8 @@ class UNet(Module):
     those of `DDPM`.
 
     Raises:
-        ValueError: settings out of range."""
+        ValueError: settings that are not positive integers, or widths that do not fit the heads.
+    """
 
     def __init__(
         self, colors: int, channels: int, multipliers: tuple[int, ...], blocks: int, heads: int, dropout: float,
