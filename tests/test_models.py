@@ -60,6 +60,19 @@ MODELS: dict[str, Any] = {
     "stylegan": lambda **rng: StyleGAN((1, 8, 8), 5, latent=3, channels=4, **rng),
     "stylegan, growing": lambda **rng: StyleGAN((3, 8, 8), 5, latent=3, channels=4, progressive=1, **rng),
     "ddpm": lambda **rng: DDPM((3, 4, 6), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **rng),
+    "ddpm, learned": lambda **rng: DDPM(
+        (3, 4, 6),
+        5,
+        T=4,
+        channels=8,
+        multipliers=(1,),
+        heads=2,
+        variance="learned",
+        prediction="v",
+        times="importance",
+        weighting="bound",
+        **rng,
+    ),
 }
 
 
@@ -219,7 +232,8 @@ def test_the_unit_of_a_loss(name: str) -> None:
             "pix2pix": "nats, with λ times the L1 error",
             "cyclegan": "squared error of D, with λ times the L1 error of the cycle",
             "spade": "units of the discriminator's output", "stylegan": "nats", "stylegan, growing": "nats",
-            "ddpm": "squared error per dimension", "vae, categorical": "nats per dimension, codes relaxed",
+            "ddpm": "squared error per dimension", "ddpm, learned": "nats per dimension, less a constant",
+            "vae, categorical": "nats per dimension, codes relaxed",
             "hierarchical vae": "nats per dimension, with free bits",
             "autoencoder": "squared error per dimension",
             "wae": "nats per dimension, given the code, with the penalty",
