@@ -69,7 +69,6 @@ MODELS: dict[str, Any] = {
         heads=2,
         variance="learned",
         prediction="v",
-        times="importance",
         weighting="bound",
         **rng,
     ),
