@@ -620,7 +620,7 @@ def test_the_json_of_an_evaluation(tmp_path: Path) -> None:
     e = some_evaluation()
     plain = {name: getattr(e, name) for name in (
         "model", "data", "seed", "sampling", "train_images", "test_images", "samples", "features", "copies_expected",
-        "classes", "network_evaluations", "seconds", "checkpoint",
+        "classes", "network_evaluations", "seconds", "checkpoint", "estimators",
     )}  # fmt: skip
     ends = lambda some: {k: {"value": v.value, "low": v.low, "high": v.high} for k, v in some.items()}
     expected = plain | {

@@ -411,6 +411,21 @@ def test_a_captured_step_is_the_step(model: str, cp: Any, tmp_path: Path) -> Non
         assert np.array_equal(graph.arrays()[name], array), name
 
 
+def test_a_captured_step_of_a_diffusion_that_chooses_its_times(cp: Any) -> None:
+    """Times by importance and learned variances: what has been seen so far lies on the device, and goes into the next
+    step of the same graph; nothing comes back to the host."""
+    own, losses = {"variance": "learned", "times": "importance", "weighting": "bound"}, {}
+    for execution in ("eager", "graph"):
+        how = {"device": "cuda", "execution": execution, "steps": 16, "batch": 8, "lr": 0.05, "warmup": 0}
+        trainer = Trainer(make_settings("ddpm", some_images(), {**TINY["ddpm"], **own}, **how), some_images())
+        losses[execution] = [trainer.advance()["loss"].item() for _ in range(15)]
+        with device.watched() as seen:
+            trainer.advance()
+        assert [transfer for transfer in seen if transfer.kind == "to host"] == []
+        assert trainer.model.times.seen.data.min() >= 10  # type: ignore[attr-defined]
+    assert losses["eager"] == losses["graph"]
+
+
 @pytest.mark.parametrize("model", [model for model in KINDS if model not in UNCONDITIONAL])
 def test_a_captured_step_of_a_conditional_model(model: str, cp: Any) -> None:
     """Labels go to the device once an update, as images do; captured, they are an input that changes at each step: the

@@ -61,12 +61,11 @@ class ImportanceTimes(Module):
         """Remember the losses (N, …) of the times (N,)."""
         xp = array_module(losses)
         which = (xp.arange(1, self.T + 1)[:, None] == t).astype(np.float64)  # (T, N)
-        sums, counts = mean_over_ranks(
-            which @ losses.reshape(len(t), -1).mean(axis=1, dtype=np.float64) ** 2, which.sum(axis=1)
-        )
+        squares = losses.reshape(len(t), -1).mean(axis=1, dtype=np.float64) ** 2
+        sums, counts = mean_over_ranks((which * squares).sum(axis=1), which.sum(axis=1))
         there = counts > 0
-        squares = (sums / xp.maximum(counts, 1e-9))[:, None].astype(self.squares.dtype)
-        later = xp.concatenate([self.squares.data[:, 1:], squares], axis=1)
+        newest = (sums / xp.maximum(counts, 1e-9))[:, None].astype(self.squares.dtype)
+        later = xp.concatenate([self.squares.data[:, 1:], newest], axis=1)
         self.squares.data[...] = xp.where(there[:, None], later, self.squares.data)  # in place, for captured graphs
         self.seen.data[...] += there
 
