@@ -136,7 +136,8 @@ def write_images(text: str, images: np.ndarray, shown: np.ndarray, levels: int, 
         for file, image in zip(files, images, strict=True):
             grid(image[None], levels, 1, side=1).save(file)
     elif out.suffix == ".png":
-        grid(shown, levels, columns).save(out)
+        across = max(shown.shape[3] // shown.shape[2], 1)  # a wide image gets as much height as others
+        grid(shown, levels, columns, across * IMAGE_SIDE).save(out)
     else:
         np.savez_compressed(out, images=images)
     return out
