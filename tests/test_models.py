@@ -65,17 +65,8 @@ MODELS: dict[str, Any] = {
     "super-resolution": lambda **rng: SuperResolution((3, 4, 6), 5, T=4, channels=8, heads=2, augmentation=0.5, **rng),
     "ddpm": lambda **rng: DDPM((3, 4, 6), 5, T=4, channels=8, multipliers=(1, 2), heads=2, **rng),
     "ddpm, learned": lambda **rng: DDPM(
-        (3, 4, 6),
-        5,
-        T=4,
-        channels=8,
-        multipliers=(1,),
-        heads=2,
-        variance="learned",
-        prediction="v",
-        weighting="bound",
-        **rng,
-    ),  # fmt: skip
+        (3, 4, 6), 5, T=4, channels=8, heads=2, variance="learned", prediction="v", weighting="bound", **rng
+    ),
     "binomial": lambda **rng: BinomialDiffusion((3, 4, 6), 2, T=4, channels=8, multipliers=(1, 2), heads=2, **rng),
     "latent": lambda **rng: LatentDDPM((1, 6, 8), 5, latent=3, channels=4, T=4, hidden=8, blocks=1, **rng),
     "latent, vae": lambda **rng: LatentDDPM((1, 6, 8), 5, "vae", latent=3, channels=4, T=4, hidden=8, blocks=1, **rng),
