@@ -1,14 +1,37 @@
-"""Checks of gradients, for your own operations."""
+"""The properties as tools, for anybody's implementation: `check_normal_kl(my_kl)` says whether a function is right.
+
+The checkers are in `gradients.py`, `layers.py`, `densities.py` and so on; how they work, in `property.py`.  They need
+hypothesis (`pip install 'nanogen[testing]'`), and are imported at the first use.  `gradcheck` needs nothing.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from nanogen.autograd import Tensor, grad, tensor
-from nanogen.backend import to_device
+from nanogen.backend import only, to_device
+
+_FILES = ("errors", "property", "report", "gradients", "layers", "densities")
+
+
+def __getattr__(name: str) -> Any:
+    """The checkers and what belongs to them, at their first use."""
+    public: dict[str, Any] = {"gradcheck": gradcheck}
+    if name.startswith("check") or name in ("PropertyError", "UsageError"):
+        for file in _FILES:
+            path = f"{__name__}.{file}"
+            try:
+                found = vars(importlib.import_module(path))
+            except ModuleNotFoundError as error:
+                if error.name != "hypothesis":
+                    raise
+                raise ImportError("the checkers need hypothesis: pip install 'nanogen[testing]'") from error
+            public |= {key: value for key, value in found.items() if key.startswith("check") or key.endswith("Error")}
+    return public[name] if name in public else only(__name__, public)(name)
 
 
 def gradcheck(
