@@ -131,9 +131,7 @@ def _kl_said(inputs: Any, index: Any, *, scale: str, reduction: str) -> str:
             "the ½ for the logarithm only": lambda m, v, n, w: _kl_entries(
                 m, v, n, w, half=1.0, log=0.5 * np.log(w / v)
             ),
-            "the ½ missing for the logarithm": lambda m, v, n, w: (
-                _kl_entries(m, v, n, w, log=0) + np.log(w / v)
-            ),
+            "the ½ missing for the logarithm": lambda m, v, n, w: _kl_entries(m, v, n, w, log=0) + np.log(w / v),
             "the ½ missing for the trace and the means (½ log is right)": lambda m, v, n, w: (
                 (v + (m - n) ** 2) / w - 0.5 + 0.5 * np.log(w / v)
             ),
@@ -210,7 +208,9 @@ def _prior_said(inputs: Any, index: Any, *, scale: str, reduction: str) -> str:
             "the sign turned round, and the ½ missing": lambda *a: -_prior_entries(*a, half=1.0),
             "the logarithm's sign turned round": lambda m, v: _prior_entries(m, v, log=-np.log(v)),
             "log σ in place of log σ²": lambda m, v: _prior_entries(m, v, log=0.5 * np.log(v)),
-            "2 log σ² in place of log σ² (or the ½ missing for the logarithm)": lambda m, v: _prior_entries(m, v, log=2 * np.log(v)),
+            "2 log σ² in place of log σ² (or the ½ missing for the logarithm)": lambda m, v: _prior_entries(
+                m, v, log=2 * np.log(v)
+            ),
             "the logarithm missing": lambda m, v: _prior_entries(m, v, log=0.0),
             "σ² missing": lambda m, v: _prior_entries(m, v, trace=0.0),
             "μ² missing": lambda m, v: _prior_entries(m, v, square=0.0),
