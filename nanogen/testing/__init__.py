@@ -15,7 +15,7 @@ import numpy as np
 from nanogen.autograd import Tensor, grad, tensor
 from nanogen.backend import only, to_device
 
-_FILES = ("errors", "property", "report", "gradients", "layers", "densities")
+_FILES = ("errors", "property", "report", "gradients", "layers", "functions", "densities")
 
 
 def __getattr__(name: str) -> Any:

@@ -692,4 +692,4 @@ def _value(x: Any) -> str:
         return repr(x)
     if x.size > 24:
         return f"array of the shape {x.shape}"
-    return str(np.round(x, 4).tolist()).replace(".0,", ",").replace(".0]", "]")
+    return str((np.round(x, 4) if x.dtype.kind == "f" else x).tolist()).replace(".0,", ",").replace(".0]", "]")
