@@ -23,6 +23,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "check_avg_pool2d": {"pairs": True},
     "check_logistic_mixture": {"levels": None},
     "check_softmax": {"axis": 0},
+    "check_vae_loss": {"beta": 4.0},
+    "check_bits_per_dim": {"density": 256},
 }
 
 

@@ -264,7 +264,7 @@ def check_standard_normal_kl(kl: Any, *, scale: str = "log_variance", reduction:
     """
 
 
-def _log_softmax(x: Any, axis: int = -1) -> Any:
+def _log_softmax(x: Any, axis: Any = -1) -> Any:
     x = x - x.max(axis, keepdims=True)
     return x - np.log(np.exp(x).sum(axis, keepdims=True))
 

@@ -109,9 +109,7 @@ def check_softmax(softmax: Any, *, axis: int = -1, log: bool = False, large: boo
     truth=_along(_log_sum_exp),
     mistakes={
         "over the first axis": _along(_log_sum_exp, axis=lambda n, axis: 0 if axis else n - 1),
-        "over all entries": lambda x, *, axis, large: (
-            _log_sum_exp(x, None) if x.ndim == 0 else _log_sum_exp(x.ravel(), 0)
-        ),
+        "over all entries": lambda x, *, axis, large: _log_sum_exp(x.ravel(), 0),
         "the mean instead of the sum of the exponentials": _along(
             lambda x, axis: _log_sum_exp(x, axis) - math.log(x.shape[axis])
         ),

@@ -209,7 +209,9 @@ def dependencies(
     """Which outputs change with which inputs, by changing one sub-pixel after the other: booleans (C, H, W, C, H, W),
     the output's place first.  See check_causal for the arguments."""
     rng = np.random.default_rng(seed)
-    draw = lambda size: rng.standard_normal(size) if levels is None else rng.integers(0, levels, size).astype(float)
+    draw: Callable[[Any], Any] = lambda size: (
+        rng.standard_normal(size) if levels is None else rng.integers(0, levels, size).astype(float)
+    )
     call = lambda x: _by_place(_to_numpy(network(convert(x.astype(dtype)))).astype(float), shape, layout)
     found = np.zeros((*shape, *shape), bool)
     for _ in range(images):
@@ -269,7 +271,7 @@ def blind_spot(
     """
     found = dependencies(network, shape, layout, levels, **options)
     row, column = shape[1] - 1, shape[2] // 2
-    seen = found[:, row, column].any((0, 1))
+    seen: Any = found[:, row, column].any((0, 1))
     past = row * shape[2] + column
     before = np.arange(shape[1] * shape[2]).reshape(shape[1:]) < past
     lines = [" ".join("#" if seen[i, j] else "." for j in range(shape[2])) for i in range(row)]
@@ -324,8 +326,8 @@ def check_causal(
     """Whether a network's output for each sub-pixel depends on nothing but the sub-pixels before it, by perturbation.
 
     The function is called as network(x), x (N, C, H, W).  The order is that of rows, and in a pixel that of the
-    channels (red, green, blue).  An output that depends on nothing at all is refused, too; how much of the past is seen,
-    `nanogen.testing.gradients.blind_spot` tells.
+    channels (red, green, blue).  An output that depends on nothing at all is refused, too.  How much of the past is
+    seen, `nanogen.testing.blind_spot` tells.
 
     Args:
         shape: (C, H, W).  Small ones are quick: the network is called with C·H·W changed images, twice for each input.
