@@ -410,6 +410,8 @@ def _elbo_value(**wrong: Any) -> Callable[..., Any]:
             "no 2π": reconstruction + 0.5 * d * math.log(2 * math.pi) - kl,
             "negative": kl - reconstruction,
             "mean decoded": reconstruction + 0.5 * ((load**2).sum(0) * v).sum() / _NOISE**2 - kl,
+            "variance": reconstruction + 0.5 * ((load**2).sum(0) * (v - v**2)).sum() / _NOISE**2 - kl,
+            "unscaled": reconstruction + 0.5 * ((load**2).sum(0) * (v - 1)).sum() / _NOISE**2 - kl,
             "per dimension": (reconstruction - kl) / d,
         }
         each = parts[wrong.get("kind", "right")]
@@ -514,8 +516,9 @@ def check_elbo(elbo: Callable[..., Any], *, scale: str = "log_variance", batches
 
     def inputs(draw: Draw, **_: Any) -> dict[str, Any]:
         n, d = (draw.pick(10, 7, 11), 4) if batches else draw.sizes((1, 2), (3, 4))
-        load = np.zeros((d, 2))
-        load[: d // 2, 0], load[d // 2 :, 1] = draw.positives(d // 2), -draw.positives(d - d // 2)
+        k = draw.integer(1, 3)
+        load = np.zeros((d, k))
+        load[np.arange(d), np.arange(d) % k] = draw.positives(d) * (-1) ** np.arange(d)
         x = draw.reals(n, d)
         if batches:
             x[-1] += 6  # the last batch is not like the others
@@ -549,6 +552,8 @@ def check_elbo(elbo: Callable[..., Any], *, scale: str = "log_variance", batches
         "½ log 2π of the decoder missing": "no 2π",
         "the sign turned round": "negative",
         "the mean decoded instead of a sample": "mean decoded",
+        "the noise scaled by the variance instead of the standard deviation": "variance",
+        "the noise not scaled": "unscaled",
         "divided by the number of pixels": "per dimension",
     }
     chunked = {

@@ -181,7 +181,7 @@ RELATIONS = (
     "rows below, to the right",
     "other images",
 )
-LAYOUTS = ("NCHW", "NCKHW", "NKCHW", "N(CK)HW", "N(KC)HW", "NCHWK")
+LAYOUTS = ("NCHW", "NCKHW", "NKCHW", "N(CK)HW", "N(KC)HW", "NCHWK", "NHWCK")
 
 
 def _by_place(y: np.ndarray, shape: tuple[int, int, int], layout: str) -> np.ndarray:
@@ -193,7 +193,7 @@ def _by_place(y: np.ndarray, shape: tuple[int, int, int], layout: str) -> np.nda
         return y.reshape(n, c, -1, h, w).transpose(0, 1, 3, 4, 2)
     if layout in ("NKCHW", "N(KC)HW"):
         return y.reshape(n, -1, c, h, w).transpose(0, 2, 3, 4, 1)
-    return y.reshape(n, c, h, w, -1)
+    return y.reshape(n, c, h, w, -1) if layout == "NCHWK" else y.reshape(n, h, w, c, -1).transpose(0, 3, 1, 2, 4)
 
 
 def dependencies(
@@ -331,7 +331,7 @@ def check_causal(
 
     Args:
         shape: (C, H, W).  Small ones are quick: the network is called with C·H·W changed images, twice for each input.
-        layout: of the outputs: "NCHW"; with K numbers for each sub-pixel "NCKHW", "NKCHW", "NCHWK", or with the two in
+        layout: of the outputs: "NCHW"; with K numbers for each sub-pixel "NCKHW", "NKCHW", "NCHWK", "NHWCK", or with the two in
             one axis "N(CK)HW" (the K of red first) or "N(KC)HW".
         levels: x has integers 0 … levels − 1 as floats; None: real numbers.
         order: "channels in turn": green depends on red; or "together": a pixel's channels depend on none of its own.
