@@ -155,7 +155,7 @@ def test_gradients_by_our_engine_pass() -> None:
 
 
 def test_wrong_gradients_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testing.property, "SHRINKING", 0.0)
+    monkeypatch.setattr(testing.trial, "SHRINKING", 0.0)
     f = lambda x, w: np.tanh(x @ w)
 
     def gradient(x: Any, w: Any, c: Any) -> tuple[Any, Any]:
@@ -364,7 +364,7 @@ def test_checks_for_names_the_topics() -> None:
         "check_batch_norm",
     }
     assert testing.check_normal_kl in checks_for("densities")
-    with pytest.raises(ValueError, match="topic must be a checker or one of bounds, "):
+    with pytest.raises(ValueError, match="topic must be a checker or one of autoencoders, bounds, "):
         checks_for("nothing")
 
 

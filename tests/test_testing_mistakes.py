@@ -50,7 +50,7 @@ def variants(check: Any) -> Iterator[dict[str, Any]]:
 
 def applies(check: Any, text: str, conventions: dict[str, Any]) -> bool:
     """Whether the mistake can be made under these conventions."""
-    wrong = testing_trial(with_formula(check.property, check.property.mistakes[text]), conventions)
+    wrong = trial_of(with_formula(check.property, check.property.mistakes[text]), conventions)
     try:
         wrong.cases = [wrong.run(inputs) for inputs in wrong.generate(0)]
     except testing.UsageError:  # it returns None
@@ -58,8 +58,8 @@ def applies(check: Any, text: str, conventions: dict[str, Any]) -> bool:
     return any(case.faults for case in wrong.cases)
 
 
-def testing_trial(property: Any, conventions: dict[str, Any]) -> Any:
-    return testing.property.Trial(property, None, "", dict(conventions), {}, testing.property.Options(examples=20))
+def trial_of(property: Any, conventions: dict[str, Any]) -> Any:
+    return testing.trial.Trial(property, None, "", dict(conventions), {}, testing.trial.Options(examples=20))
 
 
 def with_formula(property: Any, formula: Any) -> Any:
@@ -74,7 +74,7 @@ MISTAKES = [(check, text) for check in DETERMINISTIC for text in check.property.
 @pytest.mark.parametrize(("check", "text"), MISTAKES, ids=[f"{check.__name__}-{text}" for check, text in MISTAKES])
 def test_a_mistake_is_refused_and_named(check: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under the first conventions in which it can be made."""
-    monkeypatch.setattr(testing.property, "SHRINKING", 0.0)
+    monkeypatch.setattr(testing.trial, "SHRINKING", 0.0)
     conventions = next(found for found in variants(check) if applies(check, text, found))
     wrong = with_formula(check.property, check.property.mistakes[text])
     with pytest.raises(PropertyError) as caught:
@@ -85,7 +85,7 @@ def test_a_mistake_is_refused_and_named(check: Any, text: str, monkeypatch: pyte
 @pytest.mark.parametrize("check", DETERMINISTIC, ids=lambda check: check.__name__)
 def test_the_truth_passes_and_other_conventions_are_told_apart(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In double and single precision; under another convention than the stated one, the error says which."""
-    monkeypatch.setattr(testing.property, "SHRINKING", 0.0)
+    monkeypatch.setattr(testing.trial, "SHRINKING", 0.0)
     for conventions in settings(check):
         right = with_formula(check.property, check.property.truth)
         right.check(None, check.__name__, conventions, check.conventions, examples=20)
@@ -116,7 +116,7 @@ WRONG_SAMPLERS = [(check, text) for check in SAMPLERS for text in check.property
 
 @pytest.mark.parametrize(("check", "text"), WRONG_SAMPLERS, ids=[f"{c.__name__}-{text}" for c, text in WRONG_SAMPLERS])
 def test_a_wrong_sampler_is_refused_and_named(check: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testing.property, "SHRINKING", 0.0)
+    monkeypatch.setattr(testing.trial, "SHRINKING", 0.0)
     rng, wrong = np.random.default_rng(0), check.property.mistakes[text]
     law = lambda *arrays: wrong(*arrays, **check.conventions)
     with pytest.raises(PropertyError) as caught:

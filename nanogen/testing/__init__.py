@@ -1,7 +1,7 @@
 """The properties as tools, for anybody's implementation: `check_normal_kl(my_kl)` says whether a function is right.
 
-The checkers are in `gradients.py`, `layers.py`, `densities.py` and so on; how they work, in `property.py`.  They need
-hypothesis (`pip install 'nanogen[testing]'`), and are imported at the first use.  `gradcheck` needs nothing.
+The checkers are in `gradients.py`, `convolution.py` and so on; how they work, in `property.py` and `trial.py`.  They
+need hypothesis (`pip install 'nanogen[testing]'`), and are imported at the first use.  `gradcheck` needs nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ import numpy as np
 from nanogen.autograd import Tensor, grad, tensor
 from nanogen.backend import only, to_device
 
-_FILES = ("errors", "property", "report", "gradients", "layers", "functions", "densities", "bounds")
+_FILES = (
+    "errors", "property", "report", "gradients", "convolution", "normalisation", "functions", "divergences",
+    "densities", "autoencoders", "bounds", "samplers",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
