@@ -126,9 +126,9 @@ class Diagnosis:
             return False
         if value is None:
             return False
-        named = named(value)
-        return named.keys() == case.outputs.keys() and all(
-            self.compare(name, named[name], case.outputs[name]) is None for name in named
+        parts = named(value)
+        return parts.keys() == case.outputs.keys() and all(
+            self.compare(name, parts[name], case.outputs[name]) is None for name in parts
         )
 
     def general(self) -> tuple[str, ...]:
