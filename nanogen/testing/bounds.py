@@ -28,6 +28,9 @@ def _importance(**wrong: Any) -> Callable[..., Any]:
             bound = log_w.mean(over)
         elif wrong.get("overflows"):
             bound = np.log(np.exp(log_w).mean(over))
+        elif wrong.get("normalised"):
+            w = np.exp(log_w - log_w.max(over, keepdims=True))
+            bound = (w * log_w).sum(over) / w.sum(over)
         elif wrong.get("largest"):
             bound = log_w.max(over)
         elif wrong.get("of mean"):
@@ -63,6 +66,7 @@ def _weights(draw: Draw, *, axis: int, reduction: str) -> dict[str, Any]:
         "log q added instead of subtracted": _importance(weights="sum"),
         "over the images instead of the samples": _importance(axis=True),
         "the largest weight only": _importance(largest=True),
+        "the mean of the logarithms under normalised weights": _importance(normalised=True),
         "the logarithm of the mean over images and samples": _importance(**{"of mean": True}),
         "underflows: the largest is not taken away first": _importance(overflows=True),
         "the sign turned round": _importance(sign=-1),

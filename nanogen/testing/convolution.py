@@ -254,6 +254,8 @@ def _spread(x: Any, w: Any, c: dict[str, Any], **wrong: Any) -> Any:
         ph = pw = 0
     if wrong.get("no output padding"):
         oh = ow = 0
+    if wrong.get("more"):
+        oh, ow = oh + sh - 1, ow + sw - 1
     if wrong.get("first only"):
         return full[:, :, 2 * ph :, 2 * pw :] if (oh, ow) == (0, 0) else None
     full = _padded(full, 0, oh, 0, ow) if not wrong.get("before") else _padded(full, oh, 0, ow, 0)
@@ -308,6 +310,7 @@ def _transposed(draw: Draw, *, takes: str, pairs: bool) -> dict[str, Any]:
         "all the padding cut at the top and the left": _conv_transpose(**{"first only": True}),
         "the output padding ignored": _conv_transpose(**{"no output padding": True}),
         "the output padding at the top and the left": _conv_transpose(before=True),
+        "an output padding of stride − 1 too much": _conv_transpose(more=True),
         "the strides of the two axes exchanged": _conv_transpose(**{"stride axes": True}),
         "where kernels overlap, the last one instead of the sum": _conv_transpose(**{"last only": True}),
         "the bias missing": _conv_transpose(0.0),

@@ -383,7 +383,9 @@ _ATTENTION_MISTAKES: dict[str, dict[str, Any]] = {
     "divided by the root of the number of keys": {"divisor": lambda q, k, v: math.sqrt(k.shape[-2])},
     "divided by the root of the number of queries": {"divisor": lambda q, k, v: math.sqrt(q.shape[-2])},
     "divided by the root of the size of the values": {"divisor": lambda q, k, v: math.sqrt(v.shape[-1])},
+    "divided by the root of the second axis's length": {"divisor": lambda q, k, v: math.sqrt(q.shape[1])},
     "softmax over the queries instead of the keys": {"axis": -2},
+    "softmax over the second axis": {"axis": 1},
     "the softmax missing": {"weights": lambda s: s},
     "sigmoid in place of softmax": {"weights": _sigmoid},
 }

@@ -59,6 +59,7 @@ WRONG_NORMS: dict[str, dict[str, Any]] = {
     "the larger of var and ε, instead of their sum": {"root": "max"},
     "divided by the variance, without the root": {"root": "var"},
     "the unbiased variance (n − 1)": {"unbiased": True},
+    "the unbiased variance (n − 1), and ε outside the root: std + ε": {"unbiased": True, "root": "outside"},
     "the mean not subtracted": {"not centred": True},
     "divided by the root mean square, the mean not subtracted": {"not centred": True, "about 0": True},
     "the second moment about 0 for the variance": {"about 0": True},
@@ -260,6 +261,7 @@ def _run_batch_norm(norm: Any, inputs: dict[str, Any], **_: Any) -> Any:
         for text, wrong in WRONG_NORMS.items()
         if text
         not in (
+            "the unbiased variance (n − 1), and ε outside the root: std + ε",
             "ε² in place of ε",
             "ε both inside and outside the root",
             "the larger of var and ε, instead of their sum",
