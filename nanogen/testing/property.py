@@ -15,6 +15,17 @@ from typing import Any
 from nanogen.testing.trial import Options, Trial
 
 CHECKERS: dict[str, Callable[..., None]] = {}
+# The end of every checker's docstring.
+OPTIONS = """
+    All checkers take examples= (how many inputs) and seed=; convert=, applied to each input array, such as
+    torch.from_numpy or jax.numpy.asarray (else inputs are NumPy arrays, float64 or int64); dtype="float32" for
+    floating-point inputs of that type; rtol= and atol=.  Whatever np.asarray accepts may come back, and torch tensors
+    with a gradient.
+
+    Raises:
+        PropertyError: the function is wrong.
+        UsageError: it can't be judged: an exception inside, a wrong shape, noise or state of its own.
+    """
 
 
 @dataclass(frozen=True)
@@ -95,5 +106,6 @@ def register(check: Callable[..., None], signature: inspect.Signature | None = N
     kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     options = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(Options).parameters.values()]
     check.__signature__ = signature.replace(parameters=kept + options)  # type: ignore[attr-defined]
+    check.__doc__ = f"{(check.__doc__ or '').rstrip()}\n{OPTIONS}"
     CHECKERS[check.__name__] = check
     return check
