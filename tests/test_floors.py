@@ -30,8 +30,8 @@ FLOORS = (
 
 # What is imported inside functions: libraries that may be missing, or that are slow to import and seldom needed.
 OPTIONAL = {"cuda", "cupy", "matplotlib", "mpi4py", "platformdirs", "safetensors"}
-# (file, argument) of calls to `import_module`: the parts of `data` that need such a library.
-DYNAMIC = {("data/__init__.py", "module")}
+# (file, argument) of calls to `import_module`: the parts of `data` and `testing` that need such a library.
+DYNAMIC = {("data/__init__.py", "module"), ("testing/__init__.py", "path")}
 
 # What only the annex knows of: C, compilers and threads.
 OF_THE_ANNEX = ("ctypes", "subprocess", "threadpoolctl", "concurrent.futures")
