@@ -110,7 +110,7 @@ class SuperResolution(TranslationModel, Diffusion):
 
     def predict_noise(self, x_t: Tensor, t: Any, z: Array, rng: Generator | None = None) -> Tensor:
         """ε_θ(x_t, z_s, t, s): (N, C, H, W), from x_t (N, C, H, W), times (N,) and z of `beside`."""
-        return self.unet(F.cat([x_t, Tensor(z)], dim=1), t, None, rng)
+        return self.unet(F.cat([x_t, Tensor(z)], dim=1), self.network_times(t, x_t), None, rng)
 
     def predict_x0(self, x_t: Tensor, t: Any, **given: Array) -> Tensor:
         """The clean image x̂_0 that follows from the predicted noise, clipped to [−1, 1]."""
