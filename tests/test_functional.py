@@ -433,6 +433,27 @@ def _(f, draw):
     return lambda x: f(x, labels, reduction=reduction), [draw.array(shape)]
 
 
+@example("affine")
+def _(f, draw):
+    n, out = draw.number(1, 3), draw.number(1, 3)
+    return f, [draw.array((*draw.shape((1, 2)), n)), draw.array((out, n)), draw.array((out,))]
+
+
+@example("attention")
+def _(f, draw):
+    outer, (queries, keys, depth, width) = draw.shape((0, 2)), (draw.number(1, 3) for _ in range(4))
+    sizes = (queries, depth), (keys, depth), (keys, width)
+    how = {"mask": None, "scale": 0.7, "dropout_p": 0.0, "rng": None}
+    return lambda *xs: f(*xs, **how), [draw.array((*outer, *size)) for size in sizes]
+
+
+@example("normalize_last")
+def _(f, draw):
+    n, c = draw.number(1, 3), draw.number(2, 3)
+    own = draw.pick([(c,), (n, 1, c)])
+    return lambda *xs: f(*xs, dim=(-1,), eps=0.1), [draw.array((n, 2, c)), draw.array(own), draw.array(own)]
+
+
 @example("label_cross_entropy")
 def _(f, draw):
     shape = draw.shape((0, 2))
