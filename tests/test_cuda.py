@@ -18,16 +18,13 @@ import nanogen as ng
 from nanogen.backend import moving_average
 from nanogen.functional.activation import relu_gradient
 from nanogen.functional.conv import convolve, convolve_adjoint, convolve_weight, output_size
-from nanogen.functional.loss import label_cross_entropy
 from nanogen.functional.normalization import moments_of, normalize_groups
 from nanogen.kernels import winograd
 from nanogen.kernels.cuda import convolution, launch, normalization, updates
-from nanogen.kernels.cuda import softmax as softmax_kernels
 from nanogen.optim import adam
 
 SOURCES = {
     "convolution": convolution.SOURCE,
-    "softmax": softmax_kernels.SOURCE,
     "normalization": normalization.SOURCE,
     "updates": updates.SOURCE,
 }
@@ -69,29 +66,6 @@ def by_kernel(operation: Any, arrays: list[Any], g: Any, **how: Any) -> list[Any
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 7), BLOCKS, st.booleans())
-def test_cross_entropy(dtype: str, seed: int, rows: int, classes: int, block: Any, transposed: bool) -> None:
-    """Loss and gradient of the kernels are those of the plain form, for any number of rows, classes and threads, and
-    for logits and labels (of another type) that do not lie one after the other; a logit of −∞ or of 80 does no harm.
-    """
-    rng = np.random.default_rng(seed)
-    logits, g = 3 * rng.normal(size=(rows, classes)).astype(dtype), rng.normal(size=rows).astype(dtype)
-    logits[rng.uniform(size=logits.shape) < 0.1] = 80
-    logits[rng.uniform(size=logits.shape) < 0.1] = -np.inf
-    labels = rng.integers(0, classes, rows)
-    expected = by_plain_form(label_cross_entropy, [logits], g, labels=labels)
-    with device.installed() as cp, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "LARGEST_BLOCK", block)
-        there = [cp.asarray(a) for a in (logits, g, labels)]
-        if transposed:
-            small = labels.astype("int32")
-            there = [cp.asarray(np.repeat(a.T, 2).reshape(*a.T.shape, 2))[..., 0].T for a in (logits, g, small)]
-        found = by_kernel(label_cross_entropy, there[:1], there[1], labels=there[2])
-        for one, other in zip(found, expected, strict=True):
-            assert_near(one, other)
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE)
 def test_relu_lets_no_infinity_through(cp: Any, dtype: str) -> None:
     """Where its output is 0 the gradient is 0, whatever comes back; a NaN is let through."""
     g, y = np.array([np.inf, np.nan, 3.0, np.inf, 2.0], dtype), np.array([0.0, 0.0, np.nan, 1.0, -0.0], dtype)
@@ -107,13 +81,6 @@ def test_a_warp_a_row(rows: int, classes: int) -> None:
     assert each == (classes if 0 < classes < 32 else 32 if classes else 1)
     assert launch.THREADS - each < each * together <= launch.THREADS
     assert (blocks - 1) * together < rows <= blocks * together
-
-
-def test_a_label_that_is_no_class_has_no_loss(cp: Any) -> None:
-    """On a GPU labels are not looked at before: a wrong one gives NaN, where the memory beside would give a number."""
-    labels = cp.asarray(np.array([0, 3, -1, 2]))
-    loss, _ = label_cross_entropy.kernels["cuda"][0](cp.asarray(np.ones((4, 3))), labels=labels)
-    assert np.isnan(loss.get()).tolist() == [False, True, True, False]
 
 
 def normalized(cp: Any, arrays: list[np.ndarray], g: np.ndarray, how: dict[str, Any], known: bool = False) -> Any:
@@ -323,10 +290,9 @@ def test_blocks_have_whole_groups(images: int, groups: int, each: int) -> None:
 
 
 def test_how_many_launches_there_are(cp: Any) -> None:
-    """Sums of columns are one kernel, as is the update of up to 8 parameters; softmax, cross-entropy and group norm are
-    one each way; what goes around the products of a convolution is one before and one after.  Over the batch each step
-    waits for all blocks of the one before: the moments are four, the output a fifth, and the gradient two.  With known
-    moments, one."""
+    """The update of up to 8 parameters is one kernel; group norm is one each way; what goes around the products of a
+    convolution is one before and one after.  Over the batch each step waits for all blocks of the one before: the
+    moments are four, the output a fifth, and the gradient two.  With known moments, one."""
     x, ones, found = cp.asarray(np.random.default_rng(0).normal(size=(3, 6, 4))), cp.ones(6), []
 
     def counted(work: Callable[..., Any], *given_: Any, **how: Any) -> Any:
@@ -339,9 +305,6 @@ def test_how_many_launches_there_are(cp: Any) -> None:
         out, saved = counted(forward, *inputs, **how)
         counted(gradient, out, saved, *inputs, wanted=[True] * len(inputs), **how)
 
-    both_ways(label_cross_entropy, x.reshape(12, 6), labels=cp.zeros(12, np.int64))
-    assert found == [1, 1]
-    found.clear()
     for many in (8, 9):
         counted(adam, *[[*cp.ones((many, 1))] for _ in range(4)], **UPDATES["adam"][2])
         counted(moving_average, [*cp.ones((many, 1))], [*cp.ones((many, 1))], kept=0.5, share=0.5)
@@ -377,12 +340,6 @@ def test_blocks_as_they_are_launched(cp: Any, monkeypatch: Any) -> None:
     """With the numbers of threads that a GPU is given, and more rows, columns and pixels than one block has threads."""
     monkeypatch.setattr(device, "LARGEST_BLOCK", (1024, 1024))
     rng = np.random.default_rng(0)
-    for classes in (3, 40):
-        logits, labels, g = rng.normal(size=(100, classes)), rng.integers(0, classes, 100), rng.normal(size=100)
-        expected = by_plain_form(label_cross_entropy, [logits], g, labels=labels)
-        there = by_kernel(label_cross_entropy, [cp.asarray(logits)], cp.asarray(g), labels=cp.asarray(labels))
-        for one, other in zip(there, expected, strict=True):
-            assert_near(one, other)
     for c, groups, over_batch in ((40, 1, False), (12, 3, False), (12, 12, True)):
         arrays, g = [rng.normal(size=size) for size in ((2, c, 70), c, c)], rng.normal(size=(2, c, 70))
         how = {"groups": groups, "eps": 0.1, "over_batch": over_batch, "gated": True}
@@ -394,18 +351,13 @@ def test_blocks_as_they_are_launched(cp: Any, monkeypatch: Any) -> None:
 def calls() -> dict[str, Callable[[Any], Any]]:
     """Of each source with barriers, what launches its kernels."""
     rng = np.random.default_rng(0)
-    rows, labels, g = rng.normal(size=(5, 7)), np.arange(5), rng.normal(size=5)
-
-    def softmaxes(cp: Any) -> None:
-        rows_there = cp.asarray(rows)
-        by_kernel(label_cross_entropy, [rows_there], cp.asarray(g), labels=cp.asarray(labels))
 
     def normalisations(cp: Any) -> None:
         x, g, weight, bias = (rng.normal(size=shape) for shape in ((2, 6, 9), (2, 6, 9), 6, 6))
         how = {"groups": 2, "eps": 0.1, "over_batch": False, "gated": True}
         normalized(cp, [x, weight, bias], g, how)
 
-    return {"softmax": softmaxes, "normalization": normalisations}
+    return {"normalization": normalisations}
 
 
 BARRIER = "__syncthreads();"

@@ -15,32 +15,25 @@ from nanogen.kernels.cpu.compiled import call
 from nanogen.kernels.cpu.convolution import has_images
 from nanogen.kernels.cpu.products import gemm_address
 
-Array = np.ndarray
 
-
-def heads_of(x: Array) -> Array:
+def heads_of(x: np.ndarray) -> np.ndarray:
     """(…, L, d) as (N, heads, L, d) whose rows the BLAS can read in place."""
     x = np.expand_dims(x, tuple(range(x.ndim - 2, 2)))
     readable = x.strides[3] == x.itemsize and x.strides[2] >= x.shape[3] * x.itemsize
     return x if readable else np.array(x, order="C")
 
 
-def run(name: str, logs: Array, given: list[Array], mask: Array | None, scale: float, made: list[Array]) -> list[Array]:
-    """Call the C function for query, key, value and, of the gradient, g.  Rows of `made` have their heads side by side;
-    it is returned as (N, heads, L, d)."""
+def run(name: str, logs: np.ndarray, given: list, mask: np.ndarray | None, scale: float, widths: list[int]) -> list:
+    """Call the C function for query, key, value and, of the gradient, g.  Each width is that of a result like the
+    query, the key or the value, (N, heads, L, width); in memory the heads lie side by side."""
     (n, heads, length, depth), (_, _, keys, width) = given[0].shape, given[2].shape
     strides = [stride // x.itemsize for x in given for stride in x.strides[:3]]
     numbers = np.array([n, heads, length, keys, depth, width, *strides, 0, 0, 0][:18], np.int64)
     query, key, value, *g = [x.ctypes.data for x in given]
+    made = [np.empty((n, x.shape[2], heads, wide), x.dtype) for x, wide in zip(given, widths, strict=False)]
     added = 0 if mask is None else mask.ctypes.data
     call(name, logs, query, key, value, added, float(scale), gemm_address(logs.dtype.char), numbers, *g, *made)
     return [x.swapaxes(1, 2) for x in made]
-
-
-def rows_like(x: Array, depth: int) -> Array:
-    """Memory for x's first three axes, in the order (N, L, heads, depth)."""
-    n, heads, length, _ = x.shape
-    return np.empty((n, length, heads, depth), x.dtype)
 
 
 @attention.kernel("cpu")
@@ -56,10 +49,10 @@ class Attention:
             added = np.array(np.broadcast_to(numbers, (*outer, keys)), query.dtype, order="C")
         q, k, v = map(heads_of, (query, key, value))
         logs = np.empty(q.shape[:3], q.dtype)
-        (out,) = run("attention", logs, [q, k, v], added, scale, [rows_like(q, width)])
+        (out,) = run("attention", logs, [q, k, v], added, scale, [width])
         return out.reshape(*outer, width), (logs, added)
 
     def gradient(g, saved, *arrays, mask, scale, dropout_p, rng, wanted):
-        (logs, added), given = saved, [*map(heads_of, (*arrays, g))]
-        made = run("attention_gradient", logs, given, added, scale, [rows_like(x, x.shape[3]) for x in given[:3]])
+        (logs, added), given, (depth, width) = saved, [*map(heads_of, (*arrays, g))], [x.shape[-1] for x in arrays[1:]]
+        made = run("attention_gradient", logs, given, added, scale, [depth, depth, width])
         return [dx.reshape(x.shape) for dx, x in zip(made, arrays, strict=True)]

@@ -17,7 +17,6 @@ Shape = tuple[int, ...]
 CACHE_LINE = 64  # bytes
 WORTH_A_LINE = 1 << 14  # bytes
 SMALL = 10**6  # multiplications; up to this OpenBLAS's AVX-512 kernels read matrices in place, beyond it copies
-WITH_KERNELS_FOR_SMALL = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLAS's names of kernels
 
 
 @matrix_product.kernel("cpu")
@@ -86,4 +85,4 @@ def gemm_address(real: str) -> int:
 @functools.cache
 def kernels_for_small() -> bool:
     """Whether NumPy's BLAS is an OpenBLAS that uses its AVX-512 kernels for small matrices."""
-    return getattr(blas(), "architecture", None) in WITH_KERNELS_FOR_SMALL
+    return getattr(blas(), "architecture", None) in ("SkylakeX", "Cooperlake", "SapphireRapids")
