@@ -568,7 +568,7 @@ def test_translate_command(model: str, options: list[str], runs: dict[str, Path]
 
 
 def test_which_images_are_translated(runs: dict[str, Path], tmp_path: Path) -> None:
-    """All of a file in their order; of a file with splits, and of a data set, those for testing."""
+    """All of a file or a folder in their order; of one with splits, and of a data set, those for testing; a picture."""
     assert np.array_equal(data.load_all(runs["stripes.npz"]).images, stripes().images)
     np.savez(tmp_path / "split.npz", train_images=some_images(n=3), test_images=some_images(n=2) * 0 + 1)
     assert np.array_equal(data.load_all(tmp_path / "split.npz").images, np.ones((2, *SHAPE)))
@@ -576,8 +576,16 @@ def test_which_images_are_translated(runs: dict[str, Path], tmp_path: Path) -> N
     (tmp_path / "pictures").mkdir()
     for i in range(12):
         Image.fromarray(np.full((5 + i, 9), 20 * i, np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
-    resized = data.load(f"{tmp_path}/pictures", "test", None, (4, 4), "grey")
-    assert np.array_equal(data.load_all(tmp_path / "pictures", (4, 4), "grey").images, resized.images)
+    found = data.load_all(tmp_path / "pictures", (4, 4), "grey").images
+    assert found[:, 0, 0, 0].tolist() == [20 * i for i in sorted(range(12), key=str)]
+    one = data.load_all(tmp_path / "pictures" / "3.png", (4, 4), "grey").images
+    assert np.array_equal(one, np.full((1, 1, 4, 4), 60))
+    (tmp_path / "pictures" / "train").mkdir()
+    for i in range(12):
+        (tmp_path / "pictures" / f"{i}.png").rename(tmp_path / "pictures" / "train" / f"{i}.png")
+    (tmp_path / "pictures" / "test").mkdir()
+    Image.fromarray(np.full((5, 9), 7, np.uint8)).save(tmp_path / "pictures" / "test" / "x.png")
+    assert data.load_all(tmp_path / "pictures", (4, 4)).images.tolist() == [[[[7] * 4] * 4]]
 
 
 def test_translate_makes_sources(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -60,16 +60,19 @@ def _needing(library: str, module: str) -> Any:
 
 
 def load_all(name: str | Path, size: tuple[int, int] | None = None, color: str | None = None) -> Images:
-    """All images of an `.npz` or `.npy` file without splits; else the test images of what `load` takes.
+    """A picture, or all images of a folder or of an `.npz` or `.npy` file without splits; else the test images of what
+    `load` takes.
 
-    size, color: as for `load`, which ignores the color here unless the name is that of a folder.
+    size, color: as for `load`; the color is ignored unless there are pictures.
 
     Raises:
         FileNotFoundError, ValueError, OSError: as `load`."""
     if str(name) not in DATASETS and Path(name).suffix.lower() in (".npy", ".npz"):
         found = read_file(name, "all")
         return found if size is None else shrunk(found, size)
-    return load(name, "test", None, size, color if Path(name).is_dir() else None)
+    if str(name) not in DATASETS and Path(name).exists():
+        return _needing("pillow", "nanogen.data.folder").read_folder(name, "all", size, color)
+    return load(name, "test", None, size)
 
 
 def shrunk(images: Images, size: tuple[int, int]) -> Images:

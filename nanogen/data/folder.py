@@ -47,6 +47,8 @@ def read_folder(folder: str | Path, split: str, size: Size | None = None, color:
     (bicubic).  Of several frames only the first is used, with a warning.
 
     Args:
+        folder: also a single picture, if split is `all`.
+        split: `train`, `test`, or `all`: every picture of a folder without splits, the test pictures of one with splits.
         size: height and width; without it all pictures must have the same size.
         color: `grey` or `rgb`; without it `grey` if all pictures are grey.
 
@@ -55,7 +57,8 @@ def read_folder(folder: str | Path, split: str, size: Size | None = None, color:
         ValueError: no pictures, or fewer of them than of other files; unclear splits; a picture that can't be read, or
             whose size differs from the first one's.  It names the file or folder.
     """
-    roots, splits, remarks = split_pictures(Path(folder))
+    roots, splits, remarks = split_pictures(Path(folder), split == "all")
+    split = split if split in splits else "test"
     shapes = {path: inspect(path) for paths in splits.values() for path in paths}
     first, *others = shapes
     if size is None:
@@ -95,12 +98,16 @@ def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
             yield from walk(path, above)
 
 
-def split_pictures(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]], list[str]]:
+def split_pictures(folder: Path, whole: bool) -> tuple[dict[str, Path], dict[str, list[Path]], list[str]]:
     """The folder of each split, `train` and `test`, the pictures in it, and remarks on files that are left out.
+
+    If the folder is to remain `whole`, without splits of its own there is one split, `all`.
 
     Raises:
         FileNotFoundError: no such folder.
         ValueError: an empty split; a picture in both splits; fewer pictures than other files."""
+    if whole and folder.is_file():
+        return {"all": folder.parent}, {"all": [folder]}, []
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
     files = sorted(walk(folder))
@@ -113,6 +120,8 @@ def split_pictures(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]
             raise ValueError(f"{root} holds no pictures ({', '.join(FORMATS)})")
     if unused := len(paths) - sum(map(len, splits.values())):
         remarks.append(f"pictures outside {' and '.join(root.name for root in roots.values())}, not used: {unused}")
+    if "all" in roots and whole:
+        return roots, splits, remarks
     if "all" in roots:
         try:
             held = held_out(path.read_bytes() for path in paths).tolist()

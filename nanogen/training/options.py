@@ -128,8 +128,8 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("translate", parents=[of_a_run], help="translate images by a trained model")
     command.add_argument(
-        "--images", required=True, metavar="FILE", help="the sources, as for `train --data`: all of an .npz or .npy"
-        " file without splits, or the test images of a data set or a folder"
+        "--images", required=True, metavar="FILE", help="the sources: a picture, all images of a folder or of an .npz"
+        " or .npy file without splits, or the test images of a data set"
     )  # fmt: skip
     command.add_argument(
         "--out", required=True, metavar="FILE",
