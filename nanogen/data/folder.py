@@ -48,7 +48,7 @@ def read_folder(folder: str | Path, split: str, size: Size | None = None, color:
 
     Args:
         folder: also a single picture, if split is `all`.
-        split: `train`, `test`, or `all`: every picture of a folder without splits, the test pictures of one with splits.
+        split: `train`, `test`, or `all`: every picture of a folder without splits, else the test pictures.
         size: height and width; without it all pictures must have the same size.
         color: `grey` or `rgb`; without it `grey` if all pictures are grey.
 
