@@ -15,7 +15,8 @@ import numpy as np
 from nanogen.autograd import Tensor, grad, tensor
 from nanogen.backend import only, to_device
 
-_FILES = ("errors", "property", "report", "gradients", "layers", "densities")
+_FILES = ("errors", "property", "report", "gradients", "layers", "densities", "schedules", "diffusion", "samplers")
+_FILES += ("adversarial", "training", "judging")
 
 
 def __getattr__(name: str) -> Any:

@@ -51,7 +51,10 @@ class Property:
         describe: (inputs, index, **conventions) -> text of the counterexample, whose worst entry is at `index`.
         examples: the number of inputs.
         shapes: whether the output's shape is part of the equation: a wrong one is then no bad use.
-        draws: whether the function draws random numbers by itself, as a sampler does.
+        draws: whether the function draws random numbers by itself, as a sampler does; or this, of the conventions.
+            `run` may then write what was drawn into an input whose name begins with _: the truth is computed after it.
+        rtol: (whether the output is in single precision, **conventions) -> the least relative tolerance, where tables in
+            single precision make right values differ.
         tags: further names for `checks_for`.
     """
 
@@ -67,7 +70,8 @@ class Property:
     describe: Callable[..., str] | None = None
     examples: int = 40
     shapes: bool = False
-    draws: bool = False
+    draws: bool | Callable[..., bool] = False
+    rtol: Callable[..., float] | None = None
     tags: tuple[str, ...] = ()
 
     def check(
@@ -157,10 +161,12 @@ class Trial:
         self.conventions, self.usual, self.options = conventions, usual, options
         self.changed: list[str] = []
         for name, allowed in property.conventions.items():
+            conventions[name] = _spelt(conventions.get(name), allowed)
             if conventions.get(name) not in allowed:
                 choice = ", ".join(map(repr, allowed))
                 raise ValueError(f"{called}: {name} must be one of {choice}, got {conventions.get(name)!r}")
         self.examples = options.examples or property.examples
+        self.draws = property.draws(**conventions) if callable(property.draws) else property.draws
         self.cases: list[Case] = []
 
     def verdict(self) -> None:
@@ -233,6 +239,9 @@ class Trial:
             text = f"it raises {case.error}"
             case.faults = [Fault("", "error", (), _shorten(case.expected), case.error, text)]
         else:
+            if self.draws:  # what the function drew is known now
+                with np.errstate(all="ignore"):
+                    case.expected = _named(self.property.truth(*inputs.values(), **self.conventions))
             case.faults = [
                 fault
                 for name in case.expected
@@ -335,9 +344,10 @@ class Trial:
         rtol, atol = (1e-3, 1e-4) if single and got.size else (1e-5, 1e-6)
         if got.dtype == np.float16 or got.dtype.name == "bfloat16":
             rtol, atol = 3e-2, 1e-2
+        least = self.property.rtol(single, **self.conventions) if self.property.rtol else 0.0
         return (
-            rtol if self.options.rtol is None else self.options.rtol,
-            atol if self.options.atol is None else self.options.atol,
+            max(rtol, least) if self.options.rtol is None else self.options.rtol,
+            max(atol, least / 10) if self.options.atol is None else self.options.atol,
         )
 
     # Judging
@@ -348,7 +358,7 @@ class Trial:
         shapes = ", ".join(f"{name} {_shape(value)}" for name, value in case.inputs.items() if not name.startswith("_"))
         if all(case.error for case in self.cases):
             raise UsageError(f"{self.called}: the function raises {case.error} (inputs: {shapes})")
-        if not self.property.draws:
+        if not self.draws:
             self.refuse_other_outputs()
         shape = [next((f for f in case.faults if f.kind == "shape"), None) for case in self.cases]
         told = [found for case, found in zip(self.cases, shape) if not _has_short_axes(case.expected)] or shape
@@ -435,11 +445,11 @@ class Trial:
         names = list(self.property.conventions)
         for values in product(*self.property.conventions.values()):
             other = self.conventions | dict(zip(names, values))
-            if other != self.conventions:
+            if _changes(other, self.conventions):
                 yield other
 
     def meant(self, other: dict[str, Any]) -> str:
-        changed = [f"{name}={value!r}" for name, value in other.items() if value != self.conventions[name]]
+        changed = [f"{name}={value!r}" for name, value in other.items() if _differ(value, self.conventions[name])]
         return f"right if {', '.join(changed)} was meant"
 
     def formula(self, function: Callable[..., Any], conventions: dict[str, Any]) -> Callable[[Case], Any]:
@@ -465,14 +475,12 @@ class Trial:
         return [text for text, formula in candidates.items() if all(self.explains(formula, case) for case in ordered)]
 
     def explains(self, formula: Callable[[Case], Any], case: Case) -> bool:
-        if case.outputs is None:
-            return False
         with np.errstate(all="ignore"):
             try:
                 value = formula(case)
-            except Exception:  # a formula for inputs that mean something else may fail on these
-                return False
-        if value is None:
+            except Exception:  # a formula for inputs that mean something else may fail on these, as the function does
+                return case.outputs is None
+        if value is None or case.outputs is None:
             return False
         named = _named(value)
         return named.keys() == case.outputs.keys() and all(
@@ -550,11 +558,11 @@ class Trial:
         return f"{self.property.name}({given})"
 
     def reproduce(self) -> str:
-        given = {name: value for name, value in self.conventions.items() if value != self.usual.get(name)}
+        given = {name: value for name, value in self.conventions.items() if _differ(value, self.usual.get(name))}
         given |= {
             name: value for name in ("examples", "dtype", "rtol", "atol") if (value := getattr(self.options, name))
         }
-        return f"{self.called}(..., {''.join(f'{k}={v!r}, ' for k, v in given.items())}seed={self.options.seed})"
+        return f"{self.called}(..., {''.join(f'{k}={_written(v)}, ' for k, v in given.items())}seed={self.options.seed})"
 
 
 def checker(**parts: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -633,8 +641,25 @@ class _seeded:
             self.torch.set_rng_state(self.state[2])
 
 
+def _differ(a: Any, b: Any) -> bool:
+    """Whether two settings differ.  They may be arrays."""
+    return a is not b and not (type(a) is type(b) and np.array_equal(_to_numpy(a), _to_numpy(b)))
+
+
+def _written(x: Any) -> str:
+    return "..." if callable(x) or np.size(x) > 4 else repr(x)
+
+
+def _spelt(value: Any, allowed: Sequence[Any]) -> Any:
+    """The allowed value, also where it was typed in ASCII: "0..T-1" and "0...T-1" are "0…T−1"."""
+    plain = lambda x: x.replace("...", "…").replace("..", "…").replace("-", "−").replace(" ", "")
+    if isinstance(value, str) and value not in allowed:
+        return next((x for x in allowed if isinstance(x, str) and plain(x) == plain(value)), value)
+    return value
+
+
 def _changes(other: dict[str, Any], conventions: dict[str, Any]) -> int:
-    return sum(other[name] != conventions[name] for name in other)
+    return sum(_differ(other[name], conventions[name]) for name in other)
 
 
 def _has_short_axes(expected: dict[str, Any]) -> bool:
