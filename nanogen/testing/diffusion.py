@@ -31,7 +31,7 @@ def choose(called: str, value: Any, *allowed: Any) -> None:
 
 def index(draw: Draw, T: int, low: int = 0) -> int:
     """A time's index, small and large ones more often."""
-    return draw.pick(*dict.fromkeys(i for i in (T // 2, low, low + 1, T - 1, T // 3, low + 2, T - 2, T // 5) if i >= low))
+    return draw.pick(*dict.fromkeys(i for i in (T // 2, low, low + 1, T - 1, T // 3, T // 10, low + 2, T - 2, T // 5) if i >= low))
 
 
 def batch(draw: Draw, names: tuple[str, ...], place: int, low: int = 0, **given: Any) -> dict[str, Any]:
