@@ -15,14 +15,16 @@ import numpy as np
 from nanogen.autograd import Tensor, grad, tensor
 from nanogen.backend import only, to_device
 
-_FILES = ("errors", "property", "report", "gradients", "layers", "densities", "schedules", "diffusion", "samplers")
-_FILES += ("adversarial", "training", "judging")
+_FILES = (
+    *("errors", "property", "report", "gradients", "layers", "functions", "densities", "bounds"),
+    *("schedules", "diffusion", "samplers", "adversarial", "training", "judging"),
+)
 
 
 def __getattr__(name: str) -> Any:
     """The checkers and what belongs to them, at their first use."""
     public: dict[str, Any] = {"gradcheck": gradcheck}
-    if name.startswith("check") or name in ("PropertyError", "UsageError"):
+    if name.startswith("check") or name in ("PropertyError", "UsageError", "blind_spot"):
         for file in _FILES:
             path = f"{__name__}.{file}"
             try:
@@ -32,6 +34,7 @@ def __getattr__(name: str) -> Any:
                     raise
                 raise ImportError("the checkers need hypothesis: pip install 'nanogen[testing]'") from error
             public |= {key: value for key, value in found.items() if key.startswith("check") or key.endswith("Error")}
+            public |= {key: found[key] for key in ("blind_spot",) if key in found}
     return public[name] if name in public else only(__name__, public)(name)
 
 

@@ -31,7 +31,9 @@ def choose(called: str, value: Any, *allowed: Any) -> None:
 
 def index(draw: Draw, T: int, low: int = 0) -> int:
     """A time's index, small and large ones more often."""
-    return draw.pick(*dict.fromkeys(i for i in (T // 2, low, low + 1, T - 1, T // 3, T // 10, low + 2, T - 2, T // 5) if i >= low))
+    return draw.pick(
+        *dict.fromkeys(i for i in (T // 2, low, low + 1, T - 1, T // 3, T // 10, low + 2, T - 2, T // 5) if i >= low)
+    )
 
 
 def batch(draw: Draw, names: tuple[str, ...], place: int, low: int = 0, **given: Any) -> dict[str, Any]:
@@ -316,8 +318,8 @@ def from_x0(kind: str, x: Any, x0: Any, a: Any, s: Any, one: Any, two: Any, sign
     return {
         "x0": lambda: x0,
         "noise": lambda: (x - sign * a * x0) / s,
-        "v": lambda: (a * x - x0) / s * sign,
-        "score": lambda: -sign * (x - a * x0) / s**2,
+        "v": lambda: (a * x - x0) / s,
+        "score": lambda: -(x - a * x0) / s**2,
         "mean": lambda: one * x0 + sign * two * x,
     }[kind]()
 
@@ -337,7 +339,7 @@ def _converted(a: Formula | None = None, s: Formula | None = None, bar: Formula 
     def value_of(x: Any, t: Any, value: Any, *, have: str, want: str, time: str, **given: Any) -> Any:
         S = tables(**{name: given[name] for name in ("betas", "alphas_cumprod")})
         c = [at(table, t, x, time) for table in _coefficients(S, a, s, bar)]
-        if have == want or (flip and "x0" in {"have": have, "want": want}[flip]):
+        if have == want or (flip == "have" and "x0" in have) or (flip == "want" and want not in ("noise", "mean")):
             return None
         if own is not None:
             return own(x, value, c, have, want)
@@ -353,7 +355,9 @@ def _converted(a: Formula | None = None, s: Formula | None = None, bar: Formula 
 
 def _direct(formula: Formula, *pairs: tuple[str, str]) -> Formula:
     """A mistake of some conversions alone: (x_t, value, √ᾱ, √(1 − ᾱ)) -> output."""
-    return _converted(own=lambda x, value, c, have, want: formula(x, value, c[0], c[1]) if (have, want) in pairs else None)
+    return _converted(
+        own=lambda x, value, c, have, want: formula(x, value, c[0], c[1]) if (have, want) in pairs else None
+    )
 
 
 def _conversion_inputs(draw: Draw, *, have: str, want: str, **given: Any) -> dict[str, Any]:
@@ -380,7 +384,6 @@ CONVERSION_MISTAKES = {
     "not divided by √ᾱ_t": _direct(lambda x, e, a, s: x - s * e, ("noise", "x0")),
     "multiplied by √ᾱ_t instead of divided": _direct(lambda x, e, a, s: a * (x - s * e), ("noise", "x0")),
     "only x_t divided by √ᾱ_t": _direct(lambda x, e, a, s: x / a - s * e, ("noise", "x0")),
-    "√(1/ᾱ_t) − 1 in place of √(1/ᾱ_t − 1)": _direct(lambda x, e, a, s: x / a - (1 / a - 1) * e, ("noise", "x0")),
     "not divided by √(1 − ᾱ_t)": _direct(lambda x, x0, a, s: x - a * x0, ("x0", "noise")),
     "multiplied by √(1 − ᾱ_t) instead of divided": _direct(lambda x, x0, a, s: s * (x - a * x0), ("x0", "noise")),
     "v taken for ε": _direct(lambda x, v, a, s: (x - s * v) / a, ("v", "x0")),

@@ -1,4 +1,8 @@
-"""How the inputs of a checker are drawn: simple values come first, so that hypothesis shrinks towards readable ones."""
+"""How the inputs of a checker are drawn: simple values come first, so that hypothesis shrinks towards readable ones.
+
+All choices are integers.  Those of a trial are uniform, so that 40 inputs show what happens on some only; hypothesis,
+whose choices are not, looks for the smallest counterexample.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from hypothesis import strategies as st
 
 REALS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 1.5, -1.5, 0.3, -0.7, 1.2, -2.4, 0.1, 2.7, -0.2)
 POSITIVES = (1.0, 2.0, 0.5, 4.0, 3.0, 0.25, 1.5, 0.7, 0.1, 2.3)
@@ -16,14 +19,11 @@ FEW = 12  # so many entries are drawn one by one; larger arrays come from a seed
 class Draw:
     """Numbers and arrays for one set of inputs, float64 and int64.  What is listed first is what shrinking aims at."""
 
-    def __init__(self, draw: Callable[[Any], Any]):
-        self._draw = draw
-
-    def integer(self, low: int, high: int) -> int:
-        return self._draw(st.integers(low, high))
+    def __init__(self, choose: Callable[[int, int], int]):
+        self.integer = choose  # an integer of low … high, both included
 
     def pick(self, *options: Any) -> Any:
-        return self._draw(st.sampled_from(options))
+        return options[self.integer(0, len(options) - 1)]
 
     def real(self) -> float:
         return self.pick(*REALS)
@@ -69,4 +69,9 @@ class Draw:
         size = int(np.prod(shape))
         if size > FEW:
             return many(self.rng())
-        return np.array(self._draw(st.lists(st.sampled_from(pool), min_size=size, max_size=size))).reshape(shape)
+        return np.array([pool[self.integer(0, len(pool) - 1)] for _ in range(size)]).reshape(shape)
+
+
+def uniform(rng: np.random.Generator, simple: float) -> Callable[[int, int], int]:
+    """Uniform choices, but with the probability `simple` the lowest one."""
+    return lambda low, high: low if rng.random() < simple else int(rng.integers(low, high + 1))

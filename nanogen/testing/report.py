@@ -55,9 +55,10 @@ def check_all(functions: Mapping[str, Any], **options: Any) -> Report:
         options: for all of them: `examples`, `seed`, `convert`, `dtype`, `rtol`, `atol`.
 
     >>> import numpy as np
-    >>> softmax = lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)
-    >>> wrong = lambda x: np.exp(x) / np.exp(x).sum(0, keepdims=True)
-    >>> report = check_all({"softmax": softmax, "softmax: mine": (wrong, {"axis": -1})})
+    >>> right = lambda q, p: (q * np.log(q / p)).sum(-1)
+    >>> wrong = lambda q, p: (p * np.log(p / q)).sum(-1)
+    >>> given = {"given": "probabilities"}
+    >>> report = check_all({"categorical_kl": (right, given), "categorical_kl: mine": (wrong, given)})
     >>> report.ok, [row.verdict for row in report.rows]
     (False, ['right', 'wrong'])
 

@@ -152,7 +152,15 @@ _KIND_MISTAKES: dict[str, dict[str, str]] = {
 _ALIASES = {
     "betas": ("beta",),
     "alphas": ("alpha",),
-    "alphas_cumprod": ("alpha_bars", "alpha_bar", "alphas_bar", "alpha_hat", "alphas_hat", "alpha_cumprod", "alphabars"),
+    "alphas_cumprod": (
+        "alpha_bars",
+        "alpha_bar",
+        "alphas_bar",
+        "alpha_hat",
+        "alphas_hat",
+        "alpha_cumprod",
+        "alphabars",
+    ),
     "alphas_cumprod_prev": ("alpha_bars_prev", "alpha_bar_prev", "alphas_bar_prev", "alpha_cumprod_prev"),
     "alphas_cumprod_next": (),
     "sqrt_alphas_cumprod": ("sqrt_alpha_bars", "sqrt_alpha_bar", "sqrt_alphas_bar", "sqrt_alpha_cumprod"),
@@ -696,9 +704,7 @@ def _drawn(shift: int = 0, first: int = 0, last: int = 0, shares: Any = None) ->
     describe=lambda inputs, index, *, T, **_: f"{inputs['n']} draws of t, T = {T}",
     tags=("diffusion",),
 )
-def check_time_draw(
-    draw: Any, *, T: int = 10, time: str = "0…T−1", weighted: bool = False, **options: Any
-) -> None:
+def check_time_draw(draw: Any, *, T: int = 10, time: str = "0…T−1", weighted: bool = False, **options: Any) -> None:
     """The draw of the training times, by its frequencies in 2000 T draws.
 
     The function is called as draw(n) and returns n integers; with weighted=True, the integers and their importance

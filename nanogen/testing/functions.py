@@ -1,0 +1,583 @@
+"""Softmax and its relatives, losses of labels, attention, embeddings of times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nanogen.testing.densities import _LOG_PROBABILITIES, _log_softmax, _log_sum_exp
+from nanogen.testing.draws import Draw
+from nanogen.testing.property import checker
+
+# Softmax
+
+
+def _tables(draw: Draw, *, large: bool, **_: Any) -> dict[str, Any]:
+    """(N, K) or (N, K, L), some entries so large that their exponentials overflow."""
+    shape = draw.sizes((1, 3), (2, 4), (2, 4))[: draw.integer(2, 3)]
+    x = draw.reals(*shape)
+    far = draw.pick(0.0, 0.0, 800.0, -800.0) * (draw.integers(0, 1, *shape) if draw.integer(0, 1) else 1)
+    return {"x": x + far if large else x}
+
+
+def _large(x: Any, **_: Any) -> bool:
+    return bool(np.abs(x).max() > 700)
+
+
+def _along(formula: Callable[[Any, int], Any], **other: Any) -> Callable[..., Any]:
+    """A function of the array and its axis; `other` chooses another axis, or none."""
+
+    def function(x: Any, *, axis: int, log: bool = False, large: bool = True) -> Any:
+        if "axis" in other:
+            axis = other["axis"](x.ndim, axis % x.ndim)
+        y = formula(x, axis)
+        return np.log(y) if log else y
+
+    return function
+
+
+_softmax = lambda x, axis: np.exp(_log_softmax(x, axis))
+
+
+@checker(
+    equation="softmax(x)_k = exp(x_k) / Σ_j exp(x_j)",
+    source="Bridle 1990",
+    inputs=_tables,
+    truth=lambda x, *, axis, log, large: _log_softmax(x, axis) if log else _softmax(x, axis),
+    mistakes={
+        "over the first axis": lambda x, *, axis, log, large: (
+            None if axis == 0 else _along(_softmax)(x, axis=0, log=log)
+        ),
+        "over the last axis": lambda x, *, axis, log, large: (
+            None if axis % x.ndim == x.ndim - 1 else _along(_softmax)(x, axis=-1, log=log)
+        ),
+        "over the second axis": lambda x, *, axis, log, large: (
+            None if axis == 1 else _along(_softmax)(x, axis=1, log=log)
+        ),
+        "over all entries": lambda x, *, axis, log, large: (
+            _log_softmax(x, tuple(range(x.ndim))) if log else _softmax(x, tuple(range(x.ndim)))
+        ),
+        "not normalised: exp(x) alone": lambda x, *, axis, log, large: x if log else np.exp(x),
+        "not normalised, the largest taken away": lambda x, *, axis, log, large: (
+            x - x.max(axis, keepdims=True) if log else np.exp(x - x.max(axis, keepdims=True))
+        ),
+        "normalised without the exponential": lambda x, *, axis, log, large: (
+            None if log else x / x.sum(axis, keepdims=True)
+        ),
+        "overflows: the largest is not taken away first": lambda x, *, axis, log, large: (
+            x - np.log(np.exp(x).sum(axis, keepdims=True)) if log else np.exp(x) / np.exp(x).sum(axis, keepdims=True)
+        ),
+        "softmax of −x": lambda x, *, axis, log, large: _log_softmax(-x, axis) if log else _softmax(-x, axis),
+        "softmax twice": lambda x, *, axis, log, large: (
+            _log_softmax(_softmax(x, axis), axis) if log else _softmax(_softmax(x, axis), axis)
+        ),
+        "sigmoid of each entry": lambda x, *, axis, log, large: (
+            -np.logaddexp(0, -x) if log else 0.5 * (1 + np.tanh(0.5 * x))
+        ),
+    },
+    where={"where exponentials overflow or underflow (|x| is about 800)": _large},
+    conventions={"log": (False, True)},
+)
+def check_softmax(softmax: Any, *, axis: int = -1, log: bool = False, large: bool = True, **options: Any) -> None:
+    """Softmax over an axis, or its logarithm.
+
+    The function is called as softmax(x), x (N, K) or (N, K, L).  It returns the same shape.
+
+    Args:
+        axis: over which it is.
+        large: some x are about ±800, whose exponentials overflow or underflow.
+        log: whether the function is log-softmax.
+
+    Equation: softmax(x)_k = exp(x_k) / Σ_j exp(x_j).  Bridle 1990.
+
+    >>> import numpy as np
+    >>> def softmax(x):
+    ...     e = np.exp(x - x.max(-1, keepdims=True))
+    ...     return e / e.sum(-1, keepdims=True)
+    >>> check_softmax(softmax)
+    """
+
+
+@checker(
+    name="log-sum-exp",
+    equation="log Σ_k exp(x_k)",
+    source="the definition; stable as max + log Σ exp(x − max)",
+    inputs=_tables,
+    truth=_along(_log_sum_exp),
+    mistakes={
+        "over the first axis": _along(_log_sum_exp, axis=lambda n, axis: 0 if axis else n - 1),
+        "over all entries": lambda x, *, axis, large: _log_sum_exp(x.ravel(), 0),
+        "the mean instead of the sum of the exponentials": _along(
+            lambda x, axis: _log_sum_exp(x, axis) - math.log(x.shape[axis])
+        ),
+        "overflows: the largest is not taken away first": _along(lambda x, axis: np.log(np.exp(x).sum(axis))),
+        "the largest not added again": _along(lambda x, axis: _log_sum_exp(x, axis) - x.max(axis)),
+        "the largest added twice": _along(lambda x, axis: _log_sum_exp(x, axis) + x.max(axis)),
+        "the sum of the logarithms: Σ x": _along(lambda x, axis: x.sum(axis)),
+        "the largest entry only": _along(lambda x, axis: x.max(axis)),
+        "the sign turned round": _along(lambda x, axis: -_log_sum_exp(x, axis)),
+        "to base 2": _along(lambda x, axis: _log_sum_exp(x, axis) / math.log(2)),
+        "log1p in place of log": _along(
+            lambda x, axis: np.log1p(np.exp(x - x.max(axis, keepdims=True)).sum(axis)) + x.max(axis)
+        ),
+    },
+    where={"where exponentials overflow or underflow (|x| is about 800)": _large},
+)
+def check_logsumexp(logsumexp: Any, *, axis: int = -1, large: bool = True, **options: Any) -> None:
+    """The logarithm of a sum of exponentials over an axis.
+
+    The function is called as logsumexp(x), x (N, K) or (N, K, L).  It returns the shape without that axis.
+
+    Args:
+        axis: over which it is.
+        large: some x are about ±800, whose exponentials overflow or underflow.
+
+    Equation: log Σ_k exp(x_k) = max + log Σ_k exp(x_k − max).
+
+    >>> import numpy as np
+    >>> check_logsumexp(lambda x: np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1)) + x.max(-1))
+    """
+
+
+# Losses of labels
+
+
+def _labelled(entries: Callable[..., Any], **wrong: Any) -> Callable[..., Any]:
+    """The loss from a function of log-probabilities (N, K) and labels (N,)."""
+
+    def function(x: Any, labels: Any, *, given: str, labels_as: str, reduction: str) -> Any:
+        labels = labels.argmax(-1) if labels_as == "one-hot" else labels
+        if wrong.get("raw") and given != "logits":
+            return None
+        log_p = x if wrong.get("raw") else _LOG_PROBABILITIES[given](x)
+        losses = entries(log_p, labels)
+        return {"none": losses, "sum": losses.sum(), "mean": losses.mean()}[reduction]
+
+    return function
+
+
+def _picked(log_p: Any, labels: Any) -> Any:
+    return log_p[np.arange(len(labels)), labels]
+
+
+def _label_inputs(draw: Draw, *, given: str, labels_as: str, reduction: str) -> dict[str, Any]:
+    n, k = draw.sizes((1, 5), (2, 4))
+    x = draw.reals(n, k) * draw.pick(1.0, 10.0) if given == "logits" else draw.probabilities(n, k)
+    labels = draw.integers(0, k - 1, n)
+    return {
+        "x": np.log(x) if given == "log_probabilities" else x,
+        "labels": np.eye(k)[labels] if labels_as == "one-hot" else labels,
+    }
+
+
+@checker(
+    equation="−log softmax(x)_label",
+    source="the definition; Goodfellow et al. 2016, section 6.2",
+    inputs=_label_inputs,
+    truth=_labelled(lambda p, y: -_picked(p, y)),
+    mistakes={
+        "the sign turned round": _labelled(lambda p, y: _picked(p, y)),
+        "softmax twice": _labelled(lambda p, y: -_picked(_log_softmax(np.exp(p)), y)),
+        "the logarithm missing: minus the probability": _labelled(lambda p, y: -np.exp(_picked(p, y))),
+        "one minus the probability": _labelled(lambda p, y: 1 - np.exp(_picked(p, y))),
+        "softmax over the samples instead of the classes": _labelled(
+            lambda p, y: -_picked(_log_softmax(p, 0), y), raw=True
+        ),
+        "averaged over the classes, too": _labelled(lambda p, y: -_picked(p, y) / p.shape[1]),
+        "the label of the next class": _labelled(lambda p, y: -_picked(p, (y + 1) % p.shape[1])),
+        "the label of the class before": _labelled(lambda p, y: -_picked(p, y - 1)),
+        "the first sample's label for all": _labelled(lambda p, y: -_picked(p, np.full_like(y, y[0]))),
+        "the entropy of the prediction, whatever the label": _labelled(lambda p, y: -(np.exp(p) * p).sum(1)),
+        "the likeliest class in place of the label": _labelled(lambda p, y: -p.max(1)),
+        "the loss of all classes, whatever the label": _labelled(lambda p, y: -p.sum(1)),
+        "weighted by the probability": _labelled(lambda p, y: -np.exp(_picked(p, y)) * _picked(p, y)),
+        "the sum over classes of binary cross-entropies": _labelled(
+            lambda p, y: -_picked(p, y) - np.log1p(-np.exp(p)).sum(1) + np.log1p(-np.exp(_picked(p, y)))
+        ),
+        "in bits, not nats": _labelled(lambda p, y: -_picked(p, y) / math.log(2)),
+    },
+    where={
+        "where a label occurs twice": lambda x, y, *, labels_as, **_: bool(
+            len(np.unique(y.argmax(-1) if labels_as == "one-hot" else y)) < len(y)
+        ),
+        "where some logits are far apart": lambda x, y, **_: bool(np.ptp(x) > 20),
+    },
+    conventions={
+        "given": tuple(_LOG_PROBABILITIES),
+        "reduction": ("none", "sum", "mean"),
+    },
+)
+def check_cross_entropy(
+    loss: Any, *, given: str = "logits", labels_as: str = "indices", reduction: str = "mean", **options: Any
+) -> None:
+    """The cross-entropy of labels, in nats.
+
+    The function is called as loss(x, labels): x (N, K), labels (N,) int64 in 0 … K − 1.  Labels repeat.
+
+    Args:
+        given: what x is: "logits", "probabilities" or "log_probabilities".
+        labels_as: "indices", or "one-hot": float64 (N, K).
+        reduction: "none": loss returns (N,); the "sum" or the "mean" over N.
+
+    Equation: −log softmax(x)_label.
+
+    >>> import numpy as np
+    >>> def loss(x, labels):
+    ...     log_p = x - np.log(np.exp(x).sum(1, keepdims=True))
+    ...     return -log_p[np.arange(len(x)), labels].mean()
+    >>> check_cross_entropy(loss)
+    """
+
+
+def _binary(entries: Callable[..., Any], raw: bool = False) -> Callable[..., Any]:
+    """The loss from a function of logits and targets (N, D)."""
+
+    def function(x: Any, y: Any, *, given: str, reduction: str) -> Any:
+        if raw and given != "logits":
+            return None
+        losses = entries(x if given == "logits" else np.log(x / (1 - x)), y)
+        return {
+            "none": losses,
+            "sample": losses.sum(1),
+            "sum": losses.sum(),
+            "mean": losses.mean(),
+            "batchmean": losses.sum() / len(losses),
+        }[reduction]
+
+    return function
+
+
+_of_one, _of_zero = (lambda x: np.logaddexp(0, -x)), (lambda x: np.logaddexp(0, x))
+_sigmoid = lambda x: 0.5 * (1 + np.tanh(0.5 * x))
+
+
+@checker(
+    equation="−y log p − (1 − y) log(1 − p), p = sigmoid(x)",
+    source="the definition",
+    inputs=lambda draw, *, given, reduction: (
+        lambda shape: {
+            "x": draw.reals(*shape) * draw.pick(1.0, 3.0) if given == "logits" else _sigmoid(draw.reals(*shape)),
+            "y": draw.integers(0, 1, *shape).astype(float) if draw.integer(0, 1) else draw.integers(0, 10, *shape) / 10,
+        }
+    )(draw.sizes((1, 4), (1, 4))),
+    truth=_binary(lambda x, y: y * _of_one(x) + (1 - y) * _of_zero(x)),
+    mistakes={
+        "the sign turned round": _binary(lambda x, y: -y * _of_one(x) - (1 - y) * _of_zero(x)),
+        "only the part of y = 1": _binary(lambda x, y: y * _of_one(x)),
+        "only the part of y = 0": _binary(lambda x, y: (1 - y) * _of_zero(x)),
+        "the targets turned round: 1 − y": _binary(lambda x, y: (1 - y) * _of_one(x) + y * _of_zero(x)),
+        "the signs of the two parts differ": _binary(lambda x, y: y * _of_one(x) - (1 - y) * _of_zero(x)),
+        "sigmoid twice": _binary(lambda x, y: y * _of_one(_sigmoid(x)) + (1 - y) * _of_zero(_sigmoid(x))),
+        "the logarithm missing": _binary(lambda x, y: -y * _sigmoid(x) - (1 - y) * (1 - _sigmoid(x))),
+        "log p − 1 in place of log(1 − p)": _binary(lambda x, y: y * _of_one(x) + (1 - y) * (_of_one(x) + 1)),
+        "log(1 − p) for all, unweighted": _binary(lambda x, y: y * _of_one(x) + _of_zero(x)),
+        "log p for all, unweighted": _binary(lambda x, y: _of_one(x) + (1 - y) * _of_zero(x)),
+        "the squared error": _binary(lambda x, y: (_sigmoid(x) - y) ** 2),
+        "in bits, not nats": _binary(lambda x, y: (y * _of_one(x) + (1 - y) * _of_zero(x)) / math.log(2)),
+    },
+    where={
+        "where a target is neither 0 nor 1": lambda x, y, **_: bool(((y > 0) & (y < 1)).any()),
+        "where the samples and dimensions differ in number": lambda x, y, **_: x.shape[0] != x.shape[1],
+    },
+    conventions={
+        "given": ("logits", "probabilities"),
+        "reduction": ("none", "sample", "sum", "mean", "batchmean"),
+    },
+    tags=("vae",),
+)
+def check_binary_cross_entropy(loss: Any, *, given: str = "logits", reduction: str = "mean", **options: Any) -> None:
+    """The cross-entropy of binary targets, in nats: the reconstruction term of a Bernoulli decoder.
+
+    The function is called as loss(x, y), both (N, D).  The targets y are 0 or 1, in half of the inputs also
+    between.
+
+    Args:
+        given: what x is: "logits" or "probabilities".
+        reduction: "none": (N, D); "sample": the sum over D, (N,); "sum" or "mean" of all; "batchmean": the sum over D,
+            averaged over N.
+
+    Equation: −y log p − (1 − y) log(1 − p), p = sigmoid(x).
+
+    >>> import numpy as np
+    >>> check_binary_cross_entropy(
+    ...     lambda p, y: -(y * np.log(p) + (1 - y) * np.log(1 - p)).sum(1), given="probabilities", reduction="sample")
+    """
+
+
+# Attention
+
+
+def _attend(q: Any, k: Any, v: Any, keep: Any = None, **wrong: Any) -> Any:
+    """softmax(q kᵀ / √d) v over the keys; `keep` says which keys a query may look at."""
+    d = q.shape[-1]
+    divisor = wrong.get("divisor", lambda q, k, v: math.sqrt(d))(q, k, v)
+    scores = q @ k.swapaxes(-1, -2) / divisor
+    added = keep if keep is not None and keep.dtype.kind == "f" else 0.0
+    allowed = keep if keep is not None and keep.dtype.kind != "f" else np.ones_like(scores, bool)
+    allowed = np.broadcast_to(allowed, scores.shape)
+    if wrong.get("mask") == "zeros":
+        weights = _softmax(np.where(allowed, scores + added, 0.0), -1)
+    elif wrong.get("mask") == "after":
+        weights = _softmax(scores, -1) * (allowed if np.ndim(added) == 0 else np.exp(added))
+    elif wrong.get("mask") == "added":
+        weights = _softmax(scores + (allowed if np.ndim(added) == 0 else added), -1)
+    elif wrong.get("mask") == "scaled":
+        weights = _softmax(scores + (added / divisor if np.ndim(added) else np.where(allowed, 0, -np.inf)), -1)
+    else:
+        weights = _softmax(np.where(allowed, scores + added, -np.inf), wrong.get("axis", -1))
+    if wrong.get("weights"):
+        weights = wrong["weights"](scores)
+    return weights @ v
+
+
+def _attention(masks: bool = False, **wrong: Any) -> Callable[..., Any]:
+    """masks: the mistake is in the mask, and there must be one."""
+
+    def function(q: Any, k: Any, v: Any, *given: Any, mask: str) -> Any:
+        if masks and mask == "none":
+            return None
+        return _attend(q, k, v, _keep(q, k, given, mask, wrong), **wrong)
+
+    return function
+
+
+def _keep(q: Any, k: Any, given: Any, mask: str, wrong: dict[str, Any]) -> Any:
+    turned = bool(wrong.get("turned"))
+    if mask == "causal":
+        rows, columns = np.arange(q.shape[-2])[:, None], np.arange(k.shape[-2])[None]
+        keep = columns <= rows + wrong.get("ahead", 0)
+        if wrong.get("future"):
+            keep = columns >= rows
+        return None if wrong.get("no mask") else keep
+    if mask == "none" or wrong.get("no mask"):
+        return None
+    if mask == "additive":
+        return -given[0] if turned else given[0]
+    return (given[0] != 0) != ((mask == "drop") != turned)
+
+
+def _queries(draw: Draw, *, mask: str) -> dict[str, Any]:
+    b, n, s, d, e = draw.sizes((1, 2), (2, 4), (2, 5), (2, 6), (1, 4))
+    n, s = (n, n) if mask == "causal" else (n, s)
+    lead = draw.pick((b,), (b, draw.integer(2, 3)))
+    found = {"q": draw.reals(*lead, n, d), "k": draw.reals(*lead, s, d), "v": draw.reals(*lead, s, e)}
+    if mask in ("keep", "drop"):
+        keep = draw.integers(0, 1, n, s) == 0
+        keep[np.arange(n), np.arange(n) % s] = True  # each query has a key
+        keep[np.arange(n), (np.arange(n) + 1) % s] = False  # and each lacks one
+        found["mask"] = keep if mask == "keep" else ~keep
+    if mask == "additive":
+        found["mask"] = draw.reals(n, s)
+    return found
+
+
+_ATTENTION_MISTAKES: dict[str, dict[str, Any]] = {
+    "not divided by √d": {"divisor": lambda q, k, v: 1.0},
+    "divided by d instead of √d": {"divisor": lambda q, k, v: q.shape[-1]},
+    "divided by the root of √d": {"divisor": lambda q, k, v: q.shape[-1] ** 0.25},
+    "multiplied by √d instead of divided": {"divisor": lambda q, k, v: q.shape[-1] ** -0.5},
+    "divided by the root of the number of keys": {"divisor": lambda q, k, v: math.sqrt(k.shape[-2])},
+    "divided by the root of the number of queries": {"divisor": lambda q, k, v: math.sqrt(q.shape[-2])},
+    "divided by the root of the size of the values": {"divisor": lambda q, k, v: math.sqrt(v.shape[-1])},
+    "softmax over the queries instead of the keys": {"axis": -2},
+    "the softmax missing": {"weights": lambda s: s},
+    "sigmoid in place of softmax": {"weights": _sigmoid},
+}
+_MASK_MISTAKES: dict[str, dict[str, Any]] = {
+    "the mask ignored": {"no mask": True},
+    "the mask applied after the softmax, without normalising again": {"mask": "after"},
+    "masked scores set to 0 instead of −∞": {"mask": "zeros"},
+    "the mask added to the scores as 0 and 1": {"mask": "added"},
+    "the additive mask divided by √d, too": {"mask": "scaled"},
+    "the mask turned round": {"turned": True},
+    "the causal mask sees one key ahead": {"ahead": 1},
+    "the causal mask leaves the query's own place out": {"ahead": -1},
+    "the causal mask lets the future through, not the past": {"future": True},
+}
+
+
+@checker(
+    equation="softmax(q kᵀ / √d) v, the softmax over the keys",
+    source="Vaswani et al. 2017, eq. 1",
+    inputs=_queries,
+    truth=_attention(),
+    mistakes={text: _attention(**wrong) for text, wrong in _ATTENTION_MISTAKES.items()}
+    | {text: _attention(True, **wrong) for text, wrong in _MASK_MISTAKES.items()},
+    where={"where there are heads: four axes": lambda q, *a, **_: q.ndim == 4},
+    conventions={"mask": ("none", "keep", "drop", "additive", "causal")},
+)
+def check_attention(attention: Any, *, mask: str = "none", **options: Any) -> None:
+    """Scaled dot-product attention.
+
+    The function is called as attention(q, k, v), or attention(q, k, v, mask): q (…, L, d), k (…, S, d),
+    v (…, S, e), where … is one or two axes.  It returns (…, L, e).  L, S, d and e differ.
+
+    Args:
+        mask: "none"; "causal": the function itself lets a query see the keys up to its own place (L = S); a fourth
+            argument (L, S) which is "keep": True where the query may look; "drop": True where it may not; or
+            "additive": numbers that are added to q kᵀ / √d.
+
+    Equation: softmax(q kᵀ / √d) v, the softmax over the keys.  Vaswani et al. 2017, eq. 1.
+
+    >>> import numpy as np
+    >>> def attention(q, k, v):
+    ...     weights = np.exp(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]))
+    ...     return weights / weights.sum(-1, keepdims=True) @ v
+    >>> check_attention(attention)
+    """
+
+
+def _attention_gradient(**wrong: Any) -> Callable[..., Any]:
+    def function(q: Any, k: Any, v: Any, g: Any, *, mask: str) -> dict[str, Any]:
+        scale = 1 / math.sqrt(q.shape[-1])
+        keep = _keep(q, k, (), mask, {})
+        scores = q @ k.swapaxes(-1, -2) * scale
+        weights = _softmax(scores if keep is None else np.where(keep, scores, -np.inf), -1)
+        of_weights = g @ v.swapaxes(-1, -2)
+        mean = (weights * of_weights).sum(-1, keepdims=True)
+        if wrong.get("no mean"):
+            mean = 0.0
+        if wrong.get("plain mean"):
+            mean = of_weights.mean(-1, keepdims=True)
+        of_scores = of_weights - mean if wrong.get("no weights") else weights * (of_weights - mean)
+        outer = {"no scale": 1.0, "twice": scale**2}.get(wrong.get("scale", ""), scale)
+        of_q, of_k = of_scores @ k * outer, of_scores.swapaxes(-1, -2) @ q * outer
+        if wrong.get("scale") == "q only":
+            of_k = of_k / scale
+        if wrong.get("scale") == "k only":
+            of_q = of_q / scale
+        of_v = weights.swapaxes(-1, -2) @ g
+        if wrong.get("values"):
+            of_v = np.swapaxes(_softmax(scores, -2), -1, -2) @ g
+        return {"q": of_q, "k": of_k, "v": of_v}
+
+    return function
+
+
+@checker(
+    name="gradient of attention",
+    equation="with P = softmax(q kᵀ/√d), dP = g vᵀ, dS = P (dP − Σ P dP): dq = dS k/√d, dk = dSᵀ q/√d, dv = Pᵀ g",
+    source="Vaswani et al. 2017, eq. 1, by the chain rule",
+    inputs=lambda draw, *, mask: (
+        lambda found: found | {"g": draw.reals(*found["q"].shape[:-1], found["v"].shape[-1])}
+    )(_queries(draw, mask=mask)),
+    truth=_attention_gradient(),
+    mistakes={
+        "softmax's slope without Σ P dP": _attention_gradient(**{"no mean": True}),
+        "the plain mean of dP instead of Σ P dP": _attention_gradient(**{"plain mean": True}),
+        "softmax's slope without the factor P": _attention_gradient(**{"no weights": True}),
+        "√d missing in the gradients of q and k": _attention_gradient(scale="no scale"),
+        "divided by √d twice in the gradients of q and k": _attention_gradient(scale="twice"),
+        "√d missing in the gradient of k": _attention_gradient(scale="q only"),
+        "√d missing in the gradient of q": _attention_gradient(scale="k only"),
+        "the values' gradient by weights normalised over the queries": _attention_gradient(values=True),
+    },
+    conventions={"mask": ("none", "causal")},
+    tags=("gradient",),
+)
+def check_attention_gradient(gradient: Any, *, mask: str = "none", **options: Any) -> None:
+    """The gradient of scaled dot-product attention.
+
+    The function is called as gradient(q, k, v, g): q (…, L, d), k (…, S, d), v (…, S, e), and g (…, L, e), the
+    gradient of a loss with respect to the output.  It returns the loss's gradients (dq, dk, dv).
+
+    Args:
+        mask: "none" or "causal": a query sees the keys up to its own place (L = S).
+
+    Equation: with P = softmax(q kᵀ/√d), dP = g vᵀ and dS = P (dP − Σ P dP): dq = dS k/√d, dk = dSᵀ q/√d, dv = Pᵀ g.
+
+    >>> import numpy as np
+    >>> def gradient(q, k, v, g):
+    ...     P = np.exp(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]))
+    ...     P = P / P.sum(-1, keepdims=True)
+    ...     dP = g @ v.swapaxes(-1, -2)
+    ...     dS = P * (dP - (P * dP).sum(-1, keepdims=True)) / np.sqrt(q.shape[-1])
+    ...     return dS @ k, dS.swapaxes(-1, -2) @ q, P.swapaxes(-1, -2) @ g
+    >>> check_attention_gradient(gradient)
+    """
+
+
+# Times
+
+
+def _embedding(**wrong: Any) -> Callable[..., Any]:
+    def function(t: Any, *, dim: int, order: str, last: str, period: float, scale: float) -> Any:
+        half = dim // 2
+        steps = half - 1 if last == "1/period" else half
+        exponent = wrong.get("exponent", lambda half, steps, i: i / steps)(half, steps, np.arange(half))
+        frequencies = period ** (exponent if wrong.get("growing") else -exponent)
+        if wrong.get("turns"):
+            frequencies = frequencies * 2 * math.pi
+        if wrong.get("linear"):
+            frequencies = 1 - exponent * (1 - 1 / period)
+        angles = scale * t[:, None] * frequencies
+        sin, cos = np.sin(angles), np.cos(angles)
+        if wrong.get("same"):
+            sin, cos = (sin, sin) if wrong["same"] == "sin" else (cos, cos)
+        if wrong.get("amplitude"):
+            sin, cos = sin * wrong["amplitude"](dim), cos * wrong["amplitude"](dim)
+        if order == "interleaved":
+            return np.stack([sin, cos], -1).reshape(len(t), dim)
+        return np.concatenate([sin, cos] if order == "sin-cos" else [cos, sin], 1)
+
+    return function
+
+
+@checker(
+    equation="sin(t f_i) and cos(t f_i), f_i = period^(−i / (dim/2 − 1)), or period^(−i / (dim/2))",
+    source="Vaswani et al. 2017, section 3.5; Ho et al. 2020",
+    inputs=lambda draw, **_: {"t": draw.integers(0, 9, draw.integer(1, 5)) * draw.pick(1, 10, 111)},
+    truth=_embedding(),
+    mistakes={
+        "frequencies that grow instead of falling": _embedding(growing=True),
+        "the exponent i / dim instead of i / (dim/2)": _embedding(exponent=lambda half, steps, i: i / (2 * half)),
+        "the exponent 2i / (dim/2), the step counted twice": _embedding(exponent=lambda half, steps, i: 2 * i / half),
+        "the index counted from 1": _embedding(exponent=lambda half, steps, i: (i + 1) / steps),
+        "frequencies times 2π": _embedding(turns=True),
+        "frequencies spaced evenly instead of geometrically": _embedding(linear=True),
+        "sines in both halves": _embedding(same="sin"),
+        "cosines in both halves": _embedding(same="cos"),
+        "divided by √dim": _embedding(amplitude=lambda dim: dim**-0.5),
+        "times √2": _embedding(amplitude=lambda dim: math.sqrt(2)),
+    },
+    conventions={
+        "order": ("sin-cos", "cos-sin", "interleaved"),
+        "last": ("1/period", "above"),
+        "scale": (1, 1000),
+    },
+    tags=("time",),
+)
+def check_timestep_embedding(
+    embed: Any,
+    *,
+    dim: int = 8,
+    order: str = "sin-cos",
+    last: str = "1/period",
+    period: float = 10000.0,
+    scale: float = 1,
+    **options: Any,
+) -> None:
+    """The sinusoidal embedding of times.
+
+    The function is called as embed(t), t (N,) int64 in 0 … 999.  It returns (N, dim).
+
+    Args:
+        dim: an even number of at least 4.
+        order: "sin-cos": dim/2 sines, then the cosines (Ho et al.); "cos-sin" (OpenAI); "interleaved": sin, cos, sin, …
+            (Vaswani et al.).
+        last: the last frequency is "1/period": f_i = period^(−i / (dim/2 − 1)), as in Ho et al.'s code; or one step
+            "above": f_i = period^(−i / (dim/2)), as in Vaswani et al. and OpenAI's code.
+        period: 10000.
+        scale: what t is multiplied by, 1 or 1000.
+
+    Equation: sin(scale · t · f_i) and cos(scale · t · f_i).  Vaswani et al. 2017, section 3.5.
+
+    >>> import numpy as np
+    >>> def embed(t):
+    ...     angles = t[:, None] * np.exp(-np.log(10000) * np.arange(4) / 3)
+    ...     return np.concatenate([np.sin(angles), np.cos(angles)], 1)
+    >>> check_timestep_embedding(embed)
+    """
