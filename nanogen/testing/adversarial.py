@@ -126,9 +126,6 @@ DISCRIMINATOR_MISTAKES = {
     "the absolute value of the difference": lambda x, y, *, kind, halves, **_: (
         None if kind != "wasserstein" else abs(np.mean(x) - np.mean(y)) / (1 + (halves == "mean"))
     ),
-    "the logarithm of a sigmoid, as in a cross-entropy": _discriminator(
-        lambda x: _softplus(-x), _softplus, kinds=("wasserstein",)
-    ),
 }  # fmt: skip
 
 

@@ -386,13 +386,9 @@ CONVERSION_MISTAKES = {
     "only x_t divided by √ᾱ_t": _direct(lambda x, e, a, s: x / a - s * e, ("noise", "x0")),
     "not divided by √(1 − ᾱ_t)": _direct(lambda x, x0, a, s: x - a * x0, ("x0", "noise")),
     "multiplied by √(1 − ᾱ_t) instead of divided": _direct(lambda x, x0, a, s: s * (x - a * x0), ("x0", "noise")),
-    "v taken for ε": _direct(lambda x, v, a, s: (x - s * v) / a, ("v", "x0")),
     "v given back for ε": _direct(lambda x, v, a, s: v, ("v", "noise")),
     "√ᾱ_t v − √(1 − ᾱ_t) x_t in place of their sum": _direct(lambda x, v, a, s: a * v - s * x, ("v", "noise")),
-    "√(1 − ᾱ_t) x_t − √ᾱ_t v: the roles of the roots swapped": _direct(lambda x, v, a, s: s * x - a * v, ("v", "x0")),
     "the score not divided: −ε": _direct(lambda x, e, a, s: -e, ("noise", "score")),
-    "the score divided by the variance: −ε/(1 − ᾱ_t)": _direct(lambda x, e, a, s: -e / s**2, ("noise", "score")),
-    "the score without its minus": _direct(lambda x, e, a, s: e / s, ("noise", "score")),
 }
 
 

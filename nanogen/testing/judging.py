@@ -80,7 +80,7 @@ FRECHET_MISTAKES = {
         overlap=lambda c, d: np.trace(np.sqrt(np.maximum(c @ d, 0)))
     ),
     "the root of the entries' product: tr √(C_1 ∘ C_2)": _frechet(
-        overlap=lambda c, d: np.sqrt(np.maximum(np.diag(c) * np.diag(d), 0)).sum()
+        overlap=lambda c, d: np.sqrt(np.maximum(np.diag(c) * np.diag(d), 0)).sum(), only="moments"
     ),
     "the root missing: tr C_1 C_2": _frechet(overlap=lambda c, d: np.trace(c @ d)),
     "C_1 ∘ C_2, entry by entry, in place of the product": _frechet(overlap=lambda c, d: _eigen_root(c * d)),
@@ -331,9 +331,9 @@ _PEAKS = {"0…1": 1.0, "−1…1": 2.0, "0…255": 255.0, "uint8": 255.0}
 
 
 def _psnr(peak: Callable[[float], float] = lambda p: p, mse: Callable[..., Any] | None = None,
-          level: Callable[..., Any] = lambda p, m: 10 * np.log10(p**2 / m), wraps: bool = False) -> Callable[..., Any]:  # fmt: skip
+          level: Callable[..., Any] = lambda p, m: 10 * np.log10(p**2 / m), wraps: bool = False, longer: bool = False) -> Callable[..., Any]:  # fmt: skip
     def truth(a: Any, b: Any, *, pixels: str, reduction: str) -> Any:
-        if wraps and pixels != "uint8":
+        if (wraps and pixels != "uint8") or (longer and pixels == "0…1"):
             return None
         if wraps:
             difference = (a.astype(np.uint8) - b.astype(np.uint8)).astype(float)
@@ -371,7 +371,7 @@ def _images(draw: Draw, *, pixels: str, reduction: str) -> dict[str, np.ndarray]
         "the logarithm to base 2": _psnr(level=lambda p, m: 10 * np.log2(p**2 / m)),
         "20 in place of 10": _psnr(level=lambda p, m: 20 * np.log10(p**2 / m)),
         "the peak not squared": _psnr(level=lambda p, m: 10 * np.log10(p / m)),
-        "20 log₁₀(peak/MSE): the root missing": _psnr(level=lambda p, m: 20 * np.log10(p / m)),
+        "20 log₁₀(peak/MSE): the root missing": _psnr(level=lambda p, m: 20 * np.log10(p / m), longer=True),
         "10 log₁₀(peak/√MSE)": _psnr(level=lambda p, m: 5 * np.log10(p**2 / m)),
         "the sign turned round": _psnr(level=lambda p, m: -10 * np.log10(p**2 / m)),
         "the absolute error in place of the squared one": _psnr(mse=np.abs),
@@ -380,9 +380,6 @@ def _images(draw: Draw, *, pixels: str, reduction: str) -> dict[str, np.ndarray]
         "the peak 1": _psnr(peak=lambda p: 1.0),
         "the peak 255": _psnr(peak=lambda p: 255.0),
         "the peak 256": _psnr(peak=lambda p: p * 256 / 255),
-        "the peak of −1 … 1 taken as 1": lambda *a, pixels, **k: (
-            None if pixels != "−1…1" else _psnr(peak=lambda p: 1.0)(*a, pixels=pixels, **k)
-        ),
     },
     conventions={"reduction": ("mean", "all", "none")},
     tags=("judging", "psnr"),
@@ -427,8 +424,9 @@ def _score(divergence: Callable[[Any, Any], Any] | None = None, marginal: Callab
         "the sum over the images, not the mean": _score(last=lambda kl: np.exp(kl.sum())),
         "the mean over the classes, not the sum": _score(divergence=lambda p, q: (p * np.log(p / q)).mean(1)),
         "KL(p(y) ‖ p(y|x)), the other way round": _score(divergence=lambda p, q: (q * np.log(q / p)).sum(1)),
-        "the marginal over the classes, not the images": _score(marginal=lambda p: p.mean(1, keepdims=True)),
-        "a uniform marginal": _score(marginal=lambda p: np.full((1, p.shape[1]), 1 / p.shape[1])),
+        "a uniform marginal, which is what a mean over the classes makes": _score(
+            marginal=lambda p: np.full((1, p.shape[1]), 1 / p.shape[1])
+        ),
         "the entropy alone: exp(−E Σ p log p)": _score(divergence=lambda p, q: -(p * np.log(p)).sum(1)),
         "2 to the power of the nats": _score(last=lambda kl: 2 ** kl.mean()),
         "the marginal not averaged but summed": _score(marginal=lambda p: p.sum(0, keepdims=True)),

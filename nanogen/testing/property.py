@@ -655,7 +655,7 @@ def _differ(a: Any, b: Any) -> bool:
 
 
 def _written(x: Any) -> str:
-    return "..." if callable(x) or np.size(x) > 4 else repr(x)
+    return "..." if callable(x) or np.size(_to_numpy(x)) > 4 else repr(x)
 
 
 def _spelt(value: Any, allowed: Sequence[Any]) -> Any:

@@ -218,6 +218,7 @@ def _step_inputs(
     path = list(range(T - 1, -1, -1)) if times is None else [int(i) - shift for i in np.ravel(_to_numpy(times))]
     last = len(path) - 1
     k = last - index(draw, len(path)) if len(path) > 8 else draw.integer(0, last)
+    k = draw.pick(k, k, last)  # the last step more often
     i, j = path[k], path[k + 1] if k < last else -1
     shape = draw.sizes((2, 3), (1, 2), (1, 3), (1, 3))[:axes]
     arrays = [draw.reals(*shape) / 2 for _ in range(3)]

@@ -86,8 +86,6 @@ def _sgd(wrong: str = "") -> Callable[..., Any]:
                 step = d + momentum * v if nesterov else v
                 if wrong == "nesterov old":
                     step = v + momentum * v
-                if wrong == "nesterov plain":
-                    step = v
                 if wrong == "nesterov not gradient":
                     step = momentum * v
                 x = x + lr * step if wrong == "uphill" else x - lr * step
@@ -104,7 +102,6 @@ _SGD_NEEDS = {
     "momentum reversed": "momentum",
     "velocity forgotten": "momentum",
     "nesterov old": "nesterov",
-    "nesterov plain": "nesterov",
     "nesterov not gradient": "nesterov",
     "decay apart": "decay",
     "decay minus": "decay",
@@ -129,7 +126,6 @@ LATE = {"where a parameter's gradient comes late": lambda *inputs, **_: inputs[-
         "1 − μ in place of μ": _sgd("momentum reversed"),
         "momentum left out: the velocity is not kept": _sgd("velocity forgotten"),
         "Nesterov: v + μ v in place of g + μ v": _sgd("nesterov old"),
-        "Nesterov left out": _sgd("nesterov plain"),
         "Nesterov: μ v without g": _sgd("nesterov not gradient"),
         "the decay outside of the velocity": _sgd("decay apart"),
         "the decay's sign turned round": _sgd("decay minus"),
@@ -193,7 +189,7 @@ def _adam(wrong: str = "") -> Callable[..., Any]:
         b1, b2 = betas[::-1] if wrong == "betas swapped" else betas
         parts: Parts = {}
         for name, x, grads, late in _by_step(*inputs):
-            m, v, t, peak = np.zeros_like(x), np.zeros_like(x), 0, np.zeros_like(x)
+            m, v, t = np.zeros_like(x), np.zeros_like(x), 0
             for s in range(len(grads)):
                 if s < late:
                     if wrong == "late decay":
@@ -236,9 +232,6 @@ def _adam(wrong: str = "") -> Callable[..., Any]:
                     root = (np.sqrt(v) + eps) / np.sqrt(c2)
                 elif wrong == "no root":
                     root = v / c2 + eps
-                elif wrong == "amsgrad":
-                    peak = np.maximum(peak, v)
-                    root = np.sqrt(peak / c2) + eps
                 elif wrong == "correction rootless":
                     root = np.sqrt(v) / c2 + eps
                 elif wrong == "multiplied correction":
@@ -274,7 +267,6 @@ _ADAM_MISTAKES = {
     "m² in place of g² in v": "square of mean",
     "β₁ and β₂ swapped": "betas swapped",
     "β₁ and 1 − β₁ swapped in m": "average reversed",
-    "AMSGrad's maximum": "amsgrad",
     "√v/(1 − β₂ᵗ): the correction without its root": "correction rootless",
     "v multiplied by 1 − β₂ᵗ instead of divided": "multiplied correction",
     "the decay inside the gradient: L2, as in Adam": "decay inside",
@@ -416,9 +408,6 @@ def _averaged(wrong: str = "") -> Callable[..., Any]:
                 if wrong == "step minus":
                     a = a + (1 - d) * (a - x)
                     continue
-                if wrong == "plain":
-                    a = a + (x - a) / (n + 1)
-                    continue
                 a = np.array(x, float) if copied else d * a + (1 - d) * x
             if wrong == "corrected":
                 a = a / (1 - decay ** (len(values) - 1))
@@ -461,7 +450,6 @@ def _run_average(f: Any, inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
         "x added without 1 − d": _averaged("sum"),
         "a not multiplied by d": _averaged("no decay"),
         "a + (1 − d)(a − x): away from the parameters": _averaged("step minus"),
-        "the plain mean of all": _averaged("plain"),
         "divided by 1 − dⁿ, though it starts at the parameters": lambda *x, warmup, start, **k: (
             None
             if start == "zeros" or warmup != "none"
