@@ -45,7 +45,7 @@ def mine(check: Any) -> bool:
 CHECKS = [
     check for check in CHECKERS.values() if mine(check) and check.__name__ not in ("check_sampler", "check_time_draw")
 ]
-STATISTICAL = ("another ε for each pixel", "one ε for the whole batch")  # where ε is drawn inside
+STATISTICAL = ("another ε for each pixel",)  # where ε is drawn inside
 MISTAKES = [(check, text) for check in CHECKS for text in check.property.mistakes if text not in STATISTICAL]
 
 

@@ -100,8 +100,8 @@ DISCRIMINATOR_MISTAKES = {
     "sigmoid missing: logits taken for probabilities": _discriminator(
         real=lambda x: -np.log(x), fake=lambda x: -np.log(1 - x), kinds=_CROSS, outputs_are="logits"
     ),
-    "sigmoid twice: probabilities taken for logits": _discriminator(
-        real=lambda x: _softplus(-_sigmoid(x)), fake=lambda x: _softplus(_sigmoid(x)), kinds=_CROSS
+    "a sigmoid too many: of the logits, before a loss of logits": _discriminator(
+        real=lambda x: _softplus(-_sigmoid(x)), fake=lambda x: _softplus(_sigmoid(x)), kinds=_CROSS, outputs_are="logits"
     ),
     "the margin 1 missing": _discriminator(lambda x: _relu(-x), _relu, kinds=("hinge",)),
     "the margin 0 for images alone": _discriminator(real=lambda x: _relu(-x), kinds=("hinge",)),
@@ -198,7 +198,7 @@ def _generator(
         "the absolute value instead of the square": _generator(lambda x: np.abs(x - 1), ("least squares",)),
         "a sigmoid before the square": _generator(lambda x: (_sigmoid(x) - 1) ** 2, ("least squares",)),
         "sigmoid missing: logits taken for probabilities": _generator(lambda x: -np.log(x), ("non-saturating",), outputs_are="logits"),
-        "sigmoid twice: probabilities taken for logits": _generator(lambda x: _softplus(-_sigmoid(x)), ("non-saturating",)),
+        "a sigmoid too many: of the logits, before a loss of logits": _generator(lambda x: _softplus(-_sigmoid(x)), ("non-saturating",), outputs_are="logits"),
         "the sum over the batch instead of the mean": _generator(mean=np.sum),
     },
     conventions={"kind": ("non-saturating", "minimax", "least squares", "wasserstein"), "outputs": ("logits", "probabilities"), "half": (False, True)},
@@ -289,40 +289,33 @@ def _penalty(norm: Any = _norms, each: Any = _squares, mean: Any = np.mean, poin
                 x = point(real, fake, e)
             return each(_critic.gradient(x), norm, target, sided)
 
-        known = form != "drawn" or at != "between" or _critic.c == 0 or np.array_equal(real, fake)
-        found = value(eps)
-        if found is None:
-            return None
-        if known:
+        if form == "drawn" and (at != "between" or _critic.c == 0 or np.array_equal(real, fake)):
+            found = each(_critic.gradient(fake if at == "fake" else real), norm, target, sided)
+            if point is not None and at != "between":
+                return None
             total: Any = weight * mean(found)
-        else:
+        elif form == "drawn":
             rng = np.random.default_rng(_seed)
-            many = np.array([float(mean(value(_eps(rng, real, point)))) for _ in range(100)])
-            total = MeanOf(weight * many.mean(), weight * many.std() * math.sqrt(1.01))
+            many = np.array([float(mean(value(_eps(rng, real, point)))) for _ in range(60)])
+            total = MeanOf(weight * many.mean(), weight * many.std() * math.sqrt(1 + 1 / 60))
+        else:
+            found = value(eps)
+            if found is None:
+                return None
+            total = weight * mean(found)
         return {"penalty": total, "differentiable": differentiable}
 
     return truth
 
 
 def _eps(rng: np.random.Generator, real: np.ndarray, point: Any) -> np.ndarray:
-    shape = (
-        real.shape
-        if point is _pixelwise
-        else (1,) * real.ndim
-        if point is _shared
-        else (len(real), *[1] * (real.ndim - 1))
-    )
-    return rng.uniform(size=shape)
+    return rng.uniform(size=real.shape if point is _pixelwise else (len(real), *[1] * (real.ndim - 1)))
 
 
 def _pixelwise(real: Any, fake: Any, e: Any) -> Any:
     if e.shape != real.shape:  # ε was given: no such mistake can be seen
         return None
     return e * real + (1 - e) * fake
-
-
-def _shared(real: Any, fake: Any, e: Any) -> Any:
-    return e.ravel()[0] * real + (1 - e.ravel()[0]) * fake
 
 
 def _penalty_inputs(draw: Draw, *, form: str, at: str, **_: Any) -> dict[str, Any]:
@@ -385,7 +378,12 @@ def _run_penalty(f: Any, inputs: dict[str, Any], *, form: str, at: str, **_: Any
         "ε x + G(z)": _penalty(point=lambda r, f, e: e * r + f),
         "x + ε (x − G(z))": _penalty(point=lambda r, f, e: r + e * (r - f)),
         "another ε for each pixel": _penalty(point=_pixelwise),
-        "one ε for the whole batch": _penalty(point=_shared),
+        "10 times as much: right if weight=10 was meant": lambda *inputs, weight, **given: (
+            _penalty()(*inputs, weight=10 * weight, **given) if weight == 1 else None
+        ),
+        "λ = 10 left out: right if weight=1 was meant": lambda *inputs, weight, **given: (
+            _penalty()(*inputs, weight=1.0, **given) if weight == 10 else None
+        ),
         "without create_graph: the penalty has no gradient": _penalty(differentiable=0.0),
     },
     conventions={"at": ("between", "real", "fake"), "sided": ("two", "one"), "target": (1.0, 0.0)},
@@ -394,7 +392,7 @@ def _run_penalty(f: Any, inputs: dict[str, Any], *, form: str, at: str, **_: Any
     describe=lambda inputs, index, **_: (
         f"penalty of d(x) = Σ ½·{inputs['_critic'].c:g}·x² + {inputs['_critic'].b:g}·x, (N, C, H, W) = {inputs['real'].shape}"
     ),
-    examples=40,
+    examples=24,
     tags=("adversarial", "gan"),
 )  # fmt: skip
 def check_gradient_penalty(

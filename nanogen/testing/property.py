@@ -257,7 +257,9 @@ class Trial:
             name: value if name.startswith("_") else self.options.hand_over(value) for name, value in inputs.items()
         }
         before = {
-            name: _to_numpy(value).copy() for name, value in handed.items() if isinstance(inputs[name], np.ndarray)
+            name: _to_numpy(value).copy()
+            for name, value in handed.items()
+            if isinstance(inputs[name], np.ndarray) and not name.startswith("_")
         }
         try:
             with np.errstate(all="ignore"):

@@ -56,6 +56,11 @@ class Draws:
         if abs(spread - 1) > Z / math.sqrt(2 * z.size) + blur:
             s = std[~still].mean()
             return f"expected the standard deviation {s:.5g}, got {s * spread:.5g}"
+        pull = (mean - mean.mean())[~still]
+        pull = pull / max(np.abs(pull).max(initial=0.0), 1e-12)
+        drift = (z * pull).sum() / math.sqrt(max((pull**2).sum(), 1e-12))
+        if abs(drift) > Z + blur * math.sqrt(z.size):
+            return f"the distance from the expected mean grows with it ({drift:.1f} standard errors)"
         return None
 
 
@@ -229,6 +234,11 @@ def _step_inputs(
     return {"output": arrays[0], "t": t, "x": arrays[1], **noise, "_next": j + shift}
 
 
+def _step_said(inputs: dict[str, Any], method: str, time: str) -> str:
+    end = inputs["_next"] - (time == "1…T") < 0
+    return f"{method} step from t={np.ravel(inputs['t'])[0]} to {'the clean sample' if end else inputs['_next']}"
+
+
 @documented
 @checker(
     name="step",
@@ -254,7 +264,7 @@ def _step_inputs(
                     int(np.ravel(t)[0]) - (time == "1…T")]), 0, 0)).max() > 1),
     },
     draws=lambda *, returns, **_: returns == "drawn",
-    describe=lambda inputs, index, *, method, **_: f"{method} step from t={np.ravel(inputs['t'])[0]} to {inputs['_next']}",
+    describe=lambda inputs, index, *, method, **given: _step_said(inputs, method, given["time"]),
     rtol=precision,
     tags=("diffusion", "sampler"),
 )  # fmt: skip
@@ -438,7 +448,7 @@ def _sampler_inputs(draw: Draw, *, steps: Any, method: str, **given: Any) -> dic
     T = len(tables(given["betas"], given["alphas_cumprod"]).beta)
     odd = [s for s in (T // 3 + 1, 7, 4, 5, 3, 10, 2, 37) if 1 < s < T]
     S = T if method == "ancestral" and steps is None else draw.pick(*(np.ravel(steps) if steps is not None else odd))
-    return {"n": 1000 if T <= 200 else 400, "S": int(S), "_record": {}}
+    return {"n": 4000 if T <= 50 else 1000 if T <= 200 else 400, "S": int(S), "_record": {}}
 
 
 SAMPLER_MISTAKES = {
