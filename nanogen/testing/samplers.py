@@ -322,11 +322,11 @@ def check_reverse_step(
 
 # A whole sampler
 
-MEAN, STD = 0.1, 0.2  # of the data: within [−1, 1], and neither 0 nor 1, for which wrong samplers can be right
+MEAN, STD = 0.4, 0.12  # of the data: within [−1, 1]; not N(0, 1) nor a point, for which wrong samplers can be right
 
 
 class Recorder:
-    """A network that is exact for data of independent N(0.1, 0.2²) entries, and records what it is asked."""
+    """A network that is exact for data of independent N(0.4, 0.12²) entries, and records what it is asked."""
 
     def __init__(self, S: Tables, prediction: str, shift: int):
         self.S, self.prediction, self.shift = S, prediction, shift
@@ -406,15 +406,22 @@ class Steps:
         """The first step that another rule made, or None."""
         T = len(self.rule.S.bar)
         where = [int(np.clip(round(t) - self.shift, 0, T - 1)) for t in self.times]
+        shift, size = 0.0, 0
         for k, i in enumerate(where):
             j = where[k + 1] if k + 1 < len(where) else -1
             if self.stride:
                 j = max(i - self.stride, -1)
             mean, std = self.rule.step(i, j, self.path[k], self.outputs[k].reshape(self.path[k].shape))
             said = Draws(mean, np.full_like(mean, std), slack=1e-3).refuse(got[k])
+            shift, size = (
+                shift + (((got[k] - mean) / std).sum() if std > 1e-6 else 0.0),
+                size + got[k].size * (std > 1e-6),
+            )
             if said:
                 to = f"{j + self.shift}" if j >= 0 else "the end"
                 return f"from t = {i + self.shift} to {to}: {said}"
+        if size and abs(shift) > (Z + 1e-3 * math.sqrt(size)) * math.sqrt(size):
+            return f"all steps together are off by {shift / size:.3g} standard deviations, {abs(shift) / math.sqrt(size):.1f} standard errors"
         return None
 
 
@@ -520,7 +527,7 @@ def check_sampler(
     The function is called as sample(network, n): it draws n samples with `network(x, t)` in place of its own network, and
     returns x_0, (n, …).  With method="ddim", or where `steps` are given, it is called as sample(network, n, S) and takes
     S steps.  The network takes arrays or tensors, times as a number or (n,), ignores further arguments, and is a
-    torch.nn.Module where torch is imported.  It is exact for data of independent N(0.1, 0.2²) entries; every x it is
+    torch.nn.Module where torch is imported.  It is exact for data of independent N(0.4, 0.12²) entries; every x it is
     asked for is compared with what the step's equation makes of the x before.
 
     Args:
