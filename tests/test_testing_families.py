@@ -17,7 +17,7 @@ from nanogen.testing.property import CHECKERS, Options, Trial
 
 assert check_all  # which imports all checkers
 
-GROUPS = ("schedules", "diffusion", "samplers", "adversarial", "training", "judging")
+GROUPS = ("schedules", "diffusion", "reverse", "adversarial", "training", "judging")
 BETAS = np.linspace(0.01, 0.4, 12)
 # Settings besides the conventions: {checker: (always, further ones, tried in turn)}
 SETTINGS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {

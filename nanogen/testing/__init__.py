@@ -17,7 +17,7 @@ from nanogen.backend import only, to_device
 
 _FILES = (
     *("errors", "property", "report", "gradients", "layers", "functions", "densities", "bounds"),
-    *("schedules", "diffusion", "samplers", "adversarial", "training", "judging"),
+    *("schedules", "diffusion", "reverse", "adversarial", "training", "judging"),
 )
 
 

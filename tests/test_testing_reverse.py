@@ -20,7 +20,7 @@ from nanogen.testing import (
     check_sampler,
     check_time_draw,
 )
-from nanogen.testing.samplers import STEP_MISTAKES, Rule
+from nanogen.testing.reverse import STEP_MISTAKES, Rule
 from nanogen.testing.schedules import Tables, grid
 
 BETAS = np.linspace(0.02, 0.4, 12)
