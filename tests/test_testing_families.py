@@ -13,7 +13,8 @@ import pytest
 
 from nanogen import testing
 from nanogen.testing import PropertyError, check_all
-from nanogen.testing.property import CHECKERS, Options, Trial
+from nanogen.testing.property import CHECKERS
+from nanogen.testing.trial import Options, Trial
 
 assert check_all  # which imports all checkers
 
@@ -111,7 +112,7 @@ def applies(check: Any, text: str, conventions: dict[str, Any]) -> bool:
 
 @pytest.fixture(autouse=True)
 def no_shrinking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testing.property, "SHRINKING", 0.0)
+    monkeypatch.setattr(testing.trial, "SHRINKING", 0.0)
 
 
 @pytest.mark.parametrize(("check", "text"), MISTAKES, ids=[f"{check.__name__}-{text}" for check, text in MISTAKES])

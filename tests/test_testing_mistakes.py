@@ -7,10 +7,12 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nanogen import testing
 from nanogen.testing import PropertyError, check_all
+from nanogen.testing.laws import DRAWS, Repeated
 from nanogen.testing.property import CHECKERS
 
 assert check_all  # which imports all checkers
@@ -48,7 +50,7 @@ def variants(check: Any) -> Iterator[dict[str, Any]]:
 
 def applies(check: Any, text: str, conventions: dict[str, Any]) -> bool:
     """Whether the mistake can be made under these conventions."""
-    wrong = testing_trial(with_formula(check.property, check.property.mistakes[text]), conventions)
+    wrong = trial_of(with_formula(check.property, check.property.mistakes[text]), conventions)
     try:
         wrong.cases = [wrong.run(inputs) for inputs in wrong.generate(0)]
     except testing.UsageError:  # it returns None
@@ -56,8 +58,8 @@ def applies(check: Any, text: str, conventions: dict[str, Any]) -> bool:
     return any(case.faults for case in wrong.cases)
 
 
-def testing_trial(property: Any, conventions: dict[str, Any]) -> Any:
-    return testing.property.Trial(property, None, "", dict(conventions), {}, testing.property.Options())
+def trial_of(property: Any, conventions: dict[str, Any]) -> Any:
+    return testing.trial.Trial(property, None, "", dict(conventions), {}, testing.trial.Options(examples=20))
 
 
 def with_formula(property: Any, formula: Any) -> Any:
@@ -72,27 +74,60 @@ MISTAKES = [(check, text) for check in DETERMINISTIC for text in check.property.
 @pytest.mark.parametrize(("check", "text"), MISTAKES, ids=[f"{check.__name__}-{text}" for check, text in MISTAKES])
 def test_a_mistake_is_refused_and_named(check: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under the first conventions in which it can be made."""
-    monkeypatch.setattr(testing.property, "SHRINKING", 0.0)
+    monkeypatch.setattr(testing.trial, "SHRINKING", 0.0)
     conventions = next(found for found in variants(check) if applies(check, text, found))
     wrong = with_formula(check.property, check.property.mistakes[text])
     with pytest.raises(PropertyError) as caught:
-        wrong.check(None, check.__name__, conventions, check.conventions)
+        wrong.check(None, check.__name__, conventions, check.conventions, examples=20)
     assert caught.value.looks_like == (text,)
 
 
 @pytest.mark.parametrize("check", DETERMINISTIC, ids=lambda check: check.__name__)
 def test_the_truth_passes_and_other_conventions_are_told_apart(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In double and single precision; under another convention than the stated one, the error says which."""
-    monkeypatch.setattr(testing.property, "SHRINKING", 0.0)
+    monkeypatch.setattr(testing.trial, "SHRINKING", 0.0)
     for conventions in settings(check):
         right = with_formula(check.property, check.property.truth)
-        right.check(None, check.__name__, conventions, check.conventions)
-        right.check(None, check.__name__, conventions, check.conventions, dtype="float32", rtol=1e-3, atol=1e-4)
+        right.check(None, check.__name__, conventions, check.conventions, examples=20)
+        right.check(
+            None, check.__name__, conventions, check.conventions, examples=20, dtype="float32", rtol=1e-3, atol=1e-4
+        )
     for conventions in list(settings(check))[1:]:
         other = with_formula(check.property, lambda *a, **_: check.property.truth(*a, **conventions))  # noqa: B023
         (name,) = [name for name in conventions if conventions[name] != check.conventions[name]]
         if (check.__name__, conventions[name]) in OTHER_ARGUMENTS:
             continue
         with pytest.raises(PropertyError) as caught:
-            other.check(None, check.__name__, check.conventions, check.conventions)
+            other.check(None, check.__name__, check.conventions, check.conventions, examples=20)
         assert caught.value.looks_like == (f"right if {name}={conventions[name]!r} was meant",)
+
+
+def draws_from(law: Any, rng: np.random.Generator) -> np.ndarray:
+    """Draws from a distribution given by its distribution function, by inverting it on a grid."""
+    if isinstance(law, Repeated):
+        return np.zeros(DRAWS)
+    grid = np.linspace(-80, 80, 16_001)
+    return np.interp(rng.random(DRAWS), law.cdf(grid), grid)
+
+
+SAMPLERS = [testing.check_normal_sampler, testing.check_logistic_sampler, testing.check_mixture_sampler]
+WRONG_SAMPLERS = [(check, text) for check in SAMPLERS for text in check.property.mistakes]
+
+
+@pytest.mark.parametrize(("check", "text"), WRONG_SAMPLERS, ids=[f"{c.__name__}-{text}" for c, text in WRONG_SAMPLERS])
+def test_a_wrong_sampler_is_refused_and_named(check: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(testing.trial, "SHRINKING", 0.0)
+    rng, wrong = np.random.default_rng(0), check.property.mistakes[text]
+    law = lambda *arrays: wrong(*arrays, **check.conventions)
+    with pytest.raises(PropertyError) as caught:
+        check(lambda *arrays: draws_from(law(*arrays), rng))
+    assert caught.value.looks_like == (text,)
+
+
+@pytest.mark.parametrize("check", SAMPLERS, ids=lambda check: check.__name__)
+def test_a_right_sampler_passes(check: Any) -> None:
+    """In every convention."""
+    rng = np.random.default_rng(0)
+    for conventions in settings(check):
+        law = lambda *arrays: check.property.truth(*arrays, **conventions)  # noqa: B023
+        check(lambda *arrays: draws_from(law(*arrays), rng), **conventions)  # noqa: B023

@@ -35,7 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def no_shrinking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testing.property, "SHRINKING", 0.0)
+    monkeypatch.setattr(testing.trial, "SHRINKING", 0.0)
     np.random.seed(0)
 
 

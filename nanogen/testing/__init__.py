@@ -1,7 +1,21 @@
 """The properties as tools, for anybody's implementation: `check_normal_kl(my_kl)` says whether a function is right.
 
-The checkers are in `gradients.py`, `layers.py`, `densities.py` and so on; how they work, in `property.py`.  They need
-hypothesis (`pip install 'nanogen[testing]'`), and are imported at the first use.  `gradcheck` needs nothing.
+The checkers are in `gradients.py`, `convolution.py` and so on; how they work, in `property.py` and `trial.py`.  They
+need hypothesis (`pip install 'nanogen[testing]'`), and are imported at the first use.  `gradcheck` needs nothing.
+
+    gradients      check_gradients, check_causal (and blind_spot, a report), check_attention_gradient
+    layers         check_conv2d, check_conv_transpose2d, check_max_pool2d, check_avg_pool2d, check_linear,
+                   check_layer_norm, check_group_norm, check_batch_norm, check_softmax, check_logsumexp,
+                   check_attention, check_timestep_embedding
+    losses         check_cross_entropy, check_binary_cross_entropy, check_vae_loss, check_elbo, check_importance_bound,
+                   check_bits_per_dim
+    divergences    check_normal_kl, check_standard_normal_kl, check_categorical_kl
+    densities      check_discretized_logistic, check_discretized_normal, check_logistic_mixture
+    samplers       check_reparameterization, check_normal_sampler, check_logistic_sampler, check_mixture_sampler,
+                   check_sampler
+
+`help(check_normal_kl)` says how a function is called.  A checker returns quietly, or raises PropertyError with the
+smallest counterexample and the mistake that it looks like, or UsageError.
 """
 
 from __future__ import annotations
@@ -16,9 +30,10 @@ from nanogen.autograd import Tensor, grad, tensor
 from nanogen.backend import only, to_device
 
 _FILES = (
-    *("errors", "property", "report", "gradients", "layers", "functions", "densities", "bounds"),
-    *("schedules", "diffusion", "reverse", "adversarial", "training", "judging"),
-)
+    "errors", "property", "report", "gradients", "convolution", "normalisation", "functions", "divergences",
+    "densities", "autoencoders", "bounds", "samplers", "schedules", "diffusion", "reverse", "adversarial", "training",
+    "judging",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

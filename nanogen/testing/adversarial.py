@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from nanogen.testing.draws import Draw
-from nanogen.testing.property import UsageError, _to_numpy, checker
+from nanogen.testing.errors import UsageError
+from nanogen.testing.property import checker
+from nanogen.testing.trial import to_numpy
 
 KINDS = ("non-saturating", "minimax", "least squares", "hinge", "wasserstein")
 _softplus = lambda x: np.logaddexp(0, x)
@@ -343,7 +345,7 @@ def _run_penalty(f: Any, inputs: dict[str, Any], *, form: str, at: str, **_: Any
     if found is None:
         raise UsageError("check_gradient_penalty: the function returned None, one number is expected")
     records = getattr(found, "requires_grad", None) if critic.c and form != "gradient" else None
-    return {"penalty": _to_numpy(found), "differentiable": None if records is None else np.array(float(records))}
+    return {"penalty": to_numpy(found), "differentiable": None if records is None else np.array(float(records))}
 
 
 @checker(

@@ -5,15 +5,16 @@ All of them take the β of the user's own schedule: the equations sit inside obj
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from nanogen.testing.draws import Draw
-from nanogen.testing.property import UsageError, _to_numpy, checker
+from nanogen.testing.errors import UsageError
+from nanogen.testing.property import checker
 from nanogen.testing.schedules import TIMES, Tables, precision, tables
+from nanogen.testing.trial import to_numpy
 
 Formula = Callable[..., Any]
 
@@ -78,7 +79,7 @@ def _q(signal: Formula | None = None, noise: Formula | None = None, mixed: Formu
         if process == "exploding":
             if signal or noise:
                 return None
-            b = np.sqrt(1 / S.snr) if sigmas is None else _to_numpy(sigmas).astype(float).ravel()
+            b = np.sqrt(1 / S.snr) if sigmas is None else to_numpy(sigmas).astype(float).ravel()
             a = np.ones(len(b))
         return (mixed or (lambda a, x0, b, eps: a * x0 + b * eps))(at(a, t, x0, time), x0, at(b, t, x0, time), eps)
 
@@ -88,7 +89,7 @@ def _q(signal: Formula | None = None, noise: Formula | None = None, mixed: Formu
 def _q_inputs(draw: Draw, *, noise: str, **given: Any) -> dict[str, Any]:
     choose("noise", noise, "given", "returned")
     if given["process"] == "exploding" and given["sigmas"] is not None:
-        given["betas"], given["alphas_cumprod"] = np.full(len(_to_numpy(given["sigmas"]).ravel()), 0.5), None
+        given["betas"], given["alphas_cumprod"] = np.full(len(to_numpy(given["sigmas"]).ravel()), 0.5), None
     name = "noise" if noise == "given" else "_noise"
     return batch(draw, ("x0", name), 1, **given)
 
@@ -99,7 +100,7 @@ def _run_q(f: Any, inputs: dict[str, Any], *, noise: str, **_: Any) -> Any:
     found = f(inputs["x0"], inputs["t"])
     if not isinstance(found, tuple | list) or len(found) != 2:
         raise UsageError("check_q_sample: with noise='returned' the function must return x_t and the noise")
-    inputs["_noise"][...] = np.reshape(_to_numpy(found[1]), inputs["_noise"].shape)
+    inputs["_noise"][...] = np.reshape(to_numpy(found[1]), inputs["_noise"].shape)
     return found[0]
 
 
@@ -211,8 +212,8 @@ def _posterior(one: Formula | None = None, two: Formula | None = None, variance:
 def _run_posterior(f: Any, inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
     found = f(*inputs.values())
     parts = list(found) if isinstance(found, tuple | list) else [found]
-    shape = np.shape(_to_numpy(inputs["x_t"]))
-    parts = [None if x is None else _to_numpy(x) for x in parts] + [None] * (3 - len(parts))
+    shape = np.shape(to_numpy(inputs["x_t"]))
+    parts = [None if x is None else to_numpy(x) for x in parts] + [None] * (3 - len(parts))
     full = [x if x is None or x.shape == shape else np.broadcast_to(_in_front(x, shape), shape) for x in parts]
     return dict(zip(("mean", "variance", "log variance"), full))
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nanogen.testing.densities import _LOG_PROBABILITIES, _log_softmax, _log_sum_exp
+from nanogen.testing.densities import log_sum_exp
+from nanogen.testing.divergences import LOG_PROBABILITIES, log_softmax
 from nanogen.testing.draws import Draw
 from nanogen.testing.property import checker
 
@@ -39,14 +40,14 @@ def _along(formula: Callable[[Any, int], Any], **other: Any) -> Callable[..., An
     return function
 
 
-_softmax = lambda x, axis: np.exp(_log_softmax(x, axis))
+_softmax = lambda x, axis: np.exp(log_softmax(x, axis))
 
 
 @checker(
     equation="softmax(x)_k = exp(x_k) / Σ_j exp(x_j)",
     source="Bridle 1990",
     inputs=_tables,
-    truth=lambda x, *, axis, log, large: _log_softmax(x, axis) if log else _softmax(x, axis),
+    truth=lambda x, *, axis, log, large: log_softmax(x, axis) if log else _softmax(x, axis),
     mistakes={
         "over the first axis": lambda x, *, axis, log, large: (
             None if axis == 0 else _along(_softmax)(x, axis=0, log=log)
@@ -58,7 +59,7 @@ _softmax = lambda x, axis: np.exp(_log_softmax(x, axis))
             None if axis == 1 else _along(_softmax)(x, axis=1, log=log)
         ),
         "over all entries": lambda x, *, axis, log, large: (
-            _log_softmax(x, tuple(range(x.ndim))) if log else _softmax(x, tuple(range(x.ndim)))
+            log_softmax(x, tuple(range(x.ndim))) if log else _softmax(x, tuple(range(x.ndim)))
         ),
         "not normalised: exp(x) alone": lambda x, *, axis, log, large: x if log else np.exp(x),
         "not normalised, the largest taken away": lambda x, *, axis, log, large: (
@@ -70,9 +71,9 @@ _softmax = lambda x, axis: np.exp(_log_softmax(x, axis))
         "overflows: the largest is not taken away first": lambda x, *, axis, log, large: (
             x - np.log(np.exp(x).sum(axis, keepdims=True)) if log else np.exp(x) / np.exp(x).sum(axis, keepdims=True)
         ),
-        "softmax of −x": lambda x, *, axis, log, large: _log_softmax(-x, axis) if log else _softmax(-x, axis),
+        "softmax of −x": lambda x, *, axis, log, large: log_softmax(-x, axis) if log else _softmax(-x, axis),
         "softmax twice": lambda x, *, axis, log, large: (
-            _log_softmax(_softmax(x, axis), axis) if log else _softmax(_softmax(x, axis), axis)
+            log_softmax(_softmax(x, axis), axis) if log else _softmax(_softmax(x, axis), axis)
         ),
         "sigmoid of each entry": lambda x, *, axis, log, large: (
             -np.logaddexp(0, -x) if log else 0.5 * (1 + np.tanh(0.5 * x))
@@ -106,20 +107,20 @@ def check_softmax(softmax: Any, *, axis: int = -1, log: bool = False, large: boo
     equation="log Σ_k exp(x_k)",
     source="the definition; stable as max + log Σ exp(x − max)",
     inputs=_tables,
-    truth=_along(_log_sum_exp),
+    truth=_along(log_sum_exp),
     mistakes={
-        "over the first axis": _along(_log_sum_exp, axis=lambda n, axis: 0 if axis else n - 1),
-        "over all entries": lambda x, *, axis, large: _log_sum_exp(x.ravel(), 0),
+        "over the first axis": _along(log_sum_exp, axis=lambda n, axis: 0 if axis else n - 1),
+        "over all entries": lambda x, *, axis, large: log_sum_exp(x.ravel(), 0),
         "the mean instead of the sum of the exponentials": _along(
-            lambda x, axis: _log_sum_exp(x, axis) - math.log(x.shape[axis])
+            lambda x, axis: log_sum_exp(x, axis) - math.log(x.shape[axis])
         ),
         "overflows: the largest is not taken away first": _along(lambda x, axis: np.log(np.exp(x).sum(axis))),
-        "the largest not added again": _along(lambda x, axis: _log_sum_exp(x, axis) - x.max(axis)),
-        "the largest added twice": _along(lambda x, axis: _log_sum_exp(x, axis) + x.max(axis)),
+        "the largest not added again": _along(lambda x, axis: log_sum_exp(x, axis) - x.max(axis)),
+        "the largest added twice": _along(lambda x, axis: log_sum_exp(x, axis) + x.max(axis)),
         "the sum of the logarithms: Σ x": _along(lambda x, axis: x.sum(axis)),
         "the largest entry only": _along(lambda x, axis: x.max(axis)),
-        "the sign turned round": _along(lambda x, axis: -_log_sum_exp(x, axis)),
-        "to base 2": _along(lambda x, axis: _log_sum_exp(x, axis) / math.log(2)),
+        "the sign turned round": _along(lambda x, axis: -log_sum_exp(x, axis)),
+        "to base 2": _along(lambda x, axis: log_sum_exp(x, axis) / math.log(2)),
         "log1p in place of log": _along(
             lambda x, axis: np.log1p(np.exp(x - x.max(axis, keepdims=True)).sum(axis)) + x.max(axis)
         ),
@@ -152,7 +153,7 @@ def _labelled(entries: Callable[..., Any], **wrong: Any) -> Callable[..., Any]:
         labels = labels.argmax(-1) if labels_as == "one-hot" else labels
         if wrong.get("raw") and given != "logits":
             return None
-        log_p = x if wrong.get("raw") else _LOG_PROBABILITIES[given](x)
+        log_p = x if wrong.get("raw") else LOG_PROBABILITIES[given](x)
         losses = entries(log_p, labels)
         return {"none": losses, "sum": losses.sum(), "mean": losses.mean()}[reduction]
 
@@ -180,11 +181,11 @@ def _label_inputs(draw: Draw, *, given: str, labels_as: str, reduction: str) -> 
     truth=_labelled(lambda p, y: -_picked(p, y)),
     mistakes={
         "the sign turned round": _labelled(lambda p, y: _picked(p, y)),
-        "softmax twice": _labelled(lambda p, y: -_picked(_log_softmax(np.exp(p)), y)),
+        "softmax twice": _labelled(lambda p, y: -_picked(log_softmax(np.exp(p)), y)),
         "the logarithm missing: minus the probability": _labelled(lambda p, y: -np.exp(_picked(p, y))),
         "one minus the probability": _labelled(lambda p, y: 1 - np.exp(_picked(p, y))),
         "softmax over the samples instead of the classes": _labelled(
-            lambda p, y: -_picked(_log_softmax(p, 0), y), raw=True
+            lambda p, y: -_picked(log_softmax(p, 0), y), raw=True
         ),
         "averaged over the classes, too": _labelled(lambda p, y: -_picked(p, y) / p.shape[1]),
         "the label of the next class": _labelled(lambda p, y: -_picked(p, (y + 1) % p.shape[1])),
@@ -206,7 +207,7 @@ def _label_inputs(draw: Draw, *, given: str, labels_as: str, reduction: str) -> 
         "where some logits are far apart": lambda x, y, **_: bool(np.ptp(x) > 20),
     },
     conventions={
-        "given": tuple(_LOG_PROBABILITIES),
+        "given": tuple(LOG_PROBABILITIES),
         "reduction": ("none", "sum", "mean"),
     },
 )
@@ -337,7 +338,7 @@ def _attention(masks: bool = False, **wrong: Any) -> Callable[..., Any]:
     """masks: the mistake is in the mask, and there must be one."""
 
     def function(q: Any, k: Any, v: Any, *given: Any, mask: str) -> Any:
-        if masks and mask == "none":
+        if masks and (mask == "none" or (wrong.get("turned") and mask != "additive")):
             return None
         return _attend(q, k, v, _keep(q, k, given, mask, wrong), **wrong)
 
@@ -382,17 +383,18 @@ _ATTENTION_MISTAKES: dict[str, dict[str, Any]] = {
     "divided by the root of the number of keys": {"divisor": lambda q, k, v: math.sqrt(k.shape[-2])},
     "divided by the root of the number of queries": {"divisor": lambda q, k, v: math.sqrt(q.shape[-2])},
     "divided by the root of the size of the values": {"divisor": lambda q, k, v: math.sqrt(v.shape[-1])},
+    "divided by the root of the second axis's length": {"divisor": lambda q, k, v: math.sqrt(q.shape[1])},
     "softmax over the queries instead of the keys": {"axis": -2},
+    "softmax over the second axis": {"axis": 1},
     "the softmax missing": {"weights": lambda s: s},
     "sigmoid in place of softmax": {"weights": _sigmoid},
 }
 _MASK_MISTAKES: dict[str, dict[str, Any]] = {
-    "the mask ignored": {"no mask": True},
     "the mask applied after the softmax, without normalising again": {"mask": "after"},
     "masked scores set to 0 instead of −∞": {"mask": "zeros"},
     "the mask added to the scores as 0 and 1": {"mask": "added"},
     "the additive mask divided by √d, too": {"mask": "scaled"},
-    "the mask turned round": {"turned": True},
+    "the additive mask subtracted": {"turned": True},
     "the causal mask sees one key ahead": {"ahead": 1},
     "the causal mask leaves the query's own place out": {"ahead": -1},
     "the causal mask lets the future through, not the past": {"future": True},

@@ -9,7 +9,8 @@ import numpy as np
 
 from nanogen.testing.draws import Draw
 from nanogen.testing.errors import UsageError
-from nanogen.testing.property import Property, _to_numpy, register
+from nanogen.testing.property import Property, register
+from nanogen.testing.trial import to_numpy
 
 STEP = 1e-3  # of differences whose error is of the order STEP⁴
 
@@ -75,7 +76,7 @@ def check_gradients(
 
     def outputs(*arrays: np.ndarray) -> list[np.ndarray]:
         found = function(*[typed(x) for x in arrays])
-        return [_to_numpy(y).astype(float) for y in (found if isinstance(found, tuple | list) else [found])]
+        return [to_numpy(y).astype(float) for y in (found if isinstance(found, tuple | list) else [found])]
 
     def arguments(draw: Draw, sizes: dict[str, int]) -> tuple[dict[str, Any], list[np.ndarray]]:
         shaped = [tuple(sizes[n] if isinstance(n, str) else n for n in shape) for shape in shapes]
@@ -181,7 +182,7 @@ RELATIONS = (
     "rows below, to the right",
     "other images",
 )
-LAYOUTS = ("NCHW", "NCKHW", "NKCHW", "N(CK)HW", "N(KC)HW", "NCHWK")
+LAYOUTS = ("NCHW", "NCKHW", "NKCHW", "N(CK)HW", "N(KC)HW", "NCHWK", "NHWCK")
 
 
 def _by_place(y: np.ndarray, shape: tuple[int, int, int], layout: str) -> np.ndarray:
@@ -193,7 +194,7 @@ def _by_place(y: np.ndarray, shape: tuple[int, int, int], layout: str) -> np.nda
         return y.reshape(n, c, -1, h, w).transpose(0, 1, 3, 4, 2)
     if layout in ("NKCHW", "N(KC)HW"):
         return y.reshape(n, -1, c, h, w).transpose(0, 2, 3, 4, 1)
-    return y.reshape(n, c, h, w, -1)
+    return y.reshape(n, c, h, w, -1) if layout == "NCHWK" else y.reshape(n, h, w, c, -1).transpose(0, 3, 1, 2, 4)
 
 
 def dependencies(
@@ -212,7 +213,7 @@ def dependencies(
     draw: Callable[[Any], Any] = lambda size: (
         rng.standard_normal(size) if levels is None else rng.integers(0, levels, size).astype(float)
     )
-    call = lambda x: _by_place(_to_numpy(network(convert(x.astype(dtype)))).astype(float), shape, layout)
+    call = lambda x: _by_place(to_numpy(network(convert(x.astype(dtype)))).astype(float), shape, layout)
     found = np.zeros((*shape, *shape), bool)
     for _ in range(images):
         x = draw((1, *shape))
@@ -289,9 +290,9 @@ def _run_causal(
     network: Any, given: dict[str, Any], *, shape: Any, layout: str, levels: int | None, order: str
 ) -> dict[str, bool]:
     x, other = given["x"], given["_other"]
-    numbers, kinds = _to_numpy(x).copy(), _to_numpy(x).dtype
+    numbers, kinds = to_numpy(x).copy(), to_numpy(x).dtype
     like = given["_like"]
-    y = _to_numpy(network(x))
+    y = to_numpy(network(x))
     size = int(np.prod(shape))
     if y.shape[0] != len(numbers) or y.size % (len(numbers) * size):
         raise UsageError(
@@ -301,7 +302,7 @@ def _run_causal(
     found = dependencies(network, shape, layout, levels, like, kinds, 2, int(given["_seed"]))
     changed = numbers.copy()
     changed[1:] = other[1:]
-    again = _to_numpy(network(like(changed.astype(kinds))))
+    again = to_numpy(network(like(changed.astype(kinds))))
     alone = np.abs(again[0] - y[0]).max() > 1e-5 * (1e-3 + np.abs(y).max())
     before = np.tri(size, size, -1, bool)
     if order == "channels in turn":
@@ -331,8 +332,8 @@ def check_causal(
 
     Args:
         shape: (C, H, W).  Small ones are quick: the network is called with C·H·W changed images, twice for each input.
-        layout: of the outputs: "NCHW"; with K numbers for each sub-pixel "NCKHW", "NKCHW", "NCHWK", or with the two in
-            one axis "N(CK)HW" (the K of red first) or "N(KC)HW".
+        layout: of the outputs: "NCHW"; with K numbers for each sub-pixel "NCKHW", "NKCHW", "NCHWK", "NHWCK", or with
+            the two in one axis "N(CK)HW" (the K of red first) or "N(KC)HW".
         levels: x has integers 0 … levels − 1 as floats; None: real numbers.
         order: "channels in turn": green depends on red; or "together": a pixel's channels depend on none of its own.
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from nanogen.testing.draws import Draw
-from nanogen.testing.property import _to_numpy, checker
+from nanogen.testing.property import checker
+from nanogen.testing.trial import to_numpy
 
 
 def _features(draw: Draw, least: int, most: int = 12, dims: tuple[int, int] = (2, 5)) -> tuple[np.ndarray, np.ndarray]:
@@ -207,7 +208,7 @@ def _two(f: Any, inputs: dict[str, Any], **_: Any) -> Any:
     found = f(*inputs.values())
     if isinstance(found, dict | tuple | list):
         return found
-    return (found, None) if np.ndim(_to_numpy(found)) == 0 else found
+    return (found, None) if np.ndim(to_numpy(found)) == 0 else found
 
 
 @checker(

@@ -11,6 +11,10 @@ from typing import Any
 from nanogen.testing.errors import PropertyError, UsageError
 from nanogen.testing.property import CHECKERS
 
+# The group of a file that does not give it its name.
+GROUPS = dict.fromkeys(("convolution", "normalisation", "functions"), "layers")
+GROUPS |= dict.fromkeys(("divergences", "autoencoders", "bounds", "samplers"), "densities")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -82,23 +86,17 @@ def check_all(functions: Mapping[str, Any], **options: Any) -> Report:
 
 
 def checks_for(topic: str) -> list[Callable[..., None]]:
-    """The checkers of a topic, for `pytest.mark.parametrize`: of a group (`gradients`, `layers`, `densities`, …), of a
-    tag, or the one of this name.
+    """The checkers of a topic, for `pytest.mark.parametrize`: of a group (`gradients`, `layers`, `densities`), of a
+    file (`convolution`), of a tag (`kl`), or the one of this name.
 
     >>> [check.__name__ for check in checks_for("softmax")]
     ['check_softmax']
 
     Raises:
         ValueError: a topic without checkers."""
-    found = [
-        check
-        for name, check in CHECKERS.items()
-        if topic in (name, name.removeprefix("check_"), check.__module__.rpartition(".")[2], *_tags(check))
-    ]
+    found = [check for name, check in CHECKERS.items() if topic in (name, name.removeprefix("check_"), *_topics(check))]
     if not found:
-        topics = sorted(
-            {name for check in CHECKERS.values() for name in (check.__module__.rpartition(".")[2], *_tags(check))}
-        )
+        topics = sorted({topic for check in CHECKERS.values() for topic in _topics(check)})
         raise ValueError(f"topic must be a checker or one of {', '.join(topics)}, got {topic!r}")
     return found
 
@@ -111,8 +109,11 @@ def find(name: str) -> Callable[..., None]:
     return CHECKERS[full]
 
 
-def _tags(check: Any) -> tuple[str, ...]:
-    return check.property.tags if hasattr(check, "property") else getattr(check, "tags", ())
+def _topics(check: Any) -> set[str]:
+    """The tags, the file and the group of a checker."""
+    tags = check.property.tags if hasattr(check, "property") else getattr(check, "tags", ())
+    file = check.__module__.rpartition(".")[2]
+    return {*tags, file, GROUPS.get(file, file)}
 
 
 def _is_pair(given: Any) -> bool:

@@ -12,9 +12,11 @@ import numpy as np
 
 from nanogen.testing.diffusion import at, choose, documented, from_x0, index, to_x0
 from nanogen.testing.draws import Draw
+from nanogen.testing.errors import UsageError
 from nanogen.testing.laws import normal_cdf
-from nanogen.testing.property import UsageError, _to_numpy, checker
+from nanogen.testing.property import checker
 from nanogen.testing.schedules import SPACINGS, TIMES, Tables, grid, precision, tables
+from nanogen.testing.trial import to_numpy
 
 Z = 5.5  # standard errors: a right sampler is refused once in 25 million comparisons
 COPIES = 4000
@@ -220,7 +222,7 @@ def _step_inputs(
     choose("noise", returns, "drawn", "given", "mean")
     choose("t_as", t_as, "array", "int")
     T, shift = len(tables(**given).beta), int(time == "1…T")
-    path = list(range(T - 1, -1, -1)) if times is None else [int(i) - shift for i in np.ravel(_to_numpy(times))]
+    path = list(range(T - 1, -1, -1)) if times is None else [int(i) - shift for i in np.ravel(to_numpy(times))]
     last = len(path) - 1
     k = last - index(draw, len(path)) if len(path) > 8 else draw.integer(0, last)
     k = draw.pick(k, k, last)  # the last step more often
@@ -347,14 +349,14 @@ class Recorder:
         return at0, at1 - at0
 
     def answer(self, x: Any, t: Any) -> Any:
-        times = np.ravel(_to_numpy(t)).astype(float)
+        times = np.ravel(to_numpy(t)).astype(float)
         if np.ptp(times):
             raise ValueError("the network was asked at several times at once")
         a, b = self.coefficients(times[0])
         out = x * b + a
         self.times.append(float(times[0]))
-        self.inputs.append(np.array(_to_numpy(x), float))
-        self.outputs.append(np.array(_to_numpy(out), float))
+        self.inputs.append(np.array(to_numpy(x), float))
+        self.outputs.append(np.array(to_numpy(out), float))
         return out
 
     def network(self) -> Any:
@@ -370,7 +372,7 @@ def _run_sampler(f: Any, inputs: dict[str, Any], *, prediction: str, time: str, 
                  steps: Any, **given: Any) -> dict[str, Any]:  # fmt: skip
     record = Recorder(tables(given["betas"], given["alphas_cumprod"]), prediction, int(time == "1…T"))
     many = () if method == "ancestral" and steps is None else (inputs["S"],)
-    last = np.array(_to_numpy(f(record.network(), inputs["n"], *many)), float)
+    last = np.array(to_numpy(f(record.network(), inputs["n"], *many)), float)
     if not record.times:
         raise UsageError("check_sampler: the sampler did not call the network that it was given")
     low, high = pixels

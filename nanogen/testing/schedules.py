@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from nanogen.testing.draws import Draw
-from nanogen.testing.property import Property, _to_numpy, checker, register
+from nanogen.testing.property import Property, checker, register
+from nanogen.testing.trial import to_numpy
 
 HO = np.linspace(1e-4, 0.02, 1000)  # Ho et al. 2020, section 4
 TIMES = ("0…T−1", "1…T")
@@ -35,10 +36,10 @@ class Tables:
 def tables(betas: Any = None, alphas_cumprod: Any = None, **_: Any) -> Tables:
     """Of the user's β_1 … β_T, or ᾱ_1 … ᾱ_T.  An entry for the clean image, β_0 = 0 or ᾱ_0 = 1, is left out."""
     if betas is None and alphas_cumprod is not None:
-        bar = _to_numpy(alphas_cumprod).astype(float).ravel()
+        bar = to_numpy(alphas_cumprod).astype(float).ravel()
         bar = bar[1:] if bar[0] == 1 else bar
         return Tables(1 - bar / np.append(1.0, bar[:-1]), bar=bar)
-    beta = HO if betas is None else _to_numpy(betas).astype(float).ravel()
+    beta = HO if betas is None else to_numpy(betas).astype(float).ravel()
     beta = beta[1:] if beta[0] == 0 else beta
     if len(beta) < 3 or not ((beta > 0) & (beta <= 1)).all():
         raise ValueError(f"betas must be at least 3 numbers in (0, 1], got {len(beta)}, {beta.min()} … {beta.max()}")
@@ -324,8 +325,8 @@ class _Schedule:
         found: dict[str, Any] = {}
         for name, others in _ALIASES.items():
             value = next((x for alias in (name, *others) if (x := get(alias)) is not None and not callable(x)), None)
-            if value is not None and np.ndim(_to_numpy(value)) == 1:
-                found[name] = _to_numpy(value)
+            if value is not None and np.ndim(to_numpy(value)) == 1:
+                found[name] = to_numpy(value)
         clean = ("betas" in found and found["betas"][0] == 0) or (
             "alphas_cumprod" in found and found["alphas_cumprod"][0] == 1 and "betas" not in found
         )
@@ -448,7 +449,7 @@ def _length(schedule: Any) -> int:
     for name in ("alphas_cumprod", "alpha_bars", "betas", "beta", "alpha_hat"):
         table = schedule.get(name) if isinstance(schedule, Mapping) else getattr(schedule, name, None)
         if table is not None:
-            table = _to_numpy(table)
+            table = to_numpy(table)
             return len(table) - int(table[0] in (0, 1))
     if hasattr(schedule, "__len__") and not isinstance(schedule, Mapping):
         return len(schedule)
@@ -565,7 +566,7 @@ def _gridded(make: Callable[[int, int, str], Any] = grid, only: str = "") -> Cal
 
 
 def _run_grid(f: Any, inputs: dict[str, Any], **_: Any) -> np.ndarray:
-    return np.sort(np.asarray(_to_numpy(f(*inputs.values()))).ravel())
+    return np.sort(np.asarray(to_numpy(f(*inputs.values()))).ravel())
 
 
 def _steps(draw: Draw, **_: Any) -> dict[str, int]:
@@ -670,7 +671,7 @@ class Frequencies:
 
 def _run_draw(f: Any, inputs: dict[str, Any], *, T: int, weighted: bool, **_: Any) -> Any:
     found = f(int(inputs["n"]))
-    return np.stack([_to_numpy(x).astype(float).ravel() for x in found]) if weighted else _to_numpy(found)
+    return np.stack([to_numpy(x).astype(float).ravel() for x in found]) if weighted else to_numpy(found)
 
 
 def _drawn(shift: int = 0, first: int = 0, last: int = 0, shares: Any = None) -> Callable[..., Any]:

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from nanogen.testing.draws import Draw
-from nanogen.testing.property import UsageError, _to_numpy, checker
+from nanogen.testing.errors import UsageError
+from nanogen.testing.property import checker
+from nanogen.testing.trial import to_numpy
 
 STEPS = 5
 Parts = dict[str, np.ndarray]
@@ -34,7 +36,7 @@ def _run_updates(f: Any, inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
     found = f([p * 1, q * 1, r * 1], gradients)
     if not isinstance(found, tuple | list) or len(found) != 3:
         raise UsageError("the function must return the list of the three parameters after the last step")
-    return {f"parameter {i}": _to_numpy(x) for i, x in enumerate(found)}
+    return {f"parameter {i}": to_numpy(x) for i, x in enumerate(found)}
 
 
 def _by_step(p: Any, q: Any, r: Any, g: Any, h: Any, k: Any, late: int) -> Iterator[tuple[str, Any, Any, int]]:
