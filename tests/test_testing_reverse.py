@@ -1,5 +1,5 @@
-"""The checkers of functions that draw: whole samplers, single steps, times, noise, a penalty's ε.  A right one passes, a
-wrong one is refused and named."""
+"""The checkers of functions that draw: whole samplers, single steps, times, noise, a penalty's ε.  A right one
+passes, a wrong one is refused and named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from nanogen.testing import (
     check_time_draw,
 )
 from nanogen.testing.reverse import STEP_MISTAKES, Rule
-from nanogen.testing.schedules import Tables, grid
+from nanogen.testing.schedules import Tables
+from nanogen.testing.times import grid
 
 BETAS = np.linspace(0.02, 0.4, 12)
 BAR = np.cumprod(1 - BETAS)
@@ -98,8 +99,9 @@ def test_a_wrong_step_is_refused_and_named(text: str, flag: str) -> None:
         assert len(caught.value.looks_like) == 1, caught.value.looks_like
 
 
+TOO_MANY = "range(0, T, T // S), which has more than S times where S does not divide T"
 GRIDS: dict[str, Callable[[int], Any]] = {
-    "range(0, T, T // S), which has more than S times where S does not divide T": lambda S: np.arange(0, 12, 12 // S)[::-1],
+    TOO_MANY: lambda S: np.arange(0, 12, 12 // S)[::-1],
     "the last time, the noisiest, left out": lambda S: grid(12, S, "trailing")[::-1][1:],
     "the first time, the cleanest, left out": lambda S: grid(12, S, "trailing")[::-1][:-1],
     "right if spacing='leading' was meant": lambda S: grid(12, S, "leading")[::-1],

@@ -1,4 +1,4 @@
-"""Adversarial training: the losses of both networks, the gradient penalty, spectral normalisation."""
+"""Adversarial training: the losses of both networks, the gradient penalty."""
 
 from __future__ import annotations
 
@@ -54,8 +54,13 @@ def _given(x: Any, kind: str, outputs: str) -> Any:
     return _logits(x, outputs) if kind in _CROSS else x
 
 
-def _discriminator(real: Any = None, fake: Any = None, mix: Callable[..., Any] | None = None,
-                   kinds: tuple[str, ...] = KINDS, outputs_are: str = "") -> Callable[..., Any]:  # fmt: skip
+def _discriminator(
+    real: Any = None,
+    fake: Any = None,
+    mix: Callable[..., Any] | None = None,
+    kinds: tuple[str, ...] = KINDS,
+    outputs_are: str = "",
+) -> Callable[..., Any]:
     """A loss made of the terms real(x) and fake(x), by default those of the kind."""
 
     def loss(x: Any, y: Any, *, kind: str, outputs: str, halves: str) -> Any:
@@ -103,7 +108,10 @@ DISCRIMINATOR_MISTAKES = {
         real=lambda x: -np.log(x), fake=lambda x: -np.log(1 - x), kinds=_CROSS, outputs_are="logits"
     ),
     "a sigmoid too many: of the logits, before a loss of logits": _discriminator(
-        real=lambda x: _softplus(-_sigmoid(x)), fake=lambda x: _softplus(_sigmoid(x)), kinds=_CROSS, outputs_are="logits"
+        real=lambda x: _softplus(-_sigmoid(x)),
+        fake=lambda x: _softplus(_sigmoid(x)),
+        kinds=_CROSS,
+        outputs_are="logits",
     ),
     "the margin 1 missing": _discriminator(lambda x: _relu(-x), _relu, kinds=("hinge",)),
     "the margin 0 for images alone": _discriminator(real=lambda x: _relu(-x), kinds=("hinge",)),
@@ -128,13 +136,14 @@ DISCRIMINATOR_MISTAKES = {
     "the absolute value of the difference": lambda x, y, *, kind, halves, **_: (
         None if kind != "wasserstein" else abs(np.mean(x) - np.mean(y)) / (1 + (halves == "mean"))
     ),
-}  # fmt: skip
+}
 
 
 @checker(
     name="discriminator's loss",
-    equation="−E log D(x) − E log(1 − D(G(z)));  E(d − 1)² + E d²;  E max(0, 1 − d) + E max(0, 1 + d);  E d(G(z)) − E d(x)",
-    source="Goodfellow et al. 2014, eq. 1; Mao et al. 2017, eq. 2; Miyato et al. 2018, eq. 16; Arjovsky et al. 2017, eq. 2",
+    equation="−E log D(x) − E log(1 − D(G(z)));  E(d − 1)² + E d²;  "
+    "E max(0, 1 − d) + E max(0, 1 + d);  E d(G(z)) − E d(x)",
+    source="Goodfellow et al. 2014, eq. 1; Mao et al. 2017, eq. 2; Miyato et al. 2018, eq. 16; Arjovsky et al. 2017",
     inputs=_real_and_fake,
     truth=_discriminator(),
     mistakes=DISCRIMINATOR_MISTAKES,
@@ -151,8 +160,8 @@ def check_discriminator_loss(
 ) -> None:
     """What a discriminator, or critic, minimises.
 
-    The function is called as loss(real, fake): the discriminator's outputs for images (N, 1) and for samples (M, 1).  It
-    returns one number, means over the batches.  The batches may differ in size; where yours must not, say so by
+    The function is called as loss(real, fake): the discriminator's outputs for images (N, 1) and for samples (M, 1).
+    It returns one number, means over the batches.  The batches may differ in size; where yours must not, say so by
     `lambda real, fake: mine(real[:k], fake[:k])` for a k of your own.
 
     Args:
@@ -186,8 +195,10 @@ def _generator(
 @checker(
     name="generator's loss",
     equation="−E log D(G(z));  E log(1 − D(G(z)));  E(d − 1)²;  −E d",
-    source="Goodfellow et al. 2014, section 3; Mao et al. 2017, eq. 2; Miyato et al. 2018, eq. 17; Arjovsky et al. 2017",
-    inputs=lambda draw, *, kind, outputs, half: {"fake": _scores(draw, (draw.integer(1, 5), 1), kind=kind, outputs=outputs)},
+    source="Goodfellow et al. 2014, section 3; Mao et al. 2017, eq. 2; Arjovsky et al. 2017",
+    inputs=lambda draw, *, kind, outputs, half: {
+        "fake": _scores(draw, (draw.integer(1, 5), 1), kind=kind, outputs=outputs)
+    },
     truth=_generator(),
     mistakes={
         "the sign turned round": lambda y, **k: -_generator()(y, **k),
@@ -199,13 +210,21 @@ def _generator(
         "the target −1 in place of 1": _generator(lambda x: (x + 1) ** 2, ("least squares",)),
         "the absolute value instead of the square": _generator(lambda x: np.abs(x - 1), ("least squares",)),
         "a sigmoid before the square": _generator(lambda x: (_sigmoid(x) - 1) ** 2, ("least squares",)),
-        "sigmoid missing: logits taken for probabilities": _generator(lambda x: -np.log(x), ("non-saturating",), outputs_are="logits"),
-        "a sigmoid too many: of the logits, before a loss of logits": _generator(lambda x: _softplus(-_sigmoid(x)), ("non-saturating",), outputs_are="logits"),
+        "sigmoid missing: logits taken for probabilities": _generator(
+            lambda x: -np.log(x), ("non-saturating",), outputs_are="logits"
+        ),
+        "a sigmoid too many: of the logits, before a loss of logits": _generator(
+            lambda x: _softplus(-_sigmoid(x)), ("non-saturating",), outputs_are="logits"
+        ),
         "the sum over the batch instead of the mean": _generator(mean=np.sum),
     },
-    conventions={"kind": ("non-saturating", "minimax", "least squares", "wasserstein"), "outputs": ("logits", "probabilities"), "half": (False, True)},
+    conventions={
+        "kind": ("non-saturating", "minimax", "least squares", "wasserstein"),
+        "outputs": ("logits", "probabilities"),
+        "half": (False, True),
+    },
     tags=("adversarial", "gan"),
-)  # fmt: skip
+)
 def check_generator_loss(
     loss: Any, *, kind: str = "non-saturating", outputs: str = "logits", half: bool = False, **options: Any
 ) -> None:
@@ -277,12 +296,24 @@ def _squares(g: np.ndarray, norm: Any, target: float, sided: str) -> np.ndarray:
     return np.maximum(off, 0) ** 2 if sided == "one" else off**2
 
 
-def _penalty(norm: Any = _norms, each: Any = _squares, mean: Any = np.mean, point: Any = None,
-             differentiable: float = 1.0) -> Callable[..., Any]:  # fmt: skip
+def _penalty(
+    norm: Any = _norms, each: Any = _squares, mean: Any = np.mean, point: Any = None, differentiable: float = 1.0
+) -> Callable[..., Any]:
     """The penalty at x̂ = point(real, fake, ε)."""
 
-    def truth(real: Any, fake: Any, eps: Any, _critic: Critic, _seed: int, *, target: float, sided: str, weight: float,
-              at: str, form: str) -> Any:  # fmt: skip
+    def truth(
+        real: Any,
+        fake: Any,
+        eps: Any,
+        _critic: Critic,
+        _seed: int,
+        *,
+        target: float,
+        sided: str,
+        weight: float,
+        at: str,
+        form: str,
+    ) -> Any:
         def value(e: Any) -> Any:
             x = {"real": lambda: real, "fake": lambda: fake, "between": lambda: e * real + (1 - e) * fake}[at]()
             if point is not None:
@@ -361,21 +392,23 @@ def _run_penalty(f: Any, inputs: dict[str, Any], *, form: str, at: str, **_: Any
         "the norm over the batch, axis 0": _penalty(norm=lambda g: np.sqrt((g**2).sum(0))),
         "one norm for the whole batch": _penalty(norm=lambda g: np.sqrt((g**2).sum())),
         "the squared norm in place of the norm": _penalty(norm=lambda g: (_flat(g) ** 2).sum(1)),
-        "the root of the mean of squares in place of the norm": _penalty(norm=lambda g: np.sqrt((_flat(g) ** 2).mean(1))),
+        "the root of the mean of squares in place of the norm": _penalty(
+            norm=lambda g: np.sqrt((_flat(g) ** 2).mean(1))
+        ),
         "the sum of the absolute values in place of the norm": _penalty(norm=lambda g: np.abs(_flat(g)).sum(1)),
         "the sum of the gradient in place of its norm": _penalty(norm=lambda g: _flat(g).sum(1)),
         "each entry by itself: E(|∂d| − 1)²": _penalty(norm=np.abs),
         "each entry by itself, with its sign: E(∂d − 1)²": _penalty(norm=lambda g: g),
         "the square missing: E(‖∇d‖ − 1)": _penalty(each=lambda g, norm, target, sided: norm(g) - target),
-        "the absolute value in place of the square": _penalty(each=lambda g, norm, target, sided: np.abs(norm(g) - target)),
+        "the absolute value in place of the square": _penalty(
+            each=lambda g, norm, target, sided: np.abs(norm(g) - target)
+        ),
         "‖∇d‖² − 1 in place of (‖∇d‖ − 1)²": _penalty(each=lambda g, norm, target, sided: norm(g) ** 2 - target),
         "the square of the mean: (E‖∇d‖ − 1)²": _penalty(
             each=lambda g, norm, target, sided: (norm(g).mean() - target) ** 2
         ),
         "the sum over the batch instead of the mean": _penalty(mean=np.sum),
-        "x and G(z) swapped: ε G(z) + (1 − ε) x": _penalty(
-            point=lambda r, f, e: e * f + (1 - e) * r
-        ),
+        "x and G(z) swapped: ε G(z) + (1 − ε) x": _penalty(point=lambda r, f, e: e * f + (1 - e) * r),
         "x + (1 − ε) G(z)": _penalty(point=lambda r, f, e: r + (1 - e) * f),
         "ε x + G(z)": _penalty(point=lambda r, f, e: e * r + f),
         "x + ε (x − G(z))": _penalty(point=lambda r, f, e: r + e * (r - f)),
@@ -392,11 +425,11 @@ def _run_penalty(f: Any, inputs: dict[str, Any], *, form: str, at: str, **_: Any
     run=_run_penalty,
     draws=lambda *, form, **_: form == "drawn",
     describe=lambda inputs, index, **_: (
-        f"penalty of d(x) = Σ ½·{inputs['_critic'].c:g}·x² + {inputs['_critic'].b:g}·x, (N, C, H, W) = {inputs['real'].shape}"
+        f"penalty of d(x) = Σ ½·{inputs['_critic'].c:g}·x² + {inputs['_critic'].b:g}·x, shape {inputs['real'].shape}"
     ),
     examples=24,
     tags=("adversarial", "gan"),
-)  # fmt: skip
+)
 def check_gradient_penalty(
     penalty: Any,
     *,
@@ -414,8 +447,8 @@ def check_gradient_penalty(
     over `convert=torch.tensor`.  What is drawn inside is judged by its distribution.
 
     Args:
-        form: "drawn": as above, ε is drawn inside.  "given": the function is called as penalty(critic, real, fake, eps),
-            eps (N, 1, 1, 1).  "gradient": as penalty(gradient), the critic's gradient (N, C, H, W).
+        form: "drawn": as above, ε is drawn inside.  "given": the function is called as penalty(critic, real, fake,
+            eps), eps (N, 1, 1, 1).  "gradient": as penalty(gradient), the critic's gradient (N, C, H, W).
         target: the norm that is wanted: 1, or 0.
         sided: "two", or "one": max(0, ‖∇d‖ − 1)².
         at: x̂ "between" images and samples, or "real" or "fake" (R1: at="real", target=0, weight=γ/2).
@@ -426,106 +459,4 @@ def check_gradient_penalty(
 
     >>> import numpy as np
     >>> check_gradient_penalty(lambda g: ((np.sqrt((g**2).sum(axis=(1, 2, 3))) - 1) ** 2).mean(), form="gradient")
-    """
-
-
-# Spectral normalisation
-
-
-def _matrix(w: np.ndarray) -> np.ndarray:
-    return w.reshape(len(w), -1)
-
-
-def _largest(w: np.ndarray) -> float:
-    return float(np.linalg.svd(_matrix(w), compute_uv=False)[0])
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x)
-
-
-def _spectral(sigma: Callable[..., float] | None = None, output: Callable[..., Any] = lambda w, s: w / s,
-              only: str = "") -> Callable[..., Any]:  # fmt: skip
-    def truth(w: Any, u: Any, *, iterations: Any) -> Any:
-        if only and only != ("one" if iterations == 1 else "converged"):
-            return None
-        if sigma is not None:
-            return output(w, sigma(w, u))
-        return output(w, _largest(w) if iterations == "converged" else _powered(w, u, iterations))
-
-    return truth
-
-
-def _powered(w: np.ndarray, u: np.ndarray, iterations: int) -> float:
-    """σ after power iterations from u: v = Wᵀu/‖·‖, u = Wv/‖·‖, σ = uᵀWv."""
-    m = _matrix(w)
-    for _ in range(iterations):
-        v = _unit(m.T @ u)
-        u = _unit(m @ v)
-    return float(u @ m @ v)
-
-
-def _weight(draw: Draw, *, iterations: Any) -> dict[str, Any]:
-    if iterations != "converged" and not (isinstance(iterations, int) and iterations > 0):
-        raise ValueError(f"check_spectral_norm: iterations must be 'converged' or a number, got {iterations!r}")
-    out, into, h, w = draw.sizes((2, 4), (2, 5), (2, 3), (1, 2))
-    shape = (out, into) if draw.integer(0, 1) else (out, into, h, w)
-    weight = draw.rng().integers(-20, 21, shape) / 10 + 0.05
-    m = _matrix(weight)
-    u, s, v = np.linalg.svd(m, full_matrices=False)
-    s = s[0] * 0.6 ** np.arange(len(s))  # far enough apart for some ten power iterations
-    weight = ((u * s) @ v).reshape(shape)
-    return {"weight": weight, ("u" if iterations != "converged" else "_u"): _unit(draw.rng().standard_normal(out))}
-
-
-@checker(
-    name="spectral norm",
-    equation="W / σ(W), σ the largest singular value of W as a matrix (out, everything else)",
-    source="Miyato et al. 2018, eq. 8, algorithm 1",
-    inputs=_weight,
-    truth=_spectral(),
-    mistakes={
-        "the Frobenius norm in place of the largest singular value": _spectral(lambda w, u: float(np.linalg.norm(w))),
-        "σ² in place of σ": _spectral(output=lambda w, s: w / s**2),
-        "√σ in place of σ": _spectral(output=lambda w, s: w / s**0.5),
-        "multiplied by σ instead of divided": _spectral(output=lambda w, s: w * s),
-        "W as it is": _spectral(output=lambda w, s: w),
-        "σ in place of W/σ": _spectral(output=lambda w, s: np.array(s)),
-        "the largest entry in place of the largest singular value": _spectral(lambda w, u: float(np.abs(w).max())),
-        "the largest row's norm in place of the largest singular value": _spectral(
-            lambda w, u: float(np.linalg.norm(_matrix(w), axis=1).max())
-        ),
-        "the smallest singular value": _spectral(lambda w, u: float(np.linalg.svd(_matrix(w), compute_uv=False)[-1])),
-        "the sum of the singular values": _spectral(lambda w, u: float(np.linalg.svd(_matrix(w), compute_uv=False).sum())),
-        "W as a matrix of the wrong axes, (in, everything else), reshaped": _spectral(
-            lambda w, u: float(np.linalg.svd(w.reshape(w.shape[1], -1), compute_uv=False)[0])
-        ),
-        "W as a matrix (everything else, last axis)": _spectral(
-            lambda w, u: float(np.linalg.svd(w.reshape(-1, w.shape[-1]), compute_uv=False)[0]) if w.ndim > 2 else _largest(w)
-        ),
-        "σ of the half step, ‖Wᵀu‖": _spectral(lambda w, u: float(np.linalg.norm(_matrix(w).T @ u)), only="one"),
-        "one power iteration more": _spectral(lambda w, u: _powered(w, u, 2), only="one"),
-        "v not normalised": _spectral(
-            lambda w, u: float(_unit(_matrix(w) @ (_matrix(w).T @ u)) @ _matrix(w) @ (_matrix(w).T @ u)), only="one"
-        ),
-    },
-    conventions={},
-    where={"where W has more than two axes": lambda w, u, **_: w.ndim > 2},
-    rtol=lambda single, *, iterations: 1e-3 if iterations == "converged" else 0.0,
-    tags=("adversarial", "spectral"),
-)  # fmt: skip
-def check_spectral_norm(normalise: Any, *, iterations: Any = "converged", **options: Any) -> None:
-    """A weight divided by its largest singular value.
-
-    The function is called as normalise(weight), (out, in) or (out, in, h, w), and returns W/σ: let it take as many power
-    iterations as it needs (20 are enough for the weights that are tried).
-
-    Args:
-        iterations: "converged"; or the number of power iterations from a given u: the function is called as
-            normalise(weight, u), u (out,) of length 1, and returns W/(uᵀWv) after v = Wᵀu/‖·‖, u = Wv/‖·‖.
-
-    Equation: W/σ(W), of W as a matrix (out, in·h·w).  Miyato et al. 2018, eq. 8 and algorithm 1.
-
-    >>> import numpy as np
-    >>> check_spectral_norm(lambda w: w / np.linalg.svd(w.reshape(len(w), -1))[1][0])
     """

@@ -38,7 +38,7 @@ def index(draw: Draw, T: int, low: int = 0) -> int:
 
 
 def batch(draw: Draw, names: tuple[str, ...], place: int, low: int = 0, **given: Any) -> dict[str, Any]:
-    """Arrays (N, C, H, W) or (N, D) of these names, and at this place the times `t`, a different one for each sample."""
+    """Arrays (N, C, H, W) or (N, D) of these names, and at this place the times `t`, one for each sample."""
     T = len(tables(**given).beta)
     choose("t_as", given["t_as"], "array", "int")
     choose("axes", given["axes"], 1, 2, 3, 4)
@@ -123,9 +123,11 @@ Q_MISTAKES = {
     "the noise subtracted": _q(mixed=lambda a, x0, b, eps: a * x0 - b * eps),
     "the first sample's t for all": _q(mixed=lambda a, x0, b, eps: a[:1] * x0 + b[:1] * eps),
     "σ² in place of σ": lambda x0, t, eps, *, process, **k: (
-        None if process == "preserving" else _q(mixed=lambda a, x0, b, eps: x0 + b**2 * eps)(x0, t, eps, process=process, **k)
+        None
+        if process == "preserving"
+        else _q(mixed=lambda a, x0, b, eps: x0 + b**2 * eps)(x0, t, eps, process=process, **k)
     ),
-}  # fmt: skip
+}
 
 
 @documented
@@ -184,8 +186,13 @@ def check_q_sample(
 # q(x_{t−1} | x_t, x_0)
 
 
-def _posterior(one: Formula | None = None, two: Formula | None = None, variance: Formula | None = None,
-               log: Formula = np.log, swapped: bool = False) -> Formula:  # fmt: skip
+def _posterior(
+    one: Formula | None = None,
+    two: Formula | None = None,
+    variance: Formula | None = None,
+    log: Formula = np.log,
+    swapped: bool = False,
+) -> Formula:
     """Mean, variance and log variance; of x_0 and x_t the coefficients, of the variance the table."""
 
     def outputs(x0: Any, x_t: Any, t: Any, *, time: str, first: str, **given: Any) -> Any:
@@ -195,10 +202,7 @@ def _posterior(one: Formula | None = None, two: Formula | None = None, variance:
         if swapped:
             a, b = b, a
         v = S.posterior if variance is None else variance(S)
-        if v[0] > 0:
-            clipped = v
-        else:
-            clipped = np.append({"second": v[1], "tiny": 1e-20}[first], v[1:])
+        clipped = v if v[0] > 0 else np.append({"second": v[1], "tiny": 1e-20}[first], v[1:])
         spread = lambda table: at(table, t, x_t, time) * np.ones_like(x_t)
         return {
             "mean": at(a, t, x_t, time) * x0 + at(b, t, x_t, time) * x_t,
@@ -335,8 +339,14 @@ def _coefficients(S: Tables, a: Formula | None, s: Formula | None, bar: Formula 
     ]
 
 
-def _converted(a: Formula | None = None, s: Formula | None = None, bar: Formula | None = None,
-               last: Formula = lambda x, x_t, value: x, flip: str = "", own: Formula | None = None) -> Formula:  # fmt: skip
+def _converted(
+    a: Formula | None = None,
+    s: Formula | None = None,
+    bar: Formula | None = None,
+    last: Formula = lambda x, x_t, value: x,
+    flip: str = "",
+    own: Formula | None = None,
+) -> Formula:
     def value_of(x: Any, t: Any, value: Any, *, have: str, want: str, time: str, **given: Any) -> Any:
         S = tables(**{name: given[name] for name in ("betas", "alphas_cumprod")})
         c = [at(table, t, x, time) for table in _coefficients(S, a, s, bar)]
@@ -437,193 +447,4 @@ def check_conversion(
     ...     a = bar[t][:, None, None, None]
     ...     return (x_t - np.sqrt(1 - a) * noise) / np.sqrt(a)
     >>> check_conversion(x0_from_noise, have="noise", want="x0", betas=betas)
-    """
-
-
-# Weights of the loss
-
-
-def _weights(change: Formula | None = None, applies: Formula = lambda **_: True) -> Formula:
-    """The weight at the times t, from a formula of (tables, settings)."""
-
-    def weight(t: Any, *, time: str, **given: Any) -> Any:
-        if not applies(**given):
-            return None
-        S = tables(**{name: given[name] for name in ("betas", "alphas_cumprod")})
-        with np.errstate(all="ignore"):
-            table = loss_weight(S, **given) if change is None else change(S, **given)
-        return table[np.asarray(t) - (time == "1…T")]
-
-    return weight
-
-
-def loss_weight(S: Tables, *, kind: str, prediction: str, gamma: float, snr: Any = None,
-                k: float, half: float = 0.5, **_: Any) -> np.ndarray:  # fmt: skip
-    """The weight of ‖prediction error‖² for every time."""
-    snr = S.snr if snr is None else snr
-    by = {"noise": snr, "x0": np.ones_like(snr), "v": snr + 1}  # ‖x_0 error‖² = ‖error‖² / by · …
-    if kind == "snr":
-        return snr / by[prediction]
-    if kind == "min-snr":
-        return np.minimum(snr, gamma) / by[prediction]
-    if kind == "p2":
-        return (k + snr) ** -gamma * (snr / by[prediction])
-    return half * S.beta**2 * S.before / (1 - S.bar) ** 2 / _sigma2(S, kind) / by[prediction]
-
-
-def _sigma2(S: Tables, kind: str) -> np.ndarray:
-    return S.beta if kind == "kl, beta" else S.posterior
-
-
-KLS = ("kl, beta", "kl, posterior")
-
-
-def _for(*kinds: str, predictions: tuple[str, ...] = ("noise", "x0", "v")) -> Formula:
-    return lambda *, kind, prediction, **_: kind in kinds and prediction in predictions
-
-
-def _weighted_inputs(draw: Draw, *, kind: str, time: str, **given: Any) -> dict[str, Any]:
-    T = len(tables(**given).beta)
-    low = 1 if kind in KLS else 0  # β̃_1 is 0
-    return {"t": np.array([index(draw, T, low) for _ in range(draw.integer(2, 4))]) + (time == "1…T")}
-
-
-WEIGHT_MISTAKES = {
-    "the signal-to-noise ratio upside down": _weights(
-        lambda S, **k: loss_weight(S, **k | {"snr": 1 / S.snr}), _for("snr", "min-snr", "p2")
-    ),
-    "the root of the signal-to-noise ratio": _weights(
-        lambda S, **k: loss_weight(S, **k | {"snr": np.sqrt(S.snr)}), _for("snr", "min-snr", "p2")
-    ),
-    "ᾱ_t in place of ᾱ_t/(1 − ᾱ_t)": _weights(
-        lambda S, **k: loss_weight(S, **k | {"snr": S.bar}), _for("snr", "min-snr", "p2", predictions=("x0", "v"))
-    ),
-    "the signal-to-noise ratio of t − 1": _weights(
-        lambda S, **k: loss_weight(S, **k | {"snr": np.append(1e12, S.snr[:-1])}), _for("snr", "min-snr", "p2")
-    ),
-    "the maximum in place of the minimum": _weights(
-        lambda S, *, gamma, prediction, **_: np.maximum(S.snr, gamma) / {"noise": S.snr, "x0": 1, "v": S.snr + 1}[prediction],
-        _for("min-snr"),
-    ),
-    "γ/SNR without the minimum": _weights(lambda S, *, gamma, **_: gamma / S.snr, _for("min-snr", predictions=("noise",))),
-    "min(SNR + 1, γ)/(SNR + 1): γ not of the SNR": _weights(
-        lambda S, *, gamma, **_: np.minimum(S.snr + 1, gamma) / (S.snr + 1), _for("min-snr", predictions=("v",))
-    ),
-    "min(SNR, γ)/SNR + 1": _weights(
-        lambda S, *, gamma, **_: np.minimum(S.snr, gamma) / S.snr + 1, _for("min-snr", predictions=("v",))
-    ),
-    "the ½ missing": _weights(lambda S, **k: loss_weight(S, **k | {"half": 1.0}), _for(*KLS)),
-    "β_t in place of β_t²": _weights(lambda S, **k: loss_weight(S, **k) / S.beta, _for(*KLS)),
-    "α_t missing": _weights(lambda S, **k: loss_weight(S, **k) * S.alpha, _for(*KLS, predictions=("noise",))),
-    "ᾱ_t in place of α_t": _weights(lambda S, **k: loss_weight(S, **k) * S.alpha / S.bar, _for(*KLS, predictions=("noise",))),
-    "1 − ᾱ_t missing": _weights(lambda S, **k: loss_weight(S, **k) * (1 - S.bar), _for(*KLS, predictions=("noise",))),
-    "√(1 − ᾱ_t) in place of 1 − ᾱ_t": _weights(
-        lambda S, **k: loss_weight(S, **k) * np.sqrt(1 - S.bar), _for(*KLS, predictions=("noise",))
-    ),
-    "σ in place of σ²": _weights(lambda S, **k: loss_weight(S, **k) * np.sqrt(_sigma2(S, k["kind"])), _for(*KLS)),
-    "σ² missing": _weights(lambda S, **k: loss_weight(S, **k) * _sigma2(S, k["kind"]), _for(*KLS)),
-    "ᾱ_t in place of ᾱ_{t−1}": _weights(lambda S, **k: loss_weight(S, **k) * S.bar / S.before, _for(*KLS, predictions=("x0",))),
-    "ᾱ_{t−1} with its root": _weights(lambda S, **k: loss_weight(S, **k) / np.sqrt(S.before), _for(*KLS, predictions=("x0",))),
-    "SNR(t) − SNR(t − 1): the sign": _weights(
-        lambda S, **k: -loss_weight(S, **k), _for(*KLS, predictions=("x0",))
-    ),
-}  # fmt: skip
-
-
-@documented
-@checker(
-    name="weight",
-    equation="simple 1; snr SNR/d; min-snr min(SNR, γ)/d; kl ½ β² ᾱ_{t−1}/((1 − ᾱ)² σ² d); d = SNR for ε, 1 for x_0, SNR + 1 for v",
-    source="Ho et al. 2020, eq. 8, 12; Salimans & Ho 2022, section 4; Hang et al. 2023, section 3.4",
-    inputs=_weighted_inputs,
-    truth=_weights(),
-    mistakes=WEIGHT_MISTAKES,
-    conventions={
-        "kind": ("min-snr", "snr", "kl, beta", "kl, posterior", "p2"),
-        "prediction": ("noise", "x0", "v"),
-        "time": TIMES,
-    },
-    rtol=precision,
-    tags=("diffusion", "loss"),
-)
-def check_loss_weight(
-    weight: Any,
-    *,
-    kind: str = "min-snr",
-    prediction: str = "noise",
-    gamma: float = 5.0,
-    k: float = 1.0,
-    betas: Any = None,
-    alphas_cumprod: Any = None,
-    time: str = "0…T−1",
-    **options: Any,
-) -> None:
-    """The weight of a squared prediction error, by its time.
-
-    The function is called as weight(t), integers (N,), and returns (N,).  SNR = ᾱ/(1 − ᾱ).
-
-    Args:
-        kind: the weight of the squared error of x_0, divided by d (below):
-            "min-snr": min(SNR, γ);  "snr": SNR;  "p2": SNR/(k + SNR)^γ;
-            "kl, posterior": that of the bound with σ² = β̃, ½ (SNR(t−1) − SNR(t)); "kl, beta": with σ² = β.
-        prediction: whose error it is: "noise" (d = SNR, so that "snr" is L_simple's 1), "x0" (d = 1) or "v"
-            (d = SNR + 1).
-        gamma, k: of min-snr and p2.
-        betas, alphas_cumprod, time: of your schedule, as in check_q_sample.
-
-    Equation: min(SNR, γ)/d.  Hang et al. 2023, section 3.4; Ho et al. 2020, eq. 12; Salimans & Ho 2022, section 4.
-
-    >>> import numpy as np
-    >>> betas = np.linspace(0.01, 0.3, 20)
-    >>> bar = np.cumprod(1 - betas)
-    >>> snr = bar / (1 - bar)
-    >>> check_loss_weight(lambda t: np.minimum(snr[t], 5) / snr[t], kind="min-snr", prediction="noise", betas=betas)
-    """
-
-
-# Guidance
-
-
-def _guided(formula: Formula) -> Formula:
-    def guided(cond: Any, uncond: Any, w: float, *, scale: str) -> Any:
-        return formula(cond, uncond, w, w if scale == "w" else w - 1)
-
-    return guided
-
-
-@checker(
-    equation="(1 + w) ε(x, c) − w ε(x) = ε(x) + s (ε(x, c) − ε(x)),  s = 1 + w",
-    source="Ho & Salimans 2022, eq. 6",
-    inputs=lambda draw, **_: {
-        "cond": draw.reals(*(shape := draw.sizes((1, 2), (1, 3)))),
-        "uncond": draw.reals(*shape),
-        "w": draw.pick(2.0, 3.0, 0.5, 7.5, 1.0, 0.0, 0.3),
-    },
-    truth=_guided(lambda c, u, given, w: (1 + w) * c - w * u),
-    mistakes={
-        "(1 − w) c + w u: the sign of w": _guided(lambda c, u, given, w: (1 - w) * c + w * u),
-        "conditional and unconditional swapped": _guided(lambda c, u, given, w: (1 + w) * u - w * c),
-        "(1 + w) c + w u": _guided(lambda c, u, given, w: (1 + w) * c + w * u),
-        "w (c − u), without u": _guided(lambda c, u, given, w: given * (c - u)),
-        "without guidance: c": _guided(lambda c, u, given, w: c),
-        "c + u + w (c − u)": _guided(lambda c, u, given, w: c + u + given * (c - u)),
-        "(1 + w) c − u": _guided(lambda c, u, given, w: (1 + given) * c - u),
-    },
-    conventions={"scale": ("w", "s")},
-    where={"where the scale is not 0 or 1": lambda c, u, w, **_: w not in (0, 1)},
-    tags=("diffusion", "guidance"),
-)
-def check_guidance(guide: Any, *, scale: str = "s", **options: Any) -> None:
-    """Classifier-free guidance: the prediction with a condition, moved away from the one without.
-
-    The function is called as guide(conditional, unconditional, scale), arrays (N, D) and a number.
-
-    Args:
-        scale: "s": u + s (c − u), where 1 is no guidance, as in diffusers; or "w": (1 + w) c − w u, where 0 is none, as
-            in the paper.
-
-    Equation: (1 + w) ε(x, c) − w ε(x), s = 1 + w.  Ho & Salimans 2022, eq. 6.
-
-    >>> check_guidance(lambda c, u, s: u + s * (c - u))
-    >>> check_guidance(lambda c, u, w: (1 + w) * c - w * u, scale="w")
     """

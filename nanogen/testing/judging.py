@@ -65,8 +65,12 @@ def _frechet_inputs(draw: Draw, *, given: str, covariance: str) -> dict[str, Any
     if given == "features":
         return {"a": a, "b": b}
     ddof = int(covariance == "unbiased")
-    return {"mean1": a.mean(0), "covariance1": np.cov(a, rowvar=False, ddof=ddof),
-            "mean2": b.mean(0), "covariance2": np.cov(b, rowvar=False, ddof=ddof)}  # fmt: skip
+    return {
+        "mean1": a.mean(0),
+        "covariance1": np.cov(a, rowvar=False, ddof=ddof),
+        "mean2": b.mean(0),
+        "covariance2": np.cov(b, rowvar=False, ddof=ddof),
+    }
 
 
 def _other_axis(x: np.ndarray, ddof: int) -> Any:
@@ -150,8 +154,8 @@ def check_frechet_distance(
     number.
 
     Args:
-        given: "features"; or "moments": it is called as distance(mean1, covariance1, mean2, covariance2), (D,) and (D, D),
-            which may be singular.
+        given: "features"; or "moments": it is called as distance(mean1, covariance1, mean2, covariance2), (D,) and
+            (D, D), which may be singular.
         covariance: "unbiased", divided by N − 1 as np.cov does, or "biased", divided by N.
 
     Equation: ‖m_1 − m_2‖² + tr(C_1 + C_2 − 2 (C_1 C_2)^½).  Heusel et al. 2017, eq. 6.
@@ -213,7 +217,8 @@ def _two(f: Any, inputs: dict[str, Any], **_: Any) -> Any:
 
 @checker(
     name="precision and recall",
-    equation="the share of samples in a ball of the images, and of images in a ball of the samples; a ball reaches to the k-th neighbour",
+    equation="the share of samples in a ball of the images, and of images in a ball of the samples; "
+    "a ball reaches to the k-th neighbour",
     source="Kynkäänniemi et al. 2019, eq. 1 – 3",
     inputs=_sets,
     truth=_manifold(_precision, _recall),
@@ -224,7 +229,9 @@ def _two(f: Any, inputs: dict[str, Any], **_: Any) -> Any:
         "the radius of the point, not of the ball's centre": _by(
             lambda p, c, k: float((_distances(p, c) <= _radii(p, k)[:, None]).any(1).mean())
         ),
-        "in all balls instead of any": _by(lambda p, c, k: float((_distances(p, c) <= _radii(c, k)[None]).all(1).mean())),
+        "in all balls instead of any": _by(
+            lambda p, c, k: float((_distances(p, c) <= _radii(c, k)[None]).all(1).mean())
+        ),
         "the nearest centre's ball alone": _by(
             lambda p, c, k: float((_distances(p, c).min(1) <= _radii(c, k)[_distances(p, c).argmin(1)]).mean())
         ),
@@ -234,7 +241,9 @@ def _two(f: Any, inputs: dict[str, Any], **_: Any) -> Any:
         "one radius for all: the mean": _by(
             lambda p, c, k: float((_distances(p, c) <= _radii(c, k).mean()).any(1).mean())
         ),
-        "the share of pairs instead of points": _by(lambda p, c, k: float((_distances(p, c) <= _radii(c, k)[None]).mean())),
+        "the share of pairs instead of points": _by(
+            lambda p, c, k: float((_distances(p, c) <= _radii(c, k)[None]).mean())
+        ),
         "1 minus the share": _by(lambda p, c, k: 1 - _share(p, c, k)),
         "squared distances against radii that are not squared": _by(
             lambda p, c, k: float((_distances(p, c) ** 2 <= _radii(c, k)[None]).any(1).mean())
@@ -243,7 +252,7 @@ def _two(f: Any, inputs: dict[str, Any], **_: Any) -> Any:
     run=_two,
     where={"where the sets differ in size": lambda a, b, **_: len(a) != len(b)},
     tags=("judging", "manifold"),
-)  # fmt: skip
+)
 def check_precision_recall(precision_and_recall: Any, *, k: int = 3, **options: Any) -> None:
     """Improved precision and recall, of features.
 
@@ -286,7 +295,9 @@ _coverage = lambda real, fake, k: float(_inside(real, fake, k).any(0).mean())
     inputs=_sets,
     truth=_covers(_density, _coverage),
     mistakes={
-        "density divided by N k, not by M k": _covers(lambda r, f, k: float(_inside(r, f, k).sum() / (k * len(r))), _coverage),
+        "density divided by N k, not by M k": _covers(
+            lambda r, f, k: float(_inside(r, f, k).sum() / (k * len(r))), _coverage
+        ),
         "density not divided by k": _covers(lambda r, f, k: k * _density(r, f, k), _coverage),
         "density divided by N M": _covers(lambda r, f, k: float(_inside(r, f, k).mean()), _coverage),
         "precision in place of density": _covers(_precision, _coverage),
@@ -304,7 +315,7 @@ _coverage = lambda real, fake, k: float(_inside(real, fake, k).any(0).mean())
     run=_two,
     where={"where the sets differ in size": lambda a, b, **_: len(a) != len(b)},
     tags=("judging", "manifold"),
-)  # fmt: skip
+)
 def check_density_coverage(density_and_coverage: Any, *, k: int = 5, **options: Any) -> None:
     """Density and coverage, of features.
 
@@ -314,8 +325,8 @@ def check_density_coverage(density_and_coverage: Any, *, k: int = 5, **options: 
     Args:
         k: the neighbours with which yours runs.  The point itself is not one of them.
 
-    Equation: density 1/(k M) Σ_j Σ_i 1(fake_j in the ball of real_i); coverage 1/N Σ_i 1(some fake_j in it).  Naeem et al.
-    2020, eq. 3 and 4.
+    Equation: density 1/(k M) Σ_j Σ_i 1(fake_j in the ball of real_i); coverage 1/N Σ_i 1(some fake_j in it).  Naeem
+    et al. 2020, eq. 3 and 4.
 
     >>> import numpy as np
     >>> distances = lambda a, b: np.linalg.norm(a[:, None] - b[None], axis=-1)
@@ -331,8 +342,13 @@ def check_density_coverage(density_and_coverage: Any, *, k: int = 5, **options: 
 _PEAKS = {"0…1": 1.0, "−1…1": 2.0, "0…255": 255.0, "uint8": 255.0}
 
 
-def _psnr(peak: Callable[[float], float] = lambda p: p, mse: Callable[..., Any] | None = None,
-          level: Callable[..., Any] = lambda p, m: 10 * np.log10(p**2 / m), wraps: bool = False, longer: bool = False) -> Callable[..., Any]:  # fmt: skip
+def _psnr(
+    peak: Callable[[float], float] = lambda p: p,
+    mse: Callable[..., Any] | None = None,
+    level: Callable[..., Any] = lambda p, m: 10 * np.log10(p**2 / m),
+    wraps: bool = False,
+    longer: bool = False,
+) -> Callable[..., Any]:
     def truth(a: Any, b: Any, *, pixels: str, reduction: str) -> Any:
         if (wraps and pixels != "uint8") or (longer and pixels == "0…1"):
             return None
@@ -377,14 +393,16 @@ def _images(draw: Draw, *, pixels: str, reduction: str) -> dict[str, np.ndarray]
         "the sign turned round": _psnr(level=lambda p, m: -10 * np.log10(p**2 / m)),
         "the absolute error in place of the squared one": _psnr(mse=np.abs),
         "uint8 differences that wrap around": _psnr(wraps=True),
-        "uint8 squares that wrap around": _psnr(mse=lambda d: ((d.astype(int) % 256) ** 2 % 256).astype(float), wraps=True),
+        "uint8 squares that wrap around": _psnr(
+            mse=lambda d: ((d.astype(int) % 256) ** 2 % 256).astype(float), wraps=True
+        ),
         "the peak 1": _psnr(peak=lambda p: 1.0),
         "the peak 255": _psnr(peak=lambda p: 255.0),
         "the peak 256": _psnr(peak=lambda p: p * 256 / 255),
     },
     conventions={"reduction": ("mean", "all", "none")},
     tags=("judging", "psnr"),
-)  # fmt: skip
+)
 def check_psnr(psnr: Any, *, pixels: str = "0…1", reduction: str = "mean", **options: Any) -> None:
     """The peak signal-to-noise ratio, in decibels.
 
@@ -404,8 +422,11 @@ def check_psnr(psnr: Any, *, pixels: str = "0…1", reduction: str = "mean", **o
 # Inception score
 
 
-def _score(divergence: Callable[[Any, Any], Any] | None = None, marginal: Callable[[Any], Any] = lambda p: p.mean(0, keepdims=True),
-           last: Callable[[Any], Any] = lambda kl: np.exp(kl.mean())) -> Callable[..., Any]:  # fmt: skip
+def _score(
+    divergence: Callable[[Any, Any], Any] | None = None,
+    marginal: Callable[[Any], Any] = lambda p: p.mean(0, keepdims=True),
+    last: Callable[[Any], Any] = lambda kl: np.exp(kl.mean()),
+) -> Callable[..., Any]:
     def truth(p: Any) -> Any:
         q = marginal(p)
         return last((p * np.log(p / q)).sum(1) if divergence is None else divergence(p, q))

@@ -50,8 +50,8 @@ class Property:
         shapes: whether the output's shape is part of the equation: a wrong one is then no bad use.
         draws: whether the function draws random numbers by itself, as a sampler does; or this, of the conventions.
             `run` may then write what was drawn into an input whose name begins with _: the truth is computed after it.
-        rtol: (whether the output is in single precision, **conventions) -> the least relative tolerance, where tables in
-            single precision make right values differ.
+        rtol: (whether the output is in single precision, **conventions) -> the least relative tolerance, where tables
+            in single precision make right values differ.
         tags: further names for `checks_for`.
     """
 

@@ -50,8 +50,12 @@ def _by_step(p: Any, q: Any, r: Any, g: Any, h: Any, k: Any, late: int) -> Itera
 
 def _sgd(wrong: str = "") -> Callable[..., Any]:
     def truth(*inputs: Any, lr: float, momentum: float, dampening: float, weight_decay: float, nesterov: bool) -> Any:
-        needs = {"momentum": momentum, "nesterov": nesterov and momentum, "dampening": dampening and momentum,
-                 "decay": weight_decay}  # fmt: skip
+        needs = {
+            "momentum": momentum,
+            "nesterov": nesterov and momentum,
+            "dampening": dampening and momentum,
+            "decay": weight_decay,
+        }
         if wrong and not needs.get(_SGD_NEEDS[wrong], True):
             return None
         parts: Parts = {}
@@ -151,14 +155,14 @@ def check_sgd(
 ) -> None:
     """Stochastic gradient descent, over five steps of three parameters.
 
-    The function is called as run(parameters, gradients): three arrays of different shapes, and for each step the list of
-    their gradients, in which the third is None for the first steps.  It returns the parameters after the last step.
+    The function is called as run(parameters, gradients): three arrays of different shapes, and for each step the list
+    of their gradients, in which the third is None for the first steps.  It returns the parameters after the last step.
 
     Args:
         lr, momentum, dampening, weight_decay, nesterov: the settings with which your optimiser runs; torch's names.
 
-    Equation: v ← μ v + (1 − τ)(g + λ x), but v ← g + λ x at a parameter's first; x ← x − lr v.  Polyak 1964; Sutskever et
-    al. 2013.
+    Equation: v ← μ v + (1 − τ)(g + λ x), but v ← g + λ x at a parameter's first; x ← x − lr v.  Polyak 1964;
+    Sutskever et al. 2013.
 
     >>> def run(parameters, gradients):
     ...     for step in gradients:
@@ -252,8 +256,16 @@ def _adam(wrong: str = "") -> Callable[..., Any]:
     return truth
 
 
-_DECOUPLED = ("decay inside", "decay without lr", "decay after", "decay plus", "decay half", "late decay", "decay left out",
-              "decay in step")  # fmt: skip
+_DECOUPLED = (
+    "decay inside",
+    "decay without lr",
+    "decay after",
+    "decay plus",
+    "decay half",
+    "late decay",
+    "decay left out",
+    "decay in step",
+)
 _DECAYS = _DECOUPLED
 _ADAM_MISTAKES = {
     "uphill: the step added": "uphill",
@@ -323,13 +335,14 @@ def check_adam(
 ) -> None:
     """Adam, over five steps of three parameters, of which one gets its first gradient late.
 
-    The function is called as run(parameters, gradients), as in check_sgd, and returns the parameters after the last step.
+    The function is called as run(parameters, gradients), as in check_sgd, and returns the parameters after the last
+    step.
 
     Args:
         lr, betas, eps, weight_decay: the settings with which your optimiser runs; the decay is added to the gradient.
 
-    Equation: m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², x ← x − lr m̂/(√v̂ + ε), m̂ = m/(1 − β₁ᵗ), v̂ = v/(1 − β₂ᵗ), t the
-    number of this parameter's updates.  Kingma & Ba 2015, algorithm 1.
+    Equation: m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², x ← x − lr m̂/(√v̂ + ε), m̂ = m/(1 − β₁ᵗ), v̂ = v/(1 − β₂ᵗ),
+    t the number of this parameter's updates.  Kingma & Ba 2015, algorithm 1.
 
     >>> def run(parameters, gradients):
     ...     for i, p in enumerate(parameters):
@@ -355,7 +368,8 @@ def check_adamw(
 ) -> None:
     """Adam with decoupled weight decay, over five steps of three parameters, of which one gets its first gradient late.
 
-    The function is called as run(parameters, gradients), as in check_sgd, and returns the parameters after the last step.
+    The function is called as run(parameters, gradients), as in check_sgd, and returns the parameters after the last
+    step.
 
     Args:
         lr, betas, eps, weight_decay: the settings with which your optimiser runs.  A large decay and rate, such as 0.1
@@ -365,7 +379,8 @@ def check_adamw(
 
     >>> import torch
     >>> def run(parameters, gradients):
-    ...     optimiser = torch.optim.AdamW(parameters := [p.requires_grad_() for p in parameters], lr=0.1, weight_decay=0.1)
+    ...     parameters = [p.requires_grad_() for p in parameters]
+    ...     optimiser = torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.1)
     ...     for step in gradients:
     ...         for p, g in zip(parameters, step):
     ...             p.grad = g
@@ -479,14 +494,14 @@ def check_moving_average(
 ) -> None:
     """The exponential moving average of a network's parameters and buffers.
 
-    The function is called as average(parameters, buffers), arrays (S + 1, …): the values at the start, and after each of
-    S steps; the average is updated after each step.  It returns the averaged parameters, or these and the buffers (the
-    running moments of batch norms).
+    The function is called as average(parameters, buffers), arrays (S + 1, …): the values at the start, and after each
+    of S steps; the average is updated after each step.  It returns the averaged parameters, or these and the buffers
+    (the running moments of batch norms).
 
     Args:
         decay: d, with which yours runs; let it be well below 1, such as 0.9.
-        warmup: "none"; "(1 + n)/(10 + n)": d is at most that in the n-th update, n = 1, 2 …, or n = 0, 1 … with "(1 + n)/(10
-            + n) from 0"; "n/(n + 1)"; or "unbiased": 1 − (1 − d)/(1 − dⁿ).
+        warmup: "none"; "(1 + n)/(10 + n)": d is at most that in the n-th update, n = 1, 2 …, or n = 0, 1 … with "(1 +
+            n)/(10 + n) from 0"; "n/(n + 1)"; or "unbiased": 1 − (1 − d)/(1 − dⁿ).
         buffers_are: "averaged", or "copied" from the network.
         start: "parameters", a = x_0, or "zeros".
 
