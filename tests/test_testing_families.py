@@ -19,6 +19,9 @@ from nanogen.testing.trial import Options, Trial
 assert check_all  # which imports all checkers
 
 GROUPS = (
+    *("schedules", "times", "diffusion", "weights", "terms", "reverse", "sampling"),
+    *("adversarial", "spectral", "training", "judging"),
+)
     "schedules",
     "times",
     "diffusion",
