@@ -22,18 +22,6 @@ GROUPS = (
     *("schedules", "times", "diffusion", "weights", "terms", "reverse", "sampling"),
     *("adversarial", "spectral", "training", "judging"),
 )
-    "schedules",
-    "times",
-    "diffusion",
-    "weights",
-    "terms",
-    "reverse",
-    "sampling",
-    "adversarial",
-    "spectral",
-    "training",
-    "judging",
-)
 BETAS = np.linspace(0.01, 0.4, 12)
 # Settings besides the conventions: {checker: (always, further ones, tried in turn)}
 SETTINGS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
@@ -59,7 +47,9 @@ def mine(check: Any) -> bool:
 
 
 CHECKS = [
-    check for check in CHECKERS.values() if mine(check) and check.__name__ not in ("check_sampler", "check_time_draw")
+    check
+    for check in CHECKERS.values()
+    if mine(check) and check.__name__ not in ("check_diffusion_sampler", "check_time_draw")
 ]
 STATISTICAL = ("another ε for each pixel",)  # where ε is drawn inside
 MISTAKES = [(check, text) for check in CHECKS for text in check.property.mistakes if text not in STATISTICAL]

@@ -14,10 +14,10 @@ from nanogen import testing
 from nanogen.models import DDPM, NoiseSchedule
 from nanogen.testing import (
     PropertyError,
+    check_diffusion_sampler,
     check_gradient_penalty,
     check_q_sample,
     check_reverse_step,
-    check_sampler,
     check_time_draw,
 )
 from nanogen.testing.reverse import STEP_MISTAKES, Rule
@@ -84,7 +84,7 @@ def kinds_of(flag: str) -> Iterator[str]:
 def test_right_steps_and_samplers_pass(kind: str) -> None:
     settings = KINDS[kind]
     check_reverse_step(step_of(rule(**settings)), betas=BETAS, **settings)
-    check_sampler(sampler_of(rule(**settings)), betas=BETAS, **settings)
+    check_diffusion_sampler(sampler_of(rule(**settings)), betas=BETAS, **settings)
 
 
 @pytest.mark.parametrize(("text", "flag"), STEP_MISTAKES.items(), ids=STEP_MISTAKES)
@@ -92,7 +92,7 @@ def test_a_wrong_step_is_refused_and_named(text: str, flag: str) -> None:
     """In the first kind of step where it can be made; alone, and within a sampler."""
     kind = next(kinds_of(flag))
     settings = KINDS[kind]
-    for check, function in ((check_reverse_step, step_of), (check_sampler, sampler_of)):
+    for check, function in ((check_reverse_step, step_of), (check_diffusion_sampler, sampler_of)):
         with pytest.raises(PropertyError) as caught:
             check(function(rule(flag, **settings)), betas=BETAS, **settings)
         assert text in caught.value.looks_like
@@ -112,7 +112,7 @@ GRIDS: dict[str, Callable[[int], Any]] = {
 @pytest.mark.parametrize("text", GRIDS)
 def test_a_sampler_on_other_times_is_refused_and_named(text: str) -> None:
     with pytest.raises(PropertyError) as caught:
-        check_sampler(sampler_of(rule(method="ddim"), GRIDS[text]), method="ddim", betas=BETAS)
+        check_diffusion_sampler(sampler_of(rule(method="ddim"), GRIDS[text]), method="ddim", betas=BETAS)
     assert caught.value.looks_like == (text,)
 
 
@@ -133,10 +133,10 @@ def test_our_samplers() -> None:
     rng = ng.Generator(0)
     for variance in ("beta", "posterior"):
         mine = lambda net, n: last(model(net, variance).ancestral(n, rng))  # noqa: B023
-        check_sampler(mine, variance=variance, clip=True, betas=BETAS, time="1…T")
+        check_diffusion_sampler(mine, variance=variance, clip=True, betas=BETAS, time="1…T")
     for eta in (0.0, 0.7):
         mine = lambda net, n, S: last(model(net).ddim(n, rng, S, eta))  # noqa: B023
-        check_sampler(mine, method="ddim", eta=eta, clip=True, betas=BETAS, time="1…T")
+        check_diffusion_sampler(mine, method="ddim", eta=eta, clip=True, betas=BETAS, time="1…T")
 
 
 def test_draws_of_times() -> None:

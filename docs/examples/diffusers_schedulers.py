@@ -1,6 +1,6 @@
 """diffusers' DDPM and DDIM schedulers under the checkers: `python docs/examples/diffusers_schedulers.py`.
 
-Each scheduler is handed over in a few lines: its tables by itself, `add_noise` and `step` in a lambda, the whole sampler as
+Each scheduler is handed over in a few lines: its tables by itself, `add_noise` and `step` in a lambda, the sampler as
 the loop of diffusers' documentation.  What the checkers find in diffusers 0.42 (S is the number of DDIM's steps):
 
 - The 4 named schedules, `add_noise`, `get_velocity`, the ancestral step of either variance, clipped or not, the times
@@ -76,14 +76,14 @@ RIGHT = {
         {"have": "x0 and noise", "want": "v", "betas": betas},
     ),
     **{f"reverse_step: {v}, clip {c}": ancestral(v, c) for v in ("fixed_small", "fixed_large") for c in (False, True)},
-    "sampler: DDPM": (whole(small), {"variance": "posterior", "betas": small.betas}),
-    "sampler: DDIM, leading": ddim("leading"),
+    "diffusion_sampler: DDPM": (whole(small), {"variance": "posterior", "betas": small.betas}),
+    "diffusion_sampler: DDIM, leading": ddim("leading"),
     **{f"time_grid: {spacing}": times(spacing) for spacing in ("trailing", "leading", "linspace")},
     "reverse_step: DDIM, noise recomputed": clipped(use_clipped_model_output=True),
 }
 OTHERWISE = {
-    "sampler: DDIM, trailing": ddim("trailing"),
-    "sampler: DDIM, linspace": ddim("linspace"),
+    "diffusion_sampler: DDIM, trailing": ddim("trailing"),
+    "diffusion_sampler: DDIM, linspace": ddim("linspace"),
     "reverse_step: DDIM, clipped": clipped(),
 }
 

@@ -329,7 +329,7 @@ def from_x0(kind: str, x: Any, x0: Any, a: Any, s: Any, one: Any, two: Any, sign
     }[kind]()
 
 
-def _coefficients(S: Tables, a: Formula | None, s: Formula | None, bar: Formula | None) -> list[np.ndarray]:
+def _coefficients(S: Tables, a: Formula | None, s: Formula | None, bar: Formula | None) -> list[Any]:
     b = S.bar if bar is None else bar(S)
     return [
         np.sqrt(b) if a is None else a(S),
@@ -349,7 +349,7 @@ def _converted(
 ) -> Formula:
     def value_of(x: Any, t: Any, value: Any, *, have: str, want: str, time: str, **given: Any) -> Any:
         S = tables(**{name: given[name] for name in ("betas", "alphas_cumprod")})
-        c = [at(table, t, x, time) for table in _coefficients(S, a, s, bar)]
+        c: list[Any] = [at(table, t, x, time) for table in _coefficients(S, a, s, bar)]
         if have == want or (flip == "have" and "x0" in have) or (flip == "want" and want not in ("noise", "mean")):
             return None
         if own is not None:

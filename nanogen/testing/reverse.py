@@ -195,16 +195,16 @@ STEP_MISTAKES = {
 
 
 def rule_of(given: dict[str, Any], wrong: str = "") -> Rule:
-    names = ("method", "prediction", "variance", "eta", "clip")
+    settings: dict[str, Any] = {name: given[name] for name in ("method", "prediction", "variance", "eta", "clip")}
     kept = given.get("noise_after_clip", "recomputed") == "kept"
     S = tables(given.get("betas"), given.get("alphas_cumprod"))
-    return Rule(S, *(given[name] for name in names), final=given.get("final", "one"), kept=kept, wrong=wrong)
+    return Rule(S, **settings, final=given.get("final", "one"), kept=kept, wrong=wrong)
 
 
 def _stepped(wrong: str = "") -> Callable[..., Any]:
     def truth(output: Any, t: Any, x: Any, *rest: Any, **given: Any) -> Any:
         rule, i = rule_of(given, wrong), int(np.ravel(t)[0]) - (given["time"] == "1…T")
-        j, noise = rest[-1], rest[0] if len(rest) > 1 else None
+        j, noise = rest[-1], rest[0]
         mean, std = rule.step(i, int(j) - (given["time"] == "1…T"), x, output)
         if given["returns"] == "mean":
             return mean

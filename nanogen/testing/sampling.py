@@ -70,14 +70,14 @@ def _run_sampler(
     many = () if method == "ancestral" and steps is None else (inputs["S"],)
     last = np.array(to_numpy(f(record.network(), inputs["n"], *many)), float)
     if not record.times:
-        raise UsageError("check_sampler: the sampler did not call the network that it was given")
+        raise UsageError("check_diffusion_sampler: the sampler did not call the network that it was given")
     low, high = pixels
     last = (last - low) / (high - low) * 2 - 1
     if last.size != record.inputs[-1].size:
-        raise UsageError(f"check_sampler: expected {record.inputs[-1].shape}, got {last.shape}")
+        raise UsageError(f"check_diffusion_sampler: expected {record.inputs[-1].shape}, got {last.shape}")
     path = [x.reshape(inputs["n"], -1) for x in (*record.inputs, last)]
     if len({x.shape for x in path}) > 1:
-        raise UsageError("check_sampler: the network was asked for batches of several sizes")
+        raise UsageError("check_diffusion_sampler: the network was asked for batches of several sizes")
     inputs["_record"].update(times=np.array(record.times), path=np.stack(path), outputs=record.outputs)
     return {
         "times asked": np.array(record.times),
@@ -207,7 +207,7 @@ SAMPLER_MISTAKES = {
     describe=lambda inputs, index, *, method, **_: f"{method} sampler, S = {inputs['S']}",
     tags=("diffusion", "sampler"),
 )
-def check_sampler(
+def check_diffusion_sampler(
     sample: Any,
     *,
     method: str = "ancestral",
@@ -250,5 +250,5 @@ def check_sampler(
     ...         mean = (x - b[t] / np.sqrt(1 - bar[t]) * network(x, t)) / np.sqrt(1 - b[t])
     ...         x = mean + (t > 0) * np.sqrt(b[t]) * np.random.randn(*x.shape)
     ...     return x
-    >>> check_sampler(sample, betas=b)
+    >>> check_diffusion_sampler(sample, betas=b)
     """

@@ -53,7 +53,7 @@ class Bound:
         **given: Any,
     ) -> Any:
         S = tables(given["betas"], given["alphas_cumprod"])
-        c = [
+        c: list[Any] = [
             at(a, t, x0, time)
             for a in (
                 np.sqrt(S.bar),
