@@ -203,7 +203,7 @@ def _by(share: Callable[[np.ndarray, np.ndarray, int], float]) -> Callable[..., 
 
 
 def _sets(draw: Draw, *, k: int) -> dict[str, Any]:
-    real, fake = _features(draw, k + 2, k + 12, (2, 3))
+    real, fake = _features(draw, max(k + 2, 8), k + 12, (2, 3))  # others of the family may run with larger k
     return {"real": real, "fake": fake}
 
 
