@@ -16,8 +16,14 @@ from nanogen.testing import check_all
 BETAS = np.linspace(0.02, 0.4, 12)
 OURS = NoiseSchedule(BETAS)
 TIMED = {"betas": BETAS, "time": "1…T"}
-ARRAYS = {"betas": "betas", "alphas": "alphas", "alphas_cumprod": "alpha_bars", "posterior_variance": "posterior_variances",
-          "sqrt_alphas_cumprod": "sqrt_alpha_bars", "sqrt_one_minus_alphas_cumprod": "sqrt_one_minus_alpha_bars"}  # fmt: skip
+ARRAYS = {
+    "betas": "betas",
+    "alphas": "alphas",
+    "alphas_cumprod": "alpha_bars",
+    "posterior_variance": "posterior_variances",
+    "sqrt_alphas_cumprod": "sqrt_alpha_bars",
+    "sqrt_one_minus_alphas_cumprod": "sqrt_one_minus_alpha_bars",
+}
 
 
 def tables_of(made: NoiseSchedule) -> dict[str, Any]:
@@ -52,16 +58,12 @@ def neighbours(real: Any, fake: Any) -> dict[str, float]:
     return metrics.neighbour_metrics(d(real, real), d(fake, fake), d(real, fake), 3, 5)
 
 
-LOSSES = {
-    "non-saturating": "non-saturating",
-    "wasserstein": "wasserstein",
-    "hinge": "hinge",
-    "least-squares": "least squares",
-}
+OBJECTIVES = ("non-saturating", "wasserstein", "hinge", "least-squares")
+LOSSES = {name: name.replace("least-", "least ") for name in OBJECTIVES}
 T = ng.tensor
 RIGHT = {
-    **{f"schedule: {kind}": (lambda T, kind=kind: tables_of(getattr(NoiseSchedule, kind)(T, *ends)), {"kind": kind})
-       for kind in ("linear", "quadratic", "sigmoid") for ends in [(1e-4, 0.02)]},
+    **{f"schedule: {kind}": (lambda T, kind=kind: tables_of(getattr(NoiseSchedule, kind)(T, 1e-4, 0.02)), {"kind": kind})
+       for kind in ("linear", "quadratic", "sigmoid")},
     "schedule: cosine": (lambda T: tables_of(NoiseSchedule.cosine(T)), {"kind": "cosine"}),
     "respacing": (lambda betas, times: NoiseSchedule(betas).respaced(times).betas[1:], {"time": "1…T"}),
     "q_sample": (OURS.q_sample, TIMED),
