@@ -31,7 +31,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
                        {"momentum": 0.7, "nesterov": True}]),
     "check_adam": ({"lr": 0.01, "weight_decay": 0.1}, [{}, {"weight_decay": 0.0}]),
     "check_adamw": ({"lr": 0.1, "weight_decay": 0.1}, [{}]),
-    "check_gradient_penalty": ({"form": "given"}, [{}]),
+    "check_gradient_penalty": ({"form": "given"}, [{}, {"weight": 10.0}]),
     "check_spectral_norm": ({}, [{}, {"iterations": 1}]),
     "check_loss_weight": ({}, [{}, {"kind": "kl, beta"}, {"kind": "kl, posterior"}, {"kind": "p2", "gamma": 1.0}]),
     "check_frechet_distance": ({}, [{}, {"given": "moments"}]),
@@ -138,7 +138,7 @@ def test_a_mistake_is_refused_and_named(check: Any, text: str) -> None:
     assert conventions is not None, "it can never be made"
     wrong = with_formula(check.property, check.property.mistakes[text])
     with pytest.raises(PropertyError) as caught:
-        wrong.check(None, check.__name__, conventions, check.conventions)
+        wrong.check(None, check.__name__, conventions, check.conventions, examples=24)
     assert caught.value.looks_like == (text,)
 
 

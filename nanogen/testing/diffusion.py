@@ -350,7 +350,12 @@ def _converted(
     def value_of(x: Any, t: Any, value: Any, *, have: str, want: str, time: str, **given: Any) -> Any:
         S = tables(**{name: given[name] for name in ("betas", "alphas_cumprod")})
         c: list[Any] = [at(table, t, x, time) for table in _coefficients(S, a, s, bar)]
-        if have == want or (flip == "have" and "x0" in have) or (flip == "want" and want not in ("noise", "mean")):
+        if (
+            {have, want} in _SAME
+            or have == want
+            or (flip == "have" and "x0" in have)
+            or (flip == "want" and want not in ("noise", "mean"))
+        ):
             return None
         if own is not None:
             return own(x, value, c, have, want)
@@ -364,6 +369,9 @@ def _converted(
     return value_of
 
 
+_SAME = ({"x0 and noise", "x0"}, {"x0 and noise", "noise"})  # nothing to convert
+
+
 def _direct(formula: Formula, *pairs: tuple[str, str]) -> Formula:
     """A mistake of some conversions alone: (x_t, value, √ᾱ, √(1 − ᾱ)) -> output."""
     return _converted(
@@ -372,8 +380,8 @@ def _direct(formula: Formula, *pairs: tuple[str, str]) -> Formula:
 
 
 def _conversion_inputs(draw: Draw, *, have: str, want: str, **given: Any) -> dict[str, Any]:
-    if have == want:
-        raise ValueError(f"check_conversion: have and want must differ, got {have!r} twice")
+    if have == want or {have, want} in _SAME:
+        raise ValueError(f"check_conversion: {want!r} is known, given {have!r}")
     low = 1 if "mean" in (have, want) else 0  # at the first time the mean is x_0, whatever the coefficients
     names = ("x0", "noise") if have == "x0 and noise" else ("x_t", have)
     return batch(draw, names, 1, low, **given)

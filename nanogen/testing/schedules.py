@@ -416,7 +416,7 @@ def check_schedule(
     """
     if kind is not None and kind not in _KIND_MISTAKES:
         raise ValueError(f"check_schedule: kind must be None or one of {', '.join(_KIND_MISTAKES)}, got {kind!r}")
-    makes = callable(schedule) and not any(hasattr(schedule, name) for name in ("betas", "alphas_cumprod"))
+    makes = callable(schedule) and not any(hasattr(schedule, name) for name in _LONG)
     own = None if makes and T is None else T or _length(schedule)
     user = _Schedule(schedule, None if makes else own)
     try:
@@ -449,8 +449,11 @@ def check_schedule(
     property.check(schedule, "check_schedule", conventions, usual | {"has_betas": has_betas}, **options)
 
 
+_LONG = ("alphas_cumprod", *_ALIASES["alphas_cumprod"], "betas", "beta", "sqrt_alphas_cumprod")
+
+
 def _length(schedule: Any) -> int:
-    for name in ("alphas_cumprod", "alpha_bars", "betas", "beta", "alpha_hat"):
+    for name in _LONG:
         table = schedule.get(name) if isinstance(schedule, Mapping) else getattr(schedule, name, None)
         if table is not None:
             table = to_numpy(table)
