@@ -62,7 +62,7 @@ OBJECTIVES = ("non-saturating", "wasserstein", "hinge", "least-squares")
 LOSSES = {name: name.replace("least-", "least ") for name in OBJECTIVES}
 T = ng.tensor
 RIGHT = {
-    **{f"schedule: {kind}": (lambda T, kind=kind: tables_of(getattr(NoiseSchedule, kind)(T, 1e-4, 0.02)), {"kind": kind})
+    **{f"schedule: {kind}": (lambda n, k=kind: tables_of(getattr(NoiseSchedule, k)(n, 1e-4, 0.02)), {"kind": kind})
        for kind in ("linear", "quadratic", "sigmoid")},
     "schedule: cosine": (lambda T: tables_of(NoiseSchedule.cosine(T)), {"kind": "cosine"}),
     "respacing": (lambda betas, times: NoiseSchedule(betas).respaced(times).betas[1:], {"time": "1…T"}),
