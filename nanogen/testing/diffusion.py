@@ -363,8 +363,8 @@ def _converted(
         if have == "x0 and noise":
             x = c[0] * x0 + c[1] * value
         else:
-            x0 = to_x0(have, x, value, *c, -1.0 if flip == "have" else 1.0)
-        return last(from_x0(want, x, x0, *c, -1.0 if flip == "want" else 1.0), x, value)
+            x0 = to_x0(have, x, value, c[0], c[1], c[2], c[3], -1.0 if flip == "have" else 1.0)
+        return last(from_x0(want, x, x0, c[0], c[1], c[2], c[3], -1.0 if flip == "want" else 1.0), x, value)
 
     return value_of
 
