@@ -203,7 +203,7 @@ SAMPLER_MISTAKES = {
     run=_run_sampler,
     draws=True,
     shapes=True,
-    examples=6,
+    examples=4,
     describe=lambda inputs, index, *, method, **_: f"{method} sampler, S = {inputs['S']}",
     tags=("diffusion", "sampler"),
 )
