@@ -77,6 +77,7 @@ GROUPS = {
     "densities",
     "autoencoders",
     "bounds",
+    "samplers",
 }
 DETERMINISTIC = [
     check
