@@ -346,7 +346,7 @@ def test_a_report_on_many() -> None:
     assert str(report).splitlines()[1] == "check_normal_kl: doubled  wrong    the ½ missing"
     assert [row["looks_like"] for row in json.loads(report.json())] == [[], ["the ½ missing"], []]
     assert str(check_all(functions)) == str(report)  # the same inputs every time
-    with pytest.raises(ValueError, match="there is no checker 'kl'; there are check_attention"):
+    with pytest.raises(ValueError, match="there is no checker 'kl'; there are check_adam"):
         check_all({"kl": right_kl})
 
 
@@ -364,7 +364,7 @@ def test_checks_for_names_the_topics() -> None:
         "check_batch_norm",
     }
     assert testing.check_normal_kl in checks_for("densities")
-    with pytest.raises(ValueError, match="topic must be a checker or one of autoencoders, bounds, "):
+    with pytest.raises(ValueError, match="topic must be a checker or one of adversarial, autoencoders, bound, "):
         checks_for("nothing")
 
 

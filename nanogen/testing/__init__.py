@@ -30,9 +30,10 @@ from nanogen.autograd import Tensor, grad, tensor
 from nanogen.backend import only, to_device
 
 _FILES = (
-    "errors", "property", "report", "gradients", "convolution", "normalisation", "functions", "divergences",
-    "densities", "autoencoders", "bounds", "samplers",
-)  # fmt: skip
+    *("errors", "property", "report", "gradients", "convolution", "normalisation", "functions", "divergences"),
+    *("densities", "autoencoders", "bounds", "samplers", "schedules", "times", "diffusion", "weights", "terms"),
+    *("reverse", "sampling", "adversarial", "spectral", "training", "judging"),
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -82,11 +82,11 @@ class Diagnosis:
         names = list(self.property.conventions)
         for values in product(*self.property.conventions.values()):
             other = self.conventions | dict(zip(names, values))
-            if other != self.conventions:
+            if _changes(other, self.conventions):
                 yield other
 
     def meant(self, other: dict[str, Any]) -> str:
-        changed = [f"{name}={value!r}" for name, value in other.items() if value != self.conventions[name]]
+        changed = [f"{name}={value!r}" for name, value in other.items() if differ(value, self.conventions[name])]
         return f"right if {', '.join(changed)} was meant"
 
     def formula(self, function: Callable[..., Any], conventions: dict[str, Any]) -> Callable[[Case], Any]:
@@ -185,8 +185,13 @@ class Diagnosis:
         return found
 
 
+def differ(a: Any, b: Any) -> bool:
+    """Whether two settings differ.  They may be arrays."""
+    return a is not b and not (type(a) is type(b) and np.array_equal(np.asarray(a), np.asarray(b)))
+
+
 def _changes(other: dict[str, Any], conventions: dict[str, Any]) -> int:
-    return sum(other[name] != conventions[name] for name in other)
+    return sum(differ(other[name], conventions[name]) for name in other)
 
 
 def _number(x: Any) -> str:

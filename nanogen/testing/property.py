@@ -48,7 +48,10 @@ class Property:
         describe: (inputs, index, **conventions) -> text of the counterexample, whose worst entry is at `index`.
         examples: the number of inputs.
         shapes: whether the output's shape is part of the equation: a wrong one is then no bad use.
-        draws: whether the function draws random numbers by itself, as a sampler does.
+        draws: whether the function draws random numbers by itself, as a sampler does; or this, of the conventions.
+            `run` may then write what was drawn into an input whose name begins with _: the truth is computed after it.
+        rtol: (whether the output is in single precision, **conventions) -> the least relative tolerance, where tables
+            in single precision make right values differ.
         tags: further names for `checks_for`.
     """
 
@@ -64,7 +67,8 @@ class Property:
     describe: Callable[..., str] | None = None
     examples: int = 40
     shapes: bool = False
-    draws: bool = False
+    draws: bool | Callable[..., bool] = False
+    rtol: Callable[..., float] | None = None
     tags: tuple[str, ...] = ()
 
     def check(

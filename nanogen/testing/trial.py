@@ -7,7 +7,7 @@ import functools
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 
-from nanogen.testing.diagnosis import Case, Diagnosis, Fault, named
+from nanogen.testing.diagnosis import Case, Diagnosis, Fault, differ, named
 from nanogen.testing.draws import Draw, uniform
 from nanogen.testing.errors import PropertyError, UsageError
 
@@ -71,10 +71,12 @@ class Trial(Diagnosis):
         self.conventions, self.usual, self.options = conventions, usual, options
         self.changed: list[str] = []
         for name, allowed in property.conventions.items():
+            conventions[name] = _spelt(conventions.get(name), allowed)
             if conventions.get(name) not in allowed:
                 choice = ", ".join(map(repr, allowed))
                 raise ValueError(f"{called}: {name} must be one of {choice}, got {conventions.get(name)!r}")
         self.examples = options.examples or property.examples
+        self.draws = property.draws(**conventions) if callable(property.draws) else property.draws
         self.cases: list[Case] = []
 
     def verdict(self) -> None:
@@ -150,6 +152,9 @@ class Trial(Diagnosis):
             text = f"it raises {case.error}"
             case.faults = [Fault("", "error", (), _shorten(case.expected), case.error, text)]
         else:
+            if self.draws:  # what the function drew is known now
+                with np.errstate(all="ignore"):
+                    case.expected = named(self.property.truth(*inputs.values(), **self.conventions))
             case.faults = [
                 fault
                 for name in case.expected
@@ -162,7 +167,9 @@ class Trial(Diagnosis):
             name: value if name.startswith("_") else self.options.hand_over(value) for name, value in inputs.items()
         }
         before = {
-            name: to_numpy(value).copy() for name, value in handed.items() if isinstance(inputs[name], np.ndarray)
+            name: to_numpy(value).copy()
+            for name, value in handed.items()
+            if isinstance(inputs[name], np.ndarray) and not name.startswith("_")
         }
         try:
             with np.errstate(all="ignore"):
@@ -252,9 +259,10 @@ class Trial(Diagnosis):
         rtol, atol = (1e-3, 1e-4) if single and got.size else (1e-5, 1e-6)
         if got.dtype == np.float16 or got.dtype.name == "bfloat16":
             rtol, atol = 3e-2, 1e-2
+        least = self.property.rtol(single, **self.conventions) if self.property.rtol else 0.0
         return (
-            rtol if self.options.rtol is None else self.options.rtol,
-            atol if self.options.atol is None else self.options.atol,
+            max(rtol, least) if self.options.rtol is None else self.options.rtol,
+            max(atol, least / 10) if self.options.atol is None else self.options.atol,
         )
 
     # Judging
@@ -265,7 +273,7 @@ class Trial(Diagnosis):
         shapes = ", ".join(f"{name} {_shape(value)}" for name, value in case.inputs.items() if not name.startswith("_"))
         if all(case.error for case in self.cases):
             raise UsageError(f"{self.called}: the function raises {case.error} (inputs: {shapes})")
-        if not self.property.draws:
+        if not self.draws:
             self.refuse_other_outputs()
         shape = [next((f for f in case.faults if f.kind == "shape"), None) for case in self.cases]
         told = [found for case, found in zip(self.cases, shape) if not _has_short_axes(case.expected)] or shape
@@ -340,11 +348,25 @@ class Trial(Diagnosis):
         return f"{self.property.name}({given})"
 
     def reproduce(self) -> str:
-        given = {name: value for name, value in self.conventions.items() if value != self.usual.get(name)}
+        given = {name: value for name, value in self.conventions.items() if differ(value, self.usual.get(name))}
         given |= {
             name: value for name in ("examples", "dtype", "rtol", "atol") if (value := getattr(self.options, name))
         }
-        return f"{self.called}(..., {''.join(f'{k}={v!r}, ' for k, v in given.items())}seed={self.options.seed})"
+        return (
+            f"{self.called}(..., {''.join(f'{k}={_written(v)}, ' for k, v in given.items())}seed={self.options.seed})"
+        )
+
+
+def _written(x: Any) -> str:
+    return "..." if callable(x) or np.size(to_numpy(x)) > 4 else repr(x)
+
+
+def _spelt(value: Any, allowed: Sequence[Any]) -> Any:
+    """The allowed value, also where it was typed in ASCII: "0..T-1" and "0...T-1" are "0…T−1"."""
+    plain = lambda x: x.replace("...", "…").replace("..", "…").replace("-", "−").replace(" ", "")
+    if isinstance(value, str) and value not in allowed:
+        return next((x for x in allowed if isinstance(x, str) and plain(x) == plain(value)), value)
+    return value
 
 
 def to_numpy(x: Any) -> np.ndarray:
