@@ -16,6 +16,8 @@ from nanogen.testing import PropertyError, check_all
 from nanogen.testing.property import CHECKERS
 from nanogen.testing.trial import Options, Trial
 
+pytestmark = pytest.mark.mistakes
+
 assert check_all  # which imports all checkers
 
 GROUPS = (

@@ -15,6 +15,8 @@ from nanogen.testing import PropertyError, check_all
 from nanogen.testing.laws import DRAWS, Repeated
 from nanogen.testing.property import CHECKERS
 
+pytestmark = pytest.mark.mistakes
+
 assert check_all  # which imports all checkers
 
 

@@ -189,6 +189,7 @@ power is stated and which must reject a deliberately wrong sampler. No test comp
     python -m pytest -m torture tests/test_malformed.py     # 14,000 malformed inputs; some minutes
     python -m pytest -m museum                          # the museum below, 25 minutes
     python -m pytest --device strict                    # all on the simulated GPU: three minutes
+    python -m pytest -m mistakes                        # each known mistake of nanogen.testing's checkers
     python -m pytest -m stand_in                        # training steps on it, eager and as graphs, and its own rules
     CC= python -m pytest                                # all without C kernels
     python -m pytest -m gpu                             # CPU against GPU, where there is one
