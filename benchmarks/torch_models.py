@@ -713,6 +713,27 @@ class TranslationModel(Mirror):
         return self.scaled(self.ours[0].source_of(images))
 
 
+class SuperResolution(TranslationModel):
+    def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+        ours, x0 = self.ours[0], self.scaled(images)
+        scales = (ours.schedule.sqrt_alpha_bars, ours.schedule.sqrt_one_minus_alpha_bars)
+        noised = lambda x, t, noise: sum(
+            self.placed(table[t])[:, None, None, None].to(x.dtype) * y
+            for table, y in zip(scales, (x, noise), strict=True)
+        )
+        t, s = (
+            rng.integers(low, high, len(images))
+            for low, high in ((1, ours.T + 1), (0, ours.most(ours.augmentation) + 1))
+        )
+        z = F.avg_pool2d(x0, 2)
+        if ours.augmentation:
+            z = noised(z, s, self.normal(rng, z.shape))
+            z = torch.cat([z, self.placed(s / ours.T).to(z.dtype)[:, None, None, None].expand_as(z[:, :1])], dim=1)
+        noise = self.normal(rng, x0.shape)
+        seen = torch.cat([noised(x0, t, noise), F.interpolate(z, scale_factor=2.0)], dim=1)
+        return F.mse_loss(self.unet(seen, self.placed(t)), noise)
+
+
 class Pix2Pix(TranslationModel):
     def logits(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return self.discriminator(torch.cat([x, y], dim=1))
@@ -893,7 +914,7 @@ MODELS: dict[str, type[Mirror]] = {
     cls.__name__: cls
     for cls in (
         PixelCNN, GatedPixelCNN, PixelRNN, VAE, HierarchicalVAE, Autoencoder, WAE, AAE, GAN, SAGAN, BigGAN, InfoGAN,
-        StyleGAN, Pix2Pix, CycleGAN, SPADE, DDPM, BinomialDiffusion, LatentDDPM,
+        StyleGAN, Pix2Pix, CycleGAN, SPADE, DDPM, SuperResolution, BinomialDiffusion, LatentDDPM,
     )
 }  # fmt: skip
 PARTS: dict[type, type[Mirror]] = {

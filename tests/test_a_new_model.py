@@ -97,9 +97,10 @@ def test_a_model_of_one_file(registered: None, tmp_path: Path, capsys: pytest.Ca
     assert found["likelihood"]["bits_per_dim"] == pytest.approx(2.4, abs=0.1)
     assert found["network_evaluations"] == 0
     capsys.readouterr()
+    able = ", ".join(name for name, cls in MODELS.items() if "steps" in inspect.signature(cls.sample).parameters)
     for flags in (["--steps", "2"], ["--eta", "0.5"]):
         assert main(["sample", str(out), "--out", str(tmp_path / "y.png"), *flags]) == 2
-        said = f"nanogen: error: {flags[0]} is for ddpm, latent-ddpm; {out} is a run of pixels\n"
+        said = f"nanogen: error: {flags[0]} is for {able}; {out} is a run of pixels\n"
         assert capsys.readouterr().err == said
 
 
@@ -108,7 +109,7 @@ def test_nothing_but_a_models_own_file_knows_it() -> None:
     classes, words = {cls.__name__ for cls in MODELS.values()}, set(MODELS)
     found = []
     for path in sorted(ROOT.rglob("*.py")):
-        if path.is_relative_to(ROOT / "models"):
+        if path.is_relative_to(ROOT / "models") or path.is_relative_to(ROOT / "testing"):  # these judge anybody's
             continue
         for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
             if token.type == tokenize.NAME and token.string in classes:

@@ -15,7 +15,7 @@ import pytest
 from helpers import leaf
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_runs import TINY, settings_of, some_images
+from tiny_runs import TINY, images_of, settings_of
 
 import nanogen as ng
 from nanogen import nn
@@ -476,11 +476,11 @@ def test_dropout_layers_do_not_drop_the_same() -> None:
 
 def test_models_take_nothing_from_the_default_generator() -> None:
     """A model's first weights and a run's noise come from generators of their own: what else was drawn changes none."""
-    before, images = ng.default_generator.state, some_images()
+    before = ng.default_generator.state
     for name in TINY:
         model = build_model(settings_of(name))
         for _, loss, _ in model.updates():
-            loss(images.images[:2], ng.Generator(1))
+            loss(images_of(name).images[:2], ng.Generator(1))
         model.sample(1, ng.Generator(2))
     assert ng.default_generator.state == before
 

@@ -19,6 +19,7 @@ from tiny_runs import KINDS, assert_same, settings_of, some_images
 
 from nanogen import data
 from nanogen.autograd import no_grad
+from nanogen.backend import use_threads
 from nanogen.cli import main
 from nanogen.models import MODELS, VAE
 from nanogen.random import Generator
@@ -78,8 +79,9 @@ def test_more_steps(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     ]  # fmt: skip
     by_hand = Trainer(dataclasses.replace(settings, steps=20), data.load("digits"))
     by_hand.restore(begun)
-    while by_hand.step < 20:
-        by_hand.advance()
+    with use_threads(settings.threads):
+        while by_hand.step < 20:
+            by_hand.advance()
     found = load_checkpoint(Run(out).checkpoint_file(20)).arrays
     assert_same({name: found[name] for name in by_hand.arrays()}, by_hand.arrays())
     for step in (12, 16):

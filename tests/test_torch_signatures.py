@@ -57,9 +57,11 @@ def theirs(name: str) -> list[Signature]:
 
 
 def agrees(ours: Signature, torchs: Signature) -> bool:
-    """Ours by position is the beginning of torch's, and what it takes by keyword besides is torch's or OURS_ALONE."""
+    """Ours by position is the beginning of torch's, what may follow by position too is torch's by keyword, and what it
+    takes by keyword besides is torch's or OURS_ALONE."""
     (first, more, _), (positions, keywords, _) = ours, torchs
-    return first == positions[: len(first)] and more <= keywords | OURS_ALONE | set(positions)
+    begins = all(a == b for a, b in zip(first, positions, strict=False)) and {*first[len(positions) :]} <= keywords
+    return begins and more <= keywords | OURS_ALONE | set(positions)
 
 
 FUNCTIONS = [name for name in F.__all__ if name not in NOT_TORCHS]

@@ -96,7 +96,8 @@ class NoiseSchedule:
         whole = kept.ndim == 1 and len(kept) >= 2 and kept.dtype.kind in "iu"
         if not whole or not (np.diff(kept.astype(int), prepend=0, append=self.T + 1) > 0).all():
             raise ValueError(f"times must be at least 2 rising integers in 1 … {self.T}, got {times!r}")
-        found = NoiseSchedule(self.q_variance(np.append(0, kept[:-1].astype(int)), kept))
+        kept = kept.astype(int)
+        found = NoiseSchedule(self.q_variance(np.append(0, kept[:-1]), kept))
         found.times = (np.arange(self.T + 1) if self.times is None else self.times)[np.append(0, kept)]
         return found
 
