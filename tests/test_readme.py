@@ -60,7 +60,7 @@ def test_the_examples_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     """Each as it stands, in a file of its own; the training with fewer steps."""
     monkeypatch.chdir(tmp_path)
     examples = re.findall(r"^    import nanogen as ng\n(?:(?:    .*)?\n)+", TEXT, re.MULTILINE)
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples:
         exec(compile(textwrap.dedent(example).replace("range(500)", "range(2)"), "README.md", "exec"), {})
     assert ng.load("vae.safetensors").keys() == ng.models.VAE((1, 8, 8), 17, latent=2).state_dict().keys()
