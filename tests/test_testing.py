@@ -189,9 +189,13 @@ def test_causal_networks() -> None:
     wrong = {
         "a mask B in the first layer: each sub-pixel sees itself": (lambda x: masked(b, np.tanh(masked(b, x))), 1),
         "the images turned: columns instead of rows are in order": (lambda x: masked(a.T, x), 1),
-        "no mask at all": (lambda x: masked(1, x), 1),
+        "everything is seen: no mask, or one that lets a pixel below in": (lambda x: masked(1, x), 1),
         "it depends on nothing": (lambda x: 0 * x, 1),
-        "all channels of a pixel see each other": (lambda x: masked(b, x), 3),
+        "a pixel's channels see themselves and later ones: not masked by channel, or in another order": (
+            lambda x: masked(b, x),
+            3,
+        ),
+        "the order turned round: what comes after is seen": (lambda x: masked(a[::-1, ::-1], x), 1),
     }
     for text, (function, channels) in wrong.items():
         with pytest.raises(PropertyError) as caught:

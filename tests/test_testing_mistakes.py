@@ -27,6 +27,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "check_softmax": {"axis": 0},
     "check_vae_loss": {"beta": 4.0},
     "check_bits_per_dim": {"density": 256},
+    "check_cross_entropy": {"smoothing": 0.3, "ignore": 1, "large": True},
+    "check_binary_cross_entropy": {"large": True},
+    "check_layer_norm": {"eps": 1e-3},
+    "check_group_norm": {"eps": 1e-3},
+    "check_batch_norm": {"eps": 1e-3},
 }
 
 

@@ -31,6 +31,9 @@ WRONG_SUMS: dict[str, Callable[[np.ndarray, str], Any]] = {
     "averaged over the samples and not summed over the dimensions": lambda x, r: (
         x.mean(0) if r in REDUCTIONS[1:] else None
     ),
+    "divided by the number of dimensions instead of samples": lambda x, r: (
+        x.sum() / x.shape[1] if r == "batchmean" else None
+    ),
     "only the first dimension": lambda x, r: x[:, 0] if r == "sample" else x[:, 0].mean() if r == "batchmean" else None,
 }
 
@@ -140,7 +143,14 @@ def _kl_said(inputs: Any, index: Any, *, scale: str, reduction: str) -> str:
             "in bits, not nats": lambda *a: _kl_entries(*a) / math.log(2),
         }.items()
     }
-    | {text: _of_normals(_kl_entries, wrong) for text, wrong in WRONG_SUMS.items()},
+    | {text: _of_normals(_kl_entries, wrong) for text, wrong in WRONG_SUMS.items()}
+    | {
+        "the exponential of the spreads taken twice": lambda m, s, n, t, *, scale, reduction: (
+            _of_normals(_kl_entries)(m, np.exp(s), n, np.exp(t), scale=scale, reduction=reduction)
+            if scale.startswith("log")
+            else None
+        )
+    },
     conventions={"scale": SCALES, "reduction": REDUCTIONS},
     describe=_kl_said,
     tags=("kl",),
@@ -239,7 +249,14 @@ def _prior_said(inputs: Any, index: Any, *, scale: str, reduction: str) -> str:
             "σ² right, but its logarithm taken of log σ²": lambda m, v, s: _prior_entries(m, v, log=np.log(np.log(v))),
         }.items()
     }
-    | {text: _of_normal(_prior_entries, wrong) for text, wrong in WRONG_SUMS.items()},
+    | {text: _of_normal(_prior_entries, wrong) for text, wrong in WRONG_SUMS.items()}
+    | {
+        "the square of the log-spread added, in place of − log σ²": lambda m, s, *, scale, reduction: (
+            reduced(_prior_entries(m, variance_of(s, scale), log=-(s**2)), reduction)
+            if scale.startswith("log")
+            else None
+        )
+    },
     conventions={"scale": SCALES, "reduction": REDUCTIONS},
     describe=_prior_said,
     tags=("kl", "vae"),
@@ -308,6 +325,8 @@ def _classes(draw: Draw, *, given: str, reduction: str) -> dict[str, np.ndarray]
         "the sum under p instead of q": _of_classes(lambda q, p: np.exp(p) * (q - p)),
         "the cross-entropy, without the entropy of q": _of_classes(lambda q, p: -np.exp(q) * p),
         "the entropy of q only": _of_classes(lambda q, p: -np.exp(q) * q),
+        "minus the entropy of q, without p": _of_classes(lambda q, p: np.exp(q) * q),
+        "q (log q − p): p is no logarithm": _of_classes(lambda q, p: np.exp(q) * (q - np.exp(p))),
         "not weighted by q": _of_classes(lambda q, p: q - p),
         "the logarithm missing: q (q − p)": _of_classes(lambda q, p: np.exp(q) * (np.exp(q) - np.exp(p))),
         "in bits, not nats": _of_classes(lambda q, p: np.exp(q) * (q - p) / math.log(2)),
