@@ -111,7 +111,7 @@ def draws_from(law: Any, rng: np.random.Generator) -> np.ndarray:
     """Draws from a distribution given by its distribution function, by inverting it on a grid."""
     if isinstance(law, Repeated):
         return np.zeros(DRAWS)
-    grid = np.linspace(-80, 80, 16_001)
+    grid = np.linspace(-80, 80, 160_001)
     return np.interp(rng.random(DRAWS), law.cdf(grid), grid)
 
 

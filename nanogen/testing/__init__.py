@@ -48,7 +48,7 @@ def __dir__() -> list[str]:
 
 
 def _checkers() -> dict[str, Any]:
-    public = {}
+    public: dict[str, Any] = {}
     for file in _FILES:
         path = f"{__name__}.{file}"
         try:

@@ -23,7 +23,7 @@ def _importance(**wrong: Any) -> Callable[..., Any]:
         log_w = log_q - log_joint if wrong.get("upside down") else log_joint - log_q
         log_w = {"joint": log_joint, "sum": log_joint + log_q}.get(wrong.get("weights", ""), log_w)
         over = 1 - axis if wrong.get("axis") else axis
-        k = log_w.shape[axis]
+        k = log_w.shape[over if wrong.get("axis") == "both" else axis]
         if wrong.get("mean of logs"):
             bound = log_w.mean(over)
         elif wrong.get("overflows"):
@@ -65,6 +65,7 @@ def _weights(draw: Draw, *, axis: int, reduction: str) -> dict[str, Any]:
         "q missing in the weights": _importance(weights="joint"),
         "log q added instead of subtracted": _importance(weights="sum"),
         "over the images instead of the samples": _importance(axis=True),
+        "the axes of images and samples exchanged": _importance(axis="both"),
         "the largest weight only": _importance(largest=True),
         "the mean of the logarithms under normalised weights": _importance(normalised=True),
         "the logarithm of the mean over images and samples": _importance(**{"of mean": True}),

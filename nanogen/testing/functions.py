@@ -386,6 +386,7 @@ def _embedding(**wrong: Any) -> Callable[..., Any]:
         "t": (lambda t: t if scale == 1 else t / scale)(draw.integers(0, 9, draw.integer(1, 5)) * draw.pick(1, 10, 111))
     },
     truth=_embedding(),
+    atol=3e-5,  # frequencies of single precision
     mistakes={
         "frequencies that grow instead of falling": _embedding(growing=True),
         "the exponent i / dim instead of i / (dim/2)": _embedding(exponent=lambda half, steps, i: i / (2 * half)),

@@ -20,8 +20,9 @@ def _labelled(entries: Callable[..., Any], **wrong: Any) -> Callable[..., Any]:
         x: Any, labels: Any, *, given: str, labels_as: str, reduction: str, smoothing: float, ignore: Any, large: bool
     ) -> Any:
         labels = labels.argmax(-1) if labels_as == "one-hot" else labels
-        if wrong.get("raw") and given != "logits":
+        if ("raw" in wrong or "log" in wrong) and given != "logits":
             return None
+        ignore = wrong.get("ignore", ignore)
         log_p = x if wrong.get("raw") else wrong.get("log", lambda x: LOG_PROBABILITIES[given](x))(x)
         kept = np.ones(len(labels), bool) if ignore is None or wrong.get("kept") else labels != ignore
         others = wrong.get("smooth", lambda p, y: p.mean(1))(log_p, labels)
@@ -88,7 +89,7 @@ def _label_inputs(
         "smoothed with the sum over the classes instead of their mean": _labelled(
             lambda p, y: -_picked(p, y), smooth=lambda p, y: p.sum(1)
         ),
-        "right if ignore=0 was meant": _labelled(lambda p, y: np.where(y == 0, 0.0, -_picked(p, y))),
+        "right if ignore=0 was meant": _labelled(lambda p, y: -_picked(p, y), ignore=0),
         "ignored labels counted in the mean": _labelled(lambda p, y: -_picked(p, y), count=True),
         "ignored labels not ignored": _labelled(lambda p, y: -_picked(p, y), kept=True),
         "the logarithm of softmax: ∞ where that underflows": _labelled(
@@ -192,6 +193,12 @@ _sigmoid = lambda x: 0.5 * (1 + np.tanh(0.5 * x))
         "the squared error": _binary(lambda x, y: (_sigmoid(x) - y) ** 2),
         "overflows: log(1 + e⁻ˣ) as it stands": _binary(lambda x, y: (1 - y) * x + np.log(1 + np.exp(-x)), raw=True),
         "overflows: log(1 + eˣ) as it stands": _binary(lambda x, y: np.log(1 + np.exp(x)) - y * x, raw=True),
+        "overflows: max(x, 0) taken away where max(−x, 0) belongs": _binary(
+            lambda x, y: (
+                (1 - y) * x + np.maximum(x, 0) + np.log(np.exp(-np.maximum(x, 0)) + np.exp(-x - np.maximum(x, 0)))
+            ),
+            raw=True,
+        ),
         "the logarithms of sigmoid and 1 − sigmoid: not finite where these underflow": _binary(
             lambda x, y: -y * np.log(1 / (1 + np.exp(-x))) - (1 - y) * np.log(1 - 1 / (1 + np.exp(-x))), raw=True
         ),

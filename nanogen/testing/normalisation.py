@@ -15,7 +15,7 @@ def _normalised(x: Any, over: Any, eps: float, **wrong: Any) -> Any:
     """(x − mean) / √(var + ε) over these axes."""
     mean = x.mean(over, keepdims=True)
     var = x.var(over, keepdims=True)
-    eps = wrong.get("eps", eps)
+    eps = wrong.get("other eps", eps)
     n = x.size / var.size
     if wrong.get("unbiased"):
         var = var * n / (n - 1) if n > 1 else var + np.nan
@@ -61,7 +61,7 @@ WRONG_NORMS: dict[str, dict[str, Any]] = {
     "divided by the variance, without the root": {"root": "var"},
     "the unbiased variance (n − 1)": {"unbiased": True},
     "the unbiased variance (n − 1), and ε outside the root: std + ε": {"unbiased": True, "root": "outside"},
-    **{f"right if eps={eps} was meant": {"eps": eps} for eps in (1e-3, 1e-5, 1e-6, 1e-8)},
+    **{f"right if eps={eps} was meant": {"other eps": eps} for eps in (1e-3, 1e-5, 1e-6, 1e-8)},
     "the mean not subtracted": {"not centred": True},
     "divided by the root mean square, the mean not subtracted": {"not centred": True, "about 0": True},
     "the second moment about 0 for the variance": {"about 0": True},
@@ -198,7 +198,7 @@ def _batch_norm(**wrong: Any) -> Callable[..., Any]:
         momentum_of: str,
         running: str,
     ) -> dict[str, Any]:
-        axes, eps = (0, *range(2, x.ndim)), wrong.get("eps", eps)
+        axes, eps = (0, *range(2, x.ndim)), wrong.get("other eps", eps)
         n = x.size / x.shape[1]
         shape = (1, -1) + (1,) * (x.ndim - 2)
         own = training != bool(wrong.get("other mode")) if wrong.get("other mode") != "always" else True

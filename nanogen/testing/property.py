@@ -47,6 +47,7 @@ class Property:
         run: (function, inputs, **conventions) -> output; by default the function is called with the inputs.
         describe: (inputs, index, **conventions) -> text of the counterexample, whose worst entry is at `index`.
         examples: the number of inputs.
+        atol: the absolute tolerance for double precision, as a part of the largest expected entry.
         shapes: whether the output's shape is part of the equation: a wrong one is then no bad use.
         draws: whether the function draws random numbers by itself, as a sampler does.
         tags: further names for `checks_for`.
@@ -63,6 +64,7 @@ class Property:
     run: Callable[..., Any] | None = None
     describe: Callable[..., str] | None = None
     examples: int = 40
+    atol: float = 1e-6
     shapes: bool = False
     draws: bool = False
     tags: tuple[str, ...] = ()

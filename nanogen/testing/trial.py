@@ -255,7 +255,7 @@ class Trial(Diagnosis):
         single = got.dtype.kind in "fc" and bool(
             (got.astype(np.complex64 if got.dtype.kind == "c" else np.float32) == got).all()
         )
-        rtol, atol = (1e-3, 1e-4) if single and got.size else (1e-5, 1e-6)
+        rtol, atol = (1e-3, 1e-4) if single and got.size else (1e-5, self.property.atol)
         if self.coarse:
             rtol, atol = 3e-2, 1e-2
         return (
