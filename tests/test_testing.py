@@ -304,6 +304,20 @@ def test_outputs_of_half_precision_pass() -> None:
     check_normal_kl(lambda *a: torch_kl(*a).half(), convert=torch.from_numpy)
 
 
+def test_a_small_number_added_in_a_logarithm_is_no_fault() -> None:
+    def kl(mean: Any, std: Any) -> Any:
+        return 0.5 * (mean**2 + std**2 - 2 * np.log(std + 1e-6) - 1).sum()
+
+    testing.check_standard_normal_kl(kl, scale="std", reduction="sum")
+    testing.check_cross_entropy(lambda p, y: -np.log(p[np.arange(len(y)), y] + 1e-8).mean(), given="probabilities")
+
+
+def test_a_bound_on_the_right_value_is_said() -> None:
+    with pytest.raises(PropertyError) as caught:
+        check_normal_kl(lambda *a: np.maximum(right_kl(*a), 0.25), scale="variance")
+    assert caught.value.looks_like == ("the right value, but at least 1/4",)
+
+
 def test_functions_with_the_usual_clamps_pass() -> None:
     """log s ≥ −7 and masses of 1e-12 at least, in both precisions, as PixelCNN++'s code has it."""
 

@@ -31,7 +31,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "check_binary_cross_entropy": {"large": True},
     "check_layer_norm": {"eps": 1e-3},
     "check_group_norm": {"eps": 1e-3},
-    "check_batch_norm": {"eps": 1e-3},
+    "check_batch_norm": {"eps": 1e-3, "momentum": 0.3},
+    "check_discretized_logistic": {"levels": 32},
+    "check_discretized_normal": {"levels": 32},
 }
 
 

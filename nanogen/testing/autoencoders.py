@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nanogen.testing.divergences import SCALES, spread_of, variance_of
+from nanogen.testing.divergences import LOGARITHMS, SCALES, spread_of, variance_of
 from nanogen.testing.draws import Draw
 from nanogen.testing.property import checker
 
@@ -132,6 +132,7 @@ def _vae(draw: Draw, *, likelihood: str, scale: str, reduction: str, beta: float
         "scale": SCALES,
         "reduction": ("sample", "sum", "batchmean"),
     },
+    **LOGARITHMS,
     tags=("vae", "elbo"),
 )
 def check_vae_loss(
@@ -187,6 +188,10 @@ def check_vae_loss(
         ),
         "the logarithm of the variance used as the spread": lambda m, s, e, *, scale: (
             m + np.log(variance_of(s, scale)) * e
+        ),
+        "½ σ² in place of σ": lambda m, s, e, *, scale: m + 0.5 * variance_of(s, scale) * e,
+        "softplus in place of the exponential": lambda m, s, e, *, scale: (
+            m + np.logaddexp(0, s) * e if scale.startswith("log") else None
         ),
         "the noise missing: the mean": lambda m, s, e, *, scale: m,
         "the noise not scaled": lambda m, s, e, *, scale: m + e,

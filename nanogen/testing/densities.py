@@ -127,6 +127,14 @@ def _level_mistakes(kind: str) -> dict[str, Callable[..., Any]]:
         "the density times the bin's width, also at the ends": {
             "entries": lambda level, c, m, s, k: density((c - m) / s, s) + math.log(2 / (k - 1))
         },
+        "the density times the bin's width, but for the ends": {
+            "entries": lambda level, c, m, s, k: np.where(
+                (level == 0) | (level == k - 1),
+                _mass(logistic_cdf if kind == "logistic" else normal_cdf, level, c, m, s, k),
+                density((c - m) / s, s) + math.log(2 / (k - 1)),
+            )
+        },
+        "the bins of 256 levels": {"half": lambda k: 1 / 255},
         "the sign turned round": {"sign": -1},
         "the probability instead of its logarithm": {
             "entries": lambda level, c, m, s, k: np.exp(
@@ -148,6 +156,10 @@ def _level_mistakes(kind: str) -> dict[str, Callable[..., Any]]:
         found["erf(z) in place of erf(z/√2)"] = {"cdf": lambda z: normal_cdf(z * math.sqrt(2))}
         found["the cube missing in the approximation of Φ"] = {
             "cdf": lambda z: 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * 1.044715 * z))
+        }
+        found["σ² in place of σ (with masses of 1e-12 at least)"] = {
+            "scale": lambda x, how: scale_of(x, how) ** 2 if how == "std" else None,
+            "floor": 1e-12,
         }
         found["the ½ missing: log σ² taken for log σ (with masses of 1e-12 at least)"] = {
             "scale": lambda x, how: np.exp(x) if how == "log_variance" else None,
@@ -268,7 +280,10 @@ def _of_mixture(combine: Callable[[Any, Any], Any], **wrong: Any) -> Callable[..
             if wrong.get("levels"):
                 return None
             s = scale_of(spreads, scale)
-            parts = _DENSITIES["logistic"]((x[:, None] - means) / s, s)
+            of = _DENSITIES[wrong.get("density", "logistic")]
+            parts = of((x[:, None] - means) / s, 1.0 if wrong.get("no slope") else s)
+        elif "density" in wrong or "no slope" in wrong:
+            return None
         else:
             x = np.broadcast_to(x[:, None], means.shape)
             settings = {k: v for k, v in wrong.items() if k not in ("levels",)}
@@ -327,6 +342,8 @@ def _mixtures(draw: Draw, *, levels: int | None, pixels: Any, scale: str) -> dic
         "the likeliest component by weight only": _of_mixture(lambda p, w: p[np.arange(len(p)), w.argmax(1)]),
         "the sign turned round": _of_mixture(lambda p, w: -_mixed(p, w)),
         "averaged over the components: log M too much": _of_mixture(lambda p, w: _mixed(p, w) - math.log(p.shape[1])),
+        "− log s missing in the density": _of_mixture(_mixed, **{"no slope": True}),
+        "the normal density instead of the logistic": _of_mixture(_mixed, density="normal"),
         "the probability instead of its logarithm": _of_mixture(lambda p, w: np.exp(_mixed(p, w))),
         "in bits, not nats": _of_mixture(lambda p, w: _mixed(p, w) / math.log(2)),
         "the density instead of the mass of a bin": _of_mixture(

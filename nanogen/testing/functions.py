@@ -169,6 +169,8 @@ def _attend(q: Any, k: Any, v: Any, keep: Any = None, **wrong: Any) -> Any:
         weights = _softmax(np.where(allowed, scores + added, 0.0), -1)
     elif wrong.get("mask") == "after":
         weights = _softmax(scores, -1) * (allowed if np.ndim(added) == 0 else np.exp(added))
+    elif wrong.get("mask") == "times":
+        weights = _softmax(scores * added, -1)
     elif wrong.get("mask") == "added":
         weights = _softmax(scores + (allowed if np.ndim(added) == 0 else added), -1)
     elif wrong.get("mask") == "scaled":
@@ -184,7 +186,8 @@ def _attention(masks: bool = False, **wrong: Any) -> Callable[..., Any]:
     """masks: the mistake is in the mask, and there must be one."""
 
     def function(q: Any, k: Any, v: Any, *given: Any, mask: str) -> Any:
-        if masks and (mask == "none" or (wrong.get("turned") and mask != "additive")):
+        additive = wrong.get("turned") or wrong.get("mask") == "times"
+        if masks and (mask == "none" or (additive and mask != "additive")):
             return None
         return _attend(q, k, v, _keep(q, k, given, mask, wrong), **wrong)
 
@@ -236,6 +239,7 @@ _ATTENTION_MISTAKES: dict[str, dict[str, Any]] = {
     "softmax over the queries instead of the keys": {"axis": -2},
     "softmax over the second axis": {"axis": 1},
     "the softmax missing": {"weights": lambda s: s},
+    "divided by their sum, without the exponential": {"weights": lambda s: s / s.sum(-1, keepdims=True)},
     "sigmoid in place of softmax": {"weights": _sigmoid},
 }
 _MASK_MISTAKES: dict[str, dict[str, Any]] = {
@@ -243,6 +247,7 @@ _MASK_MISTAKES: dict[str, dict[str, Any]] = {
     "masked scores set to 0 instead of −∞": {"mask": "zeros"},
     "the mask added to the scores as 0 and 1": {"mask": "added"},
     "the additive mask divided by √d, too": {"mask": "scaled"},
+    "the additive mask multiplied with the scores": {"mask": "times"},
     "the additive mask subtracted": {"turned": True},
     "the causal mask sees one key ahead": {"ahead": 1},
     "the causal mask leaves the query's own place out": {"ahead": -1},
@@ -393,6 +398,10 @@ def _embedding(**wrong: Any) -> Callable[..., Any]:
         "the exponent 2i / (dim/2), the step counted twice": _embedding(exponent=lambda half, steps, i: 2 * i / half),
         "the index counted from 1": _embedding(exponent=lambda half, steps, i: (i + 1) / steps),
         "the cosines half a step further than the sines: exponents (2i + 1) / dim": _embedding(apart=0.5),
+        "the index of the output in place of that of its pair: exponents 2j / dim": _embedding(
+            exponent=lambda half, steps, i: 2 * i / half, apart=1
+        ),
+        "the period's logarithm missing: e in place of the period": _embedding(period=lambda period: math.e),
         "a tenth of the period, 1000 for 10000": _embedding(period=lambda period: period / 10),
         "the period's logarithm to base 10": _embedding(period=lambda period: math.exp(math.log10(period))),
         "frequencies times 2π": _embedding(turns=True),

@@ -389,7 +389,11 @@ def check_causal(
         ],
         "the images turned: columns instead of rows are in order": ["rows below, to the left"],
         "the pixel to the right is let in": ["pixels to the right"],
-        "the row is not masked: all of it is seen": ["itself", "later channels of its pixel", "pixels to the right"],
+        "the row is not masked: pixels themselves and those to the right are seen": [
+            "itself",
+            "later channels of its pixel",
+            "pixels to the right",
+        ],
         "everything is seen: no mask, or one that lets a pixel below in": [
             kind for kind in RELATIONS if kind != "other images"
         ],

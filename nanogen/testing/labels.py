@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nanogen.testing.divergences import LOG_PROBABILITIES, log_softmax
+from nanogen.testing.divergences import LOG_PROBABILITIES, LOGARITHMS, log_softmax
 from nanogen.testing.draws import Draw
 from nanogen.testing.property import checker
 
@@ -79,6 +79,10 @@ def _label_inputs(
         "the sum over classes of binary cross-entropies": _labelled(
             lambda p, y: -_picked(p, y) - np.log1p(-np.exp(p)).sum(1) + np.log1p(-np.exp(_picked(p, y)))
         ),
+        "the mean over classes of binary cross-entropies with logits: sigmoid in place of softmax": _labelled(
+            lambda x, y: (np.logaddexp(0, x).sum(1) - _picked(x, y)) / x.shape[1], raw=True
+        ),
+        "the largest logit in place of log Σ exp": _labelled(lambda x, y: x.max(1) - _picked(x, y), raw=True),
         "in bits, not nats": _labelled(lambda p, y: -_picked(p, y) / math.log(2)),
         "every sample with the labels of all: x[:, labels]": _labelled(lambda p, y: -p[:, y].mean(1)),
         "right if smoothing=0.1 was meant": _labelled(lambda p, y: -_picked(p, y), part=0.1),
@@ -111,6 +115,7 @@ def _label_inputs(
         "given": tuple(LOG_PROBABILITIES),
         "reduction": ("none", "sum", "mean"),
     },
+    **LOGARITHMS,
 )
 def check_cross_entropy(
     loss: Any,
@@ -190,6 +195,9 @@ _sigmoid = lambda x: 0.5 * (1 + np.tanh(0.5 * x))
         "log p − 1 in place of log(1 − p)": _binary(lambda x, y: y * _of_one(x) + (1 - y) * (_of_one(x) + 1)),
         "log(1 − p) for all, unweighted": _binary(lambda x, y: y * _of_one(x) + _of_zero(x)),
         "log p for all, unweighted": _binary(lambda x, y: _of_one(x) + (1 - y) * _of_zero(x)),
+        "x and y exchanged, with logarithms of −100 at least": _binary(
+            lambda x, y: -_sigmoid(x) * np.maximum(np.log(y), -100) - _sigmoid(-x) * np.maximum(np.log(1 - y), -100)
+        ),
         "the squared error": _binary(lambda x, y: (_sigmoid(x) - y) ** 2),
         "overflows: log(1 + e⁻ˣ) as it stands": _binary(lambda x, y: (1 - y) * x + np.log(1 + np.exp(-x)), raw=True),
         "overflows: log(1 + eˣ) as it stands": _binary(lambda x, y: np.log(1 + np.exp(x)) - y * x, raw=True),
@@ -213,6 +221,7 @@ _sigmoid = lambda x: 0.5 * (1 + np.tanh(0.5 * x))
         "given": ("logits", "probabilities"),
         "reduction": ("none", "sample", "sum", "mean", "batchmean"),
     },
+    **LOGARITHMS,
     tags=("vae",),
 )
 def check_binary_cross_entropy(

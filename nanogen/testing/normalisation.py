@@ -39,6 +39,8 @@ def _scaled(y: Any, weight: Any, bias: Any, axis: int, **wrong: Any) -> Any:
     shape = [1] * y.ndim
     shape[axis] = -1
     w, b = weight.reshape(shape), bias.reshape(shape)
+    if wrong.get("scale") == "neither":
+        return y
     if wrong.get("scale") == "none":
         return y + b
     if wrong.get("shift") == "none":
@@ -65,6 +67,7 @@ WRONG_NORMS: dict[str, dict[str, Any]] = {
     "the mean not subtracted": {"not centred": True},
     "divided by the root mean square, the mean not subtracted": {"not centred": True, "about 0": True},
     "the second moment about 0 for the variance": {"about 0": True},
+    "the scale and the shift missing": {"scale": "neither"},
     "the scale missing": {"scale": "none"},
     "the shift missing": {"shift": "none"},
     "the shift before the scale": {"shift": "first"},
@@ -222,6 +225,7 @@ def _batch_norm(**wrong: Any) -> Callable[..., Any]:
             var = np.sqrt(var)
         if wrong.get("eps kept"):
             var = var + eps
+        momentum = wrong.get("other momentum", momentum)
         new = momentum if momentum_of == "new" else 1 - momentum
         if wrong.get("moves") == "never" or not (training or wrong.get("moves") == "always"):
             new = 0.0
@@ -283,6 +287,8 @@ def _run_batch_norm(norm: Any, inputs: dict[str, Any], **_: Any) -> Any:
         "the running moments are those of the last batch": _batch_norm(moves="replaced"),
         "the running moments not damped by 1 − m": _batch_norm(moves="added"),
         "the running variance with the number of images, not of values, in n/(n − 1)": _batch_norm(images=True),
+        "right if momentum=0.01 was meant": _batch_norm(**{"other momentum": 0.01}),
+        "right if momentum=0.1 was meant": _batch_norm(**{"other momentum": 0.1}),
         "ε kept in the running variance": _batch_norm(**{"eps kept": True}),
         "the standard deviation kept as the running variance": _batch_norm(**{"std kept": True}),
     },

@@ -48,6 +48,7 @@ class Property:
         describe: (inputs, index, **conventions) -> text of the counterexample, whose worst entry is at `index`.
         examples: the number of inputs.
         atol: the absolute tolerance for double precision, as a part of the largest expected entry.
+        unit: expected entries that are all smaller than this count as this large in that.
         shapes: whether the output's shape is part of the equation: a wrong one is then no bad use.
         draws: whether the function draws random numbers by itself, as a sampler does.
         tags: further names for `checks_for`.
@@ -65,6 +66,7 @@ class Property:
     describe: Callable[..., str] | None = None
     examples: int = 40
     atol: float = 1e-6
+    unit: float = 1e-3
     shapes: bool = False
     draws: bool = False
     tags: tuple[str, ...] = ()

@@ -27,6 +27,8 @@ def _repeated(draw: Draw, *arrays: float | np.ndarray) -> list[np.ndarray]:
 _NOISES: dict[str, Callable[[Any], Any]] = {
     "normal": normal_cdf,
     "logistic": logistic_cdf,
+    "normal, absolute": lambda z: np.maximum(2 * normal_cdf(z) - 1, 0.0),
+    "logistic, absolute": lambda z: np.maximum(2 * logistic_cdf(z) - 1, 0.0),
     "uniform": lambda z: np.clip(z, 0.0, 1.0),
     "log u": lambda z: np.exp(np.minimum(z, 0.0)),
     "both added": lambda z: 1 - np.sqrt(np.maximum(1 - 4 * np.exp(np.minimum(z, 0.0)), 0.0)),
@@ -63,6 +65,8 @@ def _sampler_mistakes(family: str) -> dict[str, Callable[..., Any]]:
         "divided by the scale instead of multiplied": _sampled(family, lambda s, how: 1 / scale_of(s, how)),
         "the scale ignored": _sampled(family, lambda s, how: np.ones_like(s)),
         "about twice the scale": _sampled(family, lambda s, how: 2 * scale_of(s, how)),
+        "about the scale over √2": _sampled(family, lambda s, how: scale_of(s, how) / np.sqrt(2)),
+        "the noise's absolute value": _sampled(f"{family}, absolute", scale_of),
         "about half the scale": _sampled(family, lambda s, how: 0.5 * scale_of(s, how)),
         "the mean left out": _sampled(family, scale_of, 0.0),
         "the mean with the other sign": _sampled(family, scale_of, -1.0),
@@ -210,9 +214,7 @@ def _mixture_inputs(draw: Draw, *, scale: str) -> dict[str, Any]:
         "all components alike, whatever the weights": _mixture_law(lambda w: np.full(len(w), 1 / len(w))),
         "the likeliest component every time": _mixture_law(lambda w: np.eye(len(w))[w.argmax()]),
         "the weights turned round: the least likely most often": _mixture_law(lambda w: _weigh(-w)),
-        "weights proportional to the logits' squares of the probabilities (temperature ½)": _mixture_law(
-            lambda w: _weigh(2 * w)
-        ),
+        "weights of the temperature ½": _mixture_law(lambda w: _weigh(2 * w)),
         "weights of the temperature 2": _mixture_law(lambda w: _weigh(0.5 * w)),
         **{text: _mixture_law(weigh) for text, weigh in _WRONG_GUMBELS.items()},
         "softmax twice: logits that are probabilities": _mixture_law(lambda w: _weigh(_weigh(w))),

@@ -236,7 +236,7 @@ class Trial(Diagnosis):
                 return Fault(name, "shape", (), expected.shape, got.shape, text)
         rtol, atol = self.tolerances(got)
         finite = np.abs(expected[np.isfinite(expected)])
-        allowed = rtol * np.abs(expected) + atol * max(1e-3, finite.max(initial=0.0))
+        allowed = rtol * np.abs(expected) + atol * max(self.property.unit, finite.max(initial=0.0))
         with np.errstate(all="ignore"):
             off = np.abs(got - expected.astype(np.result_type(expected, np.float64))) / allowed
         off = np.where((got == expected) | (np.isnan(got) & np.isnan(expected)), 0.0, off)
