@@ -189,9 +189,13 @@ def test_causal_networks() -> None:
     wrong = {
         "a mask B in the first layer: each sub-pixel sees itself": (lambda x: masked(b, np.tanh(masked(b, x))), 1),
         "the images turned: columns instead of rows are in order": (lambda x: masked(a.T, x), 1),
-        "no mask at all": (lambda x: masked(1, x), 1),
+        "everything is seen: no mask, or one that lets a pixel below in": (lambda x: masked(1, x), 1),
         "it depends on nothing": (lambda x: 0 * x, 1),
-        "all channels of a pixel see each other": (lambda x: masked(b, x), 3),
+        "a pixel's channels see themselves and later ones: not masked by channel, or in another order": (
+            lambda x: masked(b, x),
+            3,
+        ),
+        "the order turned round: what comes after is seen": (lambda x: masked(a[::-1, ::-1], x), 1),
     }
     for text, (function, channels) in wrong.items():
         with pytest.raises(PropertyError) as caught:
@@ -233,6 +237,28 @@ class Counting:
         return right_kl(*arrays) + self.calls
 
 
+class Late(Counting):
+    def __call__(self, *arrays: Any) -> Any:
+        self.calls += 1
+        return right_kl(*arrays) + (self.calls > 3)
+
+
+class Cached:
+    """By the shape of the inputs."""
+
+    def __init__(self) -> None:
+        self.seen: dict[Any, Any] = {}
+
+    def __call__(self, m: Any, v: Any, n: Any, w: Any) -> Any:
+        return self.seen.setdefault(m.shape, right_kl(m, v, n, w))
+
+
+def squares_in_place(m: Any, v: Any, n: Any, w: Any) -> Any:
+    m -= n
+    m *= m
+    return 0.5 * (v / w + m / w - 1 + np.log(w / v))
+
+
 def in_place(m: Any, v: Any, n: Any, w: Any) -> Any:
     found = right_kl(m, v, n, w)
     m -= 1
@@ -251,6 +277,14 @@ BAD_USE: dict[str, tuple[Callable[..., Any], str]] = {
     "own noise of torch": (lambda *a: right_kl(*a) + torch.randn(()).item(), "it draws its own numbers"),
     "state": (Counting(), "it keeps state from call to call"),
     "in place": (in_place, "changes its input mean_q in place"),
+    "in place, without effect on 0 and 1": (squares_in_place, "changes its input mean_q in place"),
+    "a cache": (Cached(), "it keeps state from call to call, as a cache"),
+    "state after some calls": (Late(), "it keeps state from call to call"),
+    "a little dropout": (lambda *a: right_kl(*a) * (np.random.random(a[0].shape) > 0.05), "it draws its own numbers"),
+    "a tuple": (lambda *a: (right_kl(*a), a[0]), "must return one array, got a tuple of 2"),
+    "a dictionary": (lambda *a: {"kl": right_kl(*a)}, "must return one array, got a dict"),
+    "a generator": (lambda *a: (x for x in right_kl(*a)), "must be an array of numbers, got a generator"),
+    "too few arguments": (lambda m, v: m, "takes 2 positional arguments but 4 were given"),
 }
 
 
@@ -262,6 +296,74 @@ def test_bad_use_is_told_apart(name: str) -> None:
         check_normal_kl(function, scale="variance")
     assert said in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_outputs_of_half_precision_pass() -> None:
+    """Which torch hands over as float32."""
+    check_normal_kl(lambda *a: torch_kl(*a).bfloat16(), convert=torch.from_numpy)
+    check_normal_kl(lambda *a: torch_kl(*a).half(), convert=torch.from_numpy)
+
+
+def test_a_small_number_added_in_a_logarithm_is_no_fault() -> None:
+    def kl(mean: Any, std: Any) -> Any:
+        return 0.5 * (mean**2 + std**2 - 2 * np.log(std + 1e-6) - 1).sum()
+
+    testing.check_standard_normal_kl(kl, scale="std", reduction="sum")
+    testing.check_cross_entropy(lambda p, y: -np.log(p[np.arange(len(y)), y] + 1e-8).mean(), given="probabilities")
+
+
+def test_a_bound_on_the_right_value_is_said() -> None:
+    with pytest.raises(PropertyError) as caught:
+        check_normal_kl(lambda *a: np.maximum(right_kl(*a), 0.25), scale="variance")
+    assert caught.value.looks_like == ("the right value, but at least 1/4",)
+
+
+def test_functions_with_the_usual_clamps_pass() -> None:
+    """log s ≥ −7 and masses of 1e-12 at least, in both precisions, as PixelCNN++'s code has it."""
+
+    def log_prob(x: Any, mean: Any, log_s: Any) -> Any:
+        s = torch.exp(log_s.clamp(min=-7))
+        above, below = torch.sigmoid((x - mean + 1 / 255) / s), torch.sigmoid((x - mean - 1 / 255) / s)
+        mass = torch.where(x < -0.999, above, torch.where(x > 0.999, 1 - below, above - below))
+        return mass.clamp(min=1e-12).log()
+
+    def mixture(x: Any, logits: Any, means: Any, log_s: Any) -> Any:
+        return torch.logsumexp(torch.log_softmax(logits, 1) + log_prob(x[:, None], means, log_s), 1)
+
+    for dtype in (None, "float32"):
+        testing.check_discretized_logistic(log_prob, convert=torch.from_numpy, dtype=dtype)
+        testing.check_logistic_mixture(mixture, convert=torch.from_numpy, dtype=dtype)
+
+
+def test_a_sampler_that_returns_too_few_draws_is_bad_use() -> None:
+    with pytest.raises(UsageError, match="must return 12000 draws, got 10"):
+        testing.check_sampler(lambda n: np.zeros(10), probabilities=[0.5, 0.5])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_embedding_with_frequencies_in_single_precision_passes(dtype: Any) -> None:
+    frequencies = 10000 ** -(torch.arange(5) / 4)
+    for scale in (1, 1000):
+        angles = lambda t: scale * t.to(dtype)[:, None] * frequencies  # noqa: B023
+        embed = lambda t: torch.cat([angles(t).sin(), angles(t).cos()], 1)  # noqa: B023
+        testing.check_timestep_embedding(embed, scale=scale, convert=torch.from_numpy)
+
+
+def test_a_network_that_sees_too_little() -> None:
+    """Only the pixel to the left: it is causal, but sees nothing above."""
+    left = lambda x: np.pad(x, ((0, 0), (0, 0), (0, 0), (1, 0)))[..., :-1]
+    above = lambda x: np.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0)))[..., :-1, :]
+    testing.check_causal(left)
+    testing.check_causal(lambda x: left(x) + above(x), sees="neighbours")
+    testing.check_causal(lambda x: left(x.reshape(len(x), 1, 1, -1).cumsum(-1)).reshape(x.shape), sees="all")
+    for function, sees in ((left, "neighbours"), (lambda x: left(x) + above(x), "all")):
+        with pytest.raises(PropertyError) as caught:
+            testing.check_causal(function, sees=sees)
+        assert caught.value.looks_like == (testing.gradients.UNSEEN[sees],)
+
+
+def test_the_names_are_listed() -> None:
+    assert {*CHECKERS, "PropertyError", "UsageError", "blind_spot", "check_all", "checks_for"} <= set(dir(testing))
 
 
 def test_random_numbers_go_on_as_before() -> None:

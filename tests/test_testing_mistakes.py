@@ -29,6 +29,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "check_softmax": {"axis": 0},
     "check_vae_loss": {"beta": 4.0},
     "check_bits_per_dim": {"density": 256},
+    "check_cross_entropy": {"smoothing": 0.3, "ignore": 1, "large": True},
+    "check_binary_cross_entropy": {"large": True},
+    "check_layer_norm": {"eps": 1e-3},
+    "check_group_norm": {"eps": 1e-3},
+    "check_batch_norm": {"eps": 1e-3, "momentum": 0.3},
+    "check_discretized_logistic": {"levels": 32},
+    "check_discretized_normal": {"levels": 32},
 }
 
 
@@ -124,7 +131,7 @@ def draws_from(law: Any, rng: np.random.Generator) -> np.ndarray:
     """Draws from a distribution given by its distribution function, by inverting it on a grid."""
     if isinstance(law, Repeated):
         return np.zeros(DRAWS)
-    grid = np.linspace(-80, 80, 16_001)
+    grid = np.linspace(-80, 80, 160_001)
     return np.interp(rng.random(DRAWS), law.cdf(grid), grid)
 
 

@@ -30,27 +30,40 @@ from nanogen.autograd import Tensor, grad, tensor
 from nanogen.backend import only, to_device
 
 _FILES = (
-    *("errors", "property", "report", "gradients", "convolution", "normalisation", "functions", "divergences"),
-    *("densities", "autoencoders", "bounds", "samplers", "schedules", "times", "diffusion", "weights", "terms"),
-    *("reverse", "sampling", "adversarial", "spectral", "training", "judging"),
-)
+    "errors", "property", "report", "gradients", "convolution", "normalisation", "functions", "labels", "divergences",
+    "densities", "autoencoders", "bounds", "samplers", "schedules", "times", "diffusion", "weights", "terms", "reverse",
+    "sampling", "adversarial", "spectral", "training", "judging",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """The checkers and what belongs to them, at their first use."""
     public: dict[str, Any] = {"gradcheck": gradcheck}
     if name.startswith("check") or name in ("PropertyError", "UsageError", "blind_spot"):
-        for file in _FILES:
-            path = f"{__name__}.{file}"
-            try:
-                found = vars(importlib.import_module(path))
-            except ModuleNotFoundError as error:
-                if error.name != "hypothesis":
-                    raise
-                raise ImportError("the checkers need hypothesis: pip install 'nanogen[testing]'") from error
-            public |= {key: value for key, value in found.items() if key.startswith("check") or key.endswith("Error")}
-            public |= {key: found[key] for key in ("blind_spot",) if key in found}
+        public |= _checkers()
     return public[name] if name in public else only(__name__, public)(name)
+
+
+def __dir__() -> list[str]:
+    return sorted({"gradcheck", *_checkers()})
+
+
+def _checkers() -> dict[str, Any]:
+    public: dict[str, Any] = {}
+    for file in _FILES:
+        path = f"{__name__}.{file}"
+        try:
+            found = vars(importlib.import_module(path))
+        except ModuleNotFoundError as error:
+            if error.name != "hypothesis":
+                raise
+            raise ImportError("the checkers need hypothesis: pip install 'nanogen[testing]'") from error
+        public |= {
+            key: value
+            for key, value in found.items()
+            if key.startswith("check_") or key in ("checks_for", "blind_spot", "PropertyError", "UsageError")
+        }
+    return public
 
 
 def gradcheck(

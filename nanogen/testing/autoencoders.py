@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nanogen.testing.divergences import SCALES, spread_of, variance_of
+from nanogen.testing.divergences import LOGARITHMS, SCALES, spread_of, variance_of
 from nanogen.testing.draws import Draw
 from nanogen.testing.property import checker
 
@@ -92,6 +92,9 @@ def _vae(draw: Draw, *, likelihood: str, scale: str, reduction: str, beta: float
             **{"error sum": "mean", "kl sum": "mean"}
         ),
         "the KL divided by the number of pixels": _vae_loss(**{"kl over": True}),
+        "the KL divided by the number of pixels and images": _vae_loss(
+            both=lambda e, kl, how: e.sum() + kl.sum() / e.size if how == "sum" else None
+        ),
         "the KL subtracted instead of added": _vae_loss(weights=lambda b: (1, -b)),
         "the sign of both terms turned round": _vae_loss(weights=lambda b: (-1, -b)),
         "the reconstruction's sign turned round": _vae_loss(weights=lambda b: (-1, b)),
@@ -115,6 +118,10 @@ def _vae(draw: Draw, *, likelihood: str, scale: str, reduction: str, beta: float
             bernoulli=lambda p, x: -(p * np.log(x) + (1 - p) * np.log(1 - x))
         ),
         "the squared error": _vae_loss(bernoulli=lambda p, x: (p - x) ** 2),
+        "the squared error averaged over pixels and images, without the ½ and the constant, the KL summed": _vae_loss(
+            normal=lambda r, x: (r - x) ** 2,
+            both=lambda e, kl, how: e.mean() + (kl.sum() if how == "sum" else kl.sum(1).mean()),
+        ),
         "the squared error without the ½ and the constant": _vae_loss(normal=lambda r, x: (r - x) ** 2),
         "½ squared error, without the constant ½ log 2π": _vae_loss(normal=lambda r, x: 0.5 * (r - x) ** 2),
         "the squared error without the ½": _vae_loss(normal=lambda r, x: (r - x) ** 2 + 0.5 * math.log(2 * math.pi)),
@@ -125,6 +132,7 @@ def _vae(draw: Draw, *, likelihood: str, scale: str, reduction: str, beta: float
         "scale": SCALES,
         "reduction": ("sample", "sum", "batchmean"),
     },
+    **LOGARITHMS,
     tags=("vae", "elbo"),
 )
 def check_vae_loss(
@@ -180,6 +188,10 @@ def check_vae_loss(
         ),
         "the logarithm of the variance used as the spread": lambda m, s, e, *, scale: (
             m + np.log(variance_of(s, scale)) * e
+        ),
+        "½ σ² in place of σ": lambda m, s, e, *, scale: m + 0.5 * variance_of(s, scale) * e,
+        "softplus in place of the exponential": lambda m, s, e, *, scale: (
+            m + np.logaddexp(0, s) * e if scale.startswith("log") else None
         ),
         "the noise missing: the mean": lambda m, s, e, *, scale: m,
         "the noise not scaled": lambda m, s, e, *, scale: m + e,

@@ -23,7 +23,7 @@ def _importance(**wrong: Any) -> Callable[..., Any]:
         log_w = log_q - log_joint if wrong.get("upside down") else log_joint - log_q
         log_w = {"joint": log_joint, "sum": log_joint + log_q}.get(wrong.get("weights", ""), log_w)
         over = 1 - axis if wrong.get("axis") else axis
-        k = log_w.shape[axis]
+        k = log_w.shape[1 - axis if wrong.get("k") == "images" or wrong.get("axis") == "both" else axis]
         if wrong.get("mean of logs"):
             bound = log_w.mean(over)
         elif wrong.get("overflows"):
@@ -61,10 +61,12 @@ def _weights(draw: Draw, *, axis: int, reduction: str) -> dict[str, Any]:
         "the mean of the logarithms: the ELBO": _importance(**{"mean of logs": True}),
         "− log K missing": _importance(**{"log k": lambda k: 0.0}),
         "+ log K in place of − log K": _importance(**{"log k": lambda k: -math.log(k)}),
+        "the logarithm of the number of images in place of log K": _importance(k="images"),
         "− K in place of − log K": _importance(**{"log k": lambda k: k}),
         "q missing in the weights": _importance(weights="joint"),
         "log q added instead of subtracted": _importance(weights="sum"),
         "over the images instead of the samples": _importance(axis=True),
+        "the axes of images and samples exchanged": _importance(axis="both"),
         "the largest weight only": _importance(largest=True),
         "the mean of the logarithms under normalised weights": _importance(normalised=True),
         "the logarithm of the mean over images and samples": _importance(**{"of mean": True}),
@@ -109,9 +111,13 @@ def _bits(**wrong: Any) -> Callable[..., Any]:
         bits = wrong.get("sign", 1) * nll * base / n
         if density:
             scaled = math.log2(density)
-            bits = bits + {"missing": 0.0, "subtracted": -scaled, "nats": math.log(density), "over": scaled / n}.get(
-                wrong.get("scaling", ""), scaled
-            )
+            bits = bits + {
+                "missing": 0.0,
+                "subtracted": -scaled,
+                "nats": math.log(density),
+                "over": scaled / n,
+                "pixels": scaled / c,
+            }.get(wrong.get("scaling", ""), scaled)
         elif "scaling" in wrong:
             return None
         return {"none": bits, "mean": bits.mean(), "sum": bits.sum()}[reduction]
@@ -138,6 +144,7 @@ def _bits(**wrong: Any) -> Callable[..., Any]:
         "log2 of the number of levels missing": _bits(scaling="missing"),
         "log2 of the number of levels subtracted instead of added": _bits(scaling="subtracted"),
         "the logarithm of the number of levels in nats": _bits(scaling="nats"),
+        "log2 of the number of levels for the pixels, not for their channels": _bits(scaling="pixels"),
         "log2 of the number of levels divided by the dimensions": _bits(scaling="over"),
     },
     conventions={"given": ("nll", "log_prob"), "reduction": ("none", "mean", "sum")},
@@ -205,6 +212,11 @@ def _elbo_value(**wrong: Any) -> Callable[..., Any]:
             "both mean": reconstruction / d - kl / k,
             "no constant": reconstruction + constant - kl,
             "no 2π": reconstruction + 0.5 * d * math.log(2 * math.pi) - kl,
+            "2π": reconstruction - 0.5 * d * math.log(2 * math.pi) - kl,
+            "prior": reconstruction - kl + 0.5 * k * math.log(2 * math.pi),
+            "no q": reconstruction - kl - 0.5 * (1 + np.log(2 * math.pi * v)).sum(),
+            "square": 2 * _NOISE**2 * (reconstruction + constant) - kl,
+            "half square": _NOISE**2 * (reconstruction + constant) - kl,
             "negative": kl - reconstruction,
             "mean decoded": reconstruction + 0.5 * ((load**2).sum(0) * v).sum() / _NOISE**2 - kl,
             "variance": reconstruction + 0.5 * ((load**2).sum(0) * (v - v**2)).sum() / _NOISE**2 - kl,
@@ -347,6 +359,11 @@ def check_elbo(elbo: Callable[..., Any], *, scale: str = "log_variance", batches
         "both terms averaged over their dimensions": "both mean",
         "the constant ½ log 2πσ² of the decoder missing": "no constant",
         "½ log 2π of the decoder missing": "no 2π",
+        "½ log 2π of the prior missing": "prior",
+        "log q(z|x) missing": "no q",
+        "the squared error in place of − log p(x|z)": "square",
+        "½ squared error in place of − log p(x|z)": "half square",
+        "log 2π in place of ½ log 2π in the decoder": "2π",
         "the sign turned round": "negative",
         "the mean decoded instead of a sample": "mean decoded",
         "the noise scaled by the variance instead of the standard deviation": "variance",

@@ -73,7 +73,10 @@ def _convolve(x: Any, w: Any, c: dict[str, Any], **wrong: Any) -> Any:
         w = np.broadcast_to(w[:1], w.shape)
     if wrong.get("one channel"):
         taps, w = taps[:, :, :1], w[:, :, :1]
-    y = np.einsum("ngcijhw,gocij->ngohw", taps, w).reshape(n, out, *taps.shape[5:])
+    y = np.einsum("ngcijhw,gocij->ngohw", taps, w)
+    y = (y.swapaxes(1, 2) if wrong.get("shuffled") else y).reshape(n, out, *taps.shape[5:])
+    if wrong.get("mixed"):
+        y = y.reshape(n, out, *y.shape[:1:-1]).swapaxes(2, 3)
     return y / channels if wrong.get("mean") else y
 
 
@@ -84,14 +87,9 @@ def _biased(y: Any, bias: Any, times: float = 1.0) -> Any:
 def _conv2d(times: float = 1.0, **wrong: Any) -> Callable[..., Any]:
     def function(x: Any, w: Any, *given: Any, takes: str, pairs: bool, layout: str) -> Any:
         c = _settings(given, takes)
-        needs = {
-            "one group": "groups",
-            "interleaved": "groups",
-            "no dilation": "dilation",
-            "short": "",
-            "mode": "padding",
-        }
-        if any(name in wrong and need and need not in takes.split() for name, need in needs.items()):
+        needs = dict.fromkeys(("one group", "interleaved", "shuffled"), "groups")
+        needs |= {"no dilation": "dilation", "mode": "padding"}
+        if any(name in wrong and need not in takes.split() for name, need in needs.items()):
             return None
         if times != 1.0 and c["bias"] is None:
             return None
@@ -177,6 +175,8 @@ _WHERE_CONVOLVED: dict[str, Callable[..., bool]] = {
         "one row and one column short: the + 1 missing in the size": _conv2d(short=True),
         "all groups with the kernels of the first": _conv2d(**{"one group": True}),
         "every G-th channel in a group instead of neighbours": _conv2d(interleaved=True),
+        "the outputs of the groups interleaved": _conv2d(shuffled=True),
+        "rows and columns of the result exchanged: reshaped to (W', H') and turned": _conv2d(mixed=True),
         "only the first channel of each group": _conv2d(**{"one channel": True}),
         "averaged over the channels instead of summed": _conv2d(mean=True),
         "the bias missing": _conv2d(0.0),
@@ -258,6 +258,8 @@ def _spread(x: Any, w: Any, c: dict[str, Any], **wrong: Any) -> Any:
         oh, ow = oh + sh - 1, ow + sw - 1
     if wrong.get("first only"):
         return full[:, :, 2 * ph :, 2 * pw :] if (oh, ow) == (0, 0) else None
+    if wrong.get("zeros"):
+        return _padded(full[:, :, ph : full.shape[2] - ph, pw : full.shape[3] - pw], 0, oh, 0, ow)
     full = _padded(full, 0, oh, 0, ow) if not wrong.get("before") else _padded(full, oh, 0, ow, 0)
     return full[:, :, ph : full.shape[2] - ph, pw : full.shape[3] - pw]
 
@@ -267,7 +269,7 @@ def _conv_transpose(times: float = 1.0, **wrong: Any) -> Callable[..., Any]:
         c = _settings(given, takes)
         if times != 1.0 and c["bias"] is None:
             return None
-        if {"no output padding", "before"} & set(wrong) and "output_padding" not in takes.split():
+        if {"no output padding", "before", "zeros"} & set(wrong) and "output_padding" not in takes.split():
             return None
         y = _spread(x, w, c, **wrong)
         return None if y is None else _biased(y, c["bias"], times)
@@ -309,6 +311,7 @@ def _transposed(draw: Draw, *, takes: str, pairs: bool) -> dict[str, Any]:
         "the padding not cut away": _conv_transpose(uncut=True),
         "all the padding cut at the top and the left": _conv_transpose(**{"first only": True}),
         "the output padding ignored": _conv_transpose(**{"no output padding": True}),
+        "the output padding filled with zeros": _conv_transpose(zeros=True),
         "the output padding at the top and the left": _conv_transpose(before=True),
         "an output padding of stride − 1 too much": _conv_transpose(more=True),
         "the strides of the two axes exchanged": _conv_transpose(**{"stride axes": True}),

@@ -40,7 +40,8 @@ def _mass(cdf: Any, level: Any, centre: Any, mean: Any, scale: Any, levels: int,
     flip = low > 0  # the difference of the smaller tails
     low, high = np.where(flip, -high, low), np.where(flip, -low, high)
     below, above = np.where(flip, last, first), np.where(flip, first, last)
-    return np.log(np.where(above, 1.0, cdf(high)) - np.where(below, 0.0, cdf(low)))
+    mass = np.where(above, 1.0, cdf(high)) - np.where(below, 0.0, cdf(low))
+    return np.log(np.maximum(mass, wrong.get("floor", 0.0)))
 
 
 def _tanh_cdf(z: Any) -> Any:
@@ -78,7 +79,7 @@ def _on_levels(kind: str, **wrong: Any) -> Callable[..., Any]:
         else:
             half = wrong["half"](levels) if "half" in wrong else 1 / (levels - 1)
             of = wrong.get("cdf") or (logistic_cdf if kind == "logistic" else _CDFS[cdf])
-            settings = {k: v for k, v in wrong.items() if k in ("first", "last", "turned")}
+            settings = {k: v for k, v in wrong.items() if k in ("first", "last", "turned", "floor")}
             entries = _mass(of, level, centre, mean, s, levels, half=half, **settings)
         return wrong.get("sign", 1) * sums(entries, reduction)
 
@@ -92,6 +93,11 @@ def scale_of(spread: Any, scale: str) -> Any:
     )
 
 
+def _scales(draw: Draw, width: float, *shape: int) -> Any:
+    """Scales of about a bin's width and some times that; none below e⁻⁶·⁹, since many functions clamp log s at −7."""
+    return np.maximum(width * draw.positives(*shape) * draw.pick(0.7, 3.0, 10.0), 1e-3)
+
+
 def _levels(draw: Draw, *, levels: int, pixels: Any, scale: str, reduction: str, cdf: str = "exact") -> dict[str, Any]:
     """Levels of which many are the first or the last, and means so near that no mass is below 1e-4."""
     shape = draw.sizes((1, 3), (1, 4))
@@ -100,7 +106,7 @@ def _levels(draw: Draw, *, levels: int, pixels: Any, scale: str, reduction: str,
         draw.integers(0, 1, *shape) == 0, ends[draw.integers(0, 3, *shape)], draw.integers(0, levels - 1, *shape)
     )
     width, reach = (pixels[1] - pixels[0]) / (levels - 1), 2.4
-    s = width * draw.positives(*shape) * draw.pick(0.7, 3.0, 10.0)
+    s = _scales(draw, width, *shape)
     mean = pixels[0] + width * level + s * np.clip(draw.reals(*shape), -reach, reach)
     spread = np.log(s) if scale == "log_scale" else s if scale == "scale" else spread_of(s**2, scale)
     return {"x": pixels[0] + width * level, "mean": mean, "spread": spread}
@@ -121,6 +127,14 @@ def _level_mistakes(kind: str) -> dict[str, Callable[..., Any]]:
         "the density times the bin's width, also at the ends": {
             "entries": lambda level, c, m, s, k: density((c - m) / s, s) + math.log(2 / (k - 1))
         },
+        "the density times the bin's width, but for the ends": {
+            "entries": lambda level, c, m, s, k: np.where(
+                (level == 0) | (level == k - 1),
+                _mass(logistic_cdf if kind == "logistic" else normal_cdf, level, c, m, s, k),
+                density((c - m) / s, s) + math.log(2 / (k - 1)),
+            )
+        },
+        "the bins of 256 levels": {"half": lambda k: 1 / 255},
         "the sign turned round": {"sign": -1},
         "the probability instead of its logarithm": {
             "entries": lambda level, c, m, s, k: np.exp(
@@ -139,6 +153,18 @@ def _level_mistakes(kind: str) -> dict[str, Callable[..., Any]]:
         found["half the log-scale, as if it were of a variance"] = {"scale": lambda x, how: np.sqrt(scale_of(x, how))}
     else:
         found["the logistic distribution instead of the normal"] = {"cdf": logistic_cdf}
+        found["erf(z) in place of erf(z/√2)"] = {"cdf": lambda z: normal_cdf(z * math.sqrt(2))}
+        found["the cube missing in the approximation of Φ"] = {
+            "cdf": lambda z: 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * 1.044715 * z))
+        }
+        found["σ² in place of σ (with masses of 1e-12 at least)"] = {
+            "scale": lambda x, how: scale_of(x, how) ** 2 if how == "std" else None,
+            "floor": 1e-12,
+        }
+        found["the ½ missing: log σ² taken for log σ (with masses of 1e-12 at least)"] = {
+            "scale": lambda x, how: np.exp(x) if how == "log_variance" else None,
+            "floor": 1e-12,
+        }
     return {text: _on_levels(kind, **wrong) for text, wrong in found.items()}
 
 
@@ -178,7 +204,8 @@ def check_discretized_logistic(
 
     The function is called as log_prob(x, mean, scale), all of the shape (N, D).  x has the values of levels 0 … K − 1,
     spread evenly over the range `pixels`; mean and scale are on this range, too.  For a function that wants
-    other pixel values say so: pixels=(0, 1), or pixels=(0, 255) for the levels themselves.  No mass is below 1e-4.
+    other pixel values say so: pixels=(0, 1), or pixels=(0, 255) for the levels themselves.  No mass is below 1e-4, no
+    log s below −6.91: a function may clamp there.
 
     Args:
         levels: K.
@@ -219,7 +246,8 @@ def check_discretized_normal(
     """The log-probability, in nats, of integer levels under a discretised normal distribution: the DDPM's decoder.
 
     The function is called as log_prob(x, mean, spread), all of the shape (N, D).  x has the values of levels 0 … K − 1,
-    spread evenly over the range `pixels`; mean and spread are on this range, too.  No mass is below 1e-4.
+    spread evenly over the range `pixels`; mean and spread are on this range, too.  No mass is below 1e-4, no log σ
+    below −6.91: a function may clamp there.
 
     Args:
         levels: K.
@@ -252,7 +280,10 @@ def _of_mixture(combine: Callable[[Any, Any], Any], **wrong: Any) -> Callable[..
             if wrong.get("levels"):
                 return None
             s = scale_of(spreads, scale)
-            parts = _DENSITIES["logistic"]((x[:, None] - means) / s, s)
+            of = _DENSITIES[wrong.get("density", "logistic")]
+            parts = of((x[:, None] - means) / s, 1.0 if wrong.get("no slope") else s)
+        elif "density" in wrong or "no slope" in wrong:
+            return None
         else:
             x = np.broadcast_to(x[:, None], means.shape)
             settings = {k: v for k, v in wrong.items() if k not in ("levels",)}
@@ -282,7 +313,7 @@ def _mixtures(draw: Draw, *, levels: int | None, pixels: Any, scale: str) -> dic
     found = _levels(draw, levels=levels, pixels=pixels, scale=scale, reduction="none")
     x = found["x"].ravel()[np.arange(n) % found["x"].size]
     width = (pixels[1] - pixels[0]) / (levels - 1)
-    s = width * draw.positives(n, m) * draw.pick(0.7, 3.0, 10.0)
+    s = _scales(draw, width, n, m)
     means = x[:, None] + s * np.clip(draw.reals(n, m), -2.4, 2.4)
     return {"x": x, "logits": logits, "means": means, "spreads": np.log(s) if scale == "log_scale" else s}
 
@@ -311,6 +342,8 @@ def _mixtures(draw: Draw, *, levels: int | None, pixels: Any, scale: str) -> dic
         "the likeliest component by weight only": _of_mixture(lambda p, w: p[np.arange(len(p)), w.argmax(1)]),
         "the sign turned round": _of_mixture(lambda p, w: -_mixed(p, w)),
         "averaged over the components: log M too much": _of_mixture(lambda p, w: _mixed(p, w) - math.log(p.shape[1])),
+        "− log s missing in the density": _of_mixture(_mixed, **{"no slope": True}),
+        "the normal density instead of the logistic": _of_mixture(_mixed, density="normal"),
         "the probability instead of its logarithm": _of_mixture(lambda p, w: np.exp(_mixed(p, w))),
         "in bits, not nats": _of_mixture(lambda p, w: _mixed(p, w) / math.log(2)),
         "the density instead of the mass of a bin": _of_mixture(

@@ -157,6 +157,10 @@ class Diagnosis:
             return (f"the sign{of} turned round" if turned else f"{_number(factor)} times the right value{of}",)
         if fits(lambda e, case: e + offset):
             return (f"the right value{of} {'+' if offset > 0 else '−'} {_number(abs(offset))}",)
+        for bound, said in ((np.maximum, "least"), (np.minimum, "most")):
+            end = got.min() if bound is np.maximum else got.max()
+            if np.count_nonzero(bound(right, end) != right) >= 3 and fits(lambda e, case: bound(e, end)):  # noqa: B023
+                return (f"the right value{of}, but at {said} {_number(end)}",)
         return tuple(
             f"the right value{of} {how} the {size}"
             for size, length in self.lengths().items()

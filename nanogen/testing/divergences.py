@@ -11,6 +11,8 @@ import numpy as np
 from nanogen.testing.draws import Draw
 from nanogen.testing.property import checker
 
+# Of functions with logarithms: 1e-8, or even 1e-6, added to their arguments is no fault.
+LOGARITHMS: dict[str, Any] = {"atol": 2e-5, "unit": 1.0}
 SCALES = ("std", "variance", "log_variance", "log_std")
 REDUCTIONS = ("none", "sample", "sum", "mean", "batchmean")
 
@@ -30,6 +32,9 @@ WRONG_SUMS: dict[str, Callable[[np.ndarray, str], Any]] = {
     "averaged over the dimensions instead of summed": lambda x, r: x.mean(1) if r == "sample" else None,
     "averaged over the samples and not summed over the dimensions": lambda x, r: (
         x.mean(0) if r in REDUCTIONS[1:] else None
+    ),
+    "divided by the number of dimensions instead of samples": lambda x, r: (
+        x.sum() / x.shape[1] if r == "batchmean" else None
     ),
     "only the first dimension": lambda x, r: x[:, 0] if r == "sample" else x[:, 0].mean() if r == "batchmean" else None,
 }
@@ -140,9 +145,17 @@ def _kl_said(inputs: Any, index: Any, *, scale: str, reduction: str) -> str:
             "in bits, not nats": lambda *a: _kl_entries(*a) / math.log(2),
         }.items()
     }
-    | {text: _of_normals(_kl_entries, wrong) for text, wrong in WRONG_SUMS.items()},
+    | {text: _of_normals(_kl_entries, wrong) for text, wrong in WRONG_SUMS.items()}
+    | {
+        "the exponential of the spreads taken twice": lambda m, s, n, t, *, scale, reduction: (
+            _of_normals(_kl_entries)(m, np.exp(s), n, np.exp(t), scale=scale, reduction=reduction)
+            if scale.startswith("log")
+            else None
+        )
+    },
     conventions={"scale": SCALES, "reduction": REDUCTIONS},
     describe=_kl_said,
+    **LOGARITHMS,
     tags=("kl",),
 )
 def check_normal_kl(kl: Any, *, scale: str = "std", reduction: str = "none", **options: Any) -> None:
@@ -225,6 +238,7 @@ def _prior_said(inputs: Any, index: Any, *, scale: str, reduction: str) -> str:
             "−½ in place of −1": lambda *a: _prior_entries(*a, one=0.5),
             "KL(p‖q), the other way round": lambda m, v: 0.5 * (1 / v + m**2 / v - 1 + np.log(v)),
             "μ² divided by σ²": lambda m, v: _prior_entries(m, v, square=m**2 / v),
+            "the ½ missing for σ² and μ²": lambda m, v: v + m**2 - 0.5 - 0.5 * np.log(v),
             "the ½ missing, but for the logarithm": lambda m, v: v + m**2 - 1 - 0.5 * np.log(v),
             "in bits, not nats": lambda *a: _prior_entries(*a) / math.log(2),
         }.items()
@@ -239,9 +253,17 @@ def _prior_said(inputs: Any, index: Any, *, scale: str, reduction: str) -> str:
             "σ² right, but its logarithm taken of log σ²": lambda m, v, s: _prior_entries(m, v, log=np.log(np.log(v))),
         }.items()
     }
-    | {text: _of_normal(_prior_entries, wrong) for text, wrong in WRONG_SUMS.items()},
+    | {text: _of_normal(_prior_entries, wrong) for text, wrong in WRONG_SUMS.items()}
+    | {
+        "the square of the log-spread added, in place of − log σ²": lambda m, s, *, scale, reduction: (
+            reduced(_prior_entries(m, variance_of(s, scale), log=-(s**2)), reduction)
+            if scale.startswith("log")
+            else None
+        )
+    },
     conventions={"scale": SCALES, "reduction": REDUCTIONS},
     describe=_prior_said,
+    **LOGARITHMS,
     tags=("kl", "vae"),
 )
 def check_standard_normal_kl(kl: Any, *, scale: str = "log_variance", reduction: str = "none", **options: Any) -> None:
@@ -308,6 +330,11 @@ def _classes(draw: Draw, *, given: str, reduction: str) -> dict[str, np.ndarray]
         "the sum under p instead of q": _of_classes(lambda q, p: np.exp(p) * (q - p)),
         "the cross-entropy, without the entropy of q": _of_classes(lambda q, p: -np.exp(q) * p),
         "the entropy of q only": _of_classes(lambda q, p: -np.exp(q) * q),
+        "KL from the uniform distribution, whatever p": _of_classes(
+            lambda q, p: np.exp(q) * (q + math.log(q.shape[1]))
+        ),
+        "minus the entropy of q, without p": _of_classes(lambda q, p: np.exp(q) * q),
+        "q (log q − p): p is no logarithm": _of_classes(lambda q, p: np.exp(q) * (q - np.exp(p))),
         "not weighted by q": _of_classes(lambda q, p: q - p),
         "the logarithm missing: q (q − p)": _of_classes(lambda q, p: np.exp(q) * (np.exp(q) - np.exp(p))),
         "in bits, not nats": _of_classes(lambda q, p: np.exp(q) * (q - p) / math.log(2)),
@@ -330,6 +357,7 @@ def _classes(draw: Draw, *, given: str, reduction: str) -> dict[str, np.ndarray]
         ),
     },
     conventions={"given": tuple(LOG_PROBABILITIES), "reduction": ("none", "sum", "mean")},
+    **LOGARITHMS,
     tags=("kl",),
 )
 def check_categorical_kl(kl: Any, *, given: str = "logits", reduction: str = "none", **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Softmax and its relatives, losses of labels, attention, embeddings of times."""
+"""Softmax and its relatives, attention, embeddings of times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nanogen.testing.densities import log_sum_exp
-from nanogen.testing.divergences import LOG_PROBABILITIES, log_softmax
+from nanogen.testing.divergences import log_softmax
 from nanogen.testing.draws import Draw
 from nanogen.testing.property import checker
 
@@ -71,6 +71,15 @@ _softmax = lambda x, axis: np.exp(log_softmax(x, axis))
         "overflows: the largest is not taken away first": lambda x, *, axis, log, large: (
             x - np.log(np.exp(x).sum(axis, keepdims=True)) if log else np.exp(x) / np.exp(x).sum(axis, keepdims=True)
         ),
+        "the largest of all entries taken away, not that of each slice: underflows": lambda x, *, axis, log, large: (
+            lambda e: np.log(e / e.sum(axis, keepdims=True)) if log else e / e.sum(axis, keepdims=True)
+        )(np.exp(x - x.max())),
+        "the logarithm of softmax, −∞ where that underflows": lambda x, *, axis, log, large: (
+            np.log(_softmax(x, axis)) if log else None
+        ),
+        "over the axis that torch takes if none is named: the first of three": lambda x, *, axis, log, large: _along(
+            _softmax
+        )(x, axis=0 if x.ndim == 3 else 1, log=log),
         "softmax of −x": lambda x, *, axis, log, large: log_softmax(-x, axis) if log else _softmax(-x, axis),
         "softmax twice": lambda x, *, axis, log, large: (
             log_softmax(_softmax(x, axis), axis) if log else _softmax(_softmax(x, axis), axis)
@@ -143,172 +152,9 @@ def check_logsumexp(logsumexp: Any, *, axis: int = -1, large: bool = True, **opt
     """
 
 
-# Losses of labels
-
-
-def _labelled(entries: Callable[..., Any], **wrong: Any) -> Callable[..., Any]:
-    """The loss from a function of log-probabilities (N, K) and labels (N,)."""
-
-    def function(x: Any, labels: Any, *, given: str, labels_as: str, reduction: str) -> Any:
-        labels = labels.argmax(-1) if labels_as == "one-hot" else labels
-        if wrong.get("raw") and given != "logits":
-            return None
-        log_p = x if wrong.get("raw") else LOG_PROBABILITIES[given](x)
-        losses = entries(log_p, labels)
-        return {"none": losses, "sum": losses.sum(), "mean": losses.mean()}[reduction]
-
-    return function
-
-
-def _picked(log_p: Any, labels: Any) -> Any:
-    return log_p[np.arange(len(labels)), labels]
-
-
-def _label_inputs(draw: Draw, *, given: str, labels_as: str, reduction: str) -> dict[str, Any]:
-    n, k = draw.sizes((1, 5), (2, 4))
-    x = draw.reals(n, k) * draw.pick(1.0, 10.0) if given == "logits" else draw.probabilities(n, k)
-    labels = draw.integers(0, k - 1, n)
-    return {
-        "x": np.log(x) if given == "log_probabilities" else x,
-        "labels": np.eye(k)[labels] if labels_as == "one-hot" else labels,
-    }
-
-
-@checker(
-    equation="−log softmax(x)_label",
-    source="the definition; Goodfellow et al. 2016, section 6.2",
-    inputs=_label_inputs,
-    truth=_labelled(lambda p, y: -_picked(p, y)),
-    mistakes={
-        "the sign turned round": _labelled(lambda p, y: _picked(p, y)),
-        "softmax twice": _labelled(lambda p, y: -_picked(log_softmax(np.exp(p)), y)),
-        "the logarithm missing: minus the probability": _labelled(lambda p, y: -np.exp(_picked(p, y))),
-        "one minus the probability": _labelled(lambda p, y: 1 - np.exp(_picked(p, y))),
-        "softmax over the samples instead of the classes": _labelled(
-            lambda p, y: -_picked(log_softmax(p, 0), y), raw=True
-        ),
-        "averaged over the classes, too": _labelled(lambda p, y: -_picked(p, y) / p.shape[1]),
-        "the label of the next class": _labelled(lambda p, y: -_picked(p, (y + 1) % p.shape[1])),
-        "the label of the class before": _labelled(lambda p, y: -_picked(p, y - 1)),
-        "the first sample's label for all": _labelled(lambda p, y: -_picked(p, np.full_like(y, y[0]))),
-        "the entropy of the prediction, whatever the label": _labelled(lambda p, y: -(np.exp(p) * p).sum(1)),
-        "the likeliest class in place of the label": _labelled(lambda p, y: -p.max(1)),
-        "the loss of all classes, whatever the label": _labelled(lambda p, y: -p.sum(1)),
-        "weighted by the probability": _labelled(lambda p, y: -np.exp(_picked(p, y)) * _picked(p, y)),
-        "the sum over classes of binary cross-entropies": _labelled(
-            lambda p, y: -_picked(p, y) - np.log1p(-np.exp(p)).sum(1) + np.log1p(-np.exp(_picked(p, y)))
-        ),
-        "in bits, not nats": _labelled(lambda p, y: -_picked(p, y) / math.log(2)),
-    },
-    where={
-        "where a label occurs twice": lambda x, y, *, labels_as, **_: bool(
-            len(np.unique(y.argmax(-1) if labels_as == "one-hot" else y)) < len(y)
-        ),
-        "where some logits are far apart": lambda x, y, **_: bool(np.ptp(x) > 20),
-    },
-    conventions={
-        "given": tuple(LOG_PROBABILITIES),
-        "reduction": ("none", "sum", "mean"),
-    },
-)
-def check_cross_entropy(
-    loss: Any, *, given: str = "logits", labels_as: str = "indices", reduction: str = "mean", **options: Any
-) -> None:
-    """The cross-entropy of labels, in nats.
-
-    The function is called as loss(x, labels): x (N, K), labels (N,) int64 in 0 … K − 1.  Labels repeat.
-
-    Args:
-        given: what x is: "logits", "probabilities" or "log_probabilities".
-        labels_as: "indices", or "one-hot": float64 (N, K).
-        reduction: "none": loss returns (N,); the "sum" or the "mean" over N.
-
-    Equation: −log softmax(x)_label.
-
-    >>> import numpy as np
-    >>> def loss(x, labels):
-    ...     log_p = x - np.log(np.exp(x).sum(1, keepdims=True))
-    ...     return -log_p[np.arange(len(x)), labels].mean()
-    >>> check_cross_entropy(loss)
-    """
-
-
-def _binary(entries: Callable[..., Any], raw: bool = False) -> Callable[..., Any]:
-    """The loss from a function of logits and targets (N, D)."""
-
-    def function(x: Any, y: Any, *, given: str, reduction: str) -> Any:
-        if raw and given != "logits":
-            return None
-        losses = entries(x if given == "logits" else np.log(x / (1 - x)), y)
-        return {
-            "none": losses,
-            "sample": losses.sum(1),
-            "sum": losses.sum(),
-            "mean": losses.mean(),
-            "batchmean": losses.sum() / len(losses),
-        }[reduction]
-
-    return function
-
-
-_of_one, _of_zero = (lambda x: np.logaddexp(0, -x)), (lambda x: np.logaddexp(0, x))
-_sigmoid = lambda x: 0.5 * (1 + np.tanh(0.5 * x))
-
-
-@checker(
-    equation="−y log p − (1 − y) log(1 − p), p = sigmoid(x)",
-    source="the definition",
-    inputs=lambda draw, *, given, reduction: (
-        lambda shape: {
-            "x": draw.reals(*shape) * draw.pick(1.0, 3.0) if given == "logits" else _sigmoid(draw.reals(*shape)),
-            "y": draw.integers(0, 1, *shape).astype(float) if draw.integer(0, 1) else draw.integers(0, 10, *shape) / 10,
-        }
-    )(draw.sizes((1, 4), (1, 4))),
-    truth=_binary(lambda x, y: y * _of_one(x) + (1 - y) * _of_zero(x)),
-    mistakes={
-        "the sign turned round": _binary(lambda x, y: -y * _of_one(x) - (1 - y) * _of_zero(x)),
-        "only the part of y = 1": _binary(lambda x, y: y * _of_one(x)),
-        "only the part of y = 0": _binary(lambda x, y: (1 - y) * _of_zero(x)),
-        "the targets turned round: 1 − y": _binary(lambda x, y: (1 - y) * _of_one(x) + y * _of_zero(x)),
-        "the signs of the two parts differ": _binary(lambda x, y: y * _of_one(x) - (1 - y) * _of_zero(x)),
-        "sigmoid twice": _binary(lambda x, y: y * _of_one(_sigmoid(x)) + (1 - y) * _of_zero(_sigmoid(x))),
-        "the logarithm missing": _binary(lambda x, y: -y * _sigmoid(x) - (1 - y) * (1 - _sigmoid(x))),
-        "log p − 1 in place of log(1 − p)": _binary(lambda x, y: y * _of_one(x) + (1 - y) * (_of_one(x) + 1)),
-        "log(1 − p) for all, unweighted": _binary(lambda x, y: y * _of_one(x) + _of_zero(x)),
-        "log p for all, unweighted": _binary(lambda x, y: _of_one(x) + (1 - y) * _of_zero(x)),
-        "the squared error": _binary(lambda x, y: (_sigmoid(x) - y) ** 2),
-        "in bits, not nats": _binary(lambda x, y: (y * _of_one(x) + (1 - y) * _of_zero(x)) / math.log(2)),
-    },
-    where={
-        "where a target is neither 0 nor 1": lambda x, y, **_: bool(((y > 0) & (y < 1)).any()),
-        "where the samples and dimensions differ in number": lambda x, y, **_: x.shape[0] != x.shape[1],
-    },
-    conventions={
-        "given": ("logits", "probabilities"),
-        "reduction": ("none", "sample", "sum", "mean", "batchmean"),
-    },
-    tags=("vae",),
-)
-def check_binary_cross_entropy(loss: Any, *, given: str = "logits", reduction: str = "mean", **options: Any) -> None:
-    """The cross-entropy of binary targets, in nats: the reconstruction term of a Bernoulli decoder.
-
-    The function is called as loss(x, y), both (N, D).  The targets y are 0 or 1, in half of the inputs also
-    between.
-
-    Args:
-        given: what x is: "logits" or "probabilities".
-        reduction: "none": (N, D); "sample": the sum over D, (N,); "sum" or "mean" of all; "batchmean": the sum over D,
-            averaged over N.
-
-    Equation: −y log p − (1 − y) log(1 − p), p = sigmoid(x).
-
-    >>> import numpy as np
-    >>> check_binary_cross_entropy(
-    ...     lambda p, y: -(y * np.log(p) + (1 - y) * np.log(1 - p)).sum(1), given="probabilities", reduction="sample")
-    """
-
-
 # Attention
+
+_sigmoid = lambda x: 0.5 * (1 + np.tanh(0.5 * x))
 
 
 def _attend(q: Any, k: Any, v: Any, keep: Any = None, **wrong: Any) -> Any:
@@ -323,12 +169,14 @@ def _attend(q: Any, k: Any, v: Any, keep: Any = None, **wrong: Any) -> Any:
         weights = _softmax(np.where(allowed, scores + added, 0.0), -1)
     elif wrong.get("mask") == "after":
         weights = _softmax(scores, -1) * (allowed if np.ndim(added) == 0 else np.exp(added))
+    elif wrong.get("mask") == "times":
+        weights = _softmax(scores * added, -1)
     elif wrong.get("mask") == "added":
         weights = _softmax(scores + (allowed if np.ndim(added) == 0 else added), -1)
     elif wrong.get("mask") == "scaled":
         weights = _softmax(scores + (added / divisor if np.ndim(added) else np.where(allowed, 0, -np.inf)), -1)
     else:
-        weights = _softmax(np.where(allowed, scores + added, -np.inf), wrong.get("axis", -1))
+        weights = _softmax(np.where(allowed, scores + added, wrong.get("out", -np.inf)), wrong.get("axis", -1))
     if wrong.get("weights"):
         weights = wrong["weights"](scores)
     return weights @ v
@@ -338,7 +186,8 @@ def _attention(masks: bool = False, **wrong: Any) -> Callable[..., Any]:
     """masks: the mistake is in the mask, and there must be one."""
 
     def function(q: Any, k: Any, v: Any, *given: Any, mask: str) -> Any:
-        if masks and (mask == "none" or (wrong.get("turned") and mask != "additive")):
+        additive = wrong.get("turned") or wrong.get("mask") == "times"
+        if masks and (mask == "none" or (additive and mask != "additive")):
             return None
         return _attend(q, k, v, _keep(q, k, given, mask, wrong), **wrong)
 
@@ -383,10 +232,14 @@ _ATTENTION_MISTAKES: dict[str, dict[str, Any]] = {
     "divided by the root of the number of keys": {"divisor": lambda q, k, v: math.sqrt(k.shape[-2])},
     "divided by the root of the number of queries": {"divisor": lambda q, k, v: math.sqrt(q.shape[-2])},
     "divided by the root of the size of the values": {"divisor": lambda q, k, v: math.sqrt(v.shape[-1])},
+    "divided by the root of the size of all heads together": {
+        "divisor": lambda q, k, v: math.sqrt(q.shape[-1] * (q.shape[1] if q.ndim == 4 else 1))
+    },
     "divided by the root of the second axis's length": {"divisor": lambda q, k, v: math.sqrt(q.shape[1])},
     "softmax over the queries instead of the keys": {"axis": -2},
     "softmax over the second axis": {"axis": 1},
     "the softmax missing": {"weights": lambda s: s},
+    "divided by their sum, without the exponential": {"weights": lambda s: s / s.sum(-1, keepdims=True)},
     "sigmoid in place of softmax": {"weights": _sigmoid},
 }
 _MASK_MISTAKES: dict[str, dict[str, Any]] = {
@@ -394,9 +247,11 @@ _MASK_MISTAKES: dict[str, dict[str, Any]] = {
     "masked scores set to 0 instead of −∞": {"mask": "zeros"},
     "the mask added to the scores as 0 and 1": {"mask": "added"},
     "the additive mask divided by √d, too": {"mask": "scaled"},
+    "the additive mask multiplied with the scores": {"mask": "times"},
     "the additive mask subtracted": {"turned": True},
     "the causal mask sees one key ahead": {"ahead": 1},
     "the causal mask leaves the query's own place out": {"ahead": -1},
+    "the causal mask leaves the query's own place out, the first query sees all keys": {"ahead": -1, "out": -1e9},
     "the causal mask lets the future through, not the past": {"future": True},
 }
 
@@ -510,13 +365,14 @@ def _embedding(**wrong: Any) -> Callable[..., Any]:
         half = dim // 2
         steps = half - 1 if last == "1/period" else half
         exponent = wrong.get("exponent", lambda half, steps, i: i / steps)(half, steps, np.arange(half))
+        period = wrong.get("period", lambda period: period)(period)
         frequencies = period ** (exponent if wrong.get("growing") else -exponent)
         if wrong.get("turns"):
             frequencies = frequencies * 2 * math.pi
         if wrong.get("linear"):
             frequencies = 1 - exponent * (1 - 1 / period)
         angles = scale * t[:, None] * frequencies
-        sin, cos = np.sin(angles), np.cos(angles)
+        sin, cos = np.sin(angles), np.cos(angles * period ** -(wrong.get("apart", 0) / half))
         if wrong.get("same"):
             sin, cos = (sin, sin) if wrong["same"] == "sin" else (cos, cos)
         if wrong.get("amplitude"):
@@ -531,13 +387,23 @@ def _embedding(**wrong: Any) -> Callable[..., Any]:
 @checker(
     equation="sin(t f_i) and cos(t f_i), f_i = period^(−i / (dim/2 − 1)), or period^(−i / (dim/2))",
     source="Vaswani et al. 2017, section 3.5; Ho et al. 2020",
-    inputs=lambda draw, **_: {"t": draw.integers(0, 9, draw.integer(1, 5)) * draw.pick(1, 10, 111)},
+    inputs=lambda draw, *, scale, **_: {
+        "t": (lambda t: t if scale == 1 else t / scale)(draw.integers(0, 9, draw.integer(1, 5)) * draw.pick(1, 10, 111))
+    },
     truth=_embedding(),
+    atol=3e-5,  # frequencies of single precision
     mistakes={
         "frequencies that grow instead of falling": _embedding(growing=True),
         "the exponent i / dim instead of i / (dim/2)": _embedding(exponent=lambda half, steps, i: i / (2 * half)),
         "the exponent 2i / (dim/2), the step counted twice": _embedding(exponent=lambda half, steps, i: 2 * i / half),
         "the index counted from 1": _embedding(exponent=lambda half, steps, i: (i + 1) / steps),
+        "the cosines half a step further than the sines: exponents (2i + 1) / dim": _embedding(apart=0.5),
+        "the index of the output in place of that of its pair: exponents 2j / dim": _embedding(
+            exponent=lambda half, steps, i: 2 * i / half, apart=1
+        ),
+        "the period's logarithm missing: e in place of the period": _embedding(period=lambda period: math.e),
+        "a tenth of the period, 1000 for 10000": _embedding(period=lambda period: period / 10),
+        "the period's logarithm to base 10": _embedding(period=lambda period: math.exp(math.log10(period))),
         "frequencies times 2π": _embedding(turns=True),
         "frequencies spaced evenly instead of geometrically": _embedding(linear=True),
         "sines in both halves": _embedding(same="sin"),
@@ -555,7 +421,7 @@ def _embedding(**wrong: Any) -> Callable[..., Any]:
 def check_timestep_embedding(
     embed: Any,
     *,
-    dim: int = 8,
+    dim: int = 10,
     order: str = "sin-cos",
     last: str = "1/period",
     period: float = 10000.0,
@@ -564,22 +430,23 @@ def check_timestep_embedding(
 ) -> None:
     """The sinusoidal embedding of times.
 
-    The function is called as embed(t), t (N,) int64 in 0 … 999.  It returns (N, dim).
+    The function is called as embed(t), t (N,) int64 in 0 … 999; or float64 in 0 … 0.999, if scale is 1000.  It returns
+    (N, dim).
 
     Args:
-        dim: an even number of at least 4.
+        dim: of the function's outputs: an even number of at least 4.
         order: "sin-cos": dim/2 sines, then the cosines (Ho et al.); "cos-sin" (OpenAI); "interleaved": sin, cos, sin, …
             (Vaswani et al.).
         last: the last frequency is "1/period": f_i = period^(−i / (dim/2 − 1)), as in Ho et al.'s code; or one step
             "above": f_i = period^(−i / (dim/2)), as in Vaswani et al. and OpenAI's code.
         period: 10000.
-        scale: what t is multiplied by, 1 or 1000.
+        scale: what the function itself multiplies t by: 1; or 1000, as with continuous times.
 
     Equation: sin(scale · t · f_i) and cos(scale · t · f_i).  Vaswani et al. 2017, section 3.5.
 
     >>> import numpy as np
     >>> def embed(t):
-    ...     angles = t[:, None] * np.exp(-np.log(10000) * np.arange(4) / 3)
+    ...     angles = t[:, None] * np.exp(-np.log(10000) * np.arange(5) / 4)
     ...     return np.concatenate([np.sin(angles), np.cos(angles)], 1)
     >>> check_timestep_embedding(embed)
     """

@@ -287,7 +287,7 @@ def _leaks(*kinds: str, past: bool = True) -> Callable[..., dict[str, bool]]:
 
 
 def _run_causal(
-    network: Any, given: dict[str, Any], *, shape: Any, layout: str, levels: int | None, order: str
+    network: Any, given: dict[str, Any], *, shape: Any, layout: str, levels: int | None, order: str, sees: str
 ) -> dict[str, bool]:
     x, other = given["x"], given["_other"]
     numbers, kinds = to_numpy(x).copy(), to_numpy(x).dtype
@@ -312,7 +312,24 @@ def _run_causal(
         flat = found.transpose(1, 2, 0, 4, 5, 3).reshape(size, size)
         before = np.kron(np.tri(size // c, size // c, -1), np.ones((c, c))).astype(bool)
     past = bool(flat[before].any()) or not before.any()
+    if sees != "something":
+        i, j = np.argwhere(before if sees == "all" else before & _neighbours(shape)).T
+        past = bool(flat[i, j].all())
     return _relations(found, order) | {"other images": bool(alone), "the past": past}
+
+
+UNSEEN = {
+    "something": "it depends on nothing",
+    "neighbours": "the pixel to the left or the one above is not seen",
+    "all": "a blind spot: part of the past is not seen",
+}
+
+
+def _neighbours(shape: Any) -> np.ndarray:
+    """Pairs of sub-pixels, in their order, of which the second is to the left of the first one or above it."""
+    h, w, c = (x.ravel() for x in np.indices((shape[1], shape[2], shape[0])))
+    down, right = h[:, None] - h, w[:, None] - w
+    return (c[:, None] == c) & ((down == 1) & (right == 0) | (down == 0) & (right == 1))
 
 
 def check_causal(
@@ -322,12 +339,13 @@ def check_causal(
     layout: str = "NCHW",
     levels: int | None = None,
     order: str = "channels in turn",
+    sees: str = "something",
     **options: Any,
 ) -> None:
     """Whether a network's output for each sub-pixel depends on nothing but the sub-pixels before it, by perturbation.
 
     The function is called as network(x), x (N, C, H, W).  The order is that of rows, and in a pixel that of the
-    channels (red, green, blue).  An output that depends on nothing at all is refused, too.  How much of the past is
+    channels (red, green, blue).  A network that depends on nothing at all is refused, too.  How much of the past is
     seen, `nanogen.testing.blind_spot` tells.
 
     Args:
@@ -336,6 +354,8 @@ def check_causal(
             the two in one axis "N(CK)HW" (the K of red first) or "N(KC)HW".
         levels: x has integers 0 … levels − 1 as floats; None: real numbers.
         order: "channels in turn": green depends on red; or "together": a pixel's channels depend on none of its own.
+        sees: what each output must depend on, where it exists: "neighbours": the same channel of the pixels to the left
+            and above; "all": all that is before it, without a blind spot.
 
     Equation: p(x) = Π_i p(x_i | x_1 … x_{i−1}).  van den Oord et al. 2016, eq. 1 and 2.
 
@@ -343,7 +363,11 @@ def check_causal(
     >>> shifted = lambda x: np.pad(x, ((0, 0), (0, 0), (0, 0), (1, 0)))[..., :-1]  # the pixel to the left
     >>> check_causal(shifted)
     """
-    for name, value, allowed in (("layout", layout, LAYOUTS), ("order", order, ("channels in turn", "together"))):
+    for name, value, allowed in (
+        ("layout", layout, LAYOUTS),
+        ("order", order, ("channels in turn", "together")),
+        ("sees", sees, tuple(UNSEEN)),
+    ):
         if value not in allowed:
             raise ValueError(f"check_causal: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
     convert = options.get("convert") or (lambda x: x)
@@ -359,11 +383,20 @@ def check_causal(
     leaks = {
         "a mask B in the first layer: each sub-pixel sees itself": ["itself"],
         "the channels in another order: a pixel's earlier channels see later ones": ["later channels of its pixel"],
-        "all channels of a pixel see each other": ["itself", "later channels of its pixel"],
+        "a pixel's channels see themselves and later ones: not masked by channel, or in another order": [
+            "itself",
+            "later channels of its pixel",
+        ],
         "the images turned: columns instead of rows are in order": ["rows below, to the left"],
         "the pixel to the right is let in": ["pixels to the right"],
-        "the row is not masked: all of it is seen": ["itself", "later channels of its pixel", "pixels to the right"],
-        "no mask at all": [kind for kind in RELATIONS if kind != "other images"],
+        "the row is not masked: pixels themselves and those to the right are seen": [
+            "itself",
+            "later channels of its pixel",
+            "pixels to the right",
+        ],
+        "everything is seen: no mask, or one that lets a pixel below in": [
+            kind for kind in RELATIONS if kind != "other images"
+        ],
         "the images of a batch see each other": ["other images"],
         "the row below is let in": below,
     }
@@ -371,6 +404,7 @@ def check_causal(
         leaks = {
             text: [kind for kind in kinds if kind != "later channels of its pixel"] for text, kinds in leaks.items()
         }
+    turned = ["pixels to the right", *below]
     seen: dict[tuple[str, ...], str] = {}
     for text, kinds in leaks.items():
         if kinds:
@@ -382,15 +416,20 @@ def check_causal(
         source="van den Oord et al. 2016, eq. 1 and 2",
         inputs=inputs,
         truth=_leaks(),
-        mistakes={text: _leaks(*kinds) for kinds, text in seen.items()} | {"it depends on nothing": _leaks(past=False)},
+        mistakes={text: _leaks(*kinds) for kinds, text in seen.items()}
+        | {
+            UNSEEN[sees]: _leaks(past=False),
+            "the order turned round: what comes after is seen": _leaks(*turned, past=False),
+            "the order turned round, and each sub-pixel sees itself": _leaks("itself", *turned, past=False),
+        },
         run=_run_causal,
         describe=said,
         examples=3,
     ).check(
         network,
         "check_causal",
-        {"shape": shape, "layout": layout, "levels": levels, "order": order},
-        {"shape": (1, 5, 6), "layout": "NCHW", "levels": None, "order": "channels in turn"},
+        {"shape": shape, "layout": layout, "levels": levels, "order": order, "sees": sees},
+        {"shape": (1, 5, 6), "layout": "NCHW", "levels": None, "order": "channels in turn", "sees": "something"},
         **options,
     )
 

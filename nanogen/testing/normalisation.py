@@ -15,6 +15,7 @@ def _normalised(x: Any, over: Any, eps: float, **wrong: Any) -> Any:
     """(x − mean) / √(var + ε) over these axes."""
     mean = x.mean(over, keepdims=True)
     var = x.var(over, keepdims=True)
+    eps = wrong.get("other eps", eps)
     n = x.size / var.size
     if wrong.get("unbiased"):
         var = var * n / (n - 1) if n > 1 else var + np.nan
@@ -38,6 +39,8 @@ def _scaled(y: Any, weight: Any, bias: Any, axis: int, **wrong: Any) -> Any:
     shape = [1] * y.ndim
     shape[axis] = -1
     w, b = weight.reshape(shape), bias.reshape(shape)
+    if wrong.get("scale") == "neither":
+        return y
     if wrong.get("scale") == "none":
         return y + b
     if wrong.get("shift") == "none":
@@ -60,9 +63,11 @@ WRONG_NORMS: dict[str, dict[str, Any]] = {
     "divided by the variance, without the root": {"root": "var"},
     "the unbiased variance (n − 1)": {"unbiased": True},
     "the unbiased variance (n − 1), and ε outside the root: std + ε": {"unbiased": True, "root": "outside"},
+    **{f"right if eps={eps} was meant": {"other eps": eps} for eps in (1e-3, 1e-5, 1e-6, 1e-8)},
     "the mean not subtracted": {"not centred": True},
     "divided by the root mean square, the mean not subtracted": {"not centred": True, "about 0": True},
     "the second moment about 0 for the variance": {"about 0": True},
+    "the scale and the shift missing": {"scale": "neither"},
     "the scale missing": {"scale": "none"},
     "the shift missing": {"shift": "none"},
     "the shift before the scale": {"shift": "first"},
@@ -196,7 +201,7 @@ def _batch_norm(**wrong: Any) -> Callable[..., Any]:
         momentum_of: str,
         running: str,
     ) -> dict[str, Any]:
-        axes = (0, *range(2, x.ndim))
+        axes, eps = (0, *range(2, x.ndim)), wrong.get("other eps", eps)
         n = x.size / x.shape[1]
         shape = (1, -1) + (1,) * (x.ndim - 2)
         own = training != bool(wrong.get("other mode")) if wrong.get("other mode") != "always" else True
@@ -215,9 +220,12 @@ def _batch_norm(**wrong: Any) -> Callable[..., Any]:
             y = (x - running_mean.reshape(shape)) / root.reshape(shape)
         mean, var = x.mean(axes), x.var(axes)
         if (running == "unbiased") != bool(wrong.get("other bias")):
-            var = var * n / (n - 1)
+            var = var * n / (n - 1) if "images" not in wrong else var * len(x) / (len(x) - 1)
         if wrong.get("std kept"):
             var = np.sqrt(var)
+        if wrong.get("eps kept"):
+            var = var + eps
+        momentum = wrong.get("other momentum", momentum)
         new = momentum if momentum_of == "new" else 1 - momentum
         if wrong.get("moves") == "never" or not (training or wrong.get("moves") == "always"):
             new = 0.0
@@ -278,6 +286,10 @@ def _run_batch_norm(norm: Any, inputs: dict[str, Any], **_: Any) -> Any:
         "the running moments move in evaluation, too": _batch_norm(moves="always"),
         "the running moments are those of the last batch": _batch_norm(moves="replaced"),
         "the running moments not damped by 1 − m": _batch_norm(moves="added"),
+        "the running variance with the number of images, not of values, in n/(n − 1)": _batch_norm(images=True),
+        "right if momentum=0.01 was meant": _batch_norm(**{"other momentum": 0.01}),
+        "right if momentum=0.1 was meant": _batch_norm(**{"other momentum": 0.1}),
+        "ε kept in the running variance": _batch_norm(**{"eps kept": True}),
         "the standard deviation kept as the running variance": _batch_norm(**{"std kept": True}),
     },
     where={

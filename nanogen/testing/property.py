@@ -47,6 +47,8 @@ class Property:
         run: (function, inputs, **conventions) -> output; by default the function is called with the inputs.
         describe: (inputs, index, **conventions) -> text of the counterexample, whose worst entry is at `index`.
         examples: the number of inputs.
+        atol: the absolute tolerance for double precision, as a part of the largest expected entry.
+        unit: expected entries that are all smaller than this count as this large in that.
         shapes: whether the output's shape is part of the equation: a wrong one is then no bad use.
         draws: whether the function draws random numbers by itself, as a sampler does; or this, of the conventions.
             `run` may then write what was drawn into an input whose name begins with _: the truth is computed after it.
@@ -66,6 +68,8 @@ class Property:
     run: Callable[..., Any] | None = None
     describe: Callable[..., str] | None = None
     examples: int = 40
+    atol: float = 1e-6
+    unit: float = 1e-3
     shapes: bool = False
     draws: bool | Callable[..., bool] = False
     rtol: Callable[..., float] | None = None

@@ -12,7 +12,7 @@ from nanogen.testing.errors import PropertyError, UsageError
 from nanogen.testing.property import CHECKERS
 
 # The group of a file that does not give it its name.
-GROUPS = dict.fromkeys(("convolution", "normalisation", "functions"), "layers")
+GROUPS = dict.fromkeys(("convolution", "normalisation", "functions", "labels"), "layers")
 GROUPS |= dict.fromkeys(("divergences", "autoencoders", "bounds", "samplers"), "densities")
 
 

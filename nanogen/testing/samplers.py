@@ -10,8 +10,10 @@ import numpy as np
 from nanogen.testing.densities import scale_of
 from nanogen.testing.divergences import SCALES, log_softmax, spread_of
 from nanogen.testing.draws import Draw
+from nanogen.testing.errors import UsageError
 from nanogen.testing.laws import DRAWS, Continuous, Discrete, Repeated, logistic_cdf, normal_cdf
 from nanogen.testing.property import Property, checker, register
+from nanogen.testing.trial import to_numpy
 
 
 def _law(cdf: Callable[[Any], Any], name: str) -> Continuous:
@@ -22,8 +24,19 @@ def _repeated(draw: Draw, *arrays: float | np.ndarray) -> list[np.ndarray]:
     return [np.broadcast_to(np.asarray(a, float), (DRAWS, *np.shape(a))).copy() for a in arrays]
 
 
+_NOISES: dict[str, Callable[[Any], Any]] = {
+    "normal": normal_cdf,
+    "logistic": logistic_cdf,
+    "normal, absolute": lambda z: np.maximum(2 * normal_cdf(z) - 1, 0.0),
+    "logistic, absolute": lambda z: np.maximum(2 * logistic_cdf(z) - 1, 0.0),
+    "uniform": lambda z: np.clip(z, 0.0, 1.0),
+    "log u": lambda z: np.exp(np.minimum(z, 0.0)),
+    "both added": lambda z: 1 - np.sqrt(np.maximum(1 - 4 * np.exp(np.minimum(z, 0.0)), 0.0)),
+}
+
+
 def _sampled(family: str, s_of: Callable[[Any, str], Any], shift: float = 1.0) -> Callable[..., Any]:
-    cdf = logistic_cdf if family == "logistic" else normal_cdf
+    cdf = _NOISES[family]
 
     def law(mean: Any, spread: Any, *, scale: str) -> Any:
         m, s = float(mean[0]), s_of(spread[:1], scale)
@@ -37,6 +50,12 @@ def _sampled(family: str, s_of: Callable[[Any, str], Any], shift: float = 1.0) -
     return law
 
 
+_WRONG_LOGISTIC = {
+    "log u alone, without log(1 − u)": _sampled("log u", scale_of),
+    "log(1 − u) added instead of subtracted": _sampled("both added", scale_of),
+}
+
+
 def _sampler_mistakes(family: str) -> dict[str, Callable[..., Any]]:
     other = "logistic" if family == "normal" else "normal"
     return {
@@ -45,14 +64,26 @@ def _sampler_mistakes(family: str) -> dict[str, Callable[..., Any]]:
         else "the square of the scale in place of the scale": _sampled(family, lambda s, how: scale_of(s, how) ** 2),
         "divided by the scale instead of multiplied": _sampled(family, lambda s, how: 1 / scale_of(s, how)),
         "the scale ignored": _sampled(family, lambda s, how: np.ones_like(s)),
-        "twice the scale": _sampled(family, lambda s, how: 2 * scale_of(s, how)),
-        "half the scale": _sampled(family, lambda s, how: 0.5 * scale_of(s, how)),
+        "about twice the scale": _sampled(family, lambda s, how: 2 * scale_of(s, how)),
+        "about the scale over √2": _sampled(family, lambda s, how: scale_of(s, how) / np.sqrt(2)),
+        "the noise's absolute value": _sampled(f"{family}, absolute", scale_of),
+        "about half the scale": _sampled(family, lambda s, how: 0.5 * scale_of(s, how)),
         "the mean left out": _sampled(family, scale_of, 0.0),
         "the mean with the other sign": _sampled(family, scale_of, -1.0),
         "the mean twice": _sampled(family, scale_of, 2.0),
         f"{other} noise instead of {family} noise": _sampled(other, scale_of),
+        "uniform noise of 0 … 1 as it is": _sampled("uniform", scale_of),
+        **({} if family == "normal" else _WRONG_LOGISTIC),
         "one draw for all": lambda *_, **__: Repeated(),
     }
+
+
+def _run_sampler(sample: Any, given: dict[str, Any], **_: Any) -> Any:
+    draws = sample(*given.values())
+    size = 1 if draws is None else to_numpy(draws).size
+    if size not in (1, DRAWS):
+        raise UsageError(f"the sampler must return {DRAWS} draws, got {size}")
+    return draws
 
 
 def _sampler_parts(family: str) -> dict[str, Any]:
@@ -67,6 +98,7 @@ def _sampler_parts(family: str) -> dict[str, Any]:
         "inputs": inputs,
         "truth": _sampled(family, scale_of),
         "mistakes": _sampler_mistakes(family),
+        "run": _run_sampler,
         "describe": lambda given, index, **c: f"draws from {_sampled(family, scale_of)(*given.values(), **c)}",
         "examples": 6,
         "draws": True,
@@ -135,6 +167,28 @@ def _mixture_law(weigh: Callable[[Any], Any], s_of: Callable[[Any, str], Any] = 
 _weigh = lambda logits: np.exp(log_softmax(logits))
 
 
+def _largest_with(cdf: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The probabilities of argmax(logits + noise), for noise with this distribution function: Σ_x Δ F_k Π_{j≠k} F_j."""
+
+    def weigh(logits: Any) -> Any:
+        logits = np.maximum(logits, logits.max() - 40)
+        x = np.linspace(logits.min() - 30, logits.max() + 30, 60_001)
+        below = cdf(x[:, None] - logits)
+        middle, parts = 0.5 * (below[1:] + below[:-1]), np.diff(below, axis=0)
+        each = np.array([(parts[:, k] * np.delete(middle, k, 1).prod(1)).sum() for k in range(len(logits))])
+        return each / each.sum()
+
+    return weigh
+
+
+_WRONG_GUMBELS = {
+    "Gumbel noise with the wrong sign: log(−log u)": _largest_with(lambda z: -np.expm1(-np.exp(np.minimum(z, 30)))),
+    "−log u in place of Gumbel noise, −log(−log u)": _largest_with(lambda z: -np.expm1(-np.maximum(z, 0))),
+    "uniform noise in place of Gumbel noise": _largest_with(_NOISES["uniform"]),
+    "normal noise in place of Gumbel noise": _largest_with(_NOISES["normal"]),
+}
+
+
 def _mean_law(logits: Any, means: Any, spreads: Any, *, scale: str) -> Any:
     w, m = _weigh(logits[0]), means[0]
     s = float(w @ scale_of(spreads[0], scale))
@@ -160,10 +214,10 @@ def _mixture_inputs(draw: Draw, *, scale: str) -> dict[str, Any]:
         "all components alike, whatever the weights": _mixture_law(lambda w: np.full(len(w), 1 / len(w))),
         "the likeliest component every time": _mixture_law(lambda w: np.eye(len(w))[w.argmax()]),
         "the weights turned round: the least likely most often": _mixture_law(lambda w: _weigh(-w)),
-        "weights proportional to the logits' squares of the probabilities (temperature ½)": _mixture_law(
-            lambda w: _weigh(2 * w)
-        ),
+        "weights of the temperature ½": _mixture_law(lambda w: _weigh(2 * w)),
         "weights of the temperature 2": _mixture_law(lambda w: _weigh(0.5 * w)),
+        **{text: _mixture_law(weigh) for text, weigh in _WRONG_GUMBELS.items()},
+        "softmax twice: logits that are probabilities": _mixture_law(lambda w: _weigh(_weigh(w))),
         "the first component every time": _mixture_law(lambda w: np.eye(len(w))[0]),
         "a draw about the mixture's mean instead of a component": _mean_law,
         "the square of the scales": _mixture_law(_weigh, lambda s, how: scale_of(s, how) ** 2),
@@ -172,6 +226,7 @@ def _mixture_inputs(draw: Draw, *, scale: str) -> dict[str, Any]:
         "one draw for all": lambda *_, **__: Repeated(),
     },
     conventions={"scale": ("log_scale", "scale")},
+    run=_run_sampler,
     describe=lambda given, index, **c: f"draws from {_mixture_law(_weigh)(*given.values(), **c)}",
     examples=6,
     draws=True,
@@ -250,7 +305,13 @@ def check_sampler(
         source="Kolmogorov 1933; Pearson 1900",
         inputs=lambda draw: {"n": DRAWS},
         truth=lambda n: law,
-        mistakes={"one draw for all": lambda n: Repeated()},
+        mistakes={"one draw for all": lambda n: Repeated()}
+        | {
+            text: lambda n, weigh=weigh: Discrete("wrong", weigh(np.log(np.maximum(p, 1e-30))))
+            for text, weigh in _WRONG_GUMBELS.items()
+            if probabilities is not None
+        },
+        run=_run_sampler,
         describe=lambda given, index: f"{given['n']} draws",
         examples=3,
         draws=True,
