@@ -123,7 +123,7 @@ def test_our_samplers() -> None:
     def model(network: Any, variance: str = "beta") -> DDPM:
         made = DDPM((1, 2, 2), 17, schedule=schedule, variance=variance, channels=4, multipliers=(1,), heads=1)
         made = made.to(np.float64)
-        made.predict_noise = lambda x_t, t, **_: ng.Tensor(network(x_t.data, t[0]))  # type: ignore[method-assign]
+        made.predict = lambda x_t, t, **_: ng.Tensor(network(x_t.data, t[0]))  # type: ignore[method-assign]
         return made
 
     def last(trajectory: Any) -> np.ndarray:
