@@ -322,9 +322,11 @@ def test_training_steps_go_by_kernels(cp: Any, monkeypatch: Any) -> None:
     for operation in with_kernels:
         forward, gradient = operation.kernels["cuda"]
         monkeypatch.setitem(operation.kernels, "cuda", (noted(operation, forward), gradient))
-    for model in TINY:
+    transformer = TINY["ddpm"] | {"network": "transformer", "channels": 4, "depth": 1}
+    how: dict[str, Any] = {"device": "cuda", "steps": 6, "batch": 8}
+    for model, own in [*TINY.items(), ("ddpm", transformer)]:
         before = cuda.launches
-        Trainer(settings_of(model, device="cuda"), images_of(model)).advance()
+        Trainer(make_settings(model, images_of(model), own, **how), images_of(model)).advance()
         assert cuda.launches > before
     assert {operation.__name__ for operation in with_kernels} - {*taken} == {"convolve_weight"}
 

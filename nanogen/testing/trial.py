@@ -314,7 +314,8 @@ class Trial(Diagnosis):
 
         wrong = [case for case in answered if case.faults]
         stale = [any(_same(case.outputs, other.outputs) for other in answered if not other.faults) for case in wrong]
-        if all(stale) and sum(not any(_same(a.outputs, b.outputs) for b in wrong[:i]) for i, a in enumerate(wrong)) > 2:
+        several = sum(not any(_same(a.outputs, b.outputs) for b in wrong[:i]) for i, a in enumerate(wrong)) > 2
+        if all(stale) and several and not self.explaining(self.candidates(), self.cases):
             raise UsageError(
                 f"{self.called}: the outputs are those of earlier inputs: it keeps state from call to call, as a cache"
             )
