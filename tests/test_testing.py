@@ -280,7 +280,7 @@ BAD_USE: dict[str, tuple[Callable[..., Any], str]] = {
     "in place, without effect on 0 and 1": (squares_in_place, "changes its input mean_q in place"),
     "a cache": (Cached(), "it keeps state from call to call, as a cache"),
     "state after some calls": (Late(), "it keeps state from call to call"),
-    "a little dropout": (lambda *a: right_kl(*a) * (np.random.random(a[0].shape) > 0.05), "it draws its own numbers"),
+    "a little dropout": (lambda *a: right_kl(*a) * (np.random.random(a[0].shape) > 0.2), "it draws its own numbers"),
     "a tuple": (lambda *a: (right_kl(*a), a[0]), "must return one array, got a tuple of 2"),
     "a dictionary": (lambda *a: {"kl": right_kl(*a)}, "must return one array, got a dict"),
     "a generator": (lambda *a: (x for x in right_kl(*a)), "must be an array of numbers, got a generator"),
@@ -291,6 +291,7 @@ BAD_USE: dict[str, tuple[Callable[..., Any], str]] = {
 @pytest.mark.parametrize("name", BAD_USE)
 def test_bad_use_is_told_apart(name: str) -> None:
     """In one line."""
+    np.random.seed(0)  # of the function that drops some numbers
     function, said = BAD_USE[name]
     with pytest.raises(UsageError) as caught:
         check_normal_kl(function, scale="variance")
