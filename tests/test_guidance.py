@@ -86,6 +86,23 @@ def test_the_guided_score_of_a_mixture(w: float) -> None:
             np.testing.assert_allclose(-found / math.sqrt(1 - bars[t]), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("network", ["unet", "transformer"])
+def test_guidance_leaves_a_learned_variance(network: str) -> None:
+    """(1 + w) ε_θ(x_t, c) − w ε_θ(x_t) for the prediction alone; v is that with the label."""
+    m, labels = model(variance="learned", network=network).eval(), np.array([2, 0, 1])
+    x, t = ng.Tensor(np.random.default_rng(0).normal(size=(3, 1, 4, 4))), np.array([1, 2, 4])
+    with_label, without = (m.predict(x, t, labels=given).data for given in (labels, np.full(3, CLASSES)))
+    found = m.predict(x, t, labels=labels, guidance=2.0).data
+    np.testing.assert_allclose(found[:, :1], 3 * with_label[:, :1] - 2 * without[:, :1], rtol=1e-12)
+    assert np.array_equal(found[:, 1:], with_label[:, 1:])
+    assert not np.allclose(with_label[:, 1:], without[:, 1:])
+
+
+def test_captions_are_for_the_unet() -> None:
+    with pytest.raises(ValueError, match="condition=text needs network=unet"):
+        model(condition="text", network="transformer")
+
+
 @pytest.mark.parametrize("condition", ["label", "text"])
 @pytest.mark.parametrize("steps", [None, 2])
 def test_guidance_in_both_samplers(condition: str, steps: int | None) -> None:
