@@ -255,3 +255,12 @@ def test_what_a_cascade_refuses(folder: Path, tmp_path: Path, capsys: pytest.Cap
         assert words in said
         assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_respaced_model_asks_for_the_times_it_was_trained_with() -> None:
+    """On a schedule of fewer steps the network still hears the times of the whole one.  Nichol & Dhariwal 2021,
+    section 4."""
+    model, seen = SuperResolution((1, 4, 4), 5, T=6, channels=4, multipliers=(1,), heads=1).respaced(3), []
+    model.unet.forward = lambda x, t, *_: seen.append(t.tolist()) or x[:, :1]  # type: ignore[method-assign,func-returns-value]
+    model.translate(np.zeros((2, 1, 2, 2), np.uint8), ng.Generator(0))
+    assert seen == [[6, 6], [4, 4], [1, 1]]

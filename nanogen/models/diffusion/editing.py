@@ -136,6 +136,7 @@ class Panorama(Editable):
     """A diffusion model of wide images, made of one of narrower images.  Bar-Tal et al. 2023, MultiDiffusion, eq. 5.
 
     Windows of the width of the model's images overlap; the predictions x̂_0 that they have for a pixel are averaged.
+    A model with learned variances has β̃_t here.
 
     Args:
         model: of narrower images.
