@@ -16,7 +16,7 @@ import sys
 import textwrap
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -97,7 +97,7 @@ class Directive(SphinxDirective):
     """What the four directives have in common."""
 
     required_arguments, has_content, final_argument_whitespace = 1, True, True
-    option_spec = {"test": directives.unchanged_required}
+    option_spec: ClassVar = {"test": directives.unchanged_required}
 
     def warn(self, message: str) -> None:
         logger.warning(message, location=self.get_location())
@@ -127,7 +127,7 @@ class Directive(SphinxDirective):
 class Equation(Directive):
     """An equation beside the source of the functions that compute it."""
 
-    option_spec = {name: directives.unchanged_required for name in ("source", "test", "does")}
+    option_spec: ClassVar = dict.fromkeys(("source", "test", "does"), directives.unchanged_required)
 
     def run(self) -> list[nodes.Node]:
         tex = "\n".join(self.content).strip()
@@ -170,7 +170,7 @@ class Wrong(Directive):
 class Exercise(Directive):
     """A line to break, from the museum of mistakes; the test that notices is folded away."""
 
-    option_spec = {}
+    option_spec: ClassVar = {}
 
     def run(self) -> list[nodes.Node]:
         table = ROOT / "tests" / "museum" / "mutations.toml"
@@ -195,7 +195,7 @@ class Exercise(Directive):
 class Run(Directive):
     """A figure, drawn by a script; a picture is kept as long as the script's text stays the same."""
 
-    option_spec = {}
+    option_spec: ClassVar = {}
 
     def run(self) -> list[nodes.Node]:
         name, docs = self.arguments[0], Path(self.env.srcdir)
