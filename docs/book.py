@@ -35,15 +35,20 @@ to_mathml = LatexToMathML(fancy_error=False)
 
 
 def find(names: str) -> list[Any]:
-    """The objects with these comma-separated names below `nanogen`; a name after the first may be beside the first.
+    """The objects with comma-separated names below `nanogen`; those after the first may be named as in its scopes.
 
     Raises:
         AttributeError, ImportError: there is none."""
     first, *others = (name.strip() for name in names.split(","))
-    found = [pkgutil.resolve_name(f"nanogen.{first}")]
-    parent = pkgutil.resolve_name(f"nanogen.{first}".rpartition(".")[0])
+    found, scope = [pkgutil.resolve_name(f"nanogen.{first}")], first.split(".")[:-1]
     for name in others:
-        found.append(getattr(parent, name) if hasattr(parent, name) else pkgutil.resolve_name(f"nanogen.{name}"))
+        for n in range(len(scope), -1, -1):
+            try:
+                found.append(pkgutil.resolve_name(".".join(["nanogen", *scope[:n], name])))
+                break
+            except (AttributeError, ImportError):
+                if n == 0:
+                    raise
     return found
 
 

@@ -66,14 +66,21 @@ def directives(*names: str) -> list[Directive]:
 
 
 def resolve(names: str) -> list[Any]:
-    """The objects with comma-separated names below `nanogen`; a name after the first may be beside the first.
+    """The objects with comma-separated names below `nanogen`; those after the first may be named as in its scopes.
 
     Raises:
         AttributeError, ImportError: there is none."""
-    first, *others = (f"nanogen.{name.strip()}" for name in names.split(","))
-    parent = pkgutil.resolve_name(first.rpartition(".")[0])
-    beside = [getattr(parent, name.removeprefix("nanogen."), None) for name in others]
-    return [pkgutil.resolve_name(first), *(b or pkgutil.resolve_name(name) for b, name in zip(beside, others))]
+    first, *others = (name.strip() for name in names.split(","))
+    found, scope = [pkgutil.resolve_name(f"nanogen.{first}")], first.split(".")[:-1]
+    for name in others:
+        for n in range(len(scope), -1, -1):
+            try:
+                found.append(pkgutil.resolve_name(".".join(["nanogen", *scope[:n], name])))
+                break
+            except (AttributeError, ImportError):
+                if n == 0:
+                    raise
+    return found
 
 
 @functools.cache
