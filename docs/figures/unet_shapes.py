@@ -1,4 +1,4 @@
-"""The parts of the U-Net in the order in which an image of 28×28 pixels goes through them, with their output's shape."""
+"""The parts of the U-Net in the order in which an image of 28×28 pixels goes through them, with their shapes."""
 
 from pathlib import Path
 from typing import Any
