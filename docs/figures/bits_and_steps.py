@@ -50,7 +50,6 @@ def bound(T: int) -> float:
 def draw(path: Path) -> None:
     bits = [bound(T) / (6 * math.log(2)) for T in STEPS]
     entropy = FIELD.entropy() / (6 * math.log(2))
-    print(np.round(bits, 4), entropy)
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     axes.semilogx(STEPS, bits, "o-", color="#0072b2", label="bound with exact predictions of each pixel")
     axes.axhline(entropy, color="#d55e00", ls="--", label="entropy of the data")

@@ -51,10 +51,8 @@ def draw(path: Path) -> None:
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
     for name, (style, color, run) in samplers.items():
         errors = [distance(end(run(n))) for n in STEPS]
-        print(name, np.round(errors, 4))
         axes.loglog(STEPS, errors, style, color=color, label=name)
     floor = np.mean([distance(DATA.sample(N, ng.Generator(seed)).ravel()) for seed in range(5)])
-    print("floor", floor)
     axes.axhline(floor, color="0.6", lw=1)
     axes.text(2, floor * 1.06, f"{N:,} draws of the data themselves", va="bottom", color="0.35", fontsize=9)
     axes.set_xlabel("evaluations of the network for a sample")

@@ -19,7 +19,6 @@ def draw(path: Path) -> None:
     for d, style, color in ((8, "v:", "#e69f00"), (32, "s--", "#009e73"), (64, "o-", "#0072b2")):
         of = lambda n, d=d: frechet_distance(rng.standard_normal((n, d)), rng.standard_normal((n, d)))
         found = [[of(n) for _ in range(RUNS)] for n in SIZES]
-        print(d, np.round(np.mean(found, 1), 3), np.round(np.std(found, 1), 3))
         axes.loglog(SIZES, np.mean(found, axis=1), style, color=color, label=f"{d} features")
     axes.set_xlabel("samples on either side")
     axes.set_ylabel("Fréchet distance (the truth is 0)")

@@ -42,6 +42,5 @@ def draw(path: Path) -> None:
         )  # fmt: skip
         axis.set_aspect("equal")
         axis.tick_params(labelsize=9)
-        print(name, {k: round(v, 3) for k, v in m.items()}, round(frechet, 3))
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -35,7 +35,6 @@ def draw(path: Path) -> None:
     for axis, resample in zip(axes, (1, 3, 10), strict=True):
         *_, (_, x) = model.inpainting(x0, np.array([False, True]), ng.Generator(0), resample)
         painted = x.data[..., 1].ravel()
-        print(resample, (painted.mean() - mean) / std, painted.var() / std**2)
         axis.hist(painted, bins=70, range=(-1.3, 1.5), density=True, color="#56b4e9", label="painted pixel")
         axis.plot(grid, right, color="#d55e00", lw=2, label="given the known pixel")
         axis.text(0.02, 0.75, f"each step {resample}×", transform=axis.transAxes, fontsize=10)
