@@ -27,7 +27,7 @@ class Exact(BinomialDiffusion):
         kept = (1 + self.flips.alpha_bars[int(t[0])]) / 2  # the chance that a pixel of x_t is that of x_0
         same = (x_t.data[:, None] == IMAGES).sum((2, 3, 4))
         joint = P * kept**same * (1 - kept) ** (6 - same)  # (N, 64)
-        one, zero = (np.tensordot(joint, IMAGES == bit, 1) for bit in (1, -1))
+        one, zero = (np.tensordot(joint, bit == IMAGES, 1) for bit in (1, -1))
         with np.errstate(divide="ignore"):
             return ng.tensor(np.log(one) - np.log(zero))
 

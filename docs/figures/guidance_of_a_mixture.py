@@ -42,13 +42,6 @@ def draw(path: Path) -> None:
         x = x.data.ravel()
         tilted = np.exp((1 + w) * CLASSES[0].log_prob(grid) - w * ALL.log_prob(grid))
         tilted /= tilted.sum() * width
-        mean = (tilted * grid[:, 0]).sum() * width
-        std = (((grid[:, 0] - mean) ** 2 * tilted).sum() * width) ** 0.5
-        left = tilted[grid[:, 0] < -0.25].sum() * width
-        print(
-            f"w={w}: samples {x.mean():.3f} ± {x.std():.3f}, left {(x < -0.25).mean():.3f}, left std "
-            f"{x[x < -0.25].std():.3f} mean {x[x < -0.25].mean():.3f}; tilted {mean:.3f} ± {std:.3f}, left {left:.3f}"
-        )
         axis.hist(x, bins=80, range=(-1, 0.6), density=True, color="#56b4e9", label="samples")
         axis.plot(grid, tilted, color="#d55e00", lw=2, label="p(x | c)$^{1 + w}$ / p(x)$^w$, scaled")
         axis.plot(grid, np.exp(CLASSES[0].log_prob(grid)), "k--", lw=1, label="p(x | c)")
