@@ -31,20 +31,12 @@ def contrast(images: np.ndarray) -> float:
     return 0.5 * (abs(np.diff(x, axis=2)).mean() + abs(np.diff(x, axis=3)).mean())
 
 
-def accuracy(train: np.ndarray, test: np.ndarray) -> float:
-    """The share of test digits whose nearest training digit has their label."""
-    squares = (test**2).sum(1)[:, None] + (train**2).sum(1) - 2 * test @ train.T
-    return float((TRAIN.labels[squares.argmin(1)] == TEST.labels).mean())
-
-
 def draw(path: Path) -> None:
     use_threads(1)
     model, rng = trained(), ng.Generator(1)
     z = model.draw_prior(len(TEST), rng)
     with ng.no_grad():
         density = model.decode(z)
-        codes = [model.code(x.images).numpy().astype(float) for x in (TRAIN, TEST)]
-        elbo = model.elbo(TEST.images, rng).numpy().mean()
     rows = {
         "test images": TEST.images,
         "reconstructions": model.reconstruct(TEST.images),
@@ -59,6 +51,3 @@ def draw(path: Path) -> None:
         axis.set_title(f"{name}: contrast {contrast(images):.2f} levels", fontsize=10)
     figure.savefig(path, dpi=150)
     plt.close(figure)
-    flat = [x.images.reshape(len(x), -1).astype(float) for x in (TRAIN, TEST)]
-    print("1-NN: pixels", accuracy(*flat), "codes", accuracy(*codes), "bits/dim", -elbo / 64 / np.log(2))
-    print("random 8 pixels-projections", np.mean([accuracy(*[f @ np.random.default_rng(s).normal(size=(64, 8)) for f in flat]) for s in range(10)]))

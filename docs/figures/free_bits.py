@@ -14,7 +14,9 @@ TRAIN = ng.data.load("digits")
 
 def rates(free_bits: float) -> np.ndarray:
     """The mean rates of z_1, z_2, z_3 of a batch, in nats per image, every EVERY steps: (STEPS // EVERY, 3)."""
-    model = ng.models.HierarchicalVAE(TRAIN.shape, TRAIN.levels, 3, latent=8, hidden=64, channels=8, free_bits=free_bits)
+    model = ng.models.HierarchicalVAE(
+        TRAIN.shape, TRAIN.levels, 3, latent=8, hidden=64, channels=8, free_bits=free_bits
+    )
     rng, optimizer, found = ng.Generator(0), ng.optim.Adam(model.parameters(), lr=3e-3), []
     for step in range(STEPS):
         loss = model.loss(TRAIN.images[rng.integers(0, len(TRAIN), 64)], rng)
@@ -24,9 +26,6 @@ def rates(free_bits: float) -> np.ndarray:
         if (step + 1) % EVERY == 0:
             with ng.no_grad():
                 found.append(model.terms(TRAIN.images[:200], ng.Generator(step))[1].numpy().mean(0))
-    with ng.no_grad():
-        elbo = model.elbo(ng.data.load("digits", "test").images, ng.Generator(9)).numpy()
-    print(free_bits, found[-1], np.mean(found[-5:], 0), "bits/dim", -elbo.mean() / 64 / np.log(2))
     return np.array(found)
 
 

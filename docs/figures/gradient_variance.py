@@ -41,4 +41,3 @@ def draw(path: Path) -> None:
     axis.legend(fontsize=9)
     figure.savefig(path, dpi=150)
     plt.close(figure)
-    print({label: [(round(one[label].mean(), 2), round(one[label].std(), 2)) for one in found] for label in LABELS})

@@ -21,7 +21,9 @@ def draw(path: Path) -> None:
         for k, (color, marker) in enumerate(zip(["#0072B2", "#D55E00", "#009E73"], "o^s", strict=True)):
             axis.scatter(*(codes[chosen == k] @ CORNERS).T, s=3, alpha=0.4, color=color, marker=marker)
             share, across = (chosen == k).mean(), ["right", "left", "center"][k]
-            axis.annotate(f"{share:.2f}", CORNERS[k], (0, -12 if k < 2 else 5), textcoords="offset points", ha=across, fontsize=10)
+            axis.annotate(
+                f"{share:.2f}", CORNERS[k], (0, -12 if k < 2 else 5), textcoords="offset points", ha=across, fontsize=10
+            )
         axis.fill(*CORNERS.T, fill=False)
         axis.set(title=f"τ = {temperature:g}", aspect="equal", xlim=(-0.15, 1.15), ylim=(-0.2, 1.05))
         axis.axis("off")

@@ -42,8 +42,3 @@ def draw(path: Path) -> None:
                 xlabel="quantiles of $z_1$, rising", ylabel="quantiles of $z_2$, rising upwards")  # fmt: skip
     figure.savefig(path, dpi=130)
     plt.close(figure)
-    rng = ng.Generator(1)
-    with ng.no_grad():
-        r, kl = model.terms(test.images, lambda q: model.codes.draws(q, rng))
-    print("bits/dim", (kl - r).numpy().mean() / 64 / np.log(2), "KL", kl.numpy().mean())
-

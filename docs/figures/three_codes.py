@@ -46,10 +46,6 @@ def draw(path: Path) -> None:
         pictures = np.pad(pictures, ((0, 0), (0, 0), (1, 1), (1, 1)))
         below.imshow(pictures.transpose(0, 2, 1, 3).reshape(60, 60), cmap="gray_r", interpolation="nearest")
         below.set(xticks=[], yticks=[])
-        error = ((model.scaled(model.reconstruct(TEST.images)).numpy() - model.scaled(TEST.images).numpy()) ** 2).mean()
-        out=(z**2).sum(1) > 2.45**2
-        print(np.bincount(TEST.labels[out],minlength=10),np.bincount(TEST.labels))
-        print(name, "mse", error, "inside", ((z**2).sum(1) < 2.45**2).mean(), "std", z.std(0), z.mean(0))
     axes[0, 0].set(ylabel="$z_2$")
     axes[1, 0].set(ylabel="decoded z ~ N(0, I)")
     figure.savefig(path, dpi=150)

@@ -46,7 +46,6 @@ def draw(path: Path) -> None:
         axis.set(title=f"β = {beta:g}: KL {kl.sum():.1f} nats, gap {gap.value:.2f}", xlabel="value of one latent",
                  xticks=np.arange(5) * 14 + 7, xticklabels=[f"{v:g}" for v in VALUES],
                  yticks=np.arange(6) * 14 + 7, yticklabels=[f"{kl[d]:.1f}" for d in order])  # fmt: skip
-        print(beta, kl, gap)
     axes[0].set(ylabel="its KL, nats")
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -46,4 +46,3 @@ def draw(path: Path) -> None:
     axis.legend(fontsize=9, loc="upper right")
     figure.savefig(path, dpi=150)
     plt.close(figure)
-    print("log p", log_p, "left mass", posterior[GRID < 0.3].sum() * WIDTH)
