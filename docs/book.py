@@ -16,7 +16,7 @@ import sys
 import textwrap
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -35,15 +35,20 @@ to_mathml = LatexToMathML(fancy_error=False)
 
 
 def find(names: str) -> list[Any]:
-    """The objects with these comma-separated names below `nanogen`; a name after the first may be beside the first.
+    """The objects with comma-separated names below `nanogen`; those after the first may be named as in its scopes.
 
     Raises:
         AttributeError, ImportError: there is none."""
     first, *others = (name.strip() for name in names.split(","))
-    found = [pkgutil.resolve_name(f"nanogen.{first}")]
-    parent = pkgutil.resolve_name(f"nanogen.{first}".rpartition(".")[0])
+    found, scope = [pkgutil.resolve_name(f"nanogen.{first}")], first.split(".")[:-1]
     for name in others:
-        found.append(getattr(parent, name) if hasattr(parent, name) else pkgutil.resolve_name(f"nanogen.{name}"))
+        for n in range(len(scope), -1, -1):
+            try:
+                found.append(pkgutil.resolve_name(".".join(["nanogen", *scope[:n], name])))
+                break
+            except (AttributeError, ImportError):
+                if n == 0:
+                    raise
     return found
 
 
@@ -97,7 +102,7 @@ class Directive(SphinxDirective):
     """What the four directives have in common."""
 
     required_arguments, has_content, final_argument_whitespace = 1, True, True
-    option_spec = {"test": directives.unchanged_required}
+    option_spec: ClassVar = {"test": directives.unchanged_required}
 
     def warn(self, message: str) -> None:
         logger.warning(message, location=self.get_location())
@@ -127,7 +132,7 @@ class Directive(SphinxDirective):
 class Equation(Directive):
     """An equation beside the source of the functions that compute it."""
 
-    option_spec = {name: directives.unchanged_required for name in ("source", "test", "does")}
+    option_spec: ClassVar = dict.fromkeys(("source", "test", "does"), directives.unchanged_required)
 
     def run(self) -> list[nodes.Node]:
         tex = "\n".join(self.content).strip()
@@ -170,7 +175,7 @@ class Wrong(Directive):
 class Exercise(Directive):
     """A line to break, from the museum of mistakes; the test that notices is folded away."""
 
-    option_spec = {}
+    option_spec: ClassVar = {}
 
     def run(self) -> list[nodes.Node]:
         table = ROOT / "tests" / "museum" / "mutations.toml"
@@ -195,7 +200,7 @@ class Exercise(Directive):
 class Run(Directive):
     """A figure, drawn by a script; a picture is kept as long as the script's text stays the same."""
 
-    option_spec = {}
+    option_spec: ClassVar = {}
 
     def run(self) -> list[nodes.Node]:
         name, docs = self.arguments[0], Path(self.env.srcdir)
