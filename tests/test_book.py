@@ -90,8 +90,9 @@ def functions_of(file: Path) -> set[str]:
 
 
 def text_alone(page: Path) -> str:
-    """A page without code."""
-    text = re.sub(r"^(`{3,})(?!\{).*\n(?:.*\n)*?\1 *$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    """A page without code; a directive's content stays."""
+    fence = re.compile(r"^(`{3,})(.*)\n((?:.*\n)*?)\1 *$", re.MULTILINE)
+    text = fence.sub(lambda found: found[3] if found[2].startswith("{") else "", page.read_text(encoding="utf-8"))
     return re.sub(r"`[^`\n]+`", "", text)
 
 
