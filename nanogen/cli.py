@@ -33,6 +33,7 @@ from nanogen.training.evaluation import evaluate, table, write
 from nanogen.training.files import locked, to_utf8
 from nanogen.training.loop import Trainer, begin_metrics, begun_from, learning_rate, train
 from nanogen.training.options import (
+    given_images,
     given_settings,
     image_options,
     label_of,
@@ -309,13 +310,10 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 def run_compare(arguments: argparse.Namespace) -> None:
     if size() > 1:
         raise ValueError("compare starts --jobs processes itself: not by mpiexec")
-    given, _ = given_settings(arguments)
-    splits = [
-        data.load(given["data"], split, given["data_dir"], given["size"], given["color"]) for split in data.SPLITS
-    ]
+    images, options = given_images(arguments), image_options(arguments)
     how = arguments.out, arguments.quick, arguments.jobs
     try:
-        failed = compare(arguments.models, splits, image_options(arguments), *how, main, print)
+        failed = compare(arguments.models, images, options, *how, main, print)
     except KeyboardInterrupt as error:
         error.add_note(f"go on with: {as_command(['nanogen', *arguments.given])}")
         raise

@@ -318,10 +318,11 @@ def page(found: dict[str, Any], folder: Path) -> str:
     )
     columns = []
     for family in dict.fromkeys([*FAMILIES, *(row["family"] for row in rows.values())]):
-        strips = [figure(picture_file(folder, name), name) for name in rows if rows[name]["family"] == family]
+        drawn = [name for name, row in rows.items() if row["family"] == family and row["samples"]]
+        strips = [figure(picture_file(folder, name), name) for name in drawn]
         if strips:
             columns.append(f"<div><h3>{html.escape(FAMILIES.get(family, family))}</h3>\n{''.join(strips)}</div>\n")
-    real = figure(picture_file(folder, "real images"), "real images") if found["real"] else ""
+    real = figure(picture_file(folder, "real images"), "real images")
     scatter = folder / "scatter.png"
     return PAGE.substitute(
         title=html.escape(title(found)),
@@ -397,9 +398,8 @@ def write(found: dict[str, Any], folder: Path) -> list[Path]:
     """Write `compare.md`, the pictures and `index.html` to the folder of a comparison.  Returns the paths."""
     paths = [folder / "compare.md", folder / "scatter.png", folder / "index.html"]
     write_atomically(paths[0], markdown(found).encode(errors="replace"))  # a path need not be valid text
-    strips = {name: (row["samples"], row["levels"]) for name, row in finished(found).items()}
-    if found["real"]:
-        strips["real images"] = found["real"], found["levels"]
+    strips = {name: (row["samples"], row["levels"]) for name, row in finished(found).items() if row["samples"]}
+    strips["real images"] = found["real"], found["levels"]
     for name, (images, levels) in strips.items():
         save_picture(grid(unpacked(images), levels, SHOWN // 2), picture_file(folder, name))
     if (scatter := plot_scatter(found)) is None:

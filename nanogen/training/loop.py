@@ -298,9 +298,9 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
                 file.flush()
                 trainer.recent = {name: [] for name in means}
             if last or stopping or best or trainer.step % settings.checkpoint_every == 0:
-                save(trainer, run, file)
-                if not rank() and before is not None:
+                if not rank() and before is not None:  # first: no checkpoint is without its row
                     run.note_seconds(trainer.step, before + time.process_time() - start)
+                save(trainer, run, file)
             if not rank() and trainer.samples_due() and not (last or stopping):
                 file.flush()
                 draw(trainer, run)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from nanogen import __version__, data
 from nanogen.backend import DEVICES
+from nanogen.data import Images
 from nanogen.models import MODELS
 from nanogen.training.config import TRAINING, default, explained, read_config, split_assignment
 from nanogen.training.files import to_utf8
@@ -155,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", type=Path, metavar="FILE", help="output file (default: RUN/evaluation.json)")
 
     command = commands.add_parser("compare", parents=[of_images], help="train and evaluate models, and make one table")
-    command.set_defaults(config=None, set=[], data="digits")
+    command.set_defaults(config=None, set=[])
     command.add_argument("models", nargs="*", metavar="MODEL", help=f"{', '.join(MODELS)} (default: all)")
     command.add_argument(
         "--out",
@@ -192,6 +193,13 @@ def given_settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[
     about["data"] = about["data"] and data.canonical(about["data"])
     about["data_dir"] = about["data_dir"] and str(Path(about["data_dir"]).resolve())
     return about, given
+
+
+def given_images(arguments: argparse.Namespace) -> list[Images]:
+    """The splits of the data set that the options name."""
+    given, _ = given_settings(arguments)
+    where = given["data_dir"], given["size"], given["color"]
+    return [data.load(given["data"] or "digits", split, *where) for split in data.SPLITS]
 
 
 def image_options(arguments: argparse.Namespace) -> list[str]:
