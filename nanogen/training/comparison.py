@@ -47,7 +47,9 @@ PAGE = string.Template("""\
 $style
 body { max-width: 100rem; }
 .wide { overflow-x: auto; }
-.wide td, .wide th { padding: .15rem .9rem .15rem 0; white-space: nowrap; }
+.wide table { font-size: .8rem; }
+.wide td, .wide th { padding: .15rem .7rem .15rem 0; white-space: nowrap; }
+.wide td { font-family: inherit; font-variant-numeric: tabular-nums; }
 .wide thead th { white-space: normal; vertical-align: bottom; }
 .families { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 1.5rem; }
 .families figure { margin-bottom: 1rem; }
@@ -356,7 +358,7 @@ def plot_scatter(found: dict[str, Any]) -> bytes | None:
     }
     if not shown:
         return None
-    figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, 6), dpi=130, layout="constrained")
     real = next(iter(shown.values()))["evaluation"]["floor"][FRECHET]
     axes.axhspan(max(real["low"], 1e-3), real["high"], color="0.9", label="real images, 95 %")
     for i, (family, text) in enumerate(FAMILIES.items()):
@@ -370,28 +372,47 @@ def plot_scatter(found: dict[str, Any]) -> bytes | None:
                 face, label = ("none", f"{text}, of a given image") if given else (f"C{i}", text)
                 axes.errorbar(x, [e["value"] for e in estimates], margins, fmt="o", color=f"C{i}", mfc=face,
                               label=label, linewidth=0.6, capsize=2)  # fmt: skip
-    labelled(axes, {name: (row["sample_seconds"], row["evaluation"]["quality"][FRECHET]["value"])
-                    for name, row in shown.items()})  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.set(xlabel="CPU seconds per sample", ylabel="Fréchet distance, with its 95 % interval")
+    axes.margins(x=0.2)  # room for names
     axes.set_ylim(bottom=1)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right", fontsize="small")
+    figure.draw_without_rendering()  # settles the layout, in which names get their places
+    places = {
+        name: (row["sample_seconds"], row["evaluation"]["quality"][FRECHET]["value"]) for name, row in shown.items()
+    }
+    write_names(axes, places)
     contents = io.BytesIO()
-    figure.savefig(contents, dpi=130)
+    figure.savefig(contents)
     pyplot.close(figure)
     return contents.getvalue()
 
 
-def labelled(axes: Any, points: dict[str, tuple[float, float]]) -> None:
-    """Write the names beside points, to the right and to the left in turn, where they are one above the other."""
-    for i, (name, at) in enumerate(sorted(points.items(), key=lambda item: item[1][1])):
-        right = i % 2 == 0
-        axes.annotate(name, at, (6 if right else -6, 0), textcoords="offset points", fontsize="small", va="center",
-                      ha="left" if right else "right")  # fmt: skip
+def write_names(axes: Any, points: dict[str, tuple[float, float]]) -> None:
+    """Write the names beside points: each at the nearest of some places where it is on no other name or point."""
+    pixels = {name: axes.transData.transform(at) for name, at in points.items()}
+    high, across = 18, 9  # pixels of a name's line and of a letter, at most
+    taken = [(x - 6, x + 6, y - 6, y + 6) for x, y in pixels.values()]
+    for name, (x, y) in sorted(pixels.items(), key=lambda item: -item[1][1]):
+        wide = across * len(name)
+        tried = [(dx, dy * high / 2) for dy in sorted(range(-24, 25), key=abs) for dx in (10, -10 - wide)]
+        boxes = [(x + dx, x + dx + wide, y + dy - high / 2, y + dy + high / 2) for dx, dy in tried]
+        free = [box for box in boxes if not any(overlap(box, other) for other in taken)]
+        box = (free or boxes)[0]
+        taken.append(box)
+        right = box[0] > x
+        place = axes.transData.inverted().transform((box[0] if right else box[1], (box[2] + box[3]) / 2))
+        axes.annotate(name, points[name], place, fontsize="small", va="center", ha="left" if right else "right",
+                      arrowprops={"arrowstyle": "-", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0})  # fmt: skip
+
+
+def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether two boxes (left, right, bottom, top) have a point in common."""
+    return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
 
 
 def write(found: dict[str, Any], folder: Path) -> list[Path]:
