@@ -11,6 +11,7 @@ from nanogen.autograd import Tensor, composite, grad, is_grad_enabled, no_grad, 
 from nanogen.backend import only as _only
 from nanogen.factories import *
 from nanogen.functional import *
+from nanogen.graph import graph
 from nanogen.nn.module import load, save
 from nanogen.random import Generator, default_generator, manual_seed
 

@@ -190,7 +190,7 @@ class Tensor:
         unsupported("backward", inputs=inputs)
         if self.node is None:
             raise ValueError("backward: this tensor does not depend on any that requires gradients")
-        leaves = [node for node in _ancestors([self.node]) if node.primitive is None]
+        leaves = [node for node in ancestors([self.node]) if node.primitive is None]
         given = _output_gradient(self, gradient, "gradient")
         found, private = _vector_jacobian_product([(self, given)], leaves, create_graph)
         for leaf, g in [(leaf, found[leaf]) for leaf in leaves if leaf in found]:
@@ -442,7 +442,7 @@ def _output_gradient(y: Tensor, given: Any, name: str) -> Tensor:
     return g.to(y.dtype)
 
 
-def _ancestors(nodes: Sequence[Node]) -> list[Node]:
+def ancestors(nodes: Sequence[Node]) -> list[Node]:
     """These nodes and all that they were computed from, oldest first."""
     seen, waiting = set(nodes), list(nodes)
     while waiting:
@@ -460,7 +460,7 @@ def _vector_jacobian_product(
 
     `outputs` are pairs of a tensor and its gradient.  Returns the gradients, and the nodes whose gradient is an array
     that nothing else refers to, which so can be changed in place."""
-    order = _ancestors([y.node for y, _ in outputs])
+    order = ancestors([y.node for y, _ in outputs])
     kept, leading = set(targets), set(targets)  # leading: computed from a target; only these are visited
     for node in order:
         if any(x.node in leading for x in node.inputs):

@@ -21,7 +21,7 @@ FLOORS = (
     ("functional/",),
     ("factories.py", "optim.py"),
     ("nn/", "distributions.py"),
-    ("models/", "testing/"),
+    ("models/", "testing/", "graph.py"),
     ("__init__.py",),
     ("metrics.py",),
     ("training/",),

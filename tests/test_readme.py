@@ -22,17 +22,24 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 
 
-def test_every_equation_has_its_function_and_its_test() -> None:
-    """The table from equation to function and test names what exists."""
+def equations() -> list[tuple[list[str], str]]:
+    """The rows of the table from equation to function and test: full names below `nanogen`, and a test."""
     table = TEXT.partition("| equation | source | function | test |")[2].partition("\n\n")[0]
-    rows = [line.split(" | ")[-2:] for line in table.splitlines()[2:]]
-    assert len(rows) >= 20
-    for functions, test in rows:
+    rows = []
+    for functions, test in (line.split(" | ")[-2:] for line in table.splitlines()[2:]):
         first, *others = re.findall(r"`([\w.]+)`", functions)
         parent = first.rpartition(".")[0]
-        for name in (first, *(f"{parent}.{other}" for other in others)):
+        rows.append(([first, *(f"{parent}.{other}" for other in others)], test.strip("`| ")))
+    return rows
+
+
+def test_every_equation_has_its_function_and_its_test() -> None:
+    """The table from equation to function and test names what exists."""
+    assert len(equations()) >= 20
+    for names, test in equations():
+        for name in names:
             assert callable(reduce(getattr, name.split("."), ng)), name
-        file, _, function = test.strip("`| ").partition("::")
+        file, _, function = test.partition("::")
         assert f"def {function}(" in (ROOT / "tests" / file).read_text(), test
 
 

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from nanogen.autograd import Tensor, cast, constant
-from nanogen.backend import array_module
-from nanogen.backend import only as _only
+from nanogen.backend import array_module, only as _only
 from nanogen.functional import (
     activation, composed, conv, elementwise, loss, matrix, normalization, reduction, shape, special
 )  # fmt: skip
