@@ -49,6 +49,7 @@ def no_downloads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("NANOGEN_CACHE", str(cache))
         patch.setenv("NANOGEN_MIRROR", "http://127.0.0.1:9")
         patch.setattr("nanogen.data.download.PAUSE", 0.0)
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # half of the time of a short command in a new process
         yield cache
 
 
