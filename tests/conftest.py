@@ -21,7 +21,8 @@ sys.path.append(str(Path(__file__).parents[1]))  # `benchmarks`, and `tests` its
 ABOUT_KERNELS = ("kernels", "compiled", "cuda", "museum", "products", "parity", "philox", "strict")
 # What they check is the same however operations compute: data, files, pages, encodings, signals, signatures.
 WITHOUT_OPERATIONS = (
-    "code_lines", "data", "data_download", "data_folder", "locales", "malformed", "page", "stopping", "torch_signatures",
+    "code_lines", "data", "data_download", "data_folder", "locales", "malformed", "page", "stopping",
+    "torch_signatures",
 )  # fmt: skip
 if not importlib.util.find_spec("nanogen.kernels"):  # the core is complete without the annex
     collect_ignore = [f"test_{name}.py" for name in (*ABOUT_KERNELS, *WITHOUT_OPERATIONS)]
