@@ -860,7 +860,7 @@ def test_settings_unless_given(model: str) -> None:
     and for larger ones.  The GAN's are DCGAN's β_1 = ½ and no warm-up.  Radford et al. 2016, section 4."""
     warmup = 0 if model != "aae" and "betas" in SMALL[model] else 100
     for recipes, threads, samples_every, test_every, sizes in (
-        (SMALL, 1, 200, 25, [(16, 16), (16, 4)]), (LARGE, 2, 1000, 100, [(8, 20), (20, 8)]),
+        (SMALL, 1, 200, 25, [(8, 16), (16, 4)]), (LARGE, 2, 1000, 100, [(4, 20), (20, 4)]),
     ):  # fmt: skip
         expected = USUAL | {"betas": (0.9, 0.999)} | recipes[model]
         expected |= {"warmup": warmup, "threads": threads, "model": model}
