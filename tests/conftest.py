@@ -20,9 +20,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # PyTorch's threads would w
 sys.path.append(str(Path(__file__).parents[1]))  # `benchmarks`, and `tests` itself, are not installed
 
 ABOUT_KERNELS = ("kernels", "compiled", "cuda", "museum", "products", "parity", "philox", "strict")
-# What they check is the same however operations compute: data, files, pages, encodings, signals, signatures.
+# What they check is the same however operations compute: data, files, pages, encodings, signals, signatures, tables.
 WITHOUT_OPERATIONS = (
-    "code_lines", "data", "data_download", "data_folder", "locales", "malformed", "page", "stopping",
+    "book", "code_lines", "compare", "data", "data_download", "data_folder", "locales", "malformed", "page", "stopping",
     "torch_signatures",
 )  # fmt: skip
 if not importlib.util.find_spec("nanogen.kernels"):  # the core is complete without the annex
