@@ -250,7 +250,7 @@ class Checkers(SphinxDirective):
         for path in (ROOT / "nanogen" / "testing" / f"{name}.py" for name in _FILES):
             self.env.note_dependency(path)
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            checks = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith("check")]
+            checks = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(("check_", "checks_"))]
             lines = nodes.bullet_list()
             for check in checks:
                 line = (ast.get_docstring(check) or "").split("\n")[0]

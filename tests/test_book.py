@@ -165,8 +165,8 @@ def test_the_list_of_checkers_is_whole() -> None:
     assert shown == [DOCS / "testing.md"]
     files = [ROOT / "nanogen" / "testing" / f"{name}.py" for name in testing._FILES]
     nodes = [node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body]
-    checks = [n for n in nodes if isinstance(n, ast.FunctionDef) and n.name.startswith("check")]
-    assert sorted(n.name for n in checks) == [name for name in dir(testing) if name.startswith("check")]
+    checks = [n for n in nodes if isinstance(n, ast.FunctionDef) and n.name.startswith(("check_", "checks_"))]
+    assert sorted(n.name for n in checks) == [name for name in dir(testing) if name.startswith(("check_", "checks_"))]
     assert [n.name for n in checks if not ast.get_docstring(n)] == []
 
 
