@@ -26,13 +26,16 @@ from nanogen.models.base import progress
 from nanogen.random import Generator
 from nanogen.training.bars import progress_bar, shown
 from nanogen.training.checkpoint import Checkpoint, save_checkpoint
+from nanogen.training.comparing import compare
 from nanogen.training.config import in_their_types
 from nanogen.training.editing import check_what, edited, editor, read_mask
 from nanogen.training.evaluation import evaluate, table, write
 from nanogen.training.files import locked, to_utf8
 from nanogen.training.loop import Trainer, begin_metrics, begun_from, learning_rate, train
 from nanogen.training.options import (
+    given_images,
     given_settings,
+    image_options,
     label_of,
     model_lines,
     one_line,
@@ -49,6 +52,7 @@ from nanogen.training.run import (
     Settings,
     all_settings,
     check_classes,
+    check_outside,
     check_ranges,
     load_images,
     log,
@@ -90,8 +94,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         name = about.pop("data") or "digits"
         run = Run(arguments.out or free_folder(f"{about['model']}-{Path(name).stem[:50]}"))
         run.check_new()
-        if name not in data.DATASETS and run.folder.resolve().is_relative_to(Path(name).resolve()):
-            raise ValueError(f"--out {run.folder} lies in {name}: the run's own pictures would be among the data")
+        check_outside(run.folder, name)
         with first_rank_first():
             images = data.load(name, "train", about["data_dir"], about["size"], about["color"])
         settings = make_settings(images=images, model_settings=own, **about, **training)
@@ -304,6 +307,20 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         print(f"wrote {path}")
 
 
+def run_compare(arguments: argparse.Namespace) -> None:
+    if size() > 1:
+        raise ValueError("compare starts --jobs processes itself: not by mpiexec")
+    images, options = given_images(arguments), image_options(arguments)
+    how = arguments.out, arguments.quick, arguments.jobs
+    try:
+        failed = compare(arguments.models, images, options, *how, main, print)
+    except KeyboardInterrupt as error:
+        error.add_note(f"go on with: {as_command(['nanogen', *arguments.given])}")
+        raise
+    if failed:
+        raise FloatingPointError(f"no numbers of {', '.join(failed)}: see {arguments.out / 'compare.md'}")
+
+
 def run_list(_: argparse.Namespace) -> None:
     print("models:", *model_lines(), "data sets:", sep="\n")
     for name in data.DATASETS:
@@ -339,7 +356,7 @@ def outcome(parsed: argparse.Namespace) -> tuple[int, str]:
     """Run a command.  Returns the exit status and a line that describes the error, if any."""
     commands = {
         "train": run_train, "sample": run_sample, "edit": run_edit, "translate": run_translate,
-        "evaluate": run_evaluate, "list": run_list,
+        "evaluate": run_evaluate, "compare": run_compare, "list": run_list,
     }  # fmt: skip
     command = commands[parsed.command]
     keep_freed_memory()

@@ -95,6 +95,7 @@ RUN_FILES = {
     "commands.log",
     "settings.json",
     "metrics.csv",
+    "seconds.csv",
     "test.csv",
     CHECKPOINT,
     "samples.png",
@@ -130,6 +131,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # What is written
 
 
+@pytest.mark.by_default(model=KINDS)
 @pytest.mark.parametrize("model", MODELS)
 def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
     """settings.json, metrics.csv, the checkpoint, and the pictures of the family, which open as images."""
@@ -351,6 +353,7 @@ def test_runs_have_folders_of_their_own(tmp_path: Path, no_pictures: None, monke
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["vae-digits", "vae-digits-2"]
 
 
+@pytest.mark.by_default(model=KINDS)
 @pytest.mark.parametrize("model", MODELS)
 def test_sample(model: str, runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """.npz holds the levels as `images`, uint8 (n, C, H, W); .png is a grid of them."""
@@ -606,7 +609,7 @@ def test_settings_from_a_file(tmp_path: Path, no_pictures: None) -> None:
     assert (out / "commands.log").read_text().endswith(f": {shlex.join(['nanogen', *command])}\n")
     assert main(["train", "--config", str(out / "settings.json"), "--out", str(again)]) == 0
     a, b = contents(out), contents(again)
-    assert all(a[name] == b[name] for name in a if name != "commands.log")
+    assert all(a[name] == b[name] for name in a if name not in ("commands.log", "seconds.csv"))
     assert main(["train", "--out", str(out), "--resume"]) == 0
 
 

@@ -30,7 +30,7 @@ from nanogen.training.loop import Trainer, learning_rate
 from nanogen.training.run import TEST, Run, build_model, make_settings
 
 EVERY = ["--checkpoint-every", "4", "--test-every", "3", "--log-every", "5"]
-TIMELESS = {".lock", "commands.log", "index.html"}
+TIMELESS = {".lock", "commands.log", "index.html", "seconds.csv"}
 
 
 def train(model: str, out: Path, *more: str) -> None:

@@ -419,7 +419,7 @@ def run_in_child(arguments: list[str], seconds: float | None = None) -> int:
 
 def numbers(folder: Path) -> dict[str, bytes]:
     """All files of a run but the lock and the list of commands."""
-    files = [p for p in folder.rglob("*") if p.is_file() and p.name not in (".lock", "commands.log")]
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name not in (".lock", "commands.log", "seconds.csv")]
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 

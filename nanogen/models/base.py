@@ -49,6 +49,7 @@ class GenerativeModel(Module):
 
     Attributes:
         summary: a description in one line.
+        remark: what to know of its samples where they are compared with those of other models; usually nothing.
         loss_unit: the unit of the losses that training minimises, in words; empty if there is none.
         small: the recipe for images of up to 16×16, about a minute on two cores.
         large: the recipe for larger images.
@@ -61,6 +62,7 @@ class GenerativeModel(Module):
     """
 
     summary: ClassVar[str] = ""
+    remark: ClassVar[str] = ""
     loss_unit: str = ""
     small: ClassVar[Recipe] = Recipe(steps=800)
     large: ClassVar[Recipe] = large(steps=4000)

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -254,7 +255,8 @@ class Trainer:
 
 
 def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], stop: object = False) -> None:
-    """Train to the last step of the settings.  Writes `metrics.csv`, `test.csv` and checkpoints to the run's folder.
+    """Train to the last step of the settings.  Writes `metrics.csv`, `test.csv`, `seconds.csv` and checkpoints to the
+    run's folder.
 
     Losses are only checked when they are logged, and the state only before it is saved, so that steps do not wait for
     the GPU.
@@ -268,6 +270,7 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
         OSError: a file can't be written; the last checkpoint is unchanged.
     """
     settings, stopping = trainer.settings, False
+    before, start = {0: 0.0, **run.seconds()}.get(trainer.step), time.process_time()
     early = broadcast(not rank() and run.out_of_patience())
     if not rank() and trainer.picture_missing(run) and not early:
         draw(trainer, run)
@@ -295,6 +298,8 @@ def train(trainer: Trainer, run: Run, on_step: Callable[[int, float], None], sto
                 file.flush()
                 trainer.recent = {name: [] for name in means}
             if last or stopping or best or trainer.step % settings.checkpoint_every == 0:
+                if not rank() and before is not None:  # first: no checkpoint is without its row
+                    run.note_seconds(trainer.step, before + time.process_time() - start)
                 save(trainer, run, file)
             if not rank() and trainer.samples_due() and not (last or stopping):
                 file.flush()

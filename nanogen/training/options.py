@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 
 from nanogen import __version__, data
 from nanogen.backend import DEVICES
+from nanogen.data import Images
 from nanogen.models import MODELS
 from nanogen.training.config import TRAINING, default, explained, read_config, split_assignment
 from nanogen.training.files import to_utf8
@@ -57,19 +59,23 @@ def parser() -> argparse.ArgumentParser:
     main_parser.add_argument("--version", action="version", version=f"nanogen {__version__}")
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    command = commands.add_parser("train", help="train a model and show what it generates")
-    command.epilog = "settings of the models, NAME=DEFAULT:\n" + "\n".join(model_lines())
-    command.add_argument("model", nargs="?", help=f"{', '.join(MODELS)}; or given in the --config file")
-    command.add_argument(
+    of_images = Parser(add_help=False)
+    of_images.add_argument(
         "--data", help=f"{', '.join(data.DATASETS)}, a folder of pictures, or an .npz or .npy file (default: digits)"
     )
-    command.add_argument(
+    of_images.add_argument(
         "--data-dir", metavar="DIR", help="folder with the files of a named data set (default: download them)"
     )
-    command.add_argument(
+    of_images.add_argument(
         "--size", metavar="N", help="crop and resize a folder's pictures to N×N pixels, or HxW; shrink other images"
     )
-    command.add_argument("--color", metavar="X", help="grey or rgb, of a folder's pictures (default: grey if all are)")
+    of_images.add_argument(
+        "--color", metavar="X", help="grey or rgb, of a folder's pictures (default: grey if all are)"
+    )
+
+    command = commands.add_parser("train", parents=[of_images], help="train a model and show what it generates")
+    command.epilog = "settings of the models, NAME=DEFAULT:\n" + "\n".join(model_lines())
+    command.add_argument("model", nargs="?", help=f"{', '.join(MODELS)}; or given in the --config file")
     command.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/MODEL-DATA)")
     command.add_argument(
         "--resume", action="store_true", help="continue the run in --out; --data if its images moved, --steps for more"
@@ -149,6 +155,19 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--data-changed", action="store_true", help=CHANGED)
     command.add_argument("--json", type=Path, metavar="FILE", help="output file (default: RUN/evaluation.json)")
 
+    command = commands.add_parser("compare", parents=[of_images], help="train and evaluate models, and make one table")
+    command.set_defaults(config=None, set=[])
+    command.add_argument("models", nargs="*", metavar="MODEL", help=f"{', '.join(MODELS)} (default: all)")
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("compare"),
+        metavar="DIR",
+        help="the folder; continues there (default: compare)",
+    )
+    command.add_argument("--quick", action="store_true", help="fewer steps and images: all models in some minutes")
+    command.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="models at a time (default: all cores)")
+
     commands.add_parser("list", help="the models with their settings, and the data sets")
     return main_parser
 
@@ -174,6 +193,19 @@ def given_settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[
     about["data"] = about["data"] and data.canonical(about["data"])
     about["data_dir"] = about["data_dir"] and str(Path(about["data_dir"]).resolve())
     return about, given
+
+
+def given_images(arguments: argparse.Namespace) -> list[Images]:
+    """The splits of the data set that the options name."""
+    given, _ = given_settings(arguments)
+    where = given["data_dir"], given["size"], given["color"]
+    return [data.load(given["data"] or "digits", split, *where) for split in data.SPLITS]
+
+
+def image_options(arguments: argparse.Namespace) -> list[str]:
+    """The options that say which images, as they were given."""
+    given = {name: getattr(arguments, name) for name in ("data", "data_dir", "size", "color")}
+    return [f"--{name.replace('_', '-')}={text}" for name, text in given.items() if text is not None]
 
 
 def both_sides(size: Any) -> Any:

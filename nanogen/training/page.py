@@ -19,14 +19,7 @@ from nanogen.training.run import Run
 
 FRAMES = 8  # of the samples over time, evenly spaced
 
-PAGE = string.Template("""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-$refresh<title>$title</title>
-<style>
+STYLE = """\
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
 body { max-width: 68rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
 h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; }
@@ -42,7 +35,17 @@ table { border-collapse: collapse; } td, th { padding: .15rem 1.5rem .15rem 0; t
 th { font-weight: normal; opacity: .75; overflow-wrap: normal; vertical-align: top; }
 td { font-family: ui-monospace, monospace; }
 pre { white-space: pre-wrap; }
-</style>
+"""
+
+PAGE = string.Template("""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+$refresh<title>$title</title>
+<style>
+$style</style>
 </head>
 <body>
 <h1>$title</h1>
@@ -77,6 +80,7 @@ def write_page(run: Run, step: int | None = None) -> Path:
     meaning = explained(settings.model) | CAPTIONS
     page = PAGE.substitute(
         title=html.escape(title),
+        style=STYLE,
         refresh='<meta http-equiv="refresh" content="30">\n'
         if step < settings.steps and not run.out_of_patience()
         else "",

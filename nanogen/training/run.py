@@ -265,6 +265,13 @@ def build_model(settings: Settings) -> GenerativeModel:
     return model.to(settings.device)
 
 
+def check_outside(folder: Path, name: str) -> None:
+    """Raises:
+    ValueError: the folder is within that of the data set."""
+    if name not in data.DATASETS and folder.resolve().is_relative_to(Path(name).resolve()):
+        raise ValueError(f"--out {folder} lies in {name}: the run's own pictures would be among the data")
+
+
 def load_images(settings: Settings, split: str, data_changed: bool = False) -> Images:
     """Load the data set that the settings name.
 
@@ -349,8 +356,28 @@ class Run:
         return self.folder / "test.csv"
 
     @property
+    def seconds_file(self) -> Path:
+        return self.folder / "seconds.csv"
+
+    @property
     def classes_file(self) -> Path:
         return self.folder / "classes.json"
+
+    def seconds(self) -> dict[int, float]:
+        """The CPU seconds of training up to each checkpoint, by step, over all parts of an interrupted run.
+
+        Empty if they were not recorded, as in runs of earlier versions, or if the file is broken."""
+        try:
+            steps, seconds = columns(self.seconds_file).values()
+            return dict(zip(map(int, steps), seconds, strict=True))
+        except (ValueError, IndexError, OverflowError, csv.Error):
+            return {}
+
+    def note_seconds(self, step: int, seconds: float) -> None:
+        """Add a row to `seconds.csv`, in place of those from this step on."""
+        rows = [(s, t) for s, t in self.seconds().items() if s < step] + [(step, seconds)]
+        text = "".join(f"{s},{t:.3f}\n" for s, t in rows)
+        write_atomically(self.seconds_file, f"step,seconds\n{text}".encode())
 
     def best_test(self) -> Best | None:
         """The first of the smallest test losses.  None if there is none, or if there are several losses a step: a GAN's

@@ -30,6 +30,7 @@ class TranslationModel(GenerativeModel):
         seen: the number of sources so far.
     """
 
+    remark = "its samples are translations of sources that were made of training images"
     kept: Tensor
     seen: Tensor
 

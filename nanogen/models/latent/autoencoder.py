@@ -56,6 +56,7 @@ class Autoencoder(LatentModel):
     """
 
     summary = "codes without a distribution, no density (Hinton & Salakhutdinov 2006)"
+    remark = "its codes are drawn from N(0, I), but nothing in its training made them so: it is no generative model"
     decoders = (*LatentModel.decoders, "squared")
     small = Recipe(steps=900, lr=1e-3)
     large = large(steps=4000, lr=1e-3)

@@ -46,6 +46,7 @@ class WAE(Autoencoder):
     """
 
     summary = "an autoencoder whose codes have the prior's distribution (Tolstikhin et al. 2018)"
+    remark = ""
     small = Recipe(steps=2000, batch=128, lr=1e-3, model={"decoder": "categorical", "weight": 100.0})
     large = large(steps=4000, lr=1e-3)
 
