@@ -1,4 +1,4 @@
-"""The book's own directives: `equation`, `wrong`, `exercise`, `run` and `checkers`; and TeX as MathML, made when the book is built.
+"""The book's own directives: `equation`, `wrong`, `exercise`, `run`, `checkers`; and TeX as MathML, made at build time.
 
 What a directive names must exist: a name below `nanogen`, a test, a mistake in the museum, a figure's script.  If it
 does not, or if TeX is wrong, that is a warning with file and line.
@@ -243,24 +243,28 @@ class Run(Directive):
 
 
 class Checkers(SphinxDirective):
-    """The checkers of `nanogen.testing` by file, each with the first line of its docstring."""
+    """The checkers of `nanogen.testing` by file, each with the beginning of its docstring."""
 
     def run(self) -> list[nodes.Node]:
         found = nodes.definition_list()
         for path in (ROOT / "nanogen" / "testing" / f"{name}.py" for name in _FILES):
             self.env.note_dependency(path)
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            checks = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(("check_", "checks_"))]
+            checks = [
+                n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(("check_", "checks_"))
+            ]
             lines = nodes.bullet_list()
             for check in checks:
-                line = (ast.get_docstring(check) or "").split("\n")[0]
-                named = nodes.literal("", check.name)
-                lines += nodes.list_item("", nodes.paragraph("", "", named, nodes.Text(f": {line}")))
+                lines += nodes.list_item("", nodes.paragraph("", "", *self.described(check.name, check)))
             if checks:
-                about = (ast.get_docstring(tree) or "").split("\n")[0]
-                term = nodes.term("", "", nodes.literal("", path.stem), nodes.Text(f": {about}"))
+                term = nodes.term("", "", *self.described(path.stem, tree))
                 found += nodes.definition_list_item("", term, nodes.definition("", lines))
         return [found]
+
+    def described(self, name: str, node: Any) -> list[nodes.Node]:
+        """A name, and the first paragraph of the docstring."""
+        about, _ = self.parse_inline(" ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split()))
+        return [nodes.literal("", name), nodes.Text(": "), *about]
 
 
 class Dropdown(SphinxTransform):

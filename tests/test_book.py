@@ -171,7 +171,9 @@ def test_every_figure_has_a_script() -> None:
 
 def test_the_list_of_checkers_is_whole() -> None:
     """The directive `checkers` finds them in the sources: functions of a file's first level, with a docstring."""
-    shown = [found for found in DOCS.rglob("*.md") if re.search(r"^```\{checkers\}", found.read_text("utf-8"), re.MULTILINE)]
+    shown = [
+        found for found in DOCS.rglob("*.md") if re.search(r"^```\{checkers\}", found.read_text("utf-8"), re.MULTILINE)
+    ]
     assert shown == [DOCS / "testing.md"]
     files = [ROOT / "nanogen" / "testing" / f"{name}.py" for name in testing._FILES]
     nodes = [node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body]

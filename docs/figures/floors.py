@@ -38,7 +38,9 @@ def floors() -> list[tuple[str, ...]]:
 
 def lines(name: str) -> int:
     path = ROOT / "nanogen" / name
-    return sum(python_lines(file.read_text(encoding="utf-8")) for file in (path.rglob("*.py") if path.is_dir() else [path]))
+    return sum(
+        python_lines(file.read_text(encoding="utf-8")) for file in (path.rglob("*.py") if path.is_dir() else [path])
+    )
 
 
 def draw(path: Path) -> None:
@@ -54,7 +56,9 @@ def draw(path: Path) -> None:
             text = ABOUT[name].replace(", ", ",\n") if len(floor) > 1 else ABOUT[name]
             if len(floor) == 3:
                 text = text.replace(" a ", "\na ").replace(" for ", "\nfor ").replace(" as ", "\nas ")
-            axis.text((i + 0.5) * width, y + 0.45, f"{name}  {lines(name):,}\n{text}", ha="center", va="center", fontsize=9)
+            axis.text(
+                (i + 0.5) * width, y + 0.45, f"{name}  {lines(name):,}\n{text}", ha="center", va="center", fontsize=9
+            )
     axis.add_patch(plt.Rectangle((4.35, 0.5), 1.55, top, facecolor="white", edgecolor="0.4", linestyle="--"))
     annex = f"kernels/\n{lines('kernels/'):,}\n\nthe annex:\nfaster forms\nin C and CUDA;\nnothing\nimports it"
     axis.text(5.12, 0.5 + top / 2, annex, ha="center", va="center", fontsize=9)
