@@ -150,16 +150,13 @@ class Equation(Directive):
                 right += self.code(text)
         except (AttributeError, ImportError, TypeError, OSError) as error:
             self.warn(f"equation {self.arguments[0]}: {error}")
-        below = nodes.container(classes=["equation-note"])
+        note = nodes.container(classes=["equation-note"])
         if given := self.options.get("source"):
-            below += nodes.paragraph("", f"Source: {given}")
+            note += nodes.paragraph("", f"Source: {given}")
         does, _ = self.parse_inline(self.options.get("does", ""))
-        below += nodes.paragraph("", "", *self.tests(), nodes.Text(". " if does else ""), *does)
-        return [
-            nodes.container(
-                "", nodes.container("", left, right, classes=["equation-pair"]), below, classes=["equation"]
-            )
-        ]
+        note += nodes.paragraph("", "", *self.tests(), nodes.Text(". " if does else ""), *does)
+        left += note
+        return [nodes.container("", left, right, classes=["equation"])]
 
 
 class Wrong(Directive):

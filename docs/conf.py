@@ -1,5 +1,6 @@
 """How the book is built: `python -m sphinx -W --keep-going docs docs/_build`.  `-D draw_figures=0` draws no figures."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -16,7 +17,9 @@ smartquotes = False
 
 html_theme = "furo"
 html_math_renderer = "mathml"
-html_static_path = ["_static"]
+# Few phones have a font with growing brackets; ziamath has one.
+fonts = importlib.util.find_spec("ziamath").submodule_search_locations[0] + "/fonts"
+html_static_path = ["_static", fonts]
 html_css_files = ["book.css"]
 html_copy_source = False
 html_show_sphinx = False

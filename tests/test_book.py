@@ -10,6 +10,7 @@ import functools
 import pkgutil
 import re
 import tomllib
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,9 +90,11 @@ def functions_of(file: Path) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
+@functools.cache
 def text_alone(page: Path) -> str:
-    """A page without code."""
-    text = re.sub(r"^(`{3,})(?!\{).*\n(?:.*\n)*?\1 *$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    """A page without code; a directive's content stays."""
+    fence = re.compile(r"^(`{3,})(.*)\n((?:.*\n)*?)\1 *$", re.MULTILINE)
+    text = fence.sub(lambda found: found[3] if found[2].startswith("{") else "", page.read_text(encoding="utf-8"))
     return re.sub(r"`[^`\n]+`", "", text)
 
 
@@ -101,9 +104,11 @@ def headings(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What links may end in after `#`: the headings' slugs, and labels."""
-    titles = [re.sub(r"\$[^$]*\$|[*`]", "", title) for title in headings(page)]
-    slugs = {re.sub(r"[^\w\- ]", "", title.lower().replace(" ", "-")) for title in titles}
+    """What links may end in after `#`: the headings' slugs, as MyST or as docutils makes them, and labels."""
+    titles = [re.sub(r"\$[^$]*\$|[*`]", "", title).lower() for title in headings(page)]
+    slugs = {re.sub(r"[^\w\- ]", "", title.replace(" ", "-")) for title in titles}
+    ascii = [unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode() for title in titles]
+    slugs |= {re.sub(r"[^a-z0-9]+", "-", title).strip("-") for title in ascii}
     return slugs | set(re.findall(r"^\((\S+)\)=$", page.read_text(encoding="utf-8"), re.MULTILINE))
 
 
@@ -159,9 +164,9 @@ def test_every_figure_has_a_script() -> None:
 def test_links_lead_somewhere() -> None:
     dead = []
     for page in PAGES:
-        text = text_alone(page)
+        text = re.sub(r"(\{\w+\})?`[^`\n]+`", lambda found: found[0] if found[1] else "", text_alone(page))
         links = re.findall(r"\]\(([^()\s]*(?:\([^()\s]*\)[^()\s]*)*)\)", text)
-        links += [f"{name}.md" for name in re.findall(r"\{doc\}`(?:[^`<]*<)?/?([^`>]+)>?`", page.read_text("utf-8"))]
+        links += [f"{name}.md" for name in re.findall(r"\{doc\}`(?:[^`<]*<)?/?([^`>]+)>?`", text)]
         for link in links:
             path, _, anchor = link.partition("#")
             target = (DOCS / path if path.startswith("/") else page.parent / path) if path else page
@@ -191,6 +196,6 @@ def test_the_topics_have_headings() -> None:
     missing = []
     for chapter, titles in HEADINGS.items():
         pages = [DOCS / f"{chapter}.md", *DOCS.glob(f"{chapter}/*.md")]
-        present = {re.sub(r"[$*\\]", "", title) for page in pages if page.exists() for title in headings(page)}
+        present = {re.sub(r"[$*\\`]", "", title) for page in pages if page.exists() for title in headings(page)}
         missing += [title for title in titles if title.replace("*", "") not in present]
     assert missing == []

@@ -25,10 +25,12 @@ def divergence(q_mean: np.ndarray, q_std: np.ndarray) -> float:
 def draw(path: Path) -> None:
     log_p = SOURCE.log_prob(X)[0]
     stretches, shifts = np.geomspace(0.3, 2.5, 80), np.linspace(-0.8, 0.8, 81)
+    stretched = [(MEAN, r * BEST_STD) for r in stretches]
+    moved = [(MEAN + np.array([d, 0.0]), BEST_STD) for d in shifts]
     families = {
-        "standard deviations of q\n(1: those of the best diagonal q)": (stretches, [(MEAN, r * BEST_STD) for r in stretches]),
-        "first mean of q,\nminus that of the posterior": (shifts, [(MEAN + [d, 0.0], BEST_STD) for d in shifts]),
-    }  # fmt: skip
+        "standard deviations of q\n(1: those of the best diagonal q)": (stretches, stretched),
+        "first mean of q,\nminus that of the posterior": (shifts, moved),
+    }
     figure, axes = plt.subplots(1, 2, figsize=(6.4, 3.4), sharey=True, layout="constrained")
     for axis, (name, (values, family)) in zip(axes, families.items(), strict=True):
         elbo = np.array([SOURCE.elbo(X, mean, std[None])[0] for mean, std in family])

@@ -37,9 +37,10 @@ def draw_graph(ax: Axes, y: Tensor, names: Mapping[str, Tensor] | None = None, s
         ends = {"xy": (column[b], -row[b]), "xytext": (column[a], -row[a])}
         times = arrows.count((a, b))
         around = times > 1 or row[b] > row[a] + 1  # there may be a box in the way
-        for bend in (-0.25, 0.25)[:times] if around else (0.0,):
+        bend = 0.25 if column[a] < column[b] else -0.25  # outwards
+        for rad in (bend, -bend)[:times] if around else (0.0,):
             how = {"arrowstyle": "-|>", "shrinkA": 2 * size, "shrinkB": 2 * size, "color": "0.3"}
-            ax.annotate("", **ends, arrowprops=how | {"connectionstyle": f"arc3,rad={bend}"})
+            ax.annotate("", **ends, arrowprops=how | {"connectionstyle": f"arc3,rad={rad}"})
     for i, box in enumerate(boxes):
         text = f"{box.name}\n{box.shape}"
         ax.text(column[i], -row[i], text, ha="center", va="center", fontsize=size, bbox=STYLES[box.kind] | {"pad": 0.4})

@@ -61,7 +61,14 @@ def draw(path: Path) -> None:
     distances = np.linspace(0, 6, 61)
     values = np.array([exact_value(d)[1] for d in distances])
     right.plot(distances, values, color="black", lw=2, label="2 JSD − log 4, by quadrature")
-    right.plot(distances, (values + np.log(4)) / 2 - np.log(4), color="0.55", ls=":", lw=2, label="JSD − log 4, a common mistake")
+    right.plot(
+        distances,
+        (values + np.log(4)) / 2 - np.log(4),
+        color="0.55",
+        ls=":",
+        lw=2,
+        label="JSD − log 4, a common mistake",
+    )
     at = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     found = [learned(d)[1] for d in at]
     right.plot(at, found, "o", color="#D55E00", label="V of the learned D")
