@@ -18,19 +18,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # PyTorch's threads would w
 
 sys.path.append(str(Path(__file__).parents[1]))  # `benchmarks`, and `tests` itself, are not installed
 
+ABOUT_KERNELS = ("kernels", "compiled", "cuda", "museum", "products", "parity", "philox", "strict")
+# What they check is the same however operations compute: data, files, pages, encodings, signals, signatures.
+WITHOUT_OPERATIONS = (
+    "code_lines", "data", "data_download", "data_folder", "locales", "malformed", "page", "stopping",
+    "torch_signatures",
+)  # fmt: skip
 if not importlib.util.find_spec("nanogen.kernels"):  # the core is complete without the annex
-    collect_ignore = [
-        f"test_{name}.py"
-        for name in ("kernels", "compiled", "cuda", "museum", "products", "parity", "philox", "strict")
-    ]
+    collect_ignore = [f"test_{name}.py" for name in (*ABOUT_KERNELS, *WITHOUT_OPERATIONS)]
 
 slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=20, suppress_health_check=slow)
-settings.register_profile("few", settings.get_profile("ci"), max_examples=5)  # another device, or the plain forms
+settings.register_profile("few", settings.get_profile("ci"), max_examples=5)  # the usual ones
 settings.register_profile("random", settings.get_profile("ci"), derandomize=False, database=None)
 settings.register_profile("thorough", deadline=None, max_examples=500, suppress_health_check=slow)
 settings.register_profile("museum", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate])  # no shrinking
-settings.load_profile("ci")  # --hypothesis-profile=thorough looks for new examples
+settings.load_profile("few")  # --hypothesis-profile=thorough looks for new examples
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -49,6 +52,7 @@ def no_downloads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("NANOGEN_CACHE", str(cache))
         patch.setenv("NANOGEN_MIRROR", "http://127.0.0.1:9")
         patch.setattr("nanogen.data.download.PAUSE", 0.0)
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # half of the time of a short command in a new process
         yield cache
 
 
@@ -60,6 +64,15 @@ def pytest_addoption(parser: Any) -> None:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training without drawing, where pictures are not what is tested."""
     monkeypatch.setattr("nanogen.cli.draw_pictures", lambda run, train, test: [])
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """Cases that `by_default` does not name are `full`."""
+    for item in items:
+        kept = {name: values for mark in item.iter_markers("by_default") for name, values in mark.kwargs.items()}
+        if any(item.callspec.params[name] not in values for name, values in kept.items()):
+            item.add_marker("full")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -124,6 +124,12 @@ def test_the_parser() -> None:
     assert (equation.body.strip(), wrong.tests, wrong.body) == ("x = y", [], "No: $x$.")
 
 
+def test_no_directive_is_taken_for_text() -> None:
+    """As Markdown does if the line that opens a block has a backtick in it; the build does not warn."""
+    opening = re.compile(r"^`{3,}\{\w+\}.*`.*$", re.MULTILINE)
+    assert [f"{page}: {line}" for page in PAGES for line in opening.findall(page.read_text(encoding="utf-8"))] == []
+
+
 def test_every_name_exists() -> None:
     missing = []
     for found in directives("equation"):

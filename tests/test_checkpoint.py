@@ -21,7 +21,7 @@ import safetensors.torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_torch_models import torch_models
-from tiny_runs import STEPS, TINY, assert_same, begun, images_of, resumed, settings_of, trained
+from tiny_runs import KINDS, STEPS, TINY, assert_same, begun, images_of, resumed, settings_of, trained
 
 import nanogen as ng
 from nanogen.training import files
@@ -355,6 +355,7 @@ def test_prefixes() -> None:
 # PyTorch
 
 
+@pytest.mark.by_default(model=KINDS)
 @pytest.mark.parametrize("model", TINY)
 def test_weights_travel_to_torch_and_back(model: str, tmp_path: Path) -> None:
     """safetensors' own reader for torch gives the weights, under `model.`, to a second implementation of the model in

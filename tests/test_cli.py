@@ -131,6 +131,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # What is written
 
 
+@pytest.mark.by_default(model=KINDS)
 @pytest.mark.parametrize("model", MODELS)
 def test_train_writes_a_run(model: str, runs: Callable[[str], Path]) -> None:
     """settings.json, metrics.csv, the checkpoint, and the pictures of the family, which open as images."""
@@ -352,6 +353,7 @@ def test_runs_have_folders_of_their_own(tmp_path: Path, no_pictures: None, monke
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["vae-digits", "vae-digits-2"]
 
 
+@pytest.mark.by_default(model=KINDS)
 @pytest.mark.parametrize("model", MODELS)
 def test_sample(model: str, runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """.npz holds the levels as `images`, uint8 (n, C, H, W); .png is a grid of them."""

@@ -342,3 +342,10 @@ def test_the_library_needs_none_of_it() -> None:
     code = "import sys, nanogen as ng; ng.data.load('digits'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & {"requests", "PIL", "platformdirs", "tqdm", "safetensors", "matplotlib"}
+
+
+def test_a_command_that_downloads_nothing() -> None:
+    """It does not import what downloads, which takes a tenth of a second."""
+    code = "import sys, nanogen.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "requests" not in done.stdout.split()

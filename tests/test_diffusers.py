@@ -7,6 +7,7 @@ re-derives the noise from a clipped image only where `use_clipped_model_output` 
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers.schedulers import DDIMScheduler, DDPMScheduler, scheduling_ddim, scheduling_ddpm
 
 import nanogen as ng
 from nanogen.models import DDPM, NoiseSchedule
@@ -28,31 +28,34 @@ OURS = {
 KINDS = [
     (kind, maker)
     for kind in OURS
-    for maker in (DDPMScheduler, DDIMScheduler)
-    if (kind, maker) != ("sigmoid", DDIMScheduler)
+    for maker in ("DDPMScheduler", "DDIMScheduler")
+    if (kind, maker) != ("sigmoid", "DDIMScheduler")
 ]  # its DDIM has no sigmoid
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
 
 @pytest.fixture
-def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """diffusers in float64, which it names float32 or leaves to the default."""
+def diffusers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Its schedulers in float64, which they name float32 or leave to the default.
+
+    They are imported here, which takes seconds: processes that only collect these tests do without."""
+    schedulers = importlib.import_module("diffusers.schedulers")
     before = torch.get_default_dtype()
     monkeypatch.setattr(torch, "float32", torch.float64)
     torch.set_default_dtype(torch.float64)
-    yield
+    yield schedulers
     torch.set_default_dtype(before)
 
 
 @pytest.mark.parametrize("T", [10, 1000])
 @pytest.mark.parametrize(("kind", "maker"), KINDS)
-def test_tables(double: None, kind: str, maker: Any, T: int) -> None:
+def test_tables(diffusers: Any, kind: str, maker: str, T: int) -> None:
     """β_t, ᾱ_t and β̃_t to 1e-9, and q_sample is add_noise."""
-    ours, theirs = OURS[kind](T), maker(num_train_timesteps=T, beta_schedule=kind)
+    ours, theirs = OURS[kind](T), getattr(diffusers, maker)(num_train_timesteps=T, beta_schedule=kind)
     assert theirs.betas.dtype == torch.float64
     np.testing.assert_allclose(ours.betas[1:], theirs.betas.numpy(), rtol=1e-9)
     np.testing.assert_allclose(ours.alpha_bars[1:], theirs.alphas_cumprod.numpy(), rtol=1e-9)
-    if maker is DDPMScheduler:
+    if maker == "DDPMScheduler":
         variances = [float(theirs._get_variance(t)) for t in range(T)]
         np.testing.assert_allclose(ours.posterior_variances[1:], variances, rtol=1e-9, atol=1e-19)
     rng, t = np.random.default_rng(0), np.array([1, T // 2, T])
@@ -62,12 +65,12 @@ def test_tables(double: None, kind: str, maker: Any, T: int) -> None:
 
 
 @pytest.mark.parametrize("kind", OURS)
-def test_posterior_mean(double: None, kind: str) -> None:
+def test_posterior_mean(diffusers: Any, kind: str) -> None:
     """μ̃_t of x_0 and of ε, not clipped: the mean of its ancestral step."""
     T, rng = 50, np.random.default_rng(1)
     x_t, other = rng.standard_normal((2, 1, 1, 2, 2))
     for kind_of_output, ours in (("sample", OURS[kind](T).mean_from_x0), ("epsilon", OURS[kind](T).mean_from_noise)):
-        theirs = DDPMScheduler(T, beta_schedule=kind, clip_sample=False, prediction_type=kind_of_output)
+        theirs = diffusers.DDPMScheduler(T, beta_schedule=kind, clip_sample=False, prediction_type=kind_of_output)
         theirs._get_variance = lambda *_, **__: torch.tensor(0.0)
         for t in range(1, T + 1):
             expected = theirs.step(torch.tensor(other), t - 1, torch.tensor(x_t)).prev_sample.numpy()
@@ -96,11 +99,11 @@ def draws_of(seed: int, n: int, monkeypatch: pytest.MonkeyPatch, module: Any) ->
 
 @pytest.mark.parametrize(("ours", "theirs"), [("posterior", "fixed_small"), ("beta", "fixed_large")])
 @pytest.mark.parametrize("kind", OURS)
-def test_ancestral_sampling(double: None, monkeypatch: pytest.MonkeyPatch, kind: str, ours: str, theirs: str) -> None:
+def test_ancestral_sampling(diffusers: Any, monkeypatch: pytest.MonkeyPatch, kind: str, ours: str, theirs: str) -> None:
     """Every x_t of a whole trajectory, from the same noise, with x̂_0 clipped to [−1, 1]."""
     T, n = 40, 3
-    scheduler = DDPMScheduler(T, beta_schedule=kind, variance_type=theirs, clip_sample=True)
-    x = draws_of(5, n, monkeypatch, scheduling_ddpm)
+    scheduler = diffusers.DDPMScheduler(T, beta_schedule=kind, variance_type=theirs, clip_sample=True)
+    x = draws_of(5, n, monkeypatch, diffusers.scheduling_ddpm)
     for t, found in model(T, kind, variance=ours).ancestral(n, ng.Generator(5)):
         np.testing.assert_allclose(found.data, x.numpy(), **CLOSE)
         if t > 0:
@@ -110,12 +113,12 @@ def test_ancestral_sampling(double: None, monkeypatch: pytest.MonkeyPatch, kind:
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("steps", [1, 5, 10, 40])
 @pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2"])
-def test_ddim_sampling(double: None, monkeypatch: pytest.MonkeyPatch, kind: str, steps: int, eta: float) -> None:
+def test_ddim_sampling(diffusers: Any, monkeypatch: pytest.MonkeyPatch, kind: str, steps: int, eta: float) -> None:
     """Every x_t of a whole trajectory in `steps` steps, from the same noise."""
     T, n = 40, 3
-    scheduler = DDIMScheduler(T, beta_schedule=kind, clip_sample=True, timestep_spacing="trailing")
+    scheduler = diffusers.DDIMScheduler(T, beta_schedule=kind, clip_sample=True, timestep_spacing="trailing")
     scheduler.set_timesteps(steps)
-    x = draws_of(6, n, monkeypatch, scheduling_ddim)
+    x = draws_of(6, n, monkeypatch, diffusers.scheduling_ddim)
     trajectory = list(model(T, kind).ddim(n, ng.Generator(6), steps, eta))
     assert [t - 1 for t, _ in trajectory[:-1]] == scheduler.timesteps.tolist()
     for (t, before), (_, after) in itertools.pairwise(trajectory):

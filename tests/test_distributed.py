@@ -106,6 +106,7 @@ def part_of(found: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: np.asarray(value) for key, value in found.items() if key.startswith(f"{name}:")}
 
 
+@pytest.mark.by_default(count=[2])
 @pytest.mark.parametrize("count", [2, 3])
 def test_means_are_over_all_ranks(count: int) -> None:
     """(x₀ + … + x_{n−1}) / n of each array, in its shape and type: numbers of different types and sizes do not disturb
@@ -120,6 +121,7 @@ def test_means_are_over_all_ranks(count: int) -> None:
         assert np.array_equal(mean, again)
 
 
+@pytest.mark.by_default(count=[2])
 @pytest.mark.parametrize("count", [2, 3])
 def test_all_ranks_have_the_same_bits(count: int) -> None:
     """Of means, weights, moments and gathered images: else the ranks' weights would drift apart."""
@@ -129,6 +131,7 @@ def test_all_ranks_have_the_same_bits(count: int) -> None:
         assert all(first[name].tobytes() == other[name].tobytes() for name in first)
 
 
+@pytest.mark.by_default(count=[2])
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("part", ["norm", "steps", "gathered"])
 def test_ranks_compute_what_one_process_does(part: str, count: int) -> None:
@@ -141,6 +144,7 @@ def test_ranks_compute_what_one_process_does(part: str, count: int) -> None:
         np.testing.assert_allclose(value, expected[name], rtol=1e-9, atol=1e-9, err_msg=name)
 
 
+@pytest.mark.by_default(count=[2])
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("model", TINY)
 def test_ranks_draw_the_images_of_one_process(model: str, count: int) -> None:
@@ -151,6 +155,7 @@ def test_ranks_draw_the_images_of_one_process(model: str, count: int) -> None:
         assert np.array_equal(images, of_one()[f"drawn:{model}.{n}"])
 
 
+@pytest.mark.by_default(count=[1, 2])
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("way", ["given", "left"])
 def test_ranks_draw_images_of_the_labels_of_one_process(way: str, count: int) -> None:

@@ -8,6 +8,8 @@ import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from conftest import ABOUT_KERNELS, WITHOUT_OPERATIONS
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "nanogen"
 ANNEX = "kernels/"
@@ -140,3 +142,10 @@ def test_nothing_stands_on_the_annex() -> None:
 
 def _is_of_the_annex(name: str) -> bool:
     return any(f"{name}.".startswith(f"{module}.") for module in ("nanogen.kernels", *OF_THE_ANNEX))
+
+
+def test_what_is_left_out_without_kernels_is_there() -> None:
+    """Each name is of one test file; a file that is not named is run."""
+    names = [*ABOUT_KERNELS, *WITHOUT_OPERATIONS]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if not (ROOT / "tests" / f"test_{name}.py").is_file()] == []

@@ -148,6 +148,7 @@ def told(model: Any, label: int) -> Any:
 # What a label does
 
 
+@pytest.mark.by_default(label=[1])
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("label", range(CLASSES))
 def test_a_label_is_a_bias(name: str, label: int) -> None:

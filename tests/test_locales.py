@@ -115,6 +115,7 @@ def in_a_process(commands: list[list[object]], **environment: str) -> bytes:
     return done.stdout
 
 
+@pytest.mark.by_default(locale=["C"])
 @pytest.mark.parametrize("locale", ["C", "en_US.ISO-8859-1", "zh_CN.GBK"])
 def test_the_command_line_in_a_locale(locale: str, locales: Path, tmp_path: Path) -> None:
     """Everything that the command line does, with paths that are UTF-8 here and something else there, or nothing; the
@@ -192,6 +193,7 @@ NAMES = {
 }  # fmt: skip
 
 
+@pytest.mark.by_default(kind=["no text", "tags"])
 @pytest.mark.parametrize("kind", NAMES)
 def test_paths_need_not_be_text(kind: str, tmp_path: Path) -> None:
     """A run of a folder of any name, in a folder of any name: trained, gone on with, evaluated and sampled from without

@@ -37,6 +37,7 @@ from nanogen.training.loop import Trainer
 from nanogen.training.sampling import as_graphs
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-11}  # of the largest number of a result; models lose another factor of 20
+pytestmark = pytest.mark.stand_in
 DEVICES = ["plain", "stand-in", pytest.param("gpu", marks=pytest.mark.gpu)]
 
 

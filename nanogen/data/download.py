@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import platformdirs
 import requests
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 
-from nanogen.data.files import CHUNK
+from nanogen.data.files import CHUNK, cache_folder
 
 ATTEMPTS = 4
 PAUSE = 1.0  # seconds before the second attempt; doubled before each later one
@@ -62,11 +61,6 @@ class Archive:
     @property
     def name(self) -> str:
         return self.url.rpartition("/")[2]
-
-
-def cache_folder() -> Path:
-    """NANOGEN_CACHE, or the user's cache folder (XDG_CACHE_HOME on Linux)."""
-    return Path(os.environ.get("NANOGEN_CACHE") or platformdirs.user_cache_path("nanogen"))
 
 
 def cached(name: str, archives: tuple[Archive, ...]) -> Path:

@@ -1,8 +1,9 @@
-"""Reading files that may be broken, or whose headers may be wrong."""
+"""Reading files that may be broken, or whose headers may be wrong; the folder of those that are kept."""
 
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,13 @@ from typing import BinaryIO
 
 LARGEST = 1 << 30  # bytes of one file's contents
 CHUNK = 1 << 20
+
+
+def cache_folder() -> Path:
+    """NANOGEN_CACHE, or the user's cache folder (XDG_CACHE_HOME on Linux)."""
+    import platformdirs
+
+    return Path(os.environ.get("NANOGEN_CACHE") or platformdirs.user_cache_path("nanogen"))
 
 
 def read_exactly(file: BinaryIO, size: int, name: object) -> bytearray:

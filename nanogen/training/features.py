@@ -17,7 +17,7 @@ import numpy as np
 from nanogen import functional as F
 from nanogen.autograd import Tensor, grad
 from nanogen.data import Images
-from nanogen.data.download import cache_folder
+from nanogen.data.files import cache_folder
 from nanogen.distributions import scale_levels
 from nanogen.metrics import in_batches
 from nanogen.nn import Conv2d, Linear, Module

@@ -181,21 +181,23 @@ Each test file covers one part of the library. Each test says in its docstring w
 enumeration, by quadrature, by an identity, by a second implementation (SciPy, torch), or by a statistical test whose
 power is stated and which must reject a deliberately wrong sampler. No test compares the code with itself.
 
-    python -m pytest                                    # all: three minutes, in two processes
+    python -m pytest                                    # what to run at each change, in three processes
+    python -m pytest --hypothesis-profile=ci -m "not museum and not torture"    # all: what CI runs
     python -m pytest tests/test_schedule.py             # one part
-    python -m pytest --hypothesis-profile=thorough      # 500 new examples per property instead of the usual 20
+    python -m pytest --hypothesis-profile=thorough      # 500 new examples per property instead of 5
     python -m pytest --hypothesis-profile=random --hypothesis-seed=1    # 20 others, determined by the seed
     python -m pytest -m torture -s tests/test_stopping.py   # 200 times kill -9, 200 signals, a full disk; some minutes
     python -m pytest -m torture tests/test_malformed.py     # 14,000 malformed inputs; some minutes
     python -m pytest -m museum                          # the museum below, 25 minutes
     python -m pytest --device strict                    # all on the simulated GPU: three minutes
     python -m pytest -m mistakes                        # each known mistake of nanogen.testing's checkers
-    python -m pytest -m stand_in                        # training steps on it, eager and as graphs, and its own rules
+    python -m pytest -m stand_in                        # CUDA kernels and training steps on it, and its own rules
+    python -m pytest -m full                            # the same tests for the other models, ranks and labels
     CC= python -m pytest                                # all without C kernels
     python -m pytest -m gpu                             # CPU against GPU, where there is one
 
 `helpers.py` checks gradients against central differences, and makes arrays in every memory layout. Hypothesis draws the
-same examples on every run (profile `ci`), so a failing test keeps failing until the code changes.
+same examples on every run, so a failing test keeps failing until the code changes: 5, in CI and in the museum 20.
 
 The last three full runs with `--hypothesis-profile=random`, with seeds 22 to 24 (2026-11-21), had no failures.
 
