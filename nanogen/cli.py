@@ -258,26 +258,28 @@ def run_edit(arguments: argparse.Namespace) -> None:
     anew = read_mask(arguments.mask, *model.image_shape[1:]) if arguments.mask else None
     label = None if arguments.label is None else label_of(arguments.label, run)
     resample = 1 if arguments.resample is None else arguments.resample
-    checked_out(arguments.out, n)
+    files = images.files if images else ()
+    checked_out(arguments.out, n, files)
     with use_threads(run.settings().threads):
         start, found = edited(model, images, n, rng, label, arguments.strength, anew, resample)
     if not rank():
         columns = min(n, 16 if images else 1)
         shown = found if start is None else in_pairs(start, found, columns)
-        print(f"wrote {write_images(arguments.out, found, shown, model.levels, columns)}")
+        print(f"wrote {write_images(arguments.out, found, shown, model.levels, columns, files)}")
 
 
 def run_translate(arguments: argparse.Namespace) -> None:
     run, back = Run(arguments.run, False, arguments.checkpoint), {"back": True} if arguments.back else {}
     model = translator(run, arguments.back, arguments.make_sources, arguments.device)
-    start = to_translate(run, model, arguments.images, arguments.back, arguments.make_sources)
-    checked_out(arguments.out, len(start))
+    images = to_translate(run, model, arguments.images, arguments.back, arguments.make_sources)
+    start = images.images
+    checked_out(arguments.out, len(start), images.files)
     with use_threads(run.settings().threads):
         found = translated(model, start, Generator(arguments.seed, arguments.device), **back)
     if not rank():
         columns = min(len(found), 16)
         shown = in_pairs(start if arguments.back else alike(start, model), found, columns)
-        print(f"wrote {write_images(arguments.out, found, shown, model.levels, columns)}")
+        print(f"wrote {write_images(arguments.out, found, shown, model.levels, columns, images.files)}")
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:

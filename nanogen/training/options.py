@@ -129,7 +129,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--label", metavar="K", help="a class for all images: its name or number (default: their own)")
     command.add_argument(
         "--out", required=True, metavar="FILE",
-        help=".png: a grid, each image above its edit; .npz: the levels; FOLDER/: a .png for each edit"
+        help=".png: a grid, each image above its edit; .npz: the levels; FOLDER/: a .png for each edit, named like the"
+        " picture that it is of"
     )  # fmt: skip
 
     command = commands.add_parser("translate", parents=[of_a_run], help="translate images by a trained model")
@@ -139,7 +140,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     command.add_argument(
         "--out", required=True, metavar="FILE",
-        help=".png: a grid, each source above its translation; .npz: the levels; FOLDER/: a .png for each translation"
+        help=".png: a grid, each source above its translation; .npz: the levels; FOLDER/: a .png for each translation,"
+        " named like the picture that it is of"
     )  # fmt: skip
     command.add_argument("--back", action="store_true", help="from images to sources, if the model learned both ways")
     command.add_argument(
