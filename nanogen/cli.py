@@ -342,7 +342,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             nowhere = held.enter_context(open(os.devnull, "w", encoding="utf-8"))
             held.enter_context(contextlib.redirect_stdout(nowhere))
             held.enter_context(contextlib.redirect_stderr(nowhere))
-        parsed = parser().parse_args(given)
+        named = next((word for word in given if word in MODELS), None)  # whose settings --help shows
+        parsed = parser(named).parse_args(given)
         parsed.given = given
         held.callback(progress.fill, progress.filled)
         progress.fill(functools.partial(shown, getattr(parsed, "quiet", False)))

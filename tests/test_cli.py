@@ -625,6 +625,22 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
             assert setting in shown
 
 
+def test_help_of_one_model(capsys: pytest.CaptureFixture[str]) -> None:
+    """`train MODEL --help` has the values that training takes, of this model alone."""
+    for command in (["train", "ddpm", "--help"], ["train", "--help", "ddpm"]):
+        with pytest.raises(SystemExit):
+            main(command)
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "training steps (default: 600; images beyond 16 pixels: 3000)" in shown
+        assert "T=200 the number of diffusion steps, at least 2. (images beyond 16 pixels: 1000)" in shown
+        assert "objective=" not in shown
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "training steps (default: differs by model: nanogen train MODEL --help)" in shown
+    assert "objective=hinge" in shown
+
+
 def test_a_run_whose_data_moved(tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
     """Where the files of a data set lie may change: --resume takes another --data-dir, and ends as if nothing had."""
     place, out, whole = tmp_path / "here", tmp_path / "run", tmp_path / "whole"

@@ -6,7 +6,7 @@ import argparse
 import inspect
 import os
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,7 +54,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"nanogen: error: {one_line(message)} ({self.prog} --help)\n")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(model: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the command line.  `train --help` shows the settings of a model, or of all."""
     main_parser = Parser(prog="nanogen", description="Deep generative models from scratch.")
     main_parser.add_argument("--version", action="version", version=f"nanogen {__version__}")
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -74,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     command = commands.add_parser("train", parents=[of_images], help="train a model and show what it generates")
-    command.epilog = "settings of the models, NAME=DEFAULT:\n" + "\n".join(model_lines())
+    command.epilog = "\n".join(["settings of the models, NAME=DEFAULT:", *model_lines([model] if model else MODELS)])
     command.add_argument("model", nargs="?", help=f"{', '.join(MODELS)}; or given in the --config file")
     command.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/MODEL-DATA)")
     command.add_argument(
@@ -92,7 +93,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=SET)
     for name, meaning in TRAINING.items():
         option = "--" + name.replace("_", "-")
-        command.add_argument(option, metavar="X", help=f"{meaning} (default: {default(name)})".replace("%", "%%"))
+        command.add_argument(
+            option, metavar="X", help=f"{meaning} (default: {default(name, model)})".replace("%", "%%")
+        )
 
     of_a_run = Parser(add_help=False)
     of_a_run.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
@@ -174,9 +177,9 @@ def parser() -> argparse.ArgumentParser:
     return main_parser
 
 
-def model_lines() -> Iterator[str]:
-    """The models and their settings, with defaults and descriptions."""
-    for name in MODELS:
+def model_lines(models: Iterable[str] = MODELS) -> Iterator[str]:
+    """Models and their settings, with defaults and descriptions."""
+    for name in models:
         yield f"  {name:{max(map(len, MODELS))}} {MODELS[name].summary}"
         for setting, meaning in explained(name):
             yield f"    {setting:26} {meaning}"
