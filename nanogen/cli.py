@@ -29,7 +29,7 @@ from nanogen.training.checkpoint import Checkpoint, save_checkpoint
 from nanogen.training.comparing import compare
 from nanogen.training.config import in_their_types
 from nanogen.training.editing import check_what, edited, editor, read_mask
-from nanogen.training.evaluation import evaluate, table, write
+from nanogen.training.evaluation import evaluate, larger, table, write
 from nanogen.training.files import locked, to_utf8
 from nanogen.training.loop import Trainer, begin_metrics, begun_from, learning_rate, train
 from nanogen.training.options import (
@@ -300,6 +300,9 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     if result is None:  # on all ranks but the first
         return
     found, pictures = result
+    if not arguments.json and (kept := larger(found, run)):
+        print(f"{table(found)}\nnot written, as {run.folder / 'evaluation.json'} is of {kept}: --json FILE writes it")
+        return
     try:
         paths = write(found, pictures, settings.levels, run, arguments.json or run.folder / "evaluation.json")
         paths.append(write_page(run))

@@ -158,7 +158,12 @@ def parser(model: str | None = None) -> argparse.ArgumentParser:
     command.add_argument("--images", type=int, help="use only this many first test images (default: all)")
     command.add_argument("--estimators", action="store_true", help="the bound by each of the model's estimators")
     command.add_argument("--data-changed", action="store_true", help=CHANGED)
-    command.add_argument("--json", type=Path, metavar="FILE", help="output file (default: RUN/evaluation.json)")
+    command.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="output file (default: RUN/evaluation.json, but not over that of more images)",
+    )
 
     command = commands.add_parser("compare", parents=[of_images], help="train and evaluate models, and make one table")
     command.set_defaults(config=None, set=[])
