@@ -589,6 +589,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     (["train", "vae", "--device", "cpu", "--execution", "graph"], "needs device cuda"),
     (["train", "vae", "--device", "tpu"], "device"), (["train", "vae", "--resume"], "no run"),
     (["train"], "model"), ([], "COMMAND"), (["fly"], "fly"),
+    (["train", "vae", "--latent", "1"], "did you mean '--set latent=…'"),
+    (["train", "vae", "--free-bits=1"], "did you mean '--set free_bits=…'"),
     (["train", "vae", "--sedd", "1"], "did you mean '--seed'"), (["train", "vae", "--st", "1"], "--st"),
     (["train", "vae", "--set", "log_evry=5"], "did you mean 'log_every'"), (["train", "vae", "--betas", "1"], "betas"),
     (["train", "vae", "--config", "nowhere.toml"], "nowhere.toml"),

@@ -20,6 +20,7 @@ from nanogen.training.run import (
     Run,
     Settings,
     convert,
+    model_parameters,
     nearest,
 )
 
@@ -46,7 +47,10 @@ class Parser(argparse.ArgumentParser):
         """Refuse an unknown option; the error suggests a similar one."""
         found, rest = super().parse_known_args(args, namespace)
         if rest:
-            self.error(f"unknown argument {rest[0]}{nearest(rest[0], self._option_string_actions)}")
+            name = rest[0].partition("=")[0].lstrip("-").replace("-", "_")
+            own = self.prog.endswith("train") and any(name in model_parameters(model) for model in MODELS)
+            hint = f" (did you mean '--set {name}=…'?)" if own else nearest(rest[0], self._option_string_actions)
+            self.error(f"unknown argument {rest[0]}{hint}")
         return found, rest
 
     def error(self, message: str) -> NoReturn:
@@ -249,7 +253,9 @@ def label_of(text: str, run: Run) -> int:
     """The label of a class that is given by its name; or by its number, if no class has that name.
 
     Raises:
-        ValueError: neither."""
+        ValueError: neither; a run without classes."""
+    if not run.settings().model_settings.get("classes"):
+        raise ValueError(f"--label is for a run that was trained with classes (--set classes=…); {run.folder} was not")
     names = run.class_names()
     if to_utf8(text) in names:
         return names.index(to_utf8(text))
