@@ -520,7 +520,8 @@ def test_a_label_for_an_unconditional_run(tmp_path: Path, capsys: pytest.Capture
     assert main(["train", "vae", "--steps", "1", "--out", str(tmp_path / "run"), "--quiet", *own]) == 0
     assert main(["sample", str(tmp_path / "run"), "--out", str(tmp_path / "y.png"), "--label", "1"]) == 2
     assert capsys.readouterr().err == (
-        "nanogen: error: labels must not be given: the model is unconditional (classes=0)\n"
+        "nanogen: error: --label is for a run that was trained with classes (--set classes=…);"
+        f" {tmp_path / 'run'} was not\n"
     )
 
 
