@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from tiny_runs import settings_of
 
-from nanogen import data
+from nanogen import data, metrics
 from nanogen import functional as F
 from nanogen.autograd import Tensor, grad
 from nanogen.data import Images
@@ -121,8 +121,9 @@ def labelled(n: int = 40, shape: tuple[int, int, int] = (1, 5, 7), levels: int =
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A classifier of five steps, in a cache that was empty."""
+    """A classifier of five steps, in a cache that was empty; intervals by four groups."""
     monkeypatch.setattr(features, "STEPS", 5)
+    monkeypatch.setattr(metrics, "GROUPS", 4)
     monkeypatch.setenv("NANOGEN_CACHE", str(tmp_path / "cache"))
 
 
