@@ -116,6 +116,7 @@ def test_more_steps_of_an_unfinished_run(tmp_path: Path, capsys: pytest.CaptureF
 # Other weights to begin with
 
 
+@pytest.mark.by_default(model=["pixelcnn", "vae", "gan"])
 @pytest.mark.parametrize("model", KINDS)
 @pytest.mark.usefixtures("no_pictures")
 def test_a_run_begins_with_the_weights_of_another(
