@@ -1,4 +1,4 @@
-"""The book's own directives: `equation`, `wrong`, `exercise` and `run`; and TeX as MathML, made when the book is built.
+"""The book's own directives: `equation`, `wrong`, `exercise`, `run`, `checkers`; and TeX as MathML, made at build time.
 
 What a directive names must exist: a name below `nanogen`, a test, a mistake in the museum, a figure's script.  If it
 does not, or if TeX is wrong, that is a warning with file and line.
@@ -25,6 +25,8 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+
+from nanogen.testing import _FILES
 
 ROOT = Path(__file__).parents[1]
 LONG = 45  # lines from which a class is shown in part
@@ -240,6 +242,31 @@ class Run(Directive):
         part.rename(picture)
 
 
+class Checkers(SphinxDirective):
+    """The checkers of `nanogen.testing` by file, each with the beginning of its docstring."""
+
+    def run(self) -> list[nodes.Node]:
+        found = nodes.definition_list()
+        for path in (ROOT / "nanogen" / "testing" / f"{name}.py" for name in _FILES):
+            self.env.note_dependency(path)
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            checks = [
+                n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(("check_", "checks_"))
+            ]
+            lines = nodes.bullet_list()
+            for check in checks:
+                lines += nodes.list_item("", nodes.paragraph("", "", *self.described(check.name, check)))
+            if checks:
+                term = nodes.term("", "", *self.described(path.stem, tree))
+                found += nodes.definition_list_item("", term, nodes.definition("", lines))
+        return [found]
+
+    def described(self, name: str, node: Any) -> list[nodes.Node]:
+        """A name, and the first paragraph of the docstring."""
+        about, _ = self.parse_inline(" ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split()))
+        return [nodes.literal("", name), nodes.Text(": "), *about]
+
+
 class Dropdown(SphinxTransform):
     """An admonition of class `dropdown` is folded."""
 
@@ -265,7 +292,7 @@ def write_math(translator: Any, node: nodes.Element) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    for directive in (Equation, Wrong, Exercise, Run):
+    for directive in (Equation, Wrong, Exercise, Run, Checkers):
         app.add_directive(directive.__name__.lower(), directive)
     app.add_config_value("draw_figures", True, "env", bool)
     app.add_transform(Dropdown)

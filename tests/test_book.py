@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 from test_readme import equations
 
+from nanogen import testing
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if not path.relative_to(DOCS).parts[0].startswith("_"))
@@ -124,6 +126,12 @@ def test_the_parser() -> None:
     assert (equation.body.strip(), wrong.tests, wrong.body) == ("x = y", [], "No: $x$.")
 
 
+def test_no_directive_is_taken_for_text() -> None:
+    """As Markdown does if the line that opens a block has a backtick in it; the build does not warn."""
+    opening = re.compile(r"^`{3,}\{\w+\}.*`.*$", re.MULTILINE)
+    assert [f"{page}: {line}" for page in PAGES for line in opening.findall(page.read_text(encoding="utf-8"))] == []
+
+
 def test_every_name_exists() -> None:
     missing = []
     for found in directives("equation"):
@@ -159,6 +167,19 @@ def test_every_figure_has_a_script() -> None:
     scripts = [(found, DOCS / "figures" / f"{found.argument}.py") for found in directives("run")]
     assert [str(found) for found, script in scripts if "draw" not in functions_of(script)] == []
     assert [str(found) for found, _ in scripts if not found.body.strip()] == []  # without a caption
+
+
+def test_the_list_of_checkers_is_whole() -> None:
+    """The directive `checkers` finds them in the sources: functions of a file's first level, with a docstring."""
+    shown = [
+        found for found in DOCS.rglob("*.md") if re.search(r"^```\{checkers\}", found.read_text("utf-8"), re.MULTILINE)
+    ]
+    assert shown == [DOCS / "testing.md"]
+    files = [ROOT / "nanogen" / "testing" / f"{name}.py" for name in testing._FILES]
+    nodes = [node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body]
+    checks = [n for n in nodes if isinstance(n, ast.FunctionDef) and n.name.startswith(("check_", "checks_"))]
+    assert sorted(n.name for n in checks) == [name for name in dir(testing) if name.startswith(("check_", "checks_"))]
+    assert [n.name for n in checks if not ast.get_docstring(n)] == []
 
 
 def test_links_lead_somewhere() -> None:

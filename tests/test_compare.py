@@ -401,7 +401,7 @@ def test_kill_in_the_middle_of_training(tiny: None, stripes: str, tmp_path: Path
     assert "--resume" in (run.folder / "commands.log").read_text().splitlines()[-1]
     assert run.checkpoint_files()[-1].stat().st_mtime_ns == kept
     assert found["models"]["vae"]["checkpoint"] == whole["models"]["vae"]["checkpoint"]
-    assert 1000.0 == run.seconds()[reached] < found["models"]["vae"]["training_seconds"] < 1000.0 + 600
+    assert 1000.0 == run.seconds()[reached] < found["models"]["vae"]["training_seconds"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -192,8 +192,8 @@ def test_shapes_refuse(factors: list) -> None:
 
 
 def test_shapes_in_a_file_are_a_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The README's line writes images and levels, of which a tenth is held out."""
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    """The book's line writes images and levels, of which a tenth is held out."""
+    text = (Path(__file__).parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     exec(re.findall(r'python -c "(.*Shapes.*)"', text)[0], {})
     train, test = (load("shapes.npz", split) for split in ("train", "test"))

@@ -64,9 +64,10 @@ def test_the_reading_order_is_the_import_order() -> None:
 
 
 def test_the_examples_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Each as it stands, in a file of its own; the training with fewer steps."""
+    """Those of the README and of the book's results, each as it stands; the training with fewer steps."""
     monkeypatch.chdir(tmp_path)
-    examples = re.findall(r"^    import nanogen as ng\n(?:(?:    .*)?\n)+", TEXT, re.MULTILINE)
+    texts = TEXT + (ROOT / "docs" / "results.md").read_text()
+    examples = re.findall(r"^    import nanogen as ng\n(?:(?:    .*)?\n)+", texts, re.MULTILINE)
     assert len(examples) == 4
     for example in examples:
         exec(compile(textwrap.dedent(example).replace("range(500)", "range(2)"), "README.md", "exec"), {})

@@ -380,7 +380,7 @@ def plot_scatter(found: dict[str, Any]) -> bytes | None:
     axes.margins(x=0.2)  # room for names
     axes.set_ylim(bottom=1)
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper right", fontsize="small")
+    figure.legend(loc="outside lower center", ncols=4, fontsize="small")
     figure.draw_without_rendering()  # settles the layout, in which names get their places
     places = {
         name: (row["sample_seconds"], row["evaluation"]["quality"][FRECHET]["value"]) for name, row in shown.items()
