@@ -81,8 +81,8 @@ FULL = {"takes": "bias stride padding dilation groups", "pairs": True, **IN}
 TRANSPOSED = {"takes": "bias stride padding output_padding groups dilation", "pairs": True, **IN}
 
 
-def batch_norm(x: Any, mean: Any, var: Any, w: Any, b: Any, training: bool) -> Any:
-    layer = (ng.nn.BatchNorm2d if x.ndim == 4 else ng.nn.BatchNorm1d)(x.shape[1])
+def batch_norm(x: Any, mean: Any, var: Any, w: Any, b: Any, training: bool, eps: float = 1e-5) -> Any:
+    layer = (ng.nn.BatchNorm2d if x.ndim == 4 else ng.nn.BatchNorm1d)(x.shape[1], eps=eps)
     layer.weight.data, layer.bias.data = w.data, b.data
     layer.running_mean.data, layer.running_var.data = mean.data.copy(), var.data.copy()
     layer.train(training)
@@ -117,7 +117,7 @@ def ddpm(predict: Any = None, **settings: Any) -> Any:
 
 
 def bound_term(x0: Any, x_t: Any, t: Any, output: Any, **settings: Any) -> Any:
-    model = ddpm(lambda x, t: output, variance="posterior", **settings)
+    model = ddpm(lambda x, t: output, **{"variance": "posterior"} | settings)
     levels = np.round((x0 + 1) * 127.5).astype(np.uint8)
     return model.step_term(levels, T(x0), T(x_t), t, model.reverse(T(x_t), t))
 
@@ -200,6 +200,7 @@ RIGHT = {
     "layer_norm": (lambda x, w, b: F.layer_norm(x, w.shape, w, b), IN),
     "group_norm": (F.group_norm, IN),
     "batch_norm": (batch_norm, IN),
+    "batch_norm: eps": (lambda *x: batch_norm(*x, eps=1e-3), {"eps": 1e-3, **IN}),
     "softmax": (lambda x: F.softmax(x, dim=-1), IN),
     "softmax: large": (lambda x: F.softmax(x, dim=-1), {"large": True, **IN}),
     "softmax: log": (lambda x: F.log_softmax(x, dim=1), {"log": True, "axis": 1, **IN}),
@@ -241,6 +242,8 @@ RIGHT = {
     "guidance": (lambda c, u, w: guide(c, u, w), {"scale": "w"}),
     "prior_term": (lambda x: ddpm().prior_term(T(x)).data, {"betas": BETAS}),
     "bound_term": (bound_term, {"clip": True, **TIMED}),
+    "bound_term: beta": (
+        lambda *x: bound_term(*x, variance="beta"), {"variance": "beta, also at t = 1", "clip": True, **TIMED}),
     "bound_term: v": (lambda *x: bound_term(*x, prediction="v"), {"prediction": "v", "clip": True, **TIMED}),
     "diffusion_sampler": sampler("beta"),
     "diffusion_sampler: posterior": sampler("posterior"),
