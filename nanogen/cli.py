@@ -29,7 +29,7 @@ from nanogen.training.checkpoint import Checkpoint, save_checkpoint
 from nanogen.training.comparing import compare
 from nanogen.training.config import in_their_types
 from nanogen.training.editing import check_what, edited, editor, read_mask
-from nanogen.training.evaluation import evaluate, table, write
+from nanogen.training.evaluation import evaluate, larger, table, write
 from nanogen.training.files import locked, to_utf8
 from nanogen.training.loop import Trainer, begin_metrics, begun_from, learning_rate, train
 from nanogen.training.options import (
@@ -258,26 +258,28 @@ def run_edit(arguments: argparse.Namespace) -> None:
     anew = read_mask(arguments.mask, *model.image_shape[1:]) if arguments.mask else None
     label = None if arguments.label is None else label_of(arguments.label, run)
     resample = 1 if arguments.resample is None else arguments.resample
-    checked_out(arguments.out, n)
+    files = images.files if images else ()
+    checked_out(arguments.out, n, files)
     with use_threads(run.settings().threads):
         start, found = edited(model, images, n, rng, label, arguments.strength, anew, resample)
     if not rank():
         columns = min(n, 16 if images else 1)
         shown = found if start is None else in_pairs(start, found, columns)
-        print(f"wrote {write_images(arguments.out, found, shown, model.levels, columns)}")
+        print(f"wrote {write_images(arguments.out, found, shown, model.levels, columns, files)}")
 
 
 def run_translate(arguments: argparse.Namespace) -> None:
     run, back = Run(arguments.run, False, arguments.checkpoint), {"back": True} if arguments.back else {}
     model = translator(run, arguments.back, arguments.make_sources, arguments.device)
-    start = to_translate(run, model, arguments.images, arguments.back, arguments.make_sources)
-    checked_out(arguments.out, len(start))
+    images = to_translate(run, model, arguments.images, arguments.back, arguments.make_sources)
+    start = images.images
+    checked_out(arguments.out, len(start), images.files)
     with use_threads(run.settings().threads):
         found = translated(model, start, Generator(arguments.seed, arguments.device), **back)
     if not rank():
         columns = min(len(found), 16)
         shown = in_pairs(start if arguments.back else alike(start, model), found, columns)
-        print(f"wrote {write_images(arguments.out, found, shown, model.levels, columns)}")
+        print(f"wrote {write_images(arguments.out, found, shown, model.levels, columns, images.files)}")
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
@@ -298,6 +300,9 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     if result is None:  # on all ranks but the first
         return
     found, pictures = result
+    if not arguments.json and (kept := larger(found, run)):
+        print(f"{table(found)}\nnot written, as {run.folder / 'evaluation.json'} is of {kept}: --json FILE writes it")
+        return
     try:
         paths = write(found, pictures, settings.levels, run, arguments.json or run.folder / "evaluation.json")
         paths.append(write_page(run))
@@ -340,7 +345,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             nowhere = held.enter_context(open(os.devnull, "w", encoding="utf-8"))
             held.enter_context(contextlib.redirect_stdout(nowhere))
             held.enter_context(contextlib.redirect_stderr(nowhere))
-        parsed = parser().parse_args(given)
+        named = next((word for word in given if word in MODELS), None)  # whose settings --help shows
+        parsed = parser(named).parse_args(given)
         parsed.given = given
         held.callback(progress.fill, progress.filled)
         progress.fill(functools.partial(shown, getattr(parsed, "quiet", False)))

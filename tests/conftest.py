@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, Phase, settings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # PyTorch's threads would wait in a loop for the other process's
@@ -19,9 +20,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # PyTorch's threads would w
 sys.path.append(str(Path(__file__).parents[1]))  # `benchmarks`, and `tests` itself, are not installed
 
 ABOUT_KERNELS = ("kernels", "compiled", "cuda", "museum", "products", "parity", "philox", "strict")
-# What they check is the same however operations compute: data, files, pages, encodings, signals, signatures.
+# What they check is the same however operations compute: data, files, pages, encodings, signals, signatures, tables.
 WITHOUT_OPERATIONS = (
-    "code_lines", "data", "data_download", "data_folder", "locales", "malformed", "page", "stopping",
+    "book", "code_lines", "compare", "data", "data_download", "data_folder", "locales", "malformed", "page", "stopping",
     "torch_signatures",
 )  # fmt: skip
 if not importlib.util.find_spec("nanogen.kernels"):  # the core is complete without the annex
@@ -44,7 +45,9 @@ def no_downloads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     cache = tmp_path_factory.mktemp("cache")
     if importlib.util.find_spec("nanogen.kernels"):
         build = importlib.import_module("nanogen.kernels.cpu.build")
-        if None not in [build.library(real) for real in build.REAL]:
+        with FileLock(tmp_path_factory.getbasetemp().parent / "compiling.lock"):  # one process compiles for all
+            libraries = [build.library(real) for real in build.REAL]
+        if None not in libraries:
             (cache / "compiled").mkdir(mode=0o700)
             for path in build.cache().glob("*.so"):
                 shutil.copy2(path, cache / "compiled")

@@ -439,6 +439,37 @@ def test_evaluate_by_each_estimator(runs: Callable[[str], Path], tmp_path: Path,
     assert full["likelihood"]["bits_per_dim"] != found["likelihood"]["bits_per_dim"]
 
 
+def test_a_smaller_evaluation_replaces_no_larger_one(
+    runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is printed only, unless --json names the file, or the weights are newer."""
+    run = shutil.copytree(runs("vae"), tmp_path / "run")
+    numbers, of = (
+        run / "evaluation.json",
+        lambda: {k: json.loads(numbers.read_text())[k] for k in ("samples", "test_images")},
+    )
+    evaluate = ["evaluate", str(run)]
+    assert main([*evaluate, "--samples", "45", "--images", "50"]) == 0
+    before = contents(run)
+    for smaller in (["--samples", "44", "--images", "50"], ["--samples", "46", "--images", "49"]):
+        capsys.readouterr()
+        assert main([*evaluate, *smaller]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith(f"vae on digits: {smaller[3]} test images, {smaller[1]} samples")
+        assert said.endswith(f"not written, as {numbers} is of 50 test images and 45 samples: --json FILE writes it\n")
+        assert contents(run) == before
+    assert main([*evaluate, "--samples", "44", "--images", "50", "--json", str(numbers)]) == 0
+    assert of() == {"samples": 44, "test_images": 50}
+    assert main([*evaluate, "--samples", "44", "--images", "51"]) == 0
+    assert of() == {"samples": 44, "test_images": 51}
+    os.utime(numbers, (0, 0))
+    assert main([*evaluate, "--samples", "44", "--images", "50"]) == 0
+    assert of() == {"samples": 44, "test_images": 50}
+    numbers.write_text("{}")
+    assert main([*evaluate, "--samples", "43", "--images", "50"]) == 0
+    assert of() == {"samples": 43, "test_images": 50}
+
+
 def test_evaluate_by_ddim(runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--steps and --eta as for sampling; the numbers go into the run's folder, unless a file is named, and onto its
     page."""
@@ -558,6 +589,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     (["train", "vae", "--device", "cpu", "--execution", "graph"], "needs device cuda"),
     (["train", "vae", "--device", "tpu"], "device"), (["train", "vae", "--resume"], "no run"),
     (["train"], "model"), ([], "COMMAND"), (["fly"], "fly"),
+    (["train", "vae", "--latent", "1"], "did you mean '--set latent=…'"),
+    (["train", "vae", "--free-bits=1"], "did you mean '--set free_bits=…'"),
     (["train", "vae", "--sedd", "1"], "did you mean '--seed'"), (["train", "vae", "--st", "1"], "--st"),
     (["train", "vae", "--set", "log_evry=5"], "did you mean 'log_every'"), (["train", "vae", "--betas", "1"], "betas"),
     (["train", "vae", "--config", "nowhere.toml"], "nowhere.toml"),
@@ -623,6 +656,22 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     for model in MODELS:
         for setting, _ in explained(model):
             assert setting in shown
+
+
+def test_help_of_one_model(capsys: pytest.CaptureFixture[str]) -> None:
+    """`train MODEL --help` has the values that training takes, of this model alone."""
+    for command in (["train", "ddpm", "--help"], ["train", "--help", "ddpm"]):
+        with pytest.raises(SystemExit):
+            main(command)
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "training steps (default: 600; images beyond 16 pixels: 3000)" in shown
+        assert "T=200 the number of diffusion steps, at least 2. (images beyond 16 pixels: 1000)" in shown
+        assert "objective=" not in shown
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "training steps (default: differs by model: nanogen train MODEL --help)" in shown
+    assert "objective=hinge" in shown
 
 
 def test_a_run_whose_data_moved(tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:

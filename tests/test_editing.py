@@ -332,6 +332,22 @@ def test_edit_command(folder: Path, tmp_path: Path) -> None:
             assert np.array_equal(found["images"], expected), options
 
 
+def test_edits_are_named_like_their_pictures(folder: Path, tmp_path: Path) -> None:
+    with np.load(folder / "images.npz") as file:
+        Image.fromarray(file["images"][3] * 85).save(tmp_path / "some name.bmp")
+    own = [f"{name}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for name, v in TINY["ddpm"].items()]
+    (tmp_path / "data").mkdir()
+    for i in range(2):
+        Image.fromarray(np.full((4, 4), 85 * i, np.uint8)).save(tmp_path / "data" / f"{i}.png")
+    given = ["--steps", "2", "--batch", "1", "--quiet", "--set", *own, "levels=4"]
+    assert main(["train", "ddpm", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), *given]) == 0
+    edit = ["edit", str(tmp_path / "run"), "--images", str(tmp_path / "some name.bmp"), "--strength", "0", "--out"]
+    assert main([*edit, f"{tmp_path}/edits/"]) == 0
+    (path,) = (tmp_path / "edits").iterdir()
+    assert path.name == "some name.png"
+    assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(tmp_path / "some name.bmp")))
+
+
 def test_what_edit_refuses(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In one line, before anything is written."""
     some = ["--images", str(folder / "images.npz")]

@@ -182,28 +182,30 @@ def test_each_image_has_its_own_label(name: str) -> None:
     something else."""
     model, labels = conditional(name).eval(), np.array([0, 1, 2, 0])
     images = some_images(model)
-    for i, other in itertools.product(range(4), range(CLASSES)):
-        changed = labels.copy()
-        changed[i] = other
+
+    def said(some: np.ndarray) -> list[np.ndarray]:
+        """What is drawn for the labels, and what the discriminator says; or what is said of the images."""
         if isinstance(model, GAN):
             z = np.random.default_rng(0).standard_normal((4, model.latent))
-            one, two = (model.generator(ng.tensor(z), labels=some).data for some in (labels, changed))
-            logits = [model.discriminator(model.scaled(images), labels=some).data for some in (labels, changed)]
-            assert ((logits[0] != logits[1]) == (labels != changed)).all()
+            parts = model.generator(ng.tensor(z), labels=some), model.discriminator(model.scaled(images), labels=some)
         elif isinstance(model, StyleGAN):
-            one, two = (model.draw_styles(4, ng.Generator(0), some).data for some in (labels, changed))
-            alphas, x = model.alphas(), model.scaled(images)
-            logits = [model.discriminator(x, alphas, labels=some).data for some in (labels, changed)]
-            assert ((logits[0] != logits[1]) == (labels != changed)).all()
+            logits = model.discriminator(model.scaled(images), model.alphas(), labels=some)
+            parts = model.draw_styles(4, ng.Generator(0), some), logits
         else:
             density = getattr(model, "elbo", lambda images, rng, some: model.log_prob(images, some))
             if isinstance(model, LatentDDPM):
                 density = lambda images, rng, some: model.predict_noise(ng.tensor(np.ones((4, 3))), [1, 2, 3, 4], some)
             if isinstance(model, Autoencoder):
                 density = lambda images, rng, some: model.cost(images, model.code(images, some), some)
-            one, two = (density(images, ng.Generator(1), some).data for some in (labels, changed))
-        differs = abs(one - two).reshape(4, -1).max(1) > 1e-9
-        assert (differs == (labels != changed)).all()
+            parts = (density(images, ng.Generator(1), some),)
+        return [part.data for part in parts]
+
+    before = said(labels)
+    for i, other in itertools.product(range(4), range(CLASSES)):
+        changed = labels.copy()
+        changed[i] = other
+        for one, two in zip(before, said(changed), strict=True):
+            assert ((abs(one - two).reshape(4, -1).max(1) > 1e-9) == (labels != changed)).all()
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -518,7 +520,8 @@ def test_a_label_for_an_unconditional_run(tmp_path: Path, capsys: pytest.Capture
     assert main(["train", "vae", "--steps", "1", "--out", str(tmp_path / "run"), "--quiet", *own]) == 0
     assert main(["sample", str(tmp_path / "run"), "--out", str(tmp_path / "y.png"), "--label", "1"]) == 2
     assert capsys.readouterr().err == (
-        "nanogen: error: labels must not be given: the model is unconditional (classes=0)\n"
+        "nanogen: error: --label is for a run that was trained with classes (--set classes=…);"
+        f" {tmp_path / 'run'} was not\n"
     )
 
 

@@ -31,6 +31,7 @@ from nanogen.models import (
     StyleGAN,
     SuperResolution,
 )  # fmt: skip
+from nanogen.models import MODELS as REGISTRY
 from nanogen.models.autoregressive.base import AutoregressiveModel
 
 MODELS: dict[str, Any] = {
@@ -261,3 +262,71 @@ def test_what_is_not_there() -> None:
         getattr(ng.models, "DDPMs")  # noqa: B009
     with pytest.raises(NotImplementedError, match="GAN has no single loss"):
         MODELS["gan"]().loss(np.zeros((2, 1, 8, 8), np.uint8), ng.Generator(0))
+
+
+def calls(model: Any) -> dict[str, Any]:
+    """The methods of the interface that take `(images, rng, labels)`; `translate` takes no labels."""
+    found: dict[str, Any] = {f"loss of {update.name}": update.loss for update in model.updates()}
+    found |= {name: getattr(model, name) for name in ("elbo", "translate") if hasattr(model, name)}
+    if hasattr(model, "log_prob"):
+        found["log_prob"] = lambda images, rng, labels=None: model.log_prob(images, labels)
+    return found
+
+
+def small(name: str, classes: int = 0) -> Any:
+    """A model of 8×8 images with its default settings, of 2 levels if it takes no others."""
+    levels = 2 if name == "binomial-diffusion" else 5
+    return REGISTRY[name]((1, 8, 8), levels, **({"classes": classes} if classes else {}))
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_wrong_arguments_are_named(name: str) -> None:
+    """Each method says which argument is wrong, what it must be and what was given, before it computes anything."""
+    model = small(name)
+    rng, right = ng.Generator(0), np.zeros((2, *model.image_shape), np.uint8)
+    for seed in (0, None, np.random.default_rng(0)):
+        with pytest.raises(TypeError, match=r"^rng must be a Generator, .* got "):
+            model.sample(2, seed)
+    for n in (-1, 0, 2.5, "2", None):
+        with pytest.raises(ValueError, match=rf"^n must be a positive integer, got {n!r}$"):
+            model.sample(n, rng)
+    with pytest.raises(ValueError, match=r"^labels must not be given"):
+        model.sample(2, rng, np.zeros(2, int))
+    wrong = [
+        (right / 2, TypeError, "an array of integer levels, got float64"), (None, TypeError, "got NoneType"),
+        (3, TypeError, "got int"), (right.tolist(), TypeError, "got list"), (right[:, 0], ValueError, "N, C, H"),
+        (right[..., 1:], ValueError, r"got shape \(2, 1, 8, 7\)"),
+    ]  # fmt: skip
+    for what, call in calls(model).items():
+        for images, error, words in wrong:
+            with pytest.raises(error, match=f"^images must be .*{words}"):
+                call(images, rng)
+        if what != "translate":
+            with pytest.raises(ValueError, match=f"^images: levels must be in 0 … {model.levels - 1}, got 7$"):
+                call(right + np.uint8(7), rng)
+            with pytest.raises(ValueError, match=r"^images must be at least one"):
+                call(right[:0], rng)
+        if what != "log_prob":
+            with pytest.raises(TypeError, match=r"^rng must be a Generator"):
+                call(model.source_of(right) if what == "translate" else right, 0)
+
+
+@pytest.mark.parametrize("name", sorted({*REGISTRY} - {"pix2pix", "cyclegan", "spade", "super-resolution"}))
+def test_wrong_labels_are_named(name: str) -> None:
+    """Labels that are not one integer per image, or none at all, in losses, bounds and samples."""
+    model, rng = small(name, classes=3), ng.Generator(0)
+    images, labels = np.zeros((2, *model.image_shape), np.uint8), np.array([0, 2])
+    for wrong in (labels[:1], labels[:, None], labels / 2, labels + 1, 1, [[0], [1, 2]]):
+        with pytest.raises(ValueError, match=r"^labels must be "):
+            model.sample(2, rng, wrong)
+    for call in calls(model).values():
+        for wrong in (labels[:1], labels[:, None], labels / 2, labels + 1, 1, [[0], [1, 2]], None):
+            with pytest.raises(ValueError, match=r"^labels must be "):
+                call(images, rng, wrong)
+
+
+def test_a_model_is_not_made_of_a_seed() -> None:
+    with pytest.raises(TypeError, match=r"^rng must be a Generator"):
+        VAE((1, 8, 8), 5, rng=0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^image_shape must be \(C, H, W\), three positive integers, got 8$"):
+        VAE(8, 5)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from nanogen.data import Images
 from nanogen.models import DDPM, GAN, VAE, PixelCNN
 from nanogen.training import pictures
 from nanogen.training.page import explained
-from nanogen.training.pictures import draw_pictures, draw_progress, grid, special_pictures
+from nanogen.training.pictures import as_png, draw_pictures, draw_progress, grid, special_pictures
 from nanogen.training.run import PICTURES, Run
 
 SHAPE, LEVELS = (1, 4, 6), 5  # neither square nor even in its levels
@@ -327,3 +327,16 @@ def test_the_title_is_the_datas_name(
     run.write_settings(dataclasses.replace(run.settings(), data=f"/there/{name}.npz"))
     assert plotted(run, trainer.model, monkeypatch).get_title() == title
     assert not [warning.message for warning in recwarn if issubclass(warning.category, UserWarning)]
+
+
+def test_names_of_results() -> None:
+    """Those of the pictures, ending in .png; no two are one name, not even where capitals do not count."""
+    for files, names in (
+        (["cat.png", "dog.JPG", "a.b/cat.jpg"], ["cat.png", "dog.png", "a.b/cat.png"]),
+        (["cat.jpg", "cat.png", "x.gif"], ["cat.jpg.png", "cat.png", "x.png"]),
+        (["cat.gif", "Cat.jpg"], ["cat.gif.png", "Cat.jpg.png"]),
+        (["cat.jpg", "cat.jpg.png", "cat.png"], ["0000-cat.png", "0001-cat.jpg.png", "0002-cat.png"]),
+        (["a/x.PNG", "a/x.png"], ["a/0000-x.png", "a/0001-x.png"]),
+        ([], []),
+    ):
+        assert as_png(files) == names

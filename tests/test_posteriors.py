@@ -43,11 +43,11 @@ def categorical(**settings: Any) -> Any:
     return small(**{"posterior": "categorical", "latent": 2, "categories": 3, **settings})
 
 
-class Nodes:
-    """In place of a generator: the normal draws of row i are the i-th node of the quadrature, in each component.  The
+class Nodes(ng.Generator):
+    """The normal draws of row i are the i-th node of the quadrature, in each component.  The
     expectation under each component is then a weighted sum over the rows."""
 
-    def normal(self, size: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+    def normal(self, size: Any = (), dtype: Any = None) -> Any:
         assert size[0] == len(NODES)
         return np.broadcast_to(NODES.reshape(-1, *[1] * (len(size) - 1)), size)
 
@@ -59,7 +59,7 @@ def gives(model: Any, numbers: ng.Tensor) -> None:
 
 def expected_elbo(model: Any, image: np.ndarray) -> ng.Tensor:
     """E[elbo] of one image by the nodes."""
-    elbo = model.elbo(np.repeat(image[None], len(NODES), axis=0), Nodes())
+    elbo = model.elbo(np.repeat(image[None], len(NODES), axis=0), Nodes(0))
     return (elbo * WEIGHTS).sum()
 
 

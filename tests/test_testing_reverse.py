@@ -53,13 +53,18 @@ def step_of(found: Rule) -> Callable[..., np.ndarray]:
     return step
 
 
-def sampler_of(found: Rule, times: Callable[[int], Any] | None = None) -> Callable[..., np.ndarray]:
+Normal = np.random.standard_normal
+
+
+def sampler_of(
+    found: Rule, times: Callable[[int], Any] | None = None, start: Any = Normal, noise: Any = Normal, end: int = -1
+) -> Callable[..., np.ndarray]:
     def sample(network: Any, n: int, S: int = 12) -> np.ndarray:
         asked = list(grid(12, S, "trailing")[::-1] if times is None else times(S))
-        x = np.random.standard_normal((n, 3))
-        for t, s in zip(asked, [*asked[1:], -1]):
+        x = start((n, 3))
+        for t, s in zip(asked, [*asked[1:], end]):
             mean, std = found.step(t, s, x, network(x, t))
-            x = mean + std * np.random.standard_normal(x.shape)
+            x = mean + std * noise(x.shape)
         return x
 
     return sample
@@ -116,6 +121,21 @@ def test_a_sampler_on_other_times_is_refused_and_named(text: str) -> None:
     assert caught.value.looks_like == (text,)
 
 
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "the last step left out: what is returned is still noisy": {"times": lambda S: np.arange(11, 0, -1), "end": 0},
+    "x_T uniform on [0, 1), not normal": {"start": np.random.random_sample},
+    "z uniform on [0, 1), not normal": {"noise": np.random.random_sample},
+    "the same z for the whole batch": {"noise": lambda shape: np.random.standard_normal(shape[1:])},
+}
+
+
+@pytest.mark.parametrize("text", SAMPLERS)
+def test_a_sampler_that_starts_ends_or_draws_otherwise_is_refused_and_named(text: str) -> None:
+    with pytest.raises(PropertyError) as caught:
+        check_diffusion_sampler(sampler_of(rule(), **SAMPLERS[text]), betas=BETAS)
+    assert caught.value.looks_like == (text,)
+
+
 def test_our_samplers() -> None:
     """Those of DDPM: ancestral with either variance, and DDIM, whose times are trailing ones."""
     schedule = NoiseSchedule(BETAS)
@@ -151,9 +171,13 @@ def test_draws_of_times() -> None:
     check_time_draw(important, weighted=True)
     with pytest.raises(PropertyError):
         check_time_draw(lambda n: (important(n)[0], np.ones(n)), weighted=True)
-    for text, low, high in (("the last time is never drawn", 0, 9), ("the first time is never drawn", 1, 10)):
+    for text, draw in (
+        ("the last time is never drawn", lambda n: np.random.randint(0, 9, n)),
+        ("the first time is never drawn", lambda n: np.random.randint(1, 10, n)),
+        ("one time for the whole batch", lambda n: np.full(n, np.random.randint(0, 10))),
+    ):
         with pytest.raises(PropertyError) as caught:
-            check_time_draw(lambda n: np.random.randint(low, high, n))  # noqa: B023
+            check_time_draw(draw)
         assert text in caught.value.looks_like
 
 
@@ -174,7 +198,10 @@ def test_noise_that_is_returned() -> None:
         ("", {}),
         ("the norm over the channels alone, axis 1", {"norm": lambda g: g.norm(2, dim=1)}),
         ("the squared norm in place of the norm", {"norm": lambda g: (g**2).flatten(1).sum(1)}),
-        ("another ε for each pixel", {"pixels": True}),
+        ("another ε for each pixel", {"eps": lambda x: x.clone().uniform_()}),
+        ("one ε for the whole batch", {"eps": lambda x: x.new_empty(1, 1, 1, 1).uniform_()}),
+        ("ε normal, not uniform on [0, 1]", {"eps": lambda x: x.new_empty(len(x), 1, 1, 1).normal_()}),
+        ("ε = ½, in the middle", {"eps": lambda x: 0.5}),
         ("without create_graph: the penalty has no gradient", {"graph": False}),
         ("10 times as much: right if weight=10 was meant", {"factor": 10.0}),
     ],
@@ -183,7 +210,7 @@ def test_a_penalty_of_torch_that_draws(text: str, settings: dict[str, Any]) -> N
     torch = pytest.importorskip("torch")
 
     def penalty(critic: Any, real: Any, fake: Any) -> Any:
-        eps = torch.rand(real.shape if settings.get("pixels") else (len(real), 1, 1, 1), dtype=real.dtype)
+        eps = settings.get("eps", lambda x: x.new_empty(len(x), 1, 1, 1).uniform_())(real)
         x = (eps * real + (1 - eps) * fake).requires_grad_()
         found = critic(x)
         (g,) = torch.autograd.grad(found, x, torch.ones_like(found), create_graph=settings.get("graph", True))

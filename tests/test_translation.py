@@ -567,6 +567,36 @@ def test_translate_command(model: str, options: list[str], runs: dict[str, Path]
     assert np.array_equal(place(3, 1), expected[17, 0] * 85)
 
 
+def test_translations_are_named_like_their_pictures(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the same subfolders, each by the name of the picture that it is of; never over pictures that are there."""
+    whole = tmp_path / "pictures"
+    (whole / "b").mkdir(parents=True)
+    for i, name in enumerate(["cat.png", "dog.bmp", "b/cat.png"]):
+        Image.fromarray(np.full((4, 4), 85 * i, np.uint8)).save(whole / name)
+    own = [f"{name}={value}" for name, value in TINY["pix2pix"].items()]
+    given = ["--data", str(whole), "--batch", "1", "--steps", "2", "--quiet", "--set", *own, "levels=4"]
+    assert main(["train", "pix2pix", "--out", str(tmp_path / "run"), *given]) == 0
+    translate = ["translate", str(tmp_path / "run"), "--images", str(whole), "--out"]
+    for out in ("x.npz", "x/"):
+        assert main([*translate, f"{tmp_path}/{out}"]) == 0
+    with np.load(tmp_path / "x.npz") as found:
+        expected = dict(zip(["b/cat.png", "cat.png", "dog.png"], found["images"][:, 0] * 85, strict=True))
+    there = {path.relative_to(tmp_path / "x").as_posix(): path for path in (tmp_path / "x").rglob("*.*")}
+    assert there.keys() == expected.keys()
+    for name, path in there.items():
+        assert np.array_equal(np.asarray(Image.open(path)), expected[name]), name
+    before = {path: path.read_bytes() for path in whole.rglob("*.*")}
+    capsys.readouterr()
+    for out in (whole, tmp_path / "x"):
+        assert main([*translate, f"{out}/"]) == 2
+        assert capsys.readouterr().err.startswith(
+            "nanogen: error: --out must be a new folder, as the results are named"
+        )
+    assert {path: path.read_bytes() for path in whole.rglob("*.*")} == before
+
+
 def test_which_images_are_translated(runs: dict[str, Path], tmp_path: Path) -> None:
     """All of a file or a folder in their order; of one with splits, and of a data set, those for testing; a picture."""
     assert np.array_equal(data.load_all(runs["stripes.npz"]).images, stripes().images)

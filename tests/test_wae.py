@@ -131,20 +131,21 @@ def test_gradients_of_mmd() -> None:
 def test_the_cost_of_an_autoencoder_by_hand() -> None:
     """`squared`: the sum over the pixels, scaled to [−1, 1], of (x − G(Q(x)))².  `categorical`: −log softmax at the
     level.  The loss is the mean over images and pixels, and draws nothing."""
-    images = some_images()
+    images, rng = some_images(), ng.Generator(0)
     model = small("autoencoder")
     x = 2 * images / 3 - 1
     squares = (x - model.decoder(model.encoder(ng.tensor(x))).data) ** 2
     cost = model.cost(images, model.code(images)).data
     np.testing.assert_allclose(cost, squares.sum((1, 2, 3)), rtol=1e-12)
-    assert model.loss(images, None).item() == pytest.approx(squares.mean(), rel=1e-12)
+    assert model.loss(images, rng).item() == pytest.approx(squares.mean(), rel=1e-12)
     assert model.loss_unit == "squared error per dimension"
 
     model = small("autoencoder, categorical")
     logits = model.decoder(model.encoder(ng.tensor(x))).data.reshape(5, 4, 3, 2)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     chosen = -np.take_along_axis(log_p, images.astype(int), 1)
-    assert model.loss(images, None).item() == pytest.approx(chosen.mean(), rel=1e-12)
+    assert model.loss(images, rng).item() == pytest.approx(chosen.mean(), rel=1e-12)
+    assert np.array_equal(rng.normal(3), ng.Generator(0).normal(3)), "it draws nothing"
     assert model.loss_unit == "nats per dimension, given the code"
 
 

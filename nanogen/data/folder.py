@@ -79,7 +79,8 @@ def read_folder(folder: str | Path, split: str, size: Size | None = None, color:
         remarks.append(f"no labels, as pictures lie beside the folders of classes: {beside}")
     if remarks:
         say(f"{folder}: {'; '.join(remarks)}")
-    return Images(images, labels, 256, str(folder), names)
+    files = tuple(str(path.relative_to(roots[split])) for path in splits[split])
+    return Images(images, labels, 256, str(folder), names, files)
 
 
 def by(size: Size) -> str:

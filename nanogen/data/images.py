@@ -33,6 +33,7 @@ class Images:
         levels: the number of levels, 2 to 256.
         name: of the data set, for messages.
         class_names: the name of each class, if the classes have names.
+        files: for pictures of a folder, the path of each within it.
 
     Raises:
         TypeError, ValueError: images of another dtype or shape, or with a level out of range; labels that are not one
@@ -44,6 +45,7 @@ class Images:
     levels: int
     name: str
     class_names: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 2 <= self.levels <= 256:

@@ -5,6 +5,8 @@ Training, evaluation and pictures use only this interface, and no model's class.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
@@ -68,9 +70,16 @@ class GenerativeModel(Module):
     large: ClassVar[Recipe] = large(steps=4000)
     parts: ClassVar[dict[str, tuple[str, ...]]] = {}
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """The methods of the interface check the arguments they have in common, so that no model has to."""
+        super().__init_subclass__(**options)
+        for name, method in [*vars(cls).items()]:
+            if inspect.isfunction(method) and (name in INTERFACE or name.endswith("_loss")):
+                setattr(cls, name, checked(method))
+
     def __init__(self, image_shape: tuple[int, int, int], levels: int, classes: int = 0):
         super().__init__()
-        if len(tuple(image_shape)) != 3 or any(not is_count(n) for n in image_shape):
+        if np.shape(image_shape) != (3,) or any(not is_count(n) for n in image_shape):
             raise ValueError(f"image_shape must be (C, H, W), three positive integers, got {image_shape!r}")
         if not is_count(levels) or not 2 <= levels <= 256:
             raise ValueError(f"levels must be an integer in 2 … 256, got {levels!r}")
@@ -100,9 +109,16 @@ class GenerativeModel(Module):
 
     def pixels(self, images: Any) -> Array:
         """The images as checked integer levels on the model's device."""
+        return to_device(self.check_images(images), self.device)
+
+    def check_images(self, images: Any) -> Array:
+        """The array of images of integer levels.
+
+        Raises:
+            TypeError, ValueError: not an array of integers; another shape; a level out of range."""
         levels: Array = images.data if isinstance(images, Tensor) else images
         check_levels(levels, self.levels, self.image_shape)
-        return to_device(levels, self.device)
+        return levels
 
     def scaled(self, levels: Array) -> Tensor:
         """Levels scaled to [−1, 1], the input of the network, in the model's dtype."""
@@ -124,7 +140,7 @@ class GenerativeModel(Module):
             if rng is None:
                 raise ValueError(f"labels must be given: the model has {self.classes} classes")
             labels = rng.integers(0, self.classes, n)
-        found = labels.data if isinstance(labels, Tensor) else labels if hasattr(labels, "dtype") else np.array(labels)
+        found = as_labels(labels)
         if found.shape != (n,) or found.dtype.kind not in "iu":
             raise ValueError(f"labels must be {n} integers, one per image, got {found.dtype} of shape {found.shape}")
         check_range("labels", found, self.classes)
@@ -205,6 +221,44 @@ class GenerativeModel(Module):
         """The condition for a grid of images where each row has the next class."""
         labels = np.repeat(np.arange(rows) % self.classes, columns) if self.classes else None
         return self.condition(labels, rows * columns)
+
+
+INTERFACE = "__init__", "loss", "sample", "log_prob", "elbo", "translate"
+
+
+def checked(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, which first checks those of the arguments `n`, `rng` and `images` that it has.
+
+    `translate` checks its images itself: they are sources."""
+    parameters = inspect.signature(method).parameters
+    optional = "rng" in parameters and parameters["rng"].default is None
+
+    @functools.wraps(method)
+    def checks(self: Any, *given: Any, **named: Any) -> Any:
+        arguments = dict(zip([*parameters][1:], given, strict=False)) | named
+        if "n" in arguments:
+            check_counts(n=arguments["n"])
+        if "images" in arguments and method.__name__ != "translate" and not len(self.check_images(arguments["images"])):
+            raise ValueError("images must be at least one, got none")
+        rng = arguments.get("rng")
+        if "rng" in arguments and not (isinstance(rng, Generator) or (rng is None and optional)):
+            raise TypeError(f"rng must be a Generator, for instance nanogen.Generator(0), got {rng!r}")
+        return method(self, *given, **named)
+
+    return checks
+
+
+def as_labels(labels: Any) -> Array:
+    """Labels in an array.
+
+    Raises:
+        ValueError: lists of different lengths."""
+    if isinstance(labels, Tensor):
+        return labels.data
+    try:
+        return labels if hasattr(labels, "dtype") else np.array(labels)
+    except ValueError:
+        raise ValueError(f"labels must be integers, one per image, got {labels!r}") from None
 
 
 def is_count(value: Any) -> bool:

@@ -113,6 +113,12 @@ DISCRIMINATOR_MISTAKES = {
         kinds=_CROSS,
         outputs_are="logits",
     ),
+    "the logarithm of the mean of D instead of the mean of log D": _discriminator(
+        _sigmoid, lambda x: _sigmoid(-x), lambda a, b: -np.log(np.mean(a)) - np.log(np.mean(b)), kinds=_CROSS
+    ),
+    "label smoothing: the target 0.9 for images": _discriminator(
+        real=lambda x: 0.9 * _softplus(-x) + 0.1 * _softplus(x), kinds=_CROSS
+    ),
     "the margin 1 missing": _discriminator(lambda x: _relu(-x), _relu, kinds=("hinge",)),
     "the margin 0 for images alone": _discriminator(real=lambda x: _relu(-x), kinds=("hinge",)),
     "the margin 0 for samples alone": _discriminator(fake=_relu, kinds=("hinge",)),
@@ -248,10 +254,12 @@ def check_generator_loss(
 
 # The gradient penalty
 
+CALLS = 3  # of a penalty that draws its ε
+
 
 @dataclass(frozen=True)
 class MeanOf:
-    """A mean of n independent numbers, which are random: its mean and standard error."""
+    """A mean of n independent numbers, which are random, each time that it is drawn: its mean and standard error."""
 
     mean: float
     error: float
@@ -262,11 +270,26 @@ class MeanOf:
     def refuse(self, got: np.ndarray) -> str | None:
         """Why this is another mean, or None: once in 25 million for a right one."""
         got = np.asarray(got, float)
-        if got.size != 1 or not np.isfinite(got).all():
+        if got.shape not in ((), (1,), (CALLS,)) or not np.isfinite(got).all():
             return f"expected one number, got {got.ravel()[:3]}"
-        if abs(got.item() - self.mean) <= 5.5 * self.error + 1e-4 * max(1.0, abs(self.mean)):
+        off = np.abs(got - self.mean)
+        if off.max() <= 5.5 * self.error + 1e-4 * max(1.0, abs(self.mean)):
             return None
-        return f"expected {self.mean:.5g} ± {self.error:.1g}, got {got.item():.5g}"
+        return f"expected {self.mean:.5g} ± {self.error:.1g}, got {got.ravel()[off.argmax()]:.5g}"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The penalty at one ε, which is drawn anew each time: within the range of these values."""
+
+    values: list[float]  # at some ε
+
+    def refuse(self, got: np.ndarray) -> str | None:
+        """Why this is not so, or None: numbers that are almost equal are drawn otherwise."""
+        low, high = min(self.values), max(self.values)
+        if np.shape(got) == (CALLS,) and low - 0.01 <= np.min(got) and np.max(got) <= high + 0.01:
+            return None if np.ptp(got) > 0.02 * (high - low) else "the numbers are almost equal"
+        return "the numbers lie outside"
 
 
 class Critic:
@@ -297,9 +320,15 @@ def _squares(g: np.ndarray, norm: Any, target: float, sided: str) -> np.ndarray:
 
 
 def _penalty(
-    norm: Any = _norms, each: Any = _squares, mean: Any = np.mean, point: Any = None, differentiable: float = 1.0
+    norm: Any = _norms,
+    each: Any = _squares,
+    mean: Any = np.mean,
+    point: Any = None,
+    differentiable: float = 1.0,
+    draw: Any = None,
+    law: Any = None,
 ) -> Callable[..., Any]:
-    """The penalty at x̂ = point(real, fake, ε)."""
+    """The penalty at x̂ = point(real, fake, ε).  ε drawn wrongly: draw(rng, real), or the law of the penalty."""
 
     def truth(
         real: Any,
@@ -314,6 +343,9 @@ def _penalty(
         at: str,
         form: str,
     ) -> Any:
+        if (draw or law) and (form != "drawn" or at != "between"):
+            return None
+
         def value(e: Any) -> Any:
             x = {"real": lambda: real, "fake": lambda: fake, "between": lambda: e * real + (1 - e) * fake}[at]()
             if point is not None:
@@ -322,15 +354,17 @@ def _penalty(
                 x = point(real, fake, e)
             return each(_critic.gradient(x), norm, target, sided)
 
-        if form == "drawn" and (at != "between" or _critic.c == 0 or np.array_equal(real, fake)):
+        if form == "drawn" and not _matters(real, fake, _critic, at):
             found = each(_critic.gradient(fake if at == "fake" else real), norm, target, sided)
             if point is not None and at != "between":
                 return None
             total: Any = weight * mean(found)
         elif form == "drawn":
             rng = np.random.default_rng(_seed)
-            many = np.array([float(mean(value(_eps(rng, real, point)))) for _ in range(60)])
-            total = MeanOf(weight * many.mean(), weight * many.std() * math.sqrt(1 + 1 / 60))
+            many = weight * np.array([float(mean(value((draw or _one_each)(rng, real)))) for _ in range(60)])
+            total = MeanOf(many.mean(), many.std() * math.sqrt(1 + 1 / 60))
+            if law:
+                total = law([weight * float(mean(value(e))) for e in np.linspace(0, 1, 33)])
         else:
             found = value(eps)
             if found is None:
@@ -341,14 +375,13 @@ def _penalty(
     return truth
 
 
-def _eps(rng: np.random.Generator, real: np.ndarray, point: Any) -> np.ndarray:
-    return rng.uniform(size=real.shape if point is _pixelwise else (len(real), *[1] * (real.ndim - 1)))
+def _matters(real: np.ndarray, fake: np.ndarray, critic: Critic, at: str) -> bool:
+    """Whether the penalty depends on ε."""
+    return at == "between" and critic.c != 0 and not np.array_equal(real, fake)
 
 
-def _pixelwise(real: Any, fake: Any, e: Any) -> Any:
-    if e.shape != real.shape:  # ε was given: no such mistake can be seen
-        return None
-    return e * real + (1 - e) * fake
+def _one_each(rng: np.random.Generator, real: np.ndarray) -> np.ndarray:
+    return rng.uniform(size=(len(real), *[1] * (real.ndim - 1)))
 
 
 def _penalty_inputs(draw: Draw, *, form: str, at: str, **_: Any) -> dict[str, Any]:
@@ -376,7 +409,11 @@ def _run_penalty(f: Any, inputs: dict[str, Any], *, form: str, at: str, **_: Any
     if found is None:
         raise UsageError("check_gradient_penalty: the function returned None, one number is expected")
     records = getattr(found, "requires_grad", None) if critic.c and form != "gradient" else None
-    return {"penalty": to_numpy(found), "differentiable": None if records is None else np.array(float(records))}
+    value = to_numpy(found)
+    if form == "drawn" and _matters(to_numpy(real), to_numpy(fake), critic, at):
+        values = np.stack([value, *(to_numpy(f(critic, real, fake)) for _ in range(CALLS - 1))])
+        value = values if np.ptp(values, axis=0).any() else value
+    return {"penalty": value, "differentiable": None if records is None else np.array(float(records))}
 
 
 @checker(
@@ -412,7 +449,12 @@ def _run_penalty(f: Any, inputs: dict[str, Any], *, form: str, at: str, **_: Any
         "x + (1 − ε) G(z)": _penalty(point=lambda r, f, e: r + (1 - e) * f),
         "ε x + G(z)": _penalty(point=lambda r, f, e: e * r + f),
         "x + ε (x − G(z))": _penalty(point=lambda r, f, e: r + e * (r - f)),
-        "another ε for each pixel": _penalty(point=_pixelwise),
+        "another ε for each pixel": _penalty(draw=lambda rng, real: rng.uniform(size=real.shape)),
+        "one ε for the whole batch": _penalty(law=OneOf),
+        "ε normal, not uniform on [0, 1]": _penalty(
+            draw=lambda rng, real: rng.standard_normal((len(real), *[1] * (real.ndim - 1)))
+        ),
+        "ε = ½, in the middle": _penalty(draw=lambda rng, real: np.full((1,) * real.ndim, 0.5)),
         "10 times as much: right if weight=10 was meant": lambda *inputs, weight, **given: (
             _penalty()(*inputs, weight=10 * weight, **given) if weight == 1 else None
         ),

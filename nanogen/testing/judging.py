@@ -392,6 +392,7 @@ def _images(draw: Draw, *, pixels: str, reduction: str) -> dict[str, np.ndarray]
         "10 log₁₀(peak/√MSE)": _psnr(level=lambda p, m: 5 * np.log10(p**2 / m)),
         "the sign turned round": _psnr(level=lambda p, m: -10 * np.log10(p**2 / m)),
         "the absolute error in place of the squared one": _psnr(mse=np.abs),
+        "the sum over an image's pixels in place of the mean": _psnr(mse=lambda d: d**2 * d[0].size),
         "uint8 differences that wrap around": _psnr(wraps=True),
         "uint8 squares that wrap around": _psnr(
             mse=lambda d: ((d.astype(int) % 256) ** 2 % 256).astype(float), wraps=True
@@ -450,6 +451,9 @@ def _score(
             marginal=lambda p: np.full((1, p.shape[1]), 1 / p.shape[1])
         ),
         "the entropy alone: exp(−E Σ p log p)": _score(divergence=lambda p, q: -(p * np.log(p)).sum(1)),
+        "the logarithm to base 2, but the exponential to base e": _score(
+            divergence=lambda p, q: (p * np.log2(p / q)).sum(1)
+        ),
         "2 to the power of the nats": _score(last=lambda kl: 2 ** kl.mean()),
         "the marginal not averaged but summed": _score(marginal=lambda p: p.sum(0, keepdims=True)),
     },

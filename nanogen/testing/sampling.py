@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,9 @@ class Steps:
     outputs: list[np.ndarray]
     shift: int
     stride: int = 0  # if not 0, s = t − stride, whatever the next time
+    stop: int = -1  # what the last step goes to
+    noise: tuple[float, float] = (0.0, 1.0)  # mean and standard deviation of z
+    shared: bool = False  # whether all samples have the same z
 
     def __str__(self) -> str:
         return "the rule's mean and standard deviation at every step"
@@ -106,10 +109,15 @@ class Steps:
         where = [int(np.clip(round(t) - self.shift, 0, T - 1)) for t in self.times]
         shift, size = 0.0, 0
         for k, i in enumerate(where):
-            j = where[k + 1] if k + 1 < len(where) else -1
+            j = where[k + 1] if k + 1 < len(where) else self.stop
             if self.stride:
                 j = max(i - self.stride, -1)
             mean, std = self.rule.step(i, j, self.path[k], self.outputs[k].reshape(self.path[k].shape))
+            mean, std = mean + self.noise[0] * std, self.noise[1] * std
+            if self.shared:
+                if np.ptp(got[k] - mean, axis=0).max() > 1e-3 * max(np.abs(mean).max(), 1.0):
+                    return "the samples' noise differs"
+                continue
             said = Draws(mean, np.full_like(mean, std), slack=1e-3).refuse(got[k])
             shift, size = (
                 shift + (((got[k] - mean) / std).sum() if std > 1e-6 else 0.0),
@@ -124,21 +132,30 @@ class Steps:
         return None
 
 
-def _sampled(wrong: str = "", times: Any = None, start: float = 1.0) -> Callable[..., Any]:
+def _sampled(
+    wrong: str = "",
+    times: Any = None,
+    start: tuple[float, float] = (0.0, 1.0),
+    stops: bool = False,
+    **noise: Any,
+) -> Callable[..., Any]:
     def truth(n: int, S: int, _record: dict[str, Any], **given: Any) -> Any:
         shift = int(given["time"] == "1…T")
         T = len(tables(given["betas"], given["alphas_cumprod"]).bar)
         right = _path(T, S, given)
         asked = right if times is None else times(T, S, right)
-        if asked is None or (times is not None and np.array_equal(asked, right)):
+        still = given["method"] == "ddim" and not given["eta"]
+        if asked is None or (times is not None and np.array_equal(asked, right)) or (noise and still):
             return None
         expected: dict[str, Any] = {"times asked": np.asarray(asked, float) + shift}
         if not _record:  # not run yet
             return expected | {"x at the first time": None, "the steps": None}
         stride = T // S if wrong == "stride" else 0
         rule = rule_of(given, "" if wrong == "stride" else wrong)
-        steps = Steps(rule, _record["times"], _record["path"], _record["outputs"], shift, stride)
-        return expected | {"x at the first time": Draws(np.zeros(()), np.array(start)), "the steps": steps}
+        steps = Steps(rule, _record["times"], _record["path"], _record["outputs"], shift, stride, **noise)
+        if stops:
+            steps = replace(steps, stop=int(right[-1]))
+        return expected | {"x at the first time": Draws(*map(np.array, start)), "the steps": steps}
 
     return truth
 
@@ -157,6 +174,7 @@ def _sampler_inputs(draw: Draw, *, steps: Any, method: str, **given: Any) -> dic
     return {"n": 4000 if T <= 50 else 1000 if T <= 200 else 400, "S": int(S), "_record": {}}
 
 
+UNIFORM = 0.5, 12**-0.5  # mean and standard deviation
 SAMPLER_MISTAKES = {
     **{text: _sampled(flag) for text, flag in STEP_MISTAKES.items()},
     "steps by T // S, not along its own times": _sampled("stride"),
@@ -168,6 +186,12 @@ SAMPLER_MISTAKES = {
     ),
     "the last time, the noisiest, left out": _sampled(times=lambda T, S, right: right[1:]),
     "the first time, the cleanest, left out": _sampled(times=lambda T, S, right: right[:-1]),
+    "the last step left out: what is returned is still noisy": _sampled(
+        times=lambda T, S, right: right[:-1], stops=True
+    ),
+    "x_T uniform on [0, 1), not normal": _sampled(start=UNIFORM),
+    "z uniform on [0, 1), not normal": _sampled(noise=UNIFORM),
+    "the same z for the whole batch": _sampled(shared=True),
     "every time one step early": _sampled(times=lambda T, S, right: right - 1),
     "every time one step late": _sampled(times=lambda T, S, right: right + 1),
     "upwards, from the cleanest time to the noisiest": _sampled(times=lambda T, S, right: right[::-1]),

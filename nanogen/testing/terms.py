@@ -179,8 +179,8 @@ def check_bound_term(
 
 def _prior(formula: Callable[..., Any]) -> Callable[..., Any]:
     def truth(x0: Any, *, units: str, reduction: str, **given: Any) -> Any:
-        bar = tables(given["betas"], given["alphas_cumprod"]).bar[-1]
-        flat = np.reshape(formula(x0, bar), (len(x0), -1))
+        S = tables(given["betas"], given["alphas_cumprod"])
+        flat = np.reshape(formula(x0, S.bar[-1], S.beta[-1]), (len(x0), -1))
         total = flat.sum(1) if reduction == "sum" else flat.mean(1)
         return total / math.log(2) if units == "bits" else total
 
@@ -192,20 +192,21 @@ def _prior(formula: Callable[..., Any]) -> Callable[..., Any]:
     equation="L_T = KL(N(√ᾱ_T x_0, (1 − ᾱ_T) I) ‖ N(0, I))",
     source="Ho et al. 2020, eq. 5",
     inputs=lambda draw, *, axes, **_: {"x0": draw.reals(*draw.sizes((2, 3), (1, 2), (1, 3), (1, 3))[:axes])},
-    truth=_prior(lambda x, bar: 0.5 * (bar * x**2 + (1 - bar) - 1 - math.log(1 - bar))),
+    truth=_prior(lambda x, bar, beta: 0.5 * (bar * x**2 + (1 - bar) - 1 - math.log(1 - bar))),
     mistakes={
-        "x_0 not scaled by √ᾱ_T": _prior(lambda x, bar: 0.5 * (x**2 + (1 - bar) - 1 - math.log(1 - bar))),
+        "x_0 not scaled by √ᾱ_T": _prior(lambda x, bar, beta: 0.5 * (x**2 + (1 - bar) - 1 - math.log(1 - bar))),
         "the standard deviation in place of the variance": _prior(
-            lambda x, bar: 0.5 * (bar * x**2 + (1 - bar) ** 0.5 - 1 - math.log(1 - bar) / 2)
+            lambda x, bar, beta: 0.5 * (bar * x**2 + (1 - bar) ** 0.5 - 1 - math.log(1 - bar) / 2)
         ),
-        "the ½ missing": _prior(lambda x, bar: bar * x**2 + (1 - bar) - 1 - math.log(1 - bar)),
-        "the −1 missing": _prior(lambda x, bar: 0.5 * (bar * x**2 + (1 - bar) - math.log(1 - bar))),
-        "ᾱ_T without its root": _prior(lambda x, bar: 0.5 * (bar**2 * x**2 + (1 - bar) - 1 - math.log(1 - bar))),
+        "the ½ missing": _prior(lambda x, bar, beta: bar * x**2 + (1 - bar) - 1 - math.log(1 - bar)),
+        "the −1 missing": _prior(lambda x, bar, beta: 0.5 * (bar * x**2 + (1 - bar) - math.log(1 - bar))),
+        "ᾱ_T without its root": _prior(lambda x, bar, beta: 0.5 * (bar**2 * x**2 + (1 - bar) - 1 - math.log(1 - bar))),
         "the logarithm's sign turned round": _prior(
-            lambda x, bar: 0.5 * (bar * x**2 + (1 - bar) - 1 + math.log(1 - bar))
+            lambda x, bar, beta: 0.5 * (bar * x**2 + (1 - bar) - 1 + math.log(1 - bar))
         ),
+        "β_T in place of 1 − ᾱ_T": _prior(lambda x, bar, beta: 0.5 * (bar * x**2 + beta - 1 - math.log(beta))),
         "KL(p‖q), the other way round": _prior(
-            lambda x, bar: 0.5 * (1 / (1 - bar) + bar * x**2 / (1 - bar) - 1 + math.log(1 - bar))
+            lambda x, bar, beta: 0.5 * (1 / (1 - bar) + bar * x**2 / (1 - bar) - 1 + math.log(1 - bar))
         ),
     },
     conventions={"units": ("nats", "bits"), "reduction": ("sum", "mean")},

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nanogen.testing.draws import Draw
+from nanogen.testing.laws import Repeated
 from nanogen.testing.property import checker
 from nanogen.testing.schedules import TIMES, Tables
 from nanogen.testing.trial import to_numpy
@@ -228,6 +229,7 @@ def _drawn(shift: int = 0, first: int = 0, last: int = 0, shares: Any = None) ->
         "the last time is never drawn": _drawn(last=1),
         "the first time is never drawn": _drawn(first=1),
         "neither the first nor the last time is ever drawn": _drawn(first=1, last=1),
+        "one time for the whole batch": lambda n, *, weighted, **_: None if weighted else Repeated(),
         "all times one too late": lambda n, *, time, **k: _drawn(1)(n, time=time, **k) if time == "1…T" else None,
         "all times one too early": lambda n, *, time, **k: None if time == "1…T" else _drawn(-1)(n, time=time, **k),
     },

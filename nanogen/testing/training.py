@@ -74,14 +74,15 @@ def _sgd(wrong: str = "") -> Callable[..., Any]:
                     x = x * (1 - lr * weight_decay)
                 if wrong == "decay minus":
                     d = grads[s] - weight_decay * x
-                if wrong == "decay halved":
-                    d = grads[s] + 0.5 * weight_decay * x
+                if wrong in ("decay halved", "decay twice"):
+                    d = grads[s] + (0.5 if wrong == "decay halved" else 2) * weight_decay * x
                 share = 1.0 if first and wrong != "damped first" else 1 - dampening
                 if wrong == "average":
                     share = 1 - momentum
                 if wrong == "undamped":
                     share = 1.0
                 first = False
+                old = v
                 v = momentum * v + share * d
                 if wrong == "momentum reversed":
                     v = (1 - momentum) * v + share * d
@@ -94,6 +95,8 @@ def _sgd(wrong: str = "") -> Callable[..., Any]:
                     step = v + momentum * v
                 if wrong == "nesterov not gradient":
                     step = momentum * v
+                if wrong == "old velocity":
+                    step = old
                 x = x + lr * step if wrong == "uphill" else x - lr * step
             parts[name] = x
         return parts
@@ -111,7 +114,9 @@ _SGD_NEEDS = {
     "nesterov not gradient": "nesterov",
     "decay apart": "decay",
     "decay minus": "decay",
+    "old velocity": "momentum",
     "decay halved": "decay",
+    "decay twice": "decay",
     "late zero": "decay",
     "uphill": "",
 }
@@ -136,6 +141,8 @@ LATE = {"where a parameter's gradient comes late": lambda *inputs, **_: inputs[-
         "the decay outside of the velocity": _sgd("decay apart"),
         "the decay's sign turned round": _sgd("decay minus"),
         "half of the decay": _sgd("decay halved"),
+        "twice the decay: the gradient of λ‖x‖², not of ½ λ‖x‖²": _sgd("decay twice"),
+        "the step by the velocity from before this gradient": _sgd("old velocity"),
         "decay of a parameter without a gradient": _sgd("late zero"),
     },
     conventions={"nesterov": (False, True)},
@@ -242,7 +249,7 @@ def _adam(wrong: str = "") -> Callable[..., Any]:
                     root = np.sqrt(v) / c2 + eps
                 elif wrong == "multiplied correction":
                     root = np.sqrt(v * c2) + eps
-                step = lr * (m / c1) / root
+                step = lr * (g if wrong == "gradient" else m / c1) / root
                 if wrong == "uphill":
                     step = -step
                 x = x - step
@@ -277,6 +284,7 @@ _ADAM_MISTAKES = {
     "ε inside the root": "eps inside",
     "ε added before the bias correction: (√v + ε)/√(1 − β₂ᵗ)": "eps before",
     "the root of v missing": "no root",
+    "g in place of m̂ in the step": "gradient",
     "|g| in place of g² in v": "no square",
     "m² in place of g² in v": "square of mean",
     "β₁ and β₂ swapped": "betas swapped",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import random
 import sys
 import time
@@ -353,8 +354,10 @@ class Trial(Diagnosis):
         for condition, holds in self.property.where.items():
             inside = [case for case in self.cases if holds(*case.inputs.values(), **self.conventions)]
             outside = [case for case in self.cases if not any(case is other for other in inside)]
-            if len(outside) >= 3 and not any(case.faults for case in outside) and len(inside) < best:
-                best, failing = len(inside), sum(bool(case.faults) for case in inside)
+            failing = sum(bool(case.faults) for case in inside)
+            luck = math.comb(len(inside), failing) / math.comb(len(self.cases), failing)  # if the failing ones were any
+            if len(outside) >= 3 and not any(case.faults for case in outside) and luck < 0.01 and len(inside) < best:
+                best = len(inside)
                 text = f"{condition} ({failing} of {best} such inputs, 0 of {len(outside)} others)"
         return text
 

@@ -86,6 +86,7 @@ WEIGHT_MISTAKES = {
     "min(SNR, γ)/SNR + 1": _weights(
         lambda S, *, gamma, **_: np.minimum(S.snr, gamma) / S.snr + 1, _for("min-snr", predictions=("v",))
     ),
+    "without the exponent γ": _weights(lambda S, **k: loss_weight(S, **k | {"gamma": 1.0}), _for("p2")),
     "the ½ missing": _weights(lambda S, **k: loss_weight(S, **k | {"half": 1.0}), _for(*KLS)),
     "β_t in place of β_t²": _weights(lambda S, **k: loss_weight(S, **k) / S.beta, _for(*KLS)),
     "α_t missing": _weights(lambda S, **k: loss_weight(S, **k) * S.alpha, _for(*KLS, predictions=("noise",))),

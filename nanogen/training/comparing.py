@@ -58,7 +58,8 @@ class Task(NamedTuple):
     def commands(self, samples: int, tests: int) -> list[list[str]]:
         """What is left to do, as arguments of the command line: train or go on, and evaluate."""
         folder = str(self.run.folder)
-        evaluation = ["evaluate", folder, "--samples", str(samples), "--images", str(tests)]
+        numbers = str(self.run.folder / "evaluation.json")
+        evaluation = ["evaluate", folder, "--samples", str(samples), "--images", str(tests), "--json", numbers]
         if is_finished(self.run):
             return [evaluation]
         if self.run.settings_file.exists():

@@ -42,19 +42,19 @@ TRAINING = {  # settings of all models
 }
 
 
-def default(name: str) -> str:
-    """The default of a training setting, which may depend on the model and the size of the images."""
+def default(name: str, model: str | None = None) -> str:
+    """The default of a training setting, of a model or of all: one for images of up to 16×16 pixels, one for others."""
     if name not in {field.name for field in dataclasses.fields(Recipe)}:
         return as_text(Settings.__dataclass_fields__[name].default)
-    by_size = []
-    for recipes in ({m: cls.small for m, cls in MODELS.items()}, {m: cls.large for m, cls in MODELS.items()}):
-        having: dict[str, list[str]] = {}
-        for model, recipe in recipes.items():
-            having.setdefault(as_text(getattr(recipe, name)), []).append(model)
-        usual = max(having, key=lambda value: len(having[value]))
-        others = [f"{value} for {', '.join(models)}" for value, models in having.items() if value != usual]
-        by_size.append(" or ".join([usual, *others]))
-    return by_size[0] if by_size[0] == by_size[1] else f"{by_size[0]}; images beyond 16 pixels: {by_size[1]}"
+    of = [MODELS[model]] if model else MODELS.values()
+    by_size = [{as_text(getattr(recipe, name)) for recipe in size} for size in zip(*((c.small, c.large) for c in of))]
+    if any(len(values) > 1 for values in by_size):
+        return "differs by model: nanogen train MODEL --help"
+    return by_both_sizes(*(value for values in by_size for value in values))
+
+
+def by_both_sizes(small: str, large: str) -> str:
+    return small if small == large else f"{small}; images beyond 16 pixels: {large}"
 
 
 def as_text(value: Any) -> str:
@@ -63,18 +63,17 @@ def as_text(value: Any) -> str:
 
 
 def explained(model: str) -> Iterator[tuple[str, str]]:
-    """`name=default` of each of a model's own settings, and its description from the docstrings of its classes."""
+    """`name=default` of each of a model's own settings, and its description from the docstrings of its classes.
+
+    The default is that of the model's recipe."""
     told = "\n".join(inspect.getdoc(cls) or "" for cls in reversed(MODELS[model].__mro__))
     entries = re.findall(r"^    ([\w, ]+): (?!as for)(.+(?:\n {8}.+)*)", told, re.MULTILINE)
     meaning = {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
+    recipes = MODELS[model].small, MODELS[model].large
     for name, parameter in model_parameters(model).items():
-        changed = [
-            f"{as_text(recipe.model[name])} for images {size} 16 pixels"
-            for recipe, size in ((MODELS[model].small, "of up to"), (MODELS[model].large, "beyond"))
-            if name in recipe.model
-        ]
-        aside = f" ({', '.join(changed)})" if changed else ""
-        yield f"{name}={as_text(parameter.default)}", meaning[name] + aside
+        small, large = (as_text(recipe.model.get(name, parameter.default)) for recipe in recipes)
+        aside = f" (images beyond 16 pixels: {large})" if small != large else ""
+        yield f"{name}={small}", meaning[name] + aside
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -241,6 +241,22 @@ def write(evaluation: Evaluation, pictures: dict[str, np.ndarray], levels: int, 
     return paths
 
 
+def larger(evaluation: Evaluation, run: Run) -> str:
+    """What the evaluation in the run's folder is of, if that is of more images or samples; else nothing.
+
+    One that can't be read, or is of an earlier checkpoint, does not count."""
+    file = run.folder / "evaluation.json"
+    if not file.is_file() or run.is_older(file):
+        return ""
+    try:
+        there = json.loads(file.read_text(encoding="utf-8"))
+        if there["test_images"] > evaluation.test_images or there["samples"] > evaluation.samples:
+            return f"{there['test_images']} test images and {there['samples']} samples"
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    return ""
+
+
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
     """The numbers as nested dictionaries, with the confidence level of the intervals."""
 

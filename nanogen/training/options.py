@@ -6,7 +6,7 @@ import argparse
 import inspect
 import os
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +20,7 @@ from nanogen.training.run import (
     Run,
     Settings,
     convert,
+    model_parameters,
     nearest,
 )
 
@@ -46,7 +47,10 @@ class Parser(argparse.ArgumentParser):
         """Refuse an unknown option; the error suggests a similar one."""
         found, rest = super().parse_known_args(args, namespace)
         if rest:
-            self.error(f"unknown argument {rest[0]}{nearest(rest[0], self._option_string_actions)}")
+            name = rest[0].partition("=")[0].lstrip("-").replace("-", "_")
+            own = self.prog.endswith("train") and any(name in model_parameters(model) for model in MODELS)
+            hint = f" (did you mean '--set {name}=…'?)" if own else nearest(rest[0], self._option_string_actions)
+            self.error(f"unknown argument {rest[0]}{hint}")
         return found, rest
 
     def error(self, message: str) -> NoReturn:
@@ -54,7 +58,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"nanogen: error: {one_line(message)} ({self.prog} --help)\n")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(model: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the command line.  `train --help` shows the settings of a model, or of all."""
     main_parser = Parser(prog="nanogen", description="Deep generative models from scratch.")
     main_parser.add_argument("--version", action="version", version=f"nanogen {__version__}")
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -74,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     command = commands.add_parser("train", parents=[of_images], help="train a model and show what it generates")
-    command.epilog = "settings of the models, NAME=DEFAULT:\n" + "\n".join(model_lines())
+    command.epilog = "\n".join(["settings of the models, NAME=DEFAULT:", *model_lines([model] if model else MODELS)])
     command.add_argument("model", nargs="?", help=f"{', '.join(MODELS)}; or given in the --config file")
     command.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/MODEL-DATA)")
     command.add_argument(
@@ -92,7 +97,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=SET)
     for name, meaning in TRAINING.items():
         option = "--" + name.replace("_", "-")
-        command.add_argument(option, metavar="X", help=f"{meaning} (default: {default(name)})".replace("%", "%%"))
+        command.add_argument(
+            option, metavar="X", help=f"{meaning} (default: {default(name, model)})".replace("%", "%%")
+        )
 
     of_a_run = Parser(add_help=False)
     of_a_run.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
@@ -129,7 +136,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--label", metavar="K", help="a class for all images: its name or number (default: their own)")
     command.add_argument(
         "--out", required=True, metavar="FILE",
-        help=".png: a grid, each image above its edit; .npz: the levels; FOLDER/: a .png for each edit"
+        help=".png: a grid, each image above its edit; .npz: the levels; FOLDER/: a .png for each edit, named like the"
+        " picture that it is of"
     )  # fmt: skip
 
     command = commands.add_parser("translate", parents=[of_a_run], help="translate images by a trained model")
@@ -139,7 +147,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     command.add_argument(
         "--out", required=True, metavar="FILE",
-        help=".png: a grid, each source above its translation; .npz: the levels; FOLDER/: a .png for each translation"
+        help=".png: a grid, each source above its translation; .npz: the levels; FOLDER/: a .png for each translation,"
+        " named like the picture that it is of"
     )  # fmt: skip
     command.add_argument("--back", action="store_true", help="from images to sources, if the model learned both ways")
     command.add_argument(
@@ -153,7 +162,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--images", type=int, help="use only this many first test images (default: all)")
     command.add_argument("--estimators", action="store_true", help="the bound by each of the model's estimators")
     command.add_argument("--data-changed", action="store_true", help=CHANGED)
-    command.add_argument("--json", type=Path, metavar="FILE", help="output file (default: RUN/evaluation.json)")
+    command.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="output file (default: RUN/evaluation.json, but not over that of more images)",
+    )
 
     command = commands.add_parser("compare", parents=[of_images], help="train and evaluate models, and make one table")
     command.set_defaults(config=None, set=[])
@@ -172,9 +186,9 @@ def parser() -> argparse.ArgumentParser:
     return main_parser
 
 
-def model_lines() -> Iterator[str]:
-    """The models and their settings, with defaults and descriptions."""
-    for name in MODELS:
+def model_lines(models: Iterable[str] = MODELS) -> Iterator[str]:
+    """Models and their settings, with defaults and descriptions."""
+    for name in models:
         yield f"  {name:{max(map(len, MODELS))}} {MODELS[name].summary}"
         for setting, meaning in explained(name):
             yield f"    {setting:26} {meaning}"
@@ -239,7 +253,9 @@ def label_of(text: str, run: Run) -> int:
     """The label of a class that is given by its name; or by its number, if no class has that name.
 
     Raises:
-        ValueError: neither."""
+        ValueError: neither; a run without classes."""
+    if not run.settings().model_settings.get("classes"):
+        raise ValueError(f"--label is for a run that was trained with classes (--set classes=…); {run.folder} was not")
     names = run.class_names()
     if to_utf8(text) in names:
         return names.index(to_utf8(text))

@@ -111,7 +111,7 @@ def table(rows: Iterable[tuple[object, ...]]) -> str:
 
 def numbers(run: Run) -> str:
     """The numbers of `evaluation.json`; nothing if there is no such file."""
-    file, newest = run.folder / "evaluation.json", run.checkpoint_file(run.newest_step())
+    file = run.folder / "evaluation.json"
     if not file.is_file():
         return ""
     try:
@@ -119,7 +119,7 @@ def numbers(run: Run) -> str:
         above, below, lines = heading(found), footnote(found), rows(found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         return f"<p>{html.escape(f'{file.name} is broken: {error!r}')}</p>\n"
-    if newest.is_file() and newest.stat().st_mtime > file.stat().st_mtime:
+    if run.is_older(file):
         above += " (before the newest checkpoint)"
     return f"<p>{html.escape(above)}</p>\n{table(lines)}<p>{html.escape(below)}</p>\n"
 

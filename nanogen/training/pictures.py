@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -109,11 +111,28 @@ def special_pictures(model: GenerativeModel, train: Images, test: Images, rng: G
     return {name: grid(np.concatenate(rows), model.levels, rows.shape[1]) for name, rows in found}
 
 
-def checked_out(text: str, n: int) -> list[Path]:
-    """The files to write for --out: one `.png` or `.npz`, or n in a folder.
+def as_png(files: Sequence[str]) -> list[str]:
+    """A `.png` for each of several pictures, by the same name: `a/cat.jpg` to `a/cat.png`.
+
+    If several have that name, other formats keep their ending, as `a/cat.jpg.png`.  If that is not enough, or the names
+    differ in capitals only, all get their number too."""
+    names = [Path(file).with_suffix(".png") for file in files]
+    count = Counter(str(name).lower() for name in names)
+    unlike = [
+        name if count[str(name).lower()] == 1 or Path(file).suffix.lower() == ".png" else Path(f"{file}.png")
+        for file, name in zip(files, names, strict=True)
+    ]
+    if len({str(name).lower() for name in unlike}) < len(files):
+        unlike = [name.with_name(f"{i:04d}-{name.name}") for i, name in enumerate(names)]
+    return list(map(str, unlike))
+
+
+def checked_out(text: str, n: int, of: Sequence[str] = ()) -> list[Path]:
+    """The files to write for --out: one `.png` or `.npz`, or n in a folder, named by numbers, or as the pictures `of`.
 
     Raises:
-        ValueError: another ending; a folder with files that would not be overwritten."""
+        ValueError: another ending; a folder with files that would not be overwritten, or with any files if the names
+            are those of pictures, since they may be pictures of the user."""
     out = Path(text)
     if not out.parent.is_dir():
         raise ValueError(f"--out must be in a folder that exists, and {out.parent} does not")
@@ -121,19 +140,26 @@ def checked_out(text: str, n: int) -> list[Path]:
         if out.suffix not in (".png", ".npz"):
             raise ValueError(f"--out must end in .png or .npz, or in / for a folder, got {out}")
         return [out]
-    files = [out / f"{i:04d}.png" for i in range(n)]
-    if others := sorted({*out.glob("[!.]*")} - {*files}):
+    there = {*out.glob("[!.]*")}
+    if of and there:
+        raise ValueError(
+            f"--out must be a new folder, as the results are named like the pictures: {min(there)} is there"
+        )
+    files = [out / name for name in (as_png(of) or [f"{i:04d}.png" for i in range(n)])]
+    if others := sorted(there - {*files}):
         raise ValueError(f"--out must be a new folder, or have only files to overwrite: {others[0]} is another one")
     return files
 
 
-def write_images(text: str, images: np.ndarray, shown: np.ndarray, levels: int, columns: int) -> Path:
+def write_images(
+    text: str, images: np.ndarray, shown: np.ndarray, levels: int, columns: int, of: Sequence[str] = ()
+) -> Path:
     """Write images to --out: as they are, or a picture of the images `shown` in rows; see `checked_out`.  Returns the
     path."""
-    out, files = Path(text), checked_out(text, len(images))
+    out, files = Path(text), checked_out(text, len(images), of)
     if files != [out]:
-        out.mkdir(exist_ok=True)
         for file, image in zip(files, images, strict=True):
+            file.parent.mkdir(parents=True, exist_ok=True)
             grid(image[None], levels, 1, side=1).save(file)
     elif out.suffix == ".png":
         across = max(shown.shape[3] // shown.shape[2], 1)  # a wide image gets as much height as others

@@ -408,6 +408,11 @@ class Run:
         """The step of the newest checkpoint, not `steps` if the run ended early; 0 if there is none."""
         return max((int(path.stem[5:]) for path in self.checkpoint_files()), default=0)
 
+    def is_older(self, file: Path) -> bool:
+        """Whether a file of the run is older than the newest checkpoint."""
+        newest = self.checkpoint_file(self.newest_step())
+        return newest.is_file() and newest.stat().st_mtime > file.stat().st_mtime
+
     def checkpoint(self) -> Checkpoint | None:
         """The newest readable checkpoint; None if there are no checkpoints.  Unreadable ones are logged.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -51,8 +52,8 @@ def fitting(run: Run, name: str, shape: tuple[int, ...], levels: int) -> Images:
     return found
 
 
-def to_translate(run: Run, model: Any, name: str, back: bool, make_sources: bool) -> np.ndarray:
-    """The images of a file or a data set, of which the model translates each, or its source: uint8 (N, C, H, W).
+def to_translate(run: Run, model: Any, name: str, back: bool, make_sources: bool) -> Images:
+    """What the model translates: the images of a file or a data set, or their sources.
 
     Args:
         back: from images to sources.
@@ -61,9 +62,11 @@ def to_translate(run: Run, model: Any, name: str, back: bool, make_sources: bool
     Raises:
         ValueError: images that do not fit the model."""
     if back or make_sources:
-        images = fitting(run, name, model.image_shape, model.levels).images
-        return to_numpy(model.source_of(images)) if make_sources else images
-    return fitting(run, name, model.source_shape, model.source_levels).images
+        found = fitting(run, name, model.image_shape, model.levels)
+        if not make_sources:
+            return found
+        return dataclasses.replace(found, images=to_numpy(model.source_of(found.images)), levels=model.source_levels)
+    return fitting(run, name, model.source_shape, model.source_levels)
 
 
 def in_batches(of: Callable[[slice, Generator], Array], n: int, rng: Generator) -> np.ndarray:

@@ -4,8 +4,8 @@
     L_cyc(G, F) = E_x[‖F(G(x)) − x‖₁] + E_y[‖G(F(y)) − y‖₁]                                             (eq. 2)
     L(G, F, D_X, D_Y) = L_GAN(G, D_Y) + L_GAN(F, D_X) + λ L_cyc(G, F)                                   (eq. 3)
 
-G: X → Y and F: Y → X.  The cycle makes the two inverse to each other.  It does not say which bijection they are: if S
-maps images of Y to images of Y, S ∘ G and F ∘ S⁻¹ have the same loss.
+G: X → Y and F: Y → X.  The cycle makes the two inverse to each other.  It does not say which bijection they are: if
+G and F are a solution and S is a bijection of Y that keeps its distribution, S ∘ G and F ∘ S⁻¹ are a solution too.
 """
 
 from __future__ import annotations

@@ -142,7 +142,6 @@ class GAN(GenerativeModel):
         Args:
             truncation: the largest |z_i|.  The smaller, the more alike the images, and the more typical: at 0 all
                 images (of a label) are one.  Brock et al. 2019, section 3.1."""
-        check_counts(n=n)
         given = self.condition(labels, n, rng)
         return self.picture(self.draw_latents(n, rng, truncation), **given)
 

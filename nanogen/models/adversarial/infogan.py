@@ -129,7 +129,6 @@ class InfoGAN(GAN):
 
         Raises:
             ValueError: a code that is not one integer or n in 0 … codes − 1."""
-        check_counts(n=n)
         if code is not None:
             found: Any = code if hasattr(code, "dtype") else np.array(code)
             if found.dtype.kind not in "iu" or found.shape not in ((), (n,)):

@@ -133,7 +133,6 @@ class StyleGAN(GenerativeModel):
 
     def sample(self, n: int, rng: Generator, labels: Any = None) -> Array:
         """Images of one style each, rounded to the nearest levels: uint8 (n, C, H, W)."""
-        check_counts(n=n)
         given = self.condition(labels, n, rng)
         with no_grad():
             w = self.draw_styles(n, rng, **given)

@@ -12,7 +12,7 @@ from nanogen.data.images import check_levels
 from nanogen.distributed import everyones, rank, size
 from nanogen.distributions import scale_levels, unscale_levels
 from nanogen.models.adversarial.sources import SOURCES
-from nanogen.models.base import GenerativeModel, check_choice, check_counts
+from nanogen.models.base import GenerativeModel, check_choice
 from nanogen.nn import Conv2d, ConvTranspose2d, Module
 from nanogen.random import Generator
 
@@ -104,7 +104,6 @@ class TranslationModel(GenerativeModel):
 
     def kept_sources(self, n: int, rng: Generator, labels: Any = None) -> Array:
         """n of the kept sources, each drawn with equal probability."""
-        check_counts(n=n)
         self.condition(labels, n)
         known = min(max(int(to_numpy(self.seen.data)), 1), KEPT)
         drawn: Array = self.kept.data[rng.integers(0, known, n)]

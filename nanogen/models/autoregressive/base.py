@@ -18,7 +18,7 @@ from nanogen.autograd import Tensor, no_grad
 from nanogen.backend import Array, array_module, to_numpy
 from nanogen.data.images import Images
 from nanogen.distributions import Categorical
-from nanogen.models.base import GenerativeModel, check_counts, progress
+from nanogen.models.base import GenerativeModel, progress
 from nanogen.random import Generator
 
 
@@ -71,7 +71,6 @@ class AutoregressiveModel(GenerativeModel):
 
     def sample(self, n: int, rng: Generator, labels: Any = None) -> Array:
         """Ancestral sampling, value by value in the order of the factorisation: uint8 (n, C, H, W)."""
-        check_counts(n=n)
         given = self.condition(labels, n, rng)
         xp = array_module(next(self.parameters()).data)
         return self.complete(xp.zeros((n, *self.image_shape), "uint8"), 0, rng, **given)

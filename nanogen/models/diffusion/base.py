@@ -135,7 +135,6 @@ class Diffusion(GenerativeModel):
         self.evaluations_with(steps, eta, respaced, guidance)
         if respaced is not None:
             return self.respaced(respaced).sample(n, rng, labels, guidance=guidance, prompt=prompt)
-        check_counts(n=n)
         if prompt is not None and labels is not None:
             raise ValueError("labels must not be given beside a prompt")
         given = self.condition(labels if prompt is None else [prompt] * n, n, rng)

@@ -14,7 +14,7 @@ from nanogen import functional as F
 from nanogen.autograd import Tensor
 from nanogen.backend import Array, array_module, check_range, to_device, to_numpy
 from nanogen.data.images import Images
-from nanogen.models.base import check_choice
+from nanogen.models.base import as_labels, check_choice
 from nanogen.models.diffusion.base import Diffusion
 from nanogen.models.diffusion.captions import LONGEST, SLANTS, WEIGHTS, Captions
 from nanogen.random import Generator
@@ -57,7 +57,7 @@ class Guided(Diffusion):
 
         Raises:
             ValueError: prompts without condition `text`, or with words that are not known."""
-        given = np.array(labels) if isinstance(labels, list | tuple) else labels
+        given = None if labels is None else as_labels(labels)
         prompts = given is not None and given.dtype.kind == "U"
         if prompts and self.captions is None:
             raise ValueError("a prompt is for a model with condition=text")

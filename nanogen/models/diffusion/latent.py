@@ -155,7 +155,8 @@ class LatentDDPM(Diffusion):
         return self.schedule.x0_from_noise(x_t, t, self.predict_noise(x_t, t, **given))
 
     def autoencoder_loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:
-        """The autoencoder's own."""
+        """The autoencoder's own, which takes no labels."""
+        self.condition(labels, len(images))
         return self.autoencoder.loss(images, rng)
 
     def diffusion_loss(self, images: Any, rng: Generator, labels: Any = None) -> Tensor:

@@ -102,7 +102,7 @@ class NoiseSchedule:
         return found
 
     def q_variance(self, s: Any, t: Any) -> Any:
-        """1 − ᾱ_t / ᾱ_s, the variance of q(x_t | x_s), for times s ≤ t.  Kingma et al. 2021, eq. 2.
+        """1 − ᾱ_t / ᾱ_s, the variance of q(x_t | x_s), for times s ≤ t.  Kingma et al. 2021, app. A.
 
         Raises:
             ValueError: s > t, or times outside 0 … T."""

@@ -127,7 +127,6 @@ class Autoencoder(LatentModel):
         """The images of n codes: uint8 (n, C, H, W).
 
         z ~ N(0, I), or, if `fitted`, from the normal distribution with the training codes' mean and covariance."""
-        check_counts(n=n)
         given = self.condition(labels, n, rng)
         z = self.draw_fitted(n, rng) if fitted else self.draw_prior(n, rng)
         with no_grad():

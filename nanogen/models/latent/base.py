@@ -124,7 +124,6 @@ class LatentModel(GenerativeModel):
 
     def sample(self, n: int, rng: Generator, labels: Any = None) -> Array:
         """z ~ p(z), then x ~ p(x|z): uint8 (n, C, H, W)."""
-        check_counts(n=n)
         given = self.condition(labels, n, rng)
         with no_grad():
             return self.decode(self.draw_prior(n, rng), **given).sample(rng).data.astype("uint8")
