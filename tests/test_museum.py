@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from museum import README, ROOT, answered, functions, mutations, readme, reasons, scores
 from museum.parts import PARTS, exposed
+from test_testing_own import RIGHT
 
 MUTATIONS = mutations()
 
@@ -48,6 +49,27 @@ def test_each_mutations_test_exists() -> None:
         if function not in functions(file) or (case and case.removesuffix("]") not in cases(file, function)):
             missing.append(node)
     assert missing == []
+
+
+def test_each_checker_has_a_row() -> None:
+    """The checker that has to refuse a mistake is applied to a function of ours."""
+    assert {m.checker for m in MUTATIONS if m.checker} <= set(RIGHT)
+
+
+def test_some_mistakes_are_refused_by_their_checkers() -> None:
+    """A density, a step of the sampler and an optimiser."""
+    refused_by_checkers("densities.kl-without-half", "ddpm.ddim-eta-not-squared", "optimisers.adam-betas-swapped")
+
+
+@pytest.mark.museum
+def test_every_mistake_is_refused_by_its_checker() -> None:
+    refused_by_checkers()
+
+
+def refused_by_checkers(*names: str) -> None:
+    command = [sys.executable, "-m", "tests.museum", "--checkers", *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_survivors_are_those_of_the_scores() -> None:

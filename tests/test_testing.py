@@ -1,4 +1,4 @@
-"""`nanogen.testing`: this library's own functions and torch's pass, harmless rewrites pass, bad use is told apart."""
+"""`nanogen.testing`: functions of torch pass, harmless rewrites pass, bad use is told apart."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ import torch
 import torch.nn.functional as TF
 
 import nanogen as ng
-from nanogen import functional as F
 from nanogen import testing
-from nanogen.models.autoregressive.pixelcnn import PixelCNN
 from nanogen.testing import PropertyError, UsageError, blind_spot, check_all, check_normal_kl, checks_for
 from nanogen.testing.property import CHECKERS
 
@@ -30,21 +28,9 @@ def right_kl(m1: Any, v1: Any, m2: Any, v2: Any) -> Any:
     return 0.5 * (v1 / v2 + (m1 - m2) ** 2 / v2 - 1 + np.log(v2 / v1))
 
 
-def last(x: Any) -> Any:
-    return F.softmax(x, dim=-1)
-
-
 def torch_batch_norm(x: Any, mean: Any, var: Any, w: Any, b: Any, training: bool) -> Any:
     mean, var = mean.clone(), var.clone()
     return TF.batch_norm(x, mean, var, w, b, training), mean, var
-
-
-def own_batch_norm(x: Any, mean: Any, var: Any, w: Any, b: Any, training: bool) -> Any:
-    layer = (ng.nn.BatchNorm2d if x.ndim == 4 else ng.nn.BatchNorm1d)(x.shape[1])
-    layer.weight.data, layer.bias.data = w.data, b.data
-    layer.running_mean.data, layer.running_var.data = mean.data.copy(), var.data.copy()
-    layer.train(training)
-    return layer(x), layer.running_mean, layer.running_var
 
 
 def torch_kl(m: Any, s: Any, n: Any, t: Any) -> Any:
@@ -53,105 +39,40 @@ def torch_kl(m: Any, s: Any, n: Any, t: Any) -> Any:
 
 FULL = {"takes": "bias stride padding dilation groups", "pairs": True}
 TRANSPOSED = {"takes": "bias stride padding output_padding groups dilation", "pairs": True}
-POOLED = {"pairs": True}
-# (checker, its conventions, our function, torch's)
-RIGHT: list[tuple[str, dict[str, Any], Callable[..., Any] | None, Callable[..., Any] | None]] = [
-    ("normal_kl", {}, lambda m, s, n, t: D.kl_divergence(D.Normal(m, s), D.Normal(n, t)), torch_kl),
-    (
-        "categorical_kl",
-        {},
-        lambda q, p: D.kl_divergence(D.Categorical(q), D.Categorical(p)),
-        lambda q, p: TF.kl_div(TF.log_softmax(p, -1), TF.softmax(q, -1), reduction="none").sum(-1),
-    ),
-    (
-        "discretized_logistic",
-        {"pixels": (0, 255)},
-        lambda x, m, s: D.DiscretizedLogistic(m * (2 / 255) - 1, s + math.log(2 / 255), 256).log_prob(x.data.round()),
-        None,
-    ),
-    (
-        "discretized_normal",
-        {"pixels": (0, 255)},
-        lambda x, m, s: D.DiscretizedNormal(m * (2 / 255) - 1, s + math.log(2 / 255), 256).log_prob(x.data.round()),
-        None,
-    ),
-    ("conv2d", FULL, F.conv2d, TF.conv2d),
-    ("conv_transpose2d", TRANSPOSED, F.conv_transpose2d, TF.conv_transpose2d),
-    ("max_pool2d", POOLED, F.max_pool2d, TF.max_pool2d),
-    ("avg_pool2d", POOLED, F.avg_pool2d, TF.avg_pool2d),
-    ("linear", {}, F.linear, TF.linear),
-    (
-        "layer_norm",
-        {},
-        lambda x, w, b: F.layer_norm(x, w.shape, w, b),
-        lambda x, w, b: TF.layer_norm(x, w.shape, w, b),
-    ),
-    ("group_norm", {}, F.group_norm, TF.group_norm),
-    ("batch_norm", {}, own_batch_norm, torch_batch_norm),
-    ("softmax", {}, last, lambda x: torch.softmax(x, -1)),
-    ("softmax", {"log": True, "axis": 1}, lambda x: F.log_softmax(x, dim=1), lambda x: torch.log_softmax(x, 1)),
-    ("logsumexp", {}, lambda x: F.logsumexp(x, -1), lambda x: torch.logsumexp(x, -1)),
-    ("cross_entropy", {}, F.cross_entropy, TF.cross_entropy),
-    (
-        "binary_cross_entropy",
-        {},
-        F.binary_cross_entropy_with_logits,
-        TF.binary_cross_entropy_with_logits,
-    ),
-    ("attention", {}, F.scaled_dot_product_attention, TF.scaled_dot_product_attention),
-    (
-        "attention",
-        {"mask": "causal"},
-        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
-        lambda q, k, v: TF.scaled_dot_product_attention(q, k, v, is_causal=True),
-    ),
-    ("attention", {"mask": "keep"}, F.scaled_dot_product_attention, TF.scaled_dot_product_attention),
+# (checker, its conventions, torch's function)
+RIGHT: list[tuple[str, dict[str, Any], Callable[..., Any]]] = [
+    ("normal_kl", {}, torch_kl),
+    ("categorical_kl", {}, lambda q, p: TF.kl_div(TF.log_softmax(p, -1), TF.softmax(q, -1), reduction="none").sum(-1)),
+    ("conv2d", FULL, TF.conv2d),
+    ("conv_transpose2d", TRANSPOSED, TF.conv_transpose2d),
+    ("max_pool2d", {"pairs": True}, TF.max_pool2d),
+    ("avg_pool2d", {"pairs": True}, TF.avg_pool2d),
+    ("linear", {}, TF.linear),
+    ("layer_norm", {}, lambda x, w, b: TF.layer_norm(x, w.shape, w, b)),
+    ("group_norm", {}, TF.group_norm),
+    ("batch_norm", {}, torch_batch_norm),
+    ("softmax", {}, lambda x: torch.softmax(x, -1)),
+    ("softmax", {"log": True, "axis": 1}, lambda x: torch.log_softmax(x, 1)),
+    ("logsumexp", {}, lambda x: torch.logsumexp(x, -1)),
+    ("cross_entropy", {}, TF.cross_entropy),
+    ("binary_cross_entropy", {}, TF.binary_cross_entropy_with_logits),
+    ("attention", {}, TF.scaled_dot_product_attention),
+    ("attention", {"mask": "causal"}, lambda q, k, v: TF.scaled_dot_product_attention(q, k, v, is_causal=True)),
+    ("attention", {"mask": "keep"}, TF.scaled_dot_product_attention),
 ]
 
 
-@pytest.mark.parametrize("library", ["nanogen", "torch"])
 @pytest.mark.parametrize("right", RIGHT, ids=[f"{row[0]}{' ' * bool(row[1])}{' '.join(row[1])}" for row in RIGHT])
-def test_right_functions_pass(right: Any, library: str) -> None:
+def test_functions_of_torch_pass(right: Any) -> None:
     """In double and in single precision."""
-    name, conventions, ours, theirs = right
-    function, convert = (ours, ng.tensor) if library == "nanogen" else (theirs, torch.from_numpy)
-    if function is None:
-        pytest.skip("torch does not have it")
-    check = CHECKERS[f"check_{name}"]
-    check(function, convert=convert, **conventions)
-    single = {} if name not in ("discretized_logistic", "discretized_normal") else {"atol": 1e-2}
-    check(function, convert=convert, dtype="float32", examples=15, **single, **conventions)
+    name, conventions, function = right
+    CHECKERS[f"check_{name}"](function, convert=torch.from_numpy, **conventions)
+    CHECKERS[f"check_{name}"](function, convert=torch.from_numpy, dtype="float32", examples=15, **conventions)
 
 
-def test_our_samplers_pass() -> None:
-    rng = ng.Generator(0)
-    testing.check_normal_sampler(lambda m, s: D.Normal(m, s).sample(rng))
-    logits = np.array([0.3, -1.0, 0.8])
-    p = np.exp(logits) / np.exp(logits).sum()
-    testing.check_sampler(lambda n: D.Categorical(logits).sample(rng, (n,)), probabilities=p)
+def test_a_wrong_sampler_is_refused() -> None:
     with pytest.raises(PropertyError, match="of the draws are"):
-        testing.check_sampler(lambda n: D.Categorical(logits * 1.2).sample(rng, (n,)), probabilities=p)
-
-
-def test_gradients_by_our_engine_pass() -> None:
-    """Of convolution, of attention, and the second order of a norm."""
-
-    def gradient(f: Callable[..., Any], n: int) -> Callable[..., Any]:
-        def of(*arrays: Any) -> Any:
-            xs = [ng.tensor(x, requires_grad=True) for x in arrays[:n]]
-            return tuple(ng.grad(f(*xs), xs, ng.tensor(arrays[n])))
-
-        return of
-
-    conv = lambda x, w: F.conv2d(ng.tensor(x), ng.tensor(w), stride=2, padding=1)
-    testing.check_gradients(
-        conv, gradient(lambda x, w: F.conv2d(x, w, stride=2, padding=1), 2), [(2, "c", 4, 3), (2, "c", 2, 3)]
-    )
-    shapes = [(1, "l", "d"), (1, "s", "d"), (1, "s", "e")]
-    attention = F.scaled_dot_product_attention
-    ours = gradient(attention, 3)
-    testing.check_gradients(lambda *xs: attention(*map(ng.tensor, xs)), ours, shapes)  # type: ignore[arg-type]
-    testing.check_attention_gradient(lambda q, k, v, g: ours(q, k, v, g))
+        testing.check_sampler(lambda n: np.random.default_rng(0).binomial(1, 0.5, n), probabilities=[0.46, 0.54])
 
 
 def test_wrong_gradients_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,9 +97,7 @@ def test_wrong_gradients_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_causal_networks() -> None:
-    """Our PixelCNN passes; masks of the wrong kind are told apart, and the blind spot is counted."""
-    model = PixelCNN((3, 3, 4), 4, channels=6, blocks=1, kernel_size=3).eval()
-    testing.check_causal(model, (3, 3, 4), layout="NHWCK", convert=ng.tensor, dtype="float32")
+    """Masks of the wrong kind are told apart, and the blind spot is counted."""
 
     def masked(mask: Any, x: Any) -> Any:
         weight = np.random.default_rng(0).standard_normal((x.shape[1], x.shape[1], 3, 3)) * mask

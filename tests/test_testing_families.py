@@ -22,7 +22,7 @@ assert check_all  # which imports all checkers
 
 GROUPS = (
     *("schedules", "times", "diffusion", "weights", "terms", "reverse", "sampling"),
-    *("adversarial", "spectral", "training", "judging"),
+    *("adversarial", "spectral", "training", "rates", "judging"),
 )
 BETAS = np.linspace(0.01, 0.4, 12)
 # Settings besides the conventions: {checker: (always, further ones, tried in turn)}

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import nanogen as ng
 from nanogen import testing
-from nanogen.models import DDPM, NoiseSchedule
 from nanogen.testing import (
     PropertyError,
     check_diffusion_sampler,
@@ -134,29 +132,6 @@ def test_a_sampler_that_starts_ends_or_draws_otherwise_is_refused_and_named(text
     with pytest.raises(PropertyError) as caught:
         check_diffusion_sampler(sampler_of(rule(), **SAMPLERS[text]), betas=BETAS)
     assert caught.value.looks_like == (text,)
-
-
-def test_our_samplers() -> None:
-    """Those of DDPM: ancestral with either variance, and DDIM, whose times are trailing ones."""
-    schedule = NoiseSchedule(BETAS)
-
-    def model(network: Any, variance: str = "beta") -> DDPM:
-        made = DDPM((1, 2, 2), 17, schedule=schedule, variance=variance, channels=4, multipliers=(1,), heads=1)
-        made = made.to(np.float64)
-        made.predict = lambda x_t, t, **_: ng.Tensor(network(x_t.data, t[0]))  # type: ignore[method-assign]
-        return made
-
-    def last(trajectory: Any) -> np.ndarray:
-        *_, (_, x) = trajectory
-        return x.data
-
-    rng = ng.Generator(0)
-    for variance in ("beta", "posterior"):
-        mine = lambda net, n: last(model(net, variance).ancestral(n, rng))  # noqa: B023
-        check_diffusion_sampler(mine, variance=variance, clip=True, betas=BETAS, time="1…T")
-    for eta in (0.0, 0.7):
-        mine = lambda net, n, S: last(model(net).ddim(n, rng, S, eta))  # noqa: B023
-        check_diffusion_sampler(mine, method="ddim", eta=eta, clip=True, betas=BETAS, time="1…T")
 
 
 def test_draws_of_times() -> None:

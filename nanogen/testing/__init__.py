@@ -6,13 +6,20 @@ need hypothesis (`pip install 'nanogen[testing]'`), and are imported at the firs
     gradients      check_gradients, check_causal (and blind_spot, a report), check_attention_gradient
     layers         check_conv2d, check_conv_transpose2d, check_max_pool2d, check_avg_pool2d, check_linear,
                    check_layer_norm, check_group_norm, check_batch_norm, check_softmax, check_logsumexp,
-                   check_attention, check_timestep_embedding
+                   check_attention, check_timestep_embedding, check_spectral_norm
     losses         check_cross_entropy, check_binary_cross_entropy, check_vae_loss, check_elbo, check_importance_bound,
-                   check_bits_per_dim
+                   check_bits_per_dim, check_free_bits
     divergences    check_normal_kl, check_standard_normal_kl, check_categorical_kl
     densities      check_discretized_logistic, check_discretized_normal, check_logistic_mixture
-    samplers       check_reparameterization, check_normal_sampler, check_logistic_sampler, check_mixture_sampler,
-                   check_sampler
+    samplers       check_reparameterization, check_gumbel_softmax, check_normal_sampler, check_logistic_sampler,
+                   check_mixture_sampler, check_sampler
+    diffusion      check_schedule, check_q_sample, check_q_posterior, check_conversion, check_reverse_step,
+                   check_diffusion_sampler, check_bound_term, check_prior_term, check_loss_weight, check_guidance,
+                   check_time_draw, check_time_grid, check_respacing
+    adversarial    check_discriminator_loss, check_generator_loss, check_gradient_penalty
+    training       check_sgd, check_adam, check_adamw, check_moving_average, check_learning_rate
+    judging        check_frechet_distance, check_precision_recall, check_density_coverage, check_inception_score,
+                   check_psnr
 
 `help(check_normal_kl)` says how a function is called.  A checker returns quietly, or raises PropertyError with the
 smallest counterexample and the mistake that it looks like, or UsageError.
@@ -32,7 +39,7 @@ from nanogen.backend import only, to_device
 _FILES = (
     "errors", "property", "report", "gradients", "convolution", "normalisation", "functions", "labels", "divergences",
     "densities", "autoencoders", "bounds", "samplers", "schedules", "times", "diffusion", "weights", "terms", "reverse",
-    "sampling", "adversarial", "spectral", "training", "judging",
+    "sampling", "adversarial", "spectral", "training", "rates", "judging",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The VAE's loss, of what its networks return, and its reparameterised sample."""
+"""The VAE's loss, of what its networks return, its free bits and its reparameterised samples."""
 
 from __future__ import annotations
 
@@ -221,4 +221,117 @@ def check_reparameterization(sample: Any, *, scale: str = "log_variance", **opti
 
     >>> import numpy as np
     >>> check_reparameterization(lambda mean, log_var, noise: mean + np.exp(0.5 * log_var) * noise)
+    """
+
+
+# Free bits
+
+
+def _floored(total: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda kl, least, *, average: total(kl.mean(0, keepdims=True) if average == "before" else kl, least, kl)
+
+
+@checker(
+    name="free bits",
+    equation="Σ_k max(λ, E_x KL_k)",
+    source="Kingma et al. 2016, appendix C.8",
+    inputs=lambda draw, **_: {
+        "kl": draw.positives(*draw.sizes((2, 4), (1, 4))),
+        "least": draw.pick(1.0, 2.0, 0.5, 0.25),
+    },
+    truth=_floored(lambda kl, least, _: np.maximum(kl, least).sum(1).mean()),
+    mistakes={
+        "min in place of max": _floored(lambda kl, least, _: np.minimum(kl, least).sum(1).mean()),
+        "λ for all groups together": _floored(lambda kl, least, _: np.maximum(kl.sum(1), least).mean()),
+        "λ subtracted: max(0, KL − λ)": _floored(lambda kl, least, _: np.maximum(kl - least, 0).sum(1).mean()),
+        "λ not kept where KL is smaller: 0": _floored(lambda kl, least, _: (kl * (kl > least)).sum(1).mean()),
+        "λ added": _floored(lambda kl, least, _: (kl + least).sum(1).mean()),
+        "λ left out": _floored(lambda kl, least, _: kl.sum(1).mean()),
+        "the mean over the groups, not the sum": _floored(lambda kl, least, _: np.maximum(kl, least).mean()),
+        "the sum over the batch, not the mean": _floored(lambda kl, least, every: np.maximum(every, least).sum()),
+        "λ bits taken for nats: λ log 2": _floored(
+            lambda kl, least, _: np.maximum(kl, least * math.log(2)).sum(1).mean()
+        ),
+    },
+    conventions={"average": ("before", "after")},
+    tags=("vae", "loss"),
+)
+def check_free_bits(floor: Any, *, average: str = "before", **options: Any) -> None:
+    """The KL of a loss with free bits: each group of latents costs at least λ.
+
+    The function is called as floor(kl, λ): the KL of each image and group, (N, K), and a number.  It returns
+    one number.
+
+    Args:
+        average: whether the mean over the batch is taken "before" the maximum, as in the paper; or "after" it.
+
+    Equation: Σ_k max(λ, E_x KL_k).  Kingma et al. 2016, appendix C.8.
+
+    >>> check_free_bits(lambda kl, least: kl.mean(0).clip(least).sum())
+    """
+
+
+# Gumbel-softmax
+
+
+def _relaxed(scores: Callable[..., Any], axis: int = -1) -> Callable[..., Any]:
+    def truth(logits: Any, u: Any, tau: float, *, hard: bool) -> Any:
+        x = scores(logits, u, tau)
+        if hard:
+            return (x == x.max(axis, keepdims=True)).astype(float)
+        e = np.exp(x - x.max(axis, keepdims=True))
+        return e / e.sum(axis, keepdims=True)
+
+    return truth
+
+
+def _gumbel(u: Any) -> Any:
+    return -np.log(-np.log(u))
+
+
+@checker(
+    name="Gumbel-softmax",
+    equation="softmax((logits + g)/τ), g = −log(−log u)",
+    source="Jang et al. 2017, eq. 1 and 2; Maddison et al. 2017",
+    inputs=lambda draw, **_: (
+        lambda shape: {
+            "logits": draw.reals(*shape),
+            "u": draw.rng().integers(1, 99, shape) / 100 + 0.003,
+            "tau": draw.pick(0.5, 2.0, 1.0, 0.7),
+        }
+    )(draw.sizes((1, 3), (2, 4))),
+    truth=_relaxed(lambda x, u, tau: (x + _gumbel(u)) / tau),
+    mistakes={
+        "multiplied by τ instead of divided": _relaxed(lambda x, u, tau: (x + _gumbel(u)) * tau),
+        "τ left out": _relaxed(lambda x, u, tau: x + _gumbel(u)),
+        "the logits alone divided by τ": _relaxed(lambda x, u, tau: x / tau + _gumbel(u)),
+        "the noise alone divided by τ": _relaxed(lambda x, u, tau: x + _gumbel(u) / tau),
+        "+ log(−log u): the noise subtracted": _relaxed(lambda x, u, tau: (x - _gumbel(u)) / tau),
+        "−log u: one logarithm": _relaxed(lambda x, u, tau: (x - np.log(u)) / tau),
+        "u itself for the noise": _relaxed(lambda x, u, tau: (x + u) / tau),
+        "without noise": _relaxed(lambda x, u, tau: x / tau),
+        "−log(−log(1 − u))": _relaxed(lambda x, u, tau: (x + _gumbel(1 - u)) / tau),
+        "the softmax over the batch, axis 0": _relaxed(lambda x, u, tau: (x + _gumbel(u)) / tau, axis=0),
+        "softmax(logits) taken for logits": _relaxed(
+            lambda x, u, tau: (np.exp(x) / np.exp(x).sum(-1, keepdims=True) + _gumbel(u)) / tau
+        ),
+    },
+    conventions={"hard": (False, True)},
+    tags=("vae", "categorical"),
+)
+def check_gumbel_softmax(relax: Any, *, hard: bool = False, **options: Any) -> None:
+    """A relaxed one-hot code, as a function of its uniform noise.
+
+    The function is called as relax(logits, u, τ): logits and u (N, K), u in (0, 1), and a number.  It returns (N, K).
+
+    Args:
+        hard: whether what is returned is the one-hot code (straight-through); its gradient is not judged.
+
+    Equation: softmax((logits + g)/τ), g = −log(−log u).  Jang et al. 2017, eq. 1 and 2.
+
+    >>> import numpy as np
+    >>> def relax(logits, u, tau):
+    ...     e = np.exp((logits - np.log(-np.log(u))) / tau)
+    ...     return e / e.sum(1, keepdims=True)
+    >>> check_gumbel_softmax(relax)
     """

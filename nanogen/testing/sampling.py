@@ -115,8 +115,9 @@ class Steps:
             mean, std = self.rule.step(i, j, self.path[k], self.outputs[k].reshape(self.path[k].shape))
             mean, std = mean + self.noise[0] * std, self.noise[1] * std
             if self.shared:
-                if np.ptp(got[k] - mean, axis=0).max() > 1e-3 * max(np.abs(mean).max(), 1.0):
-                    return "the samples' noise differs"
+                z, small = got[k] - mean, 1e-3 * max(np.abs(mean).max(), 1.0)
+                if np.ptp(z, axis=0).max() > small or np.abs(z).max() < 0.01 * std:
+                    return "the samples' noise differs, or there is none"
                 continue
             said = Draws(mean, np.full_like(mean, std), slack=1e-3).refuse(got[k])
             shift, size = (

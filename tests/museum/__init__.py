@@ -9,6 +9,7 @@ Mutation testing: DeMillo, Lipton & Sayward 1978, Hints on Test Data Selection.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import json
 import re
@@ -39,6 +40,8 @@ class Mutation:
         new: the replacement.
         test: the pytest node under `tests` that must fail; without [parameters], any of its cases.
         mistake: a description of the mistake, and its source.
+        checker: the row of `test_testing_own.RIGHT` under which a checker of `nanogen.testing` refuses our own function
+            with this mistake; empty where it lies in no formula that a checker covers.
     """
 
     name: str
@@ -47,6 +50,11 @@ class Mutation:
     new: str
     test: str
     mistake: str
+    checker: str = ""
+
+    def by_checker(self) -> Mutation:
+        """The same mistake, to be refused by its checker."""
+        return dataclasses.replace(self, test=f"test_testing_own.py::test_ours_pass[{self.checker}]")
 
     def apply(self, root: Path) -> None:
         """Change the file below `root`.
@@ -102,7 +110,12 @@ def readme() -> str:
     left_out = [node for nodes in tomllib.loads(EXCLUDED.read_text()).values() for node in nodes]
     files = sum("::" not in node for node in left_out)
     cupy = json.loads(RECORD.read_text())["version"]
-    lines = [INTRODUCTION.format(count=len(mutations()), cupy=cupy, excluded=len(left_out) - files, files=files)]
+    refused = sum(bool(m.checker) for m in mutations())
+    lines = [
+        INTRODUCTION.format(
+            count=len(mutations()), refused=refused, cupy=cupy, excluded=len(left_out) - files, files=files
+        )
+    ]
     for hall, entries in table().items():
         lines += [
             f"### {TITLES.get(hall, hall.capitalize())}\n",
@@ -112,7 +125,8 @@ def readme() -> str:
         for m in entries:
             change = f"{_code(m.old)} → {_code(m.new) if m.new.strip() else 'nothing'}<br>in `{m.file}`"
             mistake = f"**{m.name.partition('.')[2]}**: {_escaped(m.mistake)}"
-            lines.append(f"| {mistake} | {change} | `{m.test.replace('::', ':: ')}` |")
+            checker = f"<br>`check_{m.checker.partition(':')[0]}`" if m.checker else ""
+            lines.append(f"| {mistake} | {change} | `{m.test.replace('::', ':: ')}`{checker} |")
         lines.append("")
     minutes = round(sum(score["seconds"] for score in scores().values()) / 60)
     return "\n".join([*lines, EVERY_CHANGE.format(minutes=minutes), *_score_table(), *_survivor_table()])
@@ -266,6 +280,10 @@ fail, and not merely because the copy can't be imported.
     python -m tests.museum                              # all, 25 minutes; exits 1 if a mistake goes unnoticed
     python -m tests.museum schedule.noise-without-root  # some, by name
     python -m tests.museum --list
+    python -m tests.museum --checkers                   # those in formulas that `nanogen.testing` checks
+
+{refused} of them lie in formulas that `nanogen.testing` covers. The checker, named below the test, must refuse our
+own function with the mistake. `test_testing_own.py` has the functions.
 
 The table is `museum/mutations.toml`. `python -m tests.museum --write` writes this page from it.
 """

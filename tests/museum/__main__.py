@@ -13,8 +13,9 @@ from pathlib import Path
 from tests.museum import README, Mutation, mutations, readme
 from tests.museum.copies import Copy
 
-# What a change that is no longer a program raises, or a machine that is too small.
+# What a change that is no longer a program raises, or a machine that is too small; or a checker that can't judge.
 NOT_A_VERDICT = {"ImportError", "ModuleNotFoundError", "SyntaxError", "NameError", "KeyboardInterrupt", "MemoryError"}
+NOT_A_VERDICT |= {"UsageError"}
 
 
 def try_out(copy: Copy, mutation: Mutation) -> tuple[bool, str]:
@@ -41,6 +42,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="which mutations (default: all)")
     parser.add_argument("--list", action="store_true", help="print the mutations and stop")
     parser.add_argument("--write", action="store_true", help="write the table into tests/README.md and stop")
+    parser.add_argument("--checkers", action="store_true", help="by the checkers of nanogen.testing, not the tests")
     parser.add_argument("--workers", type=int, default=1, help="how many at a time (default: 1)")
     given = parser.parse_args()
     if given.write:
@@ -49,6 +51,8 @@ def main() -> int:
     chosen = [m for m in mutations() if not given.names or m.name in given.names]
     if unknown := set(given.names) - {m.name for m in chosen}:
         parser.error(f"no such mutation: {', '.join(sorted(unknown))}")
+    if given.checkers:
+        chosen = [m.by_checker() for m in chosen if m.checker]
     if given.list:
         for m in chosen:
             print(f"{m.name:40} {m.file:28} {m.mistake}")
