@@ -52,6 +52,7 @@ class Reader(HTMLParser):
         self.words.append(data.strip())
 
 
+@pytest.mark.by_default(model=["vae", "gan"])
 @pytest.mark.parametrize("model", KINDS)
 def test_pictures_on_the_way_change_nothing(model: str, tmp_path: Path) -> None:
     """A run that draws samples every third step ends with the same weights, optimisers, metrics and pictures, to the
