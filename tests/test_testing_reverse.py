@@ -90,6 +90,7 @@ def test_right_steps_and_samplers_pass(kind: str) -> None:
     check_diffusion_sampler(sampler_of(rule(**settings)), betas=BETAS, **settings)
 
 
+@pytest.mark.mistakes
 @pytest.mark.parametrize(("text", "flag"), STEP_MISTAKES.items(), ids=STEP_MISTAKES)
 def test_a_wrong_step_is_refused_and_named(text: str, flag: str) -> None:
     """In the first kind of step where it can be made; alone, and within a sampler."""
