@@ -11,10 +11,12 @@ import hashlib
 import inspect
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 import textwrap
 import tomllib
+from html import escape
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,12 +25,14 @@ from docutils.parsers.rst import directives
 from math_core import LatexError, LatexToMathML
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from nanogen.testing import _FILES
 
 ROOT = Path(__file__).parents[1]
+BREAK = nodes.raw("", "<wbr>", format="html")  # where a long name may be broken
 LONG = 45  # lines from which a class is shown in part
 DRAW = "import runpy, sys, pathlib; runpy.run_path(sys.argv[1])['draw'](pathlib.Path(sys.argv[2]))"
 
@@ -120,7 +124,8 @@ class Directive(SphinxDirective):
             if not has_test(test):
                 self.warn(f"there is no test {test!r}")
             self.depends_on(ROOT / "tests" / test.partition("::")[0])
-            found += [nodes.Text(", " if found else "Test: "), nodes.literal(test, test)]
+            pieces = [x for piece in re.split(r"(?<=_)|(?<=::)", test) for x in (nodes.Text(piece), BREAK.deepcopy())]
+            found += [nodes.Text(", " if found else "Test: "), nodes.literal("", "", *pieces[:-1])]
         return found
 
     def code(self, text: str, language: str = "python") -> nodes.literal_block:
@@ -287,8 +292,32 @@ def write_math(translator: Any, node: nodes.Element) -> None:
     except LatexError as error:
         logger.warning(f"TeX: {error} in {node.astext()!r}", location=node)
         mathml = ""
-    translator.body.append(f'<div class="math">{mathml}</div>' if is_block else mathml)
+    if is_block:
+        mathml = f'<div class="math">{mathml}</div>'
+    elif any(around := node.get("around", ())):
+        head, tail = map(escape, around)
+        mathml = f'<span class="unbroken">{head}{mathml}{tail}</span>'
+    translator.body.append(mathml)
     raise nodes.SkipNode
+
+
+class Punctuation(SphinxPostTransform):
+    """What stands around a formula without a space is on the same line: brackets, a full stop, a comma."""
+
+    default_priority = 500
+    formats = ("html",)
+
+    def run(self, **kwargs: Any) -> None:
+        for node in list(self.document.findall(nodes.math)):
+            parent, i = node.parent, node.parent.index(node)
+            head = tail = ""
+            if i and isinstance(before := parent[i - 1], nodes.Text):
+                head = before[len(before.rstrip('(["')) :]
+                parent[i - 1] = nodes.Text(before.removesuffix(head))
+            if i + 1 < len(parent) and isinstance(after := parent[i + 1], nodes.Text):
+                tail = after[: len(after) - len(after.lstrip(".,:;!?)]\"'"))]
+                parent[i + 1] = nodes.Text(after.removeprefix(tail))
+            node["around"] = head, tail
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -296,5 +325,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
         app.add_directive(directive.__name__.lower(), directive)
     app.add_config_value("draw_figures", True, "env", bool)
     app.add_transform(Dropdown)
+    app.add_post_transform(Punctuation)
     app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
     return {"parallel_read_safe": False, "parallel_write_safe": True}

@@ -122,18 +122,19 @@ def flat(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1).astype(np.float64)
 
 
-class Nodes:
-    """In place of a generator: the normal draws of z_1, z_2, … are the nodes of Gauss–Hermite quadrature, each row a
+class Nodes(ng.Generator):
+    """The normal draws of z_1, z_2, … are the nodes of Gauss–Hermite quadrature, each row a
     chain.  What is averaged is quadratic in all the noise, for which three nodes an axis are exact."""
 
     def __init__(self, T: int, latent: int):
+        super().__init__(0)
         nodes, weights = np.polynomial.hermite_e.hermegauss(3)
         axes = T * latent
         self.chains = np.array(list(itertools.product(nodes, repeat=axes))).reshape(-1, T, latent)
         self.weights = np.array([np.prod(w) for w in itertools.product(weights / weights.sum(), repeat=axes)])
         self.level = 0
 
-    def normal(self, size: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+    def normal(self, size: Any = (), dtype: Any = None) -> Any:
         found = self.chains[:, self.level]
         assert size == found.shape
         self.level += 1

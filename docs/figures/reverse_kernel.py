@@ -29,11 +29,11 @@ def draw(path: Path) -> None:
         variance = (q * (x - mean) ** 2).sum() * step
         normal = np.exp(-0.5 * (x - mean) ** 2 / variance) / np.sqrt(2 * np.pi * variance)
         divergence = (q * np.log(np.maximum(q, 1e-300) / np.maximum(normal, 1e-300))).sum() * step
-        ax.fill_between(x, q, color="C0", alpha=0.4, label="q(x_{t−1} | x_t)")
+        ax.fill_between(x, q, color="C0", alpha=0.4, label=r"$q(x_{t-1} \mid x_t)$")
         ax.plot(x, normal, "--", color="black", label="normal, same mean and variance")
         reach = 3.9 * np.sqrt(variance)
         ax.set(xlim=(mean - reach, mean + reach), yticks=[], ylabel="density")
-        ax.set_title(f"β_t = {beta}:  KL {divergence:.2g} nats")
+        ax.set_title(f"$\\beta_t$ = {beta}:  KL {divergence:.2g} nats")
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=9, loc="outside lower center", ncols=2)
-    axes[-1].set_xlabel("x_{t−1}")
+    axes[-1].set_xlabel("$x_{t-1}$")
     figure.savefig(path, dpi=150)

@@ -19,9 +19,11 @@ def draw(path: Path) -> None:
     bits = PREDICTIONS["noise"].weights(s, np.maximum(s.posterior_variances, 1e-12))[t] * errors / math.log(2)
     figure, (plain, bound) = plt.subplots(2, 1, figsize=(6.4, 5.6), sharex=True, layout="constrained")
     plain.semilogx(t, errors, "o-", markersize=3)
-    plain.set(ylabel="E (ε − ε_θ)²", title="plain loss, by the best prediction")
+    plain.set(ylabel=r"$\mathrm{E}\,(\varepsilon - \varepsilon_\theta)^2$", title="plain loss, by the best prediction")
     bound.semilogx(t, t * bits, "o-", markersize=3, color="C1")
-    bound.set(xlabel="time t", ylabel="t · L_{t−1}, bits", title="terms of the bound: equal areas are equal bits")
+    bound.set(
+        xlabel="time $t$", ylabel=r"$t \cdot L_{t-1}$, bits", title="terms of the bound: equal areas are equal bits"
+    )
     for ax in (plain, bound):
         ax.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
