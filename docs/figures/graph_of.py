@@ -33,17 +33,21 @@ def draw_graph(ax: Axes, y: Tensor, names: Mapping[str, Tensor] | None = None, s
         near = {i: [column[b] for a, b in arrows if a == i] for i in members}
         members.sort(key=lambda i: sum(near[i]) / len(near[i]))
         column |= {i: j - (len(members) - 1) / 2 for j, i in enumerate(members)}
+    patches = []
+    for i, box in enumerate(boxes):
+        text = f"{box.name}\n{box.shape}"
+        style = STYLES[box.kind] | {"pad": 0.4}
+        shown = ax.text(column[i], -row[i], text, ha="center", va="center", fontsize=size, bbox=style)
+        patches.append(shown.get_bbox_patch())
+    ax.set_xlim(min(column.values()) - 0.7, max(column.values()) + 0.7)
+    ax.set_ylim(-max(row) - 0.6, 0.6)
+    ax.axis("off")
+    ax.figure.canvas.draw()  # so that the boxes have their places, at which arrows end
     for a, b in set(arrows):
         ends = {"xy": (column[b], -row[b]), "xytext": (column[a], -row[a])}
         times = arrows.count((a, b))
         around = times > 1 or row[b] > row[a] + 1  # there may be a box in the way
         bend = 0.25 if column[a] < column[b] else -0.25  # outwards
         for rad in (bend, -bend)[:times] if around else (0.0,):
-            how = {"arrowstyle": "-|>", "shrinkA": 2 * size, "shrinkB": 2 * size, "color": "0.3"}
+            how = {"arrowstyle": "-|>", "patchA": patches[a], "patchB": patches[b], "color": "0.3"}
             ax.annotate("", **ends, arrowprops=how | {"connectionstyle": f"arc3,rad={rad}"})
-    for i, box in enumerate(boxes):
-        text = f"{box.name}\n{box.shape}"
-        ax.text(column[i], -row[i], text, ha="center", va="center", fontsize=size, bbox=STYLES[box.kind] | {"pad": 0.4})
-    ax.set_xlim(min(column.values()) - 0.7, max(column.values()) + 0.7)
-    ax.set_ylim(-max(row) - 0.6, 0.6)
-    ax.axis("off")

@@ -156,7 +156,7 @@ def _sampled(
         steps = Steps(rule, _record["times"], _record["path"], _record["outputs"], shift, stride, **noise)
         if stops:
             steps = replace(steps, stop=int(right[-1]))
-        return expected | {"x at the first time": Draws(*map(np.array, start)), "the steps": steps}
+        return expected | {"x at the first time": Draws(np.array(start[0]), np.array(start[1])), "the steps": steps}
 
     return truth
 
