@@ -56,6 +56,7 @@ def test_each_checker_has_a_row() -> None:
     assert {m.checker for m in MUTATIONS if m.checker} <= set(RIGHT)
 
 
+@pytest.mark.mistakes
 def test_some_mistakes_are_refused_by_their_checkers() -> None:
     """A density, a step of the sampler and an optimiser."""
     refused_by_checkers("densities.kl-without-half", "ddpm.ddim-eta-not-squared", "optimisers.adam-betas-swapped")
