@@ -72,7 +72,7 @@ def test_a_model_of_one_file(registered: None, tmp_path: Path, capsys: pytest.Ca
     assert main(["list"]) == 0
     said = capsys.readouterr().out
     assert f"  {'pixels':{max(map(len, MODELS))}} each pixel by itself, exact likelihood\n" in said
-    assert "spread=0.5                 of the first logits. (0.25 for images of up to 16 pixels)" in said
+    assert "spread=0.25                of the first logits. (images beyond 16 pixels: 0.5)" in said
     out = tmp_path / "run"
     assert main(["train", "pixels", "--out", str(out)]) == 0
     settings = json.loads((out / "settings.json").read_text())
