@@ -775,7 +775,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "ema": 0.98,
         "betas": (0.5, 0.999),
         "weight_decay": 2.0,
-        "model_settings": {"weight": 2.0},
+        "model_settings": {"latent": 8, "weight": 2.0},
     },
     "gan": {"steps": 800, "lr": 5e-4, "ema": 0.98, "betas": (0.5, 0.999), "model_settings": {}},
     "sagan": {"steps": 800, "lr": 1e-3, "ema": 0.98, "betas": (0.0, 0.9), "model_settings": {}},

@@ -117,7 +117,7 @@ class AAE(WAE):
     """
 
     summary = "an autoencoder against a discriminator of its codes (Makhzani et al. 2016)"
-    small = Recipe(steps=600, lr=2e-3, betas=(0.5, 0.999), weight_decay=2.0, model={"weight": 2.0})
+    small = Recipe(steps=600, lr=2e-3, betas=(0.5, 0.999), weight_decay=2.0, model={"latent": 8, "weight": 2.0})
 
     def __init__(
         self, image_shape: tuple[int, int, int], levels: int, latent: int = 32, channels: int = 32, stages: int = 2,
