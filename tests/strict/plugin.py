@@ -203,8 +203,8 @@ def move_in() -> None:
             setattr(torch, name, seeing(getattr(torch, name)))
     parser = cli.parser
 
-    def on_the_device() -> argparse.ArgumentParser:
-        made = parser()
+    def on_the_device(model: str | None) -> argparse.ArgumentParser:
+        made = parser(model)
         for action in made._subparsers._group_actions:  # type: ignore[union-attr]
             for command in action.choices.values():
                 command.set_defaults(device="cuda")

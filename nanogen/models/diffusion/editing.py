@@ -188,7 +188,7 @@ def repaint_times(T: int, resample: int, jump: int) -> list[int]:
 
 def repeated(value: Any, times: int) -> Any:
     """What belongs to N images, for `times` copies of the N, one after the other; a single number is that of all."""
-    return array_module(value).concatenate([value] * times) if np.ndim(value) else value
+    return array_module(value).concatenate([value] * times) if getattr(value, "ndim", 0) else value
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
