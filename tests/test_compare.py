@@ -384,6 +384,7 @@ def wait_for(file: Path, process: Any) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.full
 def test_kill_in_the_middle_of_training(tiny: None, stripes: str, tmp_path: Path) -> None:
     """It goes on from the last checkpoint, to the same weights as without, and adds up the seconds of both parts."""
     options = ["--steps=400", "--checkpoint-every=25", "--keep=1000"]
@@ -404,6 +405,7 @@ def test_kill_in_the_middle_of_training(tiny: None, stripes: str, tmp_path: Path
     assert 1000.0 == run.seconds()[reached] < found["models"]["vae"]["training_seconds"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_processes_end_with_the_comparison(number: int, stripes: str, tmp_path: Path) -> None:
     """Two models at a time.  SIGTERM lets both runs write a checkpoint of the step they are at; if the comparison is
@@ -426,6 +428,7 @@ def test_processes_end_with_the_comparison(number: int, stripes: str, tmp_path: 
         assert all(run.newest_step() > 0 for run in runs)
 
 
+@pytest.mark.full
 def test_processes_make_the_same_numbers(tiny: None, stripes: str, tmp_path: Path) -> None:
     """As one process does, but for the times."""
     found = [compared(tmp_path / str(jobs), stripes, "vae", "gan", jobs=jobs)[0]["models"] for jobs in (1, 2)]
@@ -462,6 +465,7 @@ def test_a_model_that_fails(
     assert "odd" in (out / "compare.md").read_text()
 
 
+@pytest.mark.full
 def test_pictures_of_28_pixels(tiny: None, tmp_path: Path) -> None:
     """A folder of pictures is taken, by its options for `train`."""
     rng = np.random.default_rng(0)

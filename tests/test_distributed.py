@@ -300,6 +300,7 @@ def test_a_run_of_two_ranks_is_that_of_one(tmp_path: Path) -> None:
     assert len((shared / "metrics.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.full
 def test_ranks_end_a_run_early_together(tmp_path: Path) -> None:
     """With next to no learning rate no test loss is better than the first: both ranks end after two more, and begin
     from another run's weights; gone on with by both, it stays ended."""
@@ -431,7 +432,7 @@ def test_a_rank_that_is_killed_ends_the_job(rank: int, tmp_path: Path) -> None:
     assert ended(process)[0] == 143
 
 
-@pytest.mark.by_default(number=[signal.SIGTERM])
+@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("only_rank", [None, 1])
 def test_signals_stop_all_ranks_together(number: int, only_rank: int | None, tmp_path: Path) -> None:
@@ -464,6 +465,7 @@ sys.exit(nanogen_command.main())
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_signal_while_ranks_import(count: int, tmp_path: Path) -> None:
@@ -500,6 +502,7 @@ def test_without_the_launchers_mpi(missing: str, text: str, tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("processes", [1, 2])
 def test_runs_of_earlier_versions(processes: int, tmp_path: Path) -> None:
     """Their setting `processes` is passed over, in the run's file, in its checkpoints and as a file of settings."""
