@@ -16,7 +16,7 @@ CHUNK = 1 << 20
 
 def cache_folder() -> Path:
     """NANOGEN_CACHE, or the user's cache folder (XDG_CACHE_HOME on Linux)."""
-    import platformdirs
+    import platformdirs  # here, since `import nanogen` needs NumPy alone
 
     return Path(os.environ.get("NANOGEN_CACHE") or platformdirs.user_cache_path("nanogen"))
 
