@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from test_cli import refused
 from test_page import Reader, embedded
 from tiny_runs import TINY
 
@@ -504,20 +505,6 @@ def test_runs_that_are_there(tiny: None, stripes: str, tmp_path: Path) -> None:
     assert "steps 8, not 4" in found["models"]["vae"]["differs"], "the checkpoint is another one"
 
 
-def said_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of an error, with exit status 2."""
-    capsys.readouterr()
-    try:
-        status: Any = main(arguments)
-    except SystemExit as exit:
-        status = exit.code
-    said = capsys.readouterr()
-    assert status == 2
-    assert said.err.count("\n") == 1
-    assert said.err.startswith("nanogen: error: ")
-    return said.err
-
-
 def test_what_is_refused(tiny: None, stripes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In one line, before anything is written."""
     out = tmp_path / "out"
@@ -526,16 +513,16 @@ def test_what_is_refused(tiny: None, stripes: str, tmp_path: Path, capsys: pytes
         (["vea"], "did you mean 'vae'"), (["vae", "--jobs", "0"], "--jobs"), (["vae", "--data", "digist"], "'digits'"),
         (["vae", "--out", stripes], "is a file"), (["vae", "--sedd", "1"], "--sedd"), (["vae", "--size", "x"], "size"),
     ]:  # fmt: skip
-        assert word in said_of(["compare", *here, *arguments], capsys)
+        assert word in refused(["compare", *here, *arguments], capsys)
         assert not out.exists()
     (tmp_path / "pets").mkdir()
     for i in range(4):
         Image.fromarray(np.full((8, 8), i, np.uint8)).save(tmp_path / "pets" / f"{i}.png")
     inside = ["compare", "vae", "--data", str(tmp_path / "pets"), "--out", str(tmp_path / "pets" / "out")]
-    assert "among the data" in said_of(inside, capsys)
+    assert "among the data" in refused(inside, capsys)
     gan = ["train", "gan", "--steps", "1", "--data", stripes, "--out", str(out / "vae"), "--set", "channels=2"]
     assert main(gan) == 0
-    assert "holds a run of gan, not of vae" in said_of(["compare", "vae", "--data", stripes, *here], capsys)
+    assert "holds a run of gan, not of vae" in refused(["compare", "vae", "--data", stripes, *here], capsys)
     assert sorted(path.name for path in out.iterdir()) == ["vae"]
 
 
@@ -546,13 +533,13 @@ def test_comparisons_of_other_images(
     compared(tmp_path, stripes, "vae")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     here = ["--out", str(tmp_path), "--jobs", "1"]
-    assert "other images" in said_of(["compare", "vae", *here], capsys)
-    assert "quick None, not 5" in said_of(["compare", "vae", "--data", stripes, "--quick", *here], capsys)
+    assert "other images" in refused(["compare", "vae", *here], capsys)
+    assert "quick None, not 5" in refused(["compare", "vae", "--data", stripes, "--quick", *here], capsys)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     (tmp_path / "compare.json").unlink()
-    assert "holds a run on other images" in said_of(["compare", "vae", *here], capsys)
+    assert "holds a run on other images" in refused(["compare", "vae", *here], capsys)
     (tmp_path / "compare.json").write_text("{")
-    assert "is not of a comparison" in said_of(["compare", "vae", "--data", stripes, *here], capsys)
+    assert "is not of a comparison" in refused(["compare", "vae", "--data", stripes, *here], capsys)
 
 
 # The README
