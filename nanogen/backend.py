@@ -26,7 +26,7 @@ def array_module(array: Array) -> ModuleType:
 
     Nothing is imported here: where there is an array of CuPy's, CuPy has been imported.
     """
-    return sys.modules["cupy"] if type(array).__module__.partition(".")[0] == "cupy" else np
+    return sys.modules["cupy"] if not isinstance(array, np.ndarray) and type(array).__module__[:4] == "cupy" else np
 
 
 def device_module(device: str) -> ModuleType:

@@ -4,6 +4,11 @@
 
 #define EACH SHARED(n > 1 << 14) for (Int i = 0; i < n; i++)
 
+void add(const Real* x, const Real* y, Real* sum, Int n)
+{
+    EACH sum[i] = x[i] + y[i];
+}
+
 void relu(const Real* x, Real* y, Int n)
 {
     EACH y[i] = x[i] < 0 ? 0 : x[i];
@@ -16,14 +21,12 @@ void relu_gradient(const Real* g, const Real* y, Real* d, Int n)
 
 void leaky_relu(const Real* x, double negative_slope, Real* y, Int n)
 {
-    Real slope = negative_slope;
-    EACH y[i] = x[i] > 0 ? x[i] : x[i] * slope;
+    EACH y[i] = x[i] > 0 ? x[i] : x[i] * (Real)negative_slope;
 }
 
 void leaky_relu_gradient(const Real* g, const Real* x, double negative_slope, Real* d, Int n)
 {
-    Real slope = negative_slope;
-    EACH d[i] = x[i] > 0 ? g[i] : g[i] * slope;
+    EACH d[i] = x[i] > 0 ? g[i] : g[i] * (Real)negative_slope;
 }
 
 // x · sigmoid(a x + b x³): SiLU and GELU.

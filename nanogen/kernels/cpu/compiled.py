@@ -72,10 +72,10 @@ def elementwise(name: str, *arrays: np.ndarray, settings: tuple[float, ...] = ()
     """The result of the elementwise C function `name` of arrays of one shape, and of settings, in a new array.
 
     The arrays are read and written in the memory order of the first one."""
-    if not covers(arrays[0]) or any(a.shape != arrays[0].shape for a in arrays):
+    if not covers(*arrays) or any(a.shape != arrays[0].shape for a in arrays):
         return NotImplemented
     order = memory_order(arrays[0].strides)
-    given = [np.ascontiguousarray(a.transpose(order), arrays[0].dtype) if a.ndim else a for a in arrays]
+    given = [np.ascontiguousarray(a.transpose(order)) if a.ndim else a for a in arrays]
     out = np.empty(given[0].shape, given[0].dtype)
     call(name, *given, *map(float, settings), out, out.size)
     return out.transpose(np.argsort(order)) if out.ndim else out

@@ -17,8 +17,7 @@ import numpy as np
 from nanogen.backend import Array
 from nanogen.kernels.convolution import Functions, channels_last, register
 from nanogen.kernels.cpu.compiled import call, covers
-from nanogen.kernels.cpu.products import CACHE_LINE, aligned, aligned_empty, gemm_address, kernels_for_small, piece
-from nanogen.kernels.cpu.threads import single_threaded
+from nanogen.kernels.cpu.products import aligned, aligned_empty, gemm_address, kernels_for_small, matmul, piece
 from nanogen.kernels.winograd import Pair, Tiling, avoid_conflicts, kernel_gradient, tile_counts, transformed_kernel
 
 
@@ -33,7 +32,6 @@ def l2_cache_bytes(file: str = "/sys/devices/system/cpu/cpu0/cache/index2/size")
 
 
 BLOCKS = 4  # the number of groups of images is a multiple of this, or 1
-matmul = functools.partial(single_threaded, np.matmul)
 GROUPS = -(-(os.cpu_count() or 1) // BLOCKS) * BLOCKS  # at most: one per thread, rounded up
 CHUNK_BYTES = l2_cache_bytes() // 2  # of a thread's chunk of images: half of the L2 cache
 
@@ -71,8 +69,8 @@ def job(x: Pair, y: Pair, lines: int, line: int, row: int, count: int, dtype: np
     groups, deep = min(groups, -(-n // images)), images * lines * line
     products = ((deep, o, row, False), (deep, row, o, False), (o, row, deep, True))
     pieces = [piece(BLOCKS, m, across, k, transposed, False, small)[:3] for m, across, k, transposed in products]
-    used, aligned_to = images * lines * of_line + (1 + images * lines) * max(c, o), CACHE_LINE // itemsize
-    memory = -(-used // aligned_to) * aligned_to
+    used, aligned_to = images * lines * of_line + (1 + images * lines) * max(c, o), 64 // itemsize
+    memory = -(-used // aligned_to) * aligned_to  # whole cache lines
     numbers = [n, *size, c, *places, o, images, lines, groups, memory, *itertools.chain(*pieces), *how]
     return Job(np.array(numbers, np.int64), groups, groups * memory)
 

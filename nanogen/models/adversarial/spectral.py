@@ -15,6 +15,7 @@ import numpy as np
 
 from nanogen import functional as F
 from nanogen.autograd import Tensor, changes
+from nanogen.backend import Array
 from nanogen.nn import Conv2d, ConvTranspose2d, Module, Parameter
 from nanogen.random import Generator
 
@@ -41,7 +42,7 @@ class SpectralNorm(Module):
     def __init__(self, layer: Any, rng: Generator):
         super().__init__()
         self.layer = layer
-        self.register_buffer("u", unit(Tensor(rng.normal(len(self.matrix())))))
+        self.register_buffer("u", Tensor(unit(rng.normal(len(self.matrix())))))
 
     def matrix(self) -> Tensor:
         """W as a matrix: (outputs, the other axes)."""
@@ -53,13 +54,13 @@ class SpectralNorm(Module):
         """σ = uᵀ W v with v ← Wᵀu/‖Wᵀu‖ and, in training, then u ← Wv/‖Wv‖.  Miyato et al. 2018, algorithm 1.
 
         The gradient holds u and v fixed; at the singular vectors, where σ is stationary in them, that is exact."""
-        w = self.matrix()
-        v = unit(self.u @ w.detach())
+        w, u = self.matrix(), self.u.data[:, None]
+        fixed = w.detach()
+        v = Tensor(unit((fixed.transpose(0, 1) @ Tensor(u)).data))
         if self.training:
-            self.u.data[...] = unit(w.detach() @ v).data  # in place: a captured CUDA graph uses the same memory
+            u[...] = unit((fixed @ v).data)  # in place: a captured CUDA graph uses the same memory
             changes.note(self.u.data)
-        u = Tensor(self.u.data.copy())  # which the next call does not change
-        return (u @ w) @ v
+        return (Tensor(u.T.copy()) @ (w @ v)).reshape(())  # of a copy, which the next call does not change
 
     def forward(self, *inputs: Any) -> Tensor:
         normalised = copy.copy(self.layer)
@@ -68,7 +69,7 @@ class SpectralNorm(Module):
         return out
 
 
-def unit(x: Tensor) -> Tensor:
+def unit(x: Array) -> Array:
     """x / ‖x‖."""
     return x / ((x**2).sum() ** 0.5 + 1e-12)
 
