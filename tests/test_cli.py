@@ -389,6 +389,7 @@ def test_sample_by_ddim(runs: Callable[[str], Path], tmp_path: Path) -> None:
         assert not np.array_equal(a, b)
 
 
+@pytest.mark.by_default(model=["vae", "gan"])
 @pytest.mark.parametrize(("model", "kind"), [
     ("pixelcnn", "exact"), ("vae", "upper bound"), ("ddpm", "upper bound"), ("gan", None),
 ])  # fmt: skip
