@@ -6,7 +6,6 @@ import base64
 import html
 import io
 import json
-import string
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from nanogen.metrics import Estimate
 from nanogen.training.files import write_atomically
-from nanogen.training.page import STYLE, figure, section
+from nanogen.training.page import DOCUMENT, STYLE, figure, section
 from nanogen.training.pictures import grid, save_picture
 from nanogen.training.report import centred
 
@@ -36,15 +35,7 @@ HEADER = (
 )  # fmt: skip
 SHOWN = 16  # samples of each model, in rows of 8
 
-PAGE = string.Template("""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-$style
+WIDER = """\
 body { max-width: 100rem; }
 .wide { overflow-x: auto; }
 .wide table { font-size: .8rem; }
@@ -53,20 +44,7 @@ body { max-width: 100rem; }
 .wide thead th { white-space: normal; vertical-align: bottom; }
 .families { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 1.5rem; }
 .families figure { margin-bottom: 1rem; }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<p>$about</p>
-$closing$tables$scatter<h2>Samples</h2>
-<div class="small">
-$samples</div>
-<h2>Notes</h2>
-<ul>
-$notes</ul>
-</body>
-</html>
-""")
+"""
 
 
 class Group(NamedTuple):
@@ -324,20 +302,19 @@ def page(found: dict[str, Any], folder: Path) -> str:
         strips = [figure(picture_file(folder, name), name) for name in drawn]
         if strips:
             columns.append(f"<div><h3>{html.escape(FAMILIES.get(family, family))}</h3>\n{''.join(strips)}</div>\n")
-    real = figure(picture_file(folder, "real images"), "real images")
+    samples = [figure(picture_file(folder, "real images"), "real images")]
+    samples += ['<div class="families">\n', *columns, "</div>\n"]
     scatter = folder / "scatter.png"
-    return PAGE.substitute(
-        title=html.escape(title(found)),
-        style=STYLE,
-        about=html.escape(about(found)),
-        closing=section("Families", in_html(whole)) if len(whole[0]) > 1 else "",
-        tables=section("Models", shown),
-        scatter=section("Quality and time", figure(scatter, "Fréchet distance and seconds of a sample"))
-        if scatter.is_file()
-        else "",
-        samples=f'{real}<div class="families">\n{"".join(columns)}</div>\n',
-        notes="".join(f"<li>{html.escape(note)}</li>\n" for note in notes(found)),
-    )  # fmt: skip
+    plot = figure(scatter, "Fréchet distance and seconds of a sample") if scatter.is_file() else ""
+    body = [
+        f"<p>{html.escape(about(found))}</p>\n",
+        section("Families", in_html(whole)) if len(whole[0]) > 1 else "",
+        section("Models", shown),
+        section("Quality and time", plot),
+        section("Samples", '<div class="small">\n', *samples, "</div>\n"),
+        section("Notes", "<ul>\n", *(f"<li>{html.escape(note)}</li>\n" for note in notes(found)), "</ul>\n"),
+    ]
+    return DOCUMENT.substitute(title=html.escape(title(found)), head="", style=STYLE + WIDER, body="".join(body))
 
 
 def picture_file(folder: Path, name: str) -> Path:
