@@ -10,7 +10,6 @@ G and F are a solution and S is a bijection of Y that keeps its distribution, S 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +23,7 @@ from nanogen.distributions import unscale_levels
 from nanogen.models.adversarial.objectives import discriminator_loss, generator_loss
 from nanogen.models.adversarial.translation import History, TranslationModel
 from nanogen.models.adversarial.translators import PatchGAN, ResNetTranslator
-from nanogen.models.base import Update, check_counts
+from nanogen.models.base import Update, check_counts, check_nonnegative
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Sequential
 from nanogen.random import Generator
@@ -70,9 +69,7 @@ class CycleGAN(TranslationModel):
         super().__init__(image_shape, levels, source, classes)
         check_counts(channels=channels, blocks=blocks, history=history)
         check_counts(stages=stages or 1, discriminator_stages=discriminator_stages or 1)  # 0 is allowed
-        for name, value in (("weight", weight), ("identity", identity)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a finite number ≥ 0, got {value!r}")
+        check_nonnegative(weight=weight, identity=identity)
         rng = rng or Generator(0)
         self.weight, self.identity = weight, identity
         self.forth, self.back = (ResNetTranslator(image_shape, channels, stages, blocks, rng) for _ in range(2))
