@@ -324,10 +324,7 @@ def picture_file(folder: Path, name: str) -> Path:
 def plot_quality(found: dict[str, Any]) -> bytes | None:
     """Each model's Fréchet distance beside its seconds per sample, as PNG, the fastest at the top, a colour for each
     family.  None if nothing was measured."""
-    import matplotlib  # slow to import; its backend is chosen before pyplot is imported
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # slow to import
 
     shown = {
         name: row
@@ -336,7 +333,8 @@ def plot_quality(found: dict[str, Any]) -> bytes | None:
     }
     if not shown:
         return None
-    figure, (left, right) = pyplot.subplots(1, 2, sharey=True, figsize=(9, 6), dpi=130, layout="constrained")
+    figure = Figure(figsize=(9, 6), dpi=130, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
     real = next(iter(shown.values()))["evaluation"]["floor"][FRECHET]
     left.axvspan(max(real["low"], 1e-3), real["high"], color="0.9", label="real images, 95 %")
     colors = {family: f"C{i}" for i, family in enumerate(FAMILIES)}
@@ -363,7 +361,6 @@ def plot_quality(found: dict[str, Any]) -> bytes | None:
     figure.legend(legend.values(), legend, loc="outside lower center", ncols=4, fontsize="small")
     contents = io.BytesIO()
     figure.savefig(contents)
-    pyplot.close(figure)
     return contents.getvalue()
 
 
