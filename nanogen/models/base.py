@@ -108,13 +108,17 @@ class GenerativeModel(Module):
         return next(self.parameters()).dtype
 
     def pixels(self, images: Any) -> Array:
-        """The images as checked integer levels on the model's device.
+        """The images as checked integer levels on the model's device."""
+        return to_device(self.check_images(images), self.device)
+
+    def check_images(self, images: Any) -> Array:
+        """The array of images of integer levels.
 
         Raises:
             TypeError, ValueError: not an array of integers; another shape; a level out of range."""
         levels: Array = images.data if isinstance(images, Tensor) else images
         check_levels(levels, self.levels, self.image_shape)
-        return to_device(levels, self.device)
+        return levels
 
     def scaled(self, levels: Array) -> Tensor:
         """Levels scaled to [−1, 1], the input of the network, in the model's dtype."""
@@ -234,7 +238,7 @@ def checked(method: Callable[..., Any]) -> Callable[..., Any]:
         arguments = dict(zip([*parameters][1:], given, strict=False)) | named
         if "n" in arguments:
             check_counts(n=arguments["n"])
-        if "images" in arguments and method.__name__ != "translate" and not len(self.pixels(arguments["images"])):
+        if "images" in arguments and method.__name__ != "translate" and not len(self.check_images(arguments["images"])):
             raise ValueError("images must be at least one, got none")
         rng = arguments.get("rng")
         if "rng" in arguments and not (isinstance(rng, Generator) or (rng is None and optional)):
