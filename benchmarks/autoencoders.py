@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import nanogen as ng
-from nanogen.cli import main
+from benchmarks.runs import trained
 from nanogen.models.latent.autoencoder import Autoencoder
 from nanogen.models.latent.wae import inverse_multiquadratic, mmd
 from nanogen.training.evaluation import evaluate
@@ -61,7 +61,5 @@ if __name__ == "__main__":
         + "|"
     )
     for name, words in RUNS.items():
-        run = Run(folder / name.replace(", ", "-"))
-        if not run.checkpoint_files():
-            main(["train", *words, "--quiet", "--threads", "1", "--out", str(run.folder)])
+        run = trained(folder / name.replace(", ", "-"), *words, "--threads", "1")
         print("| " + " | ".join([name, *row(run)]) + " |", flush=True)

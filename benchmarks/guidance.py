@@ -18,20 +18,12 @@ from typing import Any
 import numpy as np
 
 import nanogen as ng
-from nanogen.cli import main
+from benchmarks.runs import trained
 from nanogen.models.diffusion.captions import NUMBERS, SLANTS, WEIGHTS
 from nanogen.training.evaluation import quality
 from nanogen.training.features import Features
-from nanogen.training.run import Run
 
 PROMPTS = [f"a {weight} {slant} {number}" for weight, slant, number in itertools.product(WEIGHTS, SLANTS, NUMBERS)]
-
-
-def trained(folder: Path, *settings: str) -> Run:
-    run = Run(folder)
-    if not run.checkpoint_files():
-        main(["train", "ddpm", "--quiet", "--out", str(folder), "--set", "classes=10", *settings])
-    return run
 
 
 def right(model: Any, features: Features, guidance: float, copies: int = 3) -> np.ndarray:
@@ -44,7 +36,8 @@ def right(model: Any, features: Features, guidance: float, copies: int = 3) -> n
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
-    run = trained(folder / "ddpm-labels")
+    conditional = ["ddpm", "--set", "classes=10"]
+    run = trained(folder / "ddpm-labels", *conditional)
     model: Any = run.model().eval()
     features, real = Features(run.images("train")), run.images("test")
     labels = np.repeat(np.arange(10), 50)
@@ -53,7 +46,7 @@ if __name__ == "__main__":
         found = quality(features(real.images), features(images), ng.Generator(0))
         shown = ", ".join(f"{name} {e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" for name, e in found.items())
         print(f"guidance {guidance:g}: label {(features.classify(images) == labels).mean():.1%}, {shown}", flush=True)
-    model = trained(folder / "ddpm-text", "condition=text", "--steps", "1000").model().eval()
+    model = trained(folder / "ddpm-text", *conditional, "condition=text", "--steps", "1000").model().eval()
     for guidance in (0.0, 1.0, 3.0):
         shares = right(model, features, guidance)
         print(

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 import nanogen as ng
-from nanogen.cli import main
+from benchmarks.runs import trained
 from nanogen.training.features import Features
-from nanogen.training.run import Run
 
 
 def information(model: Any, n: int, rng: ng.Generator) -> tuple[float, float]:
@@ -36,9 +35,8 @@ def classes_of_codes(model: Any, features: Features, n: int, rng: ng.Generator) 
 
 
 if __name__ == "__main__":
-    run = Run(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/infogan-digits"))
-    if not run.checkpoint_files():
-        main(["train", "infogan", "--quiet", "--threads", "1", "--out", str(run.folder)])
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/infogan-digits")
+    run = trained(folder, "infogan", "--threads", "1")
     model: Any = run.model().eval()
     c, numbers = information(model, 2000, ng.Generator(0))
     print(f"L_I of the categorical code: {c:.3f} of log {model.codes} = {math.log(model.codes):.3f} nats")

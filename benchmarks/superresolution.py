@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 import nanogen as ng
-from nanogen.cli import main
+from benchmarks.runs import trained
 from nanogen.data.images import means
 from nanogen.metrics import frechet_distance
 from nanogen.training.features import Features
@@ -57,13 +57,6 @@ def regression(small: np.ndarray, large: np.ndarray, new: np.ndarray) -> np.ndar
     return (known(new) @ weights).reshape(-1, *large.shape[1:])
 
 
-def trained(folder: Path, name: str) -> Run:
-    run = Run(folder / name)
-    if not run.checkpoint_files():
-        main(["train", *RUNS[name], "--quiet", "--out", str(run.folder)])
-    return run
-
-
 def show_enlarged(run: Run) -> None:
     model: Any = run.model()
     train, test = run.images("train"), run.images("test")
@@ -86,7 +79,7 @@ def show_enlarged(run: Run) -> None:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/superresolution")
-    runs = {name: trained(folder, name) for name in ("large", "small", "ddpm")}
+    runs = {name: trained(folder / name, *RUNS[name]) for name in ("large", "small", "ddpm")}
     show_enlarged(runs["large"])
     features, real = Features(runs["ddpm"].images("train")), runs["ddpm"].images("test").images
     distance = lambda images: f"{frechet_distance(features(real), features(images)):.2f}"
@@ -94,7 +87,7 @@ if __name__ == "__main__":
     print("Fréchet distance of the DDPM:", distance(draws("ddpm")), flush=True)
     small = draws("small")
     for name, levels in (("large", [0.0]), ("augmented", LEVELS)):
-        model: Any = trained(folder, name).model()
+        model: Any = trained(folder / name, *RUNS[name]).model()
         for level in levels:
             found = distance(translated(model, small, ng.Generator(1), level=level))
             print(f"  of the cascade, augmentation {model.augmentation}, level {level}: {found}", flush=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import nanogen as ng
-from nanogen.cli import main
+from benchmarks.runs import trained
 from nanogen.training.features import Features
 from nanogen.training.run import Run
 
@@ -71,10 +71,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/translation")
     found = {}
     for name, words in RUNS.items():
-        run = Run(folder / name.replace(", ", "-"))
-        if not run.checkpoint_files():
-            main(["train", *words, "--quiet", "--threads", "1", "--out", str(run.folder)])
-        found[name] = Translated(run)
+        found[name] = Translated(trained(folder / name.replace(", ", "-"), *words, "--threads", "1"))
     head = ["", "error", "of the source itself", "same label", "there and back again", "back from the image"]
     print_table(head, [[name, *one.row()] for name, one in found.items()])
     head = ["the true image …", "CycleGAN, turned", "median image", "the source itself"]

@@ -247,10 +247,8 @@ def following(arguments: argparse.Namespace, model: Any) -> tuple[Any, dict[str,
 def run_edit(arguments: argparse.Namespace) -> None:
     run, options = Run(arguments.run, False, arguments.checkpoint), ("strength", "mask", "resample", "width", "n")
     check_what(arguments.images, **{name: getattr(arguments, name) for name in options})
-    model, rng = (
-        editor(run, arguments.width, arguments.stride, arguments.device),
-        Generator(arguments.seed, arguments.device),
-    )
+    model = editor(run, arguments.width, arguments.stride, arguments.device)
+    rng = Generator(arguments.seed, arguments.device)
     images = arguments.images and fitting(run, arguments.images, model.image_shape, model.levels)
     n = len(images) if images else 8 if arguments.n is None else arguments.n
     if n < 1:
@@ -288,15 +286,8 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     run = Run(arguments.run, arguments.data_changed, arguments.checkpoint)
     settings = run.settings()
     with use_threads(settings.threads):
-        result = evaluate(
-            run,
-            arguments.samples,
-            arguments.images,
-            arguments.seed,
-            arguments.device,
-            arguments.estimators,
-            **sampling_settings(arguments, settings.model),
-        )
+        how = arguments.samples, arguments.images, arguments.seed, arguments.device, arguments.estimators
+        result = evaluate(run, *how, **sampling_settings(arguments, settings.model))
     if result is None:  # on all ranks but the first
         return
     found, pictures = result

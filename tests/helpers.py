@@ -56,6 +56,21 @@ def check_gradients(f: Callable[..., Any], *arrays: Any, order: int = 2, toleran
         check_gradients(slope, *arrays, *cotangents, order=order - 1, tolerance=tolerance)
 
 
+def check_slope(loss: Callable[[], ng.Tensor], part: ng.nn.Module, step: float = STEP) -> None:
+    """Assert that every parameter of the part is in use, and that along a random direction in all of them the loss has
+    the slope of central differences."""
+    rng, parameters = np.random.default_rng(1), list(part.parameters())
+    slopes, before = ng.grad(loss(), parameters), [p.data for p in parameters]
+    assert all(g.data.any() for g in slopes), "every parameter is in use"
+    directions, values = [rng.standard_normal(p.shape) for p in parameters], []
+    for moved in (step, -step, 0.0):
+        for p, x, d in zip(parameters, before, directions, strict=True):
+            p.data = x + moved * d
+        values.append(loss().item())
+    exact = sum((g.data * d).sum() for g, d in zip(slopes, directions, strict=True))
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(exact, rel=1e-5, abs=1e-7)
+
+
 def as_list(outputs: Any) -> list[ng.Tensor]:
     return list(outputs) if isinstance(outputs, tuple | list) else [outputs]
 
@@ -132,6 +147,14 @@ def plain_forms() -> Iterator[None]:
         for operation in OPERATIONS:
             patch.setattr(operation, "kernels", {})
         yield
+
+
+def awake(network: Any) -> Any:
+    """The network in float64 with every weight awake: none is 0 or 1, behind which a mistake could hide."""
+    rng = np.random.default_rng(2)
+    for parameter in network.to(np.float64).parameters():
+        parameter.data = parameter.data + 0.3 * rng.standard_normal(parameter.shape)
+    return network
 
 
 def settled(model: ng.nn.Module) -> ng.nn.Module:

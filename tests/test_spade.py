@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import check_gradients
+from helpers import awake, check_gradients
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,13 +24,6 @@ def small(shape: tuple[int, int, int] = SHAPE, levels: int = 9, **settings: Any)
     """A model in float64 with every weight awake."""
     settings = {"latent": 3, "channels": 2, "hidden": 3, "discriminator_stages": 0, "rng": ng.Generator(1), **settings}
     return awake(SPADE(shape, levels, **settings))
-
-
-def awake(network: Any) -> Any:
-    rng = np.random.default_rng(2)
-    for parameter in network.to(np.float64).parameters():
-        parameter.data = parameter.data + 0.3 * rng.standard_normal(parameter.shape)
-    return network
 
 
 def some_images(shape: tuple[int, int, int] = SHAPE, n: int = 4, levels: int = 9) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import check_gradients, leaf
+from helpers import awake, check_gradients, leaf
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import assert_same
@@ -28,13 +28,6 @@ def small(shape: tuple[int, int, int] = (1, 8, 8), levels: int = 5, **settings: 
     """A model in float64 with every weight awake: noise, biases and styles have something to say."""
     settings = {"latent": 3, "channels": 2, "mapping": 2, "rng": ng.Generator(1), **settings}
     return awake(StyleGAN(shape, levels, **settings))
-
-
-def awake(network: Any) -> Any:
-    rng = np.random.default_rng(2)
-    for parameter in network.to(np.float64).parameters():
-        parameter.data = parameter.data + 0.3 * rng.standard_normal(parameter.shape)
-    return network
 
 
 def some_images(shape: tuple[int, int, int] = (1, 8, 8), n: int = 4, levels: int = 5) -> np.ndarray:

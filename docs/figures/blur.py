@@ -4,25 +4,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from training import trained
 
 import nanogen as ng
 from nanogen.backend import use_threads
 
 STEPS, COLUMNS = 500, 14
 TRAIN, TEST = ng.data.load("digits"), ng.data.load("digits", "test")
-
-
-def trained() -> ng.models.VAE:
-    rng = ng.Generator(0)
-    model = ng.models.VAE(TRAIN.shape, TRAIN.levels, latent=8, channels=8)
-    optimizer = ng.optim.Adam(model.parameters(), lr=4e-3)
-    for step in range(STEPS):
-        optimizer.lr = 4e-3 * (1 - step / STEPS)
-        loss = model.loss(TRAIN.images[rng.integers(0, len(TRAIN), 64)], rng)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval()
 
 
 def contrast(images: np.ndarray) -> float:
@@ -33,7 +21,8 @@ def contrast(images: np.ndarray) -> float:
 
 def draw(path: Path) -> None:
     use_threads(1)
-    model, rng = trained(), ng.Generator(1)
+    model = trained(ng.models.VAE(TRAIN.shape, TRAIN.levels, latent=8, channels=8), TRAIN.images, STEPS, 4e-3)
+    rng = ng.Generator(1)
     z = model.draw_prior(len(TEST), rng)
     with ng.no_grad():
         density = model.decode(z)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from training import trained
 
 import nanogen as ng
 from nanogen.data.images import nearest
@@ -12,22 +13,9 @@ from nanogen.metrics import bits_per_dim
 STEPS = 600
 
 
-def trained(train):
-    """A PixelCNN after half a minute of training."""
-    model = ng.models.PixelCNN(train.shape, train.levels, channels=64)
-    optimizer, rng = ng.optim.Adam(model.parameters()), ng.Generator(0)
-    for step in range(STEPS):
-        optimizer.lr = 3e-3 * (1 - step / STEPS)
-        loss = model.loss(train.images[rng.integers(0, len(train), 64)], rng)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval()
-
-
 def draw(path: Path) -> None:
     train, test = ng.data.load("digits"), ng.data.load("digits", "test")
-    model = trained(train)
+    model = trained(ng.models.PixelCNN(train.shape, train.levels, channels=64), train.images, STEPS, 3e-3)
     with ng.no_grad():
         logits = model(model.scaled(test.images))
         nats = -ng.distributions.Categorical(logits).log_prob(test.images.transpose(0, 2, 3, 1)).data

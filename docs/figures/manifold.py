@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from training import trained
 
 import nanogen as ng
 from nanogen.backend import use_threads
@@ -11,22 +12,10 @@ from nanogen.backend import use_threads
 STEPS, SIDE = 600, 12
 
 
-def trained() -> ng.models.VAE:
-    digits, rng = ng.data.load("digits"), ng.Generator(0)
-    model = ng.models.VAE(digits.shape, digits.levels, latent=2, channels=8)
-    optimizer = ng.optim.Adam(model.parameters(), lr=4e-3)
-    for step in range(STEPS):
-        optimizer.lr = 4e-3 * (1 - step / STEPS)
-        loss = model.loss(digits.images[rng.integers(0, len(digits), 64)], rng)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval()
-
-
 def draw(path: Path) -> None:
     use_threads(1)
-    model, test = trained(), ng.data.load("digits", "test")
+    train, test = ng.data.load("digits"), ng.data.load("digits", "test")
+    model = trained(ng.models.VAE(train.shape, train.levels, latent=2, channels=8), train.images, STEPS, 4e-3)
     with ng.no_grad():
         z = model.code(test.images).numpy()
     framed = np.pad(model.manifold(SIDE).reshape(SIDE, SIDE, 8, 8), ((0, 0), (0, 0), (1, 1), (1, 1)))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from training import trained
 
 import nanogen as ng
 from nanogen.backend import use_threads
@@ -18,23 +19,12 @@ MODELS = {
 }
 
 
-def train(model: ng.models.GenerativeModel) -> None:
-    rng, optimizer = ng.Generator(0), ng.optim.Adam(model.parameters(), lr=4e-3)
-    for step in range(STEPS):
-        optimizer.lr = 4e-3 * (1 - step / STEPS)
-        loss = model.loss(TRAIN.images[rng.integers(0, len(TRAIN), 64)], rng)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.eval()
-
-
 def draw(path: Path) -> None:
     use_threads(1)
     figure, axes = plt.subplots(2, 3, figsize=(6.4, 4.6), layout="constrained")
     angle = np.linspace(0, 2 * np.pi, 200)
     for (name, model), (above, below) in zip(MODELS.items(), axes.T, strict=True):
-        train(model)
+        trained(model, TRAIN.images, STEPS, 4e-3)
         with ng.no_grad():
             z = model.code(TEST.images) if name != "VAE" else model.encode(TEST.images).sample(ng.Generator(1))
         z = z.numpy()

@@ -274,6 +274,14 @@ def check_counts(**settings: Any) -> None:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
+def check_nonnegative(**settings: float) -> None:
+    """Raises:
+    ValueError: a setting that is negative, infinite or NaN."""
+    for name, value in settings.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number ≥ 0, got {value!r}")
+
+
 def check_choice(**settings: Any) -> None:
     """Check settings, each given as `(value, choices)`.
 

@@ -37,18 +37,23 @@ td { font-family: ui-monospace, monospace; }
 pre { white-space: pre-wrap; }
 """
 
-PAGE = string.Template("""\
+DOCUMENT = string.Template("""\
 <!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-$refresh<title>$title</title>
+$head<title>$title</title>
 <style>
 $style</style>
 </head>
 <body>
 <h1>$title</h1>
+$body</body>
+</html>
+""")
+
+BODY = string.Template("""\
 <p>Step $step of $steps</p>
 <progress value="$step" max="$steps">$step of $steps</progress>
 <h2>Samples over time</h2>
@@ -60,8 +65,6 @@ $curves</div>
 $evaluation$pictures$classes<h2>Settings</h2>
 $settings<h2>Commands</h2>
 <pre>$commands</pre>
-</body>
-</html>
 """)
 
 
@@ -78,12 +81,8 @@ def write_page(run: Run, step: int | None = None) -> Path:
     drawn = [path for path in others if path.stem in CAPTIONS]
     curves, commands = run.folder / "loss.png", run.folder / "commands.log"
     meaning = explained(settings.model) | CAPTIONS
-    page = PAGE.substitute(
-        title=html.escape(title),
-        style=STYLE,
-        refresh='<meta http-equiv="refresh" content="30">\n'
-        if step < settings.steps and not run.out_of_patience()
-        else "",
+    under_way = step < settings.steps and not run.out_of_patience()
+    body = BODY.substitute(
         step=step,
         steps=settings.steps,
         frames="".join(figure(path, f"step {int(path.stem[5:])}") for path in dict.fromkeys(shown)),
@@ -94,6 +93,8 @@ def write_page(run: Run, step: int | None = None) -> Path:
         settings=table(values.items()),
         commands=html.escape(commands.read_text(encoding="utf-8", errors="replace") if commands.exists() else ""),
     )
+    refresh = '<meta http-equiv="refresh" content="30">\n' if under_way else ""
+    page = DOCUMENT.substitute(title=html.escape(title), head=refresh, style=STYLE, body=body)
     write_atomically(run.folder / "index.html", page.encode(errors="replace"))  # a path need not be valid text
     return run.folder / "index.html"
 

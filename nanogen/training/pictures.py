@@ -39,14 +39,12 @@ def grid(images: np.ndarray, levels: int, columns: int, side: int = IMAGE_SIDE) 
 
 def plot_losses(run: Run, model: GenerativeModel) -> None:
     """Write `loss.png`: the curves of metrics.csv and test.csv.  Nats per dimension are shown as bits."""
-    import matplotlib  # slow to import; its backend is chosen before pyplot is imported
-
-    matplotlib.use("Agg")
-    from matplotlib import font_manager, pyplot
+    from matplotlib import figure, font_manager  # slow to import
 
     bits = model.loss_unit == "nats per dimension"
     scale, unit = (1 / math.log(2), "bits per dimension") if bits else (1.0, model.loss_unit)
-    figure, axes = pyplot.subplots(figsize=(5.25, 3), layout="constrained")
+    plot = figure.Figure(figsize=(5.25, 3), layout="constrained")
+    axes = plot.subplots()
     for file, prefix, style in ((run.metrics_file, "", "-"), (run.test_file, "test ", "--")):
         axes.set_prop_cycle(None)  # a test curve has the colour of its training curve
         steps, *losses = columns(file).items() or [("step", [])]
@@ -65,8 +63,7 @@ def plot_losses(run: Run, model: GenerativeModel) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     contents = io.BytesIO()
-    figure.savefig(contents, dpi=160)
-    pyplot.close(figure)
+    plot.savefig(contents, dpi=160)
     write_atomically(run.folder / "loss.png", contents.getvalue())
 
 

@@ -342,26 +342,9 @@ class Run:
 
     def __init__(self, folder: str | Path, data_changed: bool = False, step: int | None = None):
         self.folder, self.data_changed, self.step = Path(folder), data_changed, step
-
-    @property
-    def settings_file(self) -> Path:
-        return self.folder / "settings.json"
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.folder / "metrics.csv"
-
-    @property
-    def test_file(self) -> Path:
-        return self.folder / "test.csv"
-
-    @property
-    def seconds_file(self) -> Path:
-        return self.folder / "seconds.csv"
-
-    @property
-    def classes_file(self) -> Path:
-        return self.folder / "classes.json"
+        self.settings_file, self.classes_file = self.folder / "settings.json", self.folder / "classes.json"
+        self.metrics_file, self.test_file = self.folder / "metrics.csv", self.folder / "test.csv"
+        self.seconds_file = self.folder / "seconds.csv"
 
     def seconds(self) -> dict[int, float]:
         """The CPU seconds of training up to each checkpoint, by step, over all parts of an interrupted run.

@@ -10,7 +10,6 @@ G and F are a solution and S is a bijection of Y that keeps its distribution, S 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,9 +20,10 @@ from nanogen.autograd import Tensor, no_grad
 from nanogen.backend import Array, to_numpy
 from nanogen.data.images import Images
 from nanogen.distributions import unscale_levels
+from nanogen.models.adversarial.objectives import discriminator_loss, generator_loss
 from nanogen.models.adversarial.translation import History, TranslationModel
 from nanogen.models.adversarial.translators import PatchGAN, ResNetTranslator
-from nanogen.models.base import Update, check_counts
+from nanogen.models.base import Update, check_counts, check_nonnegative
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Sequential
 from nanogen.random import Generator
@@ -69,9 +69,7 @@ class CycleGAN(TranslationModel):
         super().__init__(image_shape, levels, source, classes)
         check_counts(channels=channels, blocks=blocks, history=history)
         check_counts(stages=stages or 1, discriminator_stages=discriminator_stages or 1)  # 0 is allowed
-        for name, value in (("weight", weight), ("identity", identity)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a finite number ≥ 0, got {value!r}")
+        check_nonnegative(weight=weight, identity=identity)
         rng = rng or Generator(0)
         self.weight, self.identity = weight, identity
         self.forth, self.back = (ResNetTranslator(image_shape, channels, stages, blocks, rng) for _ in range(2))
@@ -110,8 +108,9 @@ class CycleGAN(TranslationModel):
         """E[(D_Y(G(x)) − 1)²] + E[(D_X(F(y)) − 1)²] + λ (L_cyc + identity · L_identity).  Eq. 3; section 5.2."""
         self.condition(labels, len(images))
         x, y = self.domains(images)
-        deceived = least_squares(self.of_images(self.forth(x)), 1.0) + least_squares(self.of_sources(self.back(y)), 1.0)
-        loss = deceived + self.weight * cycle_loss(self.forth, self.back, x, y)
+        loss_y = 2.0 * generator_loss(self.of_images(self.forth(x)), "least-squares")  # which is with ½
+        loss_x = 2.0 * generator_loss(self.of_sources(self.back(y)), "least-squares")
+        loss = loss_y + loss_x + self.weight * cycle_loss(self.forth, self.back, x, y)
         if self.identity:
             loss = loss + self.weight * self.identity * identity_loss(self.forth, self.back, x, y)
         return loss
@@ -127,9 +126,9 @@ class CycleGAN(TranslationModel):
             new_y, new_x = self.forth(x), self.back(y)
         old_y = Tensor(self.past_images(new_y.data, coins[::2], rng))
         old_x = Tensor(self.past_sources(new_x.data, coins[1::2], rng))
-        loss_y = least_squares(self.of_images(y), 1.0) + least_squares(self.of_images(old_y), 0.0)
-        loss_x = least_squares(self.of_sources(x), 1.0) + least_squares(self.of_sources(old_x), 0.0)
-        return 0.5 * (loss_y + loss_x)
+        loss_y = discriminator_loss(self.of_images(y), self.of_images(old_y), "least-squares")
+        loss_x = discriminator_loss(self.of_sources(x), self.of_sources(old_x), "least-squares")
+        return loss_y + loss_x
 
     def updates(self) -> list[Update]:
         """A step of both generators, then one of both discriminators."""
@@ -148,11 +147,6 @@ class CycleGAN(TranslationModel):
             there = self.translate(start, rng, back)
             rows += [start, there, self.translate(there, rng, not back)]
         return {"cycle": np.stack([to_numpy(row) for row in rows])}
-
-
-def least_squares(scores: Tensor, target: float) -> Tensor:
-    """E[(D − target)²].  Mao et al. 2017, eq. 2, with a = 0 for generated and b = c = 1 for real images."""
-    return ((scores - target) ** 2).mean()
 
 
 def cycle_loss(forth: Map, back: Map, x: Tensor, y: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from nanogen.distributions import unscale_levels
 from nanogen.models.adversarial import objectives
 from nanogen.models.adversarial.biggan import orthogonal_weight, truncated_normal
 from nanogen.models.adversarial.networks import DiscriminatorNetwork, GeneratorNetwork
-from nanogen.models.base import GenerativeModel, Update, check_choice, check_counts
+from nanogen.models.base import GenerativeModel, Update, check_choice, check_counts, check_nonnegative
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Conv2d, ConvTranspose2d, Embedding, Linear, Module
 from nanogen.random import Generator
@@ -71,9 +71,7 @@ class GAN(GenerativeModel):
         super().__init__(image_shape, levels, classes)
         check_counts(latent=latent, channels=channels, discriminator_steps=discriminator_steps)
         check_choice(objective=(objective, objectives.OBJECTIVES))
-        for name, bound in (("gradient_penalty", gradient_penalty), ("clip_weights", clip_weights)):
-            if not 0 <= bound < math.inf:
-                raise ValueError(f"{name} must be a finite number ≥ 0, got {bound!r}")
+        check_nonnegative(gradient_penalty=gradient_penalty, clip_weights=clip_weights)
         if objective == "wasserstein" and not (gradient_penalty or clip_weights or spectral):
             raise ValueError("wasserstein needs gradient_penalty, clip_weights or spectral, which bound D's slope")
         if len(targets) != 3 or not all(map(math.isfinite, targets)):

@@ -24,7 +24,7 @@ from nanogen.distributions import Normal
 from nanogen.models.adversarial import objectives
 from nanogen.models.adversarial.biggan import truncated_normal
 from nanogen.models.adversarial.gan import GAN
-from nanogen.models.base import check_counts
+from nanogen.models.base import check_counts, check_nonnegative
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Conv2d
 from nanogen.random import Generator
@@ -60,9 +60,7 @@ class InfoGAN(GAN):
         classes: int = 0, rng: Generator | None = None,
     ):  # fmt: skip
         check_counts(noise=noise, codes=codes, continuous=continuous)
-        for name, value in (("weight", weight), ("continuous_weight", continuous_weight)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a finite number ≥ 0, got {value!r}")
+        check_nonnegative(weight=weight, continuous_weight=continuous_weight)
         rng, latent = rng or Generator(0), noise + codes + continuous
         super().__init__(
             image_shape, levels, latent, channels, discriminator_steps=discriminator_steps, classes=classes, rng=rng

@@ -9,7 +9,6 @@ x is the source, y the image that belongs to it.  D sees both.  G has to be near
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from nanogen.data.images import Images
 from nanogen.models.adversarial.objectives import discriminator_loss, generator_loss
 from nanogen.models.adversarial.translation import TranslationModel
 from nanogen.models.adversarial.translators import PatchGAN, UNetTranslator
-from nanogen.models.base import Update, check_counts
+from nanogen.models.base import Update, check_counts, check_nonnegative
 from nanogen.models.recipe import Recipe, large
 from nanogen.random import Generator
 
@@ -57,8 +56,7 @@ class Pix2Pix(TranslationModel):
     ):  # fmt: skip
         super().__init__(image_shape, levels, source, classes)
         check_counts(channels=channels, stages=stages, discriminator_stages=discriminator_stages or 1)
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"weight must be a finite number ≥ 0, got {weight!r}")
+        check_nonnegative(weight=weight)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
         rng = rng or Generator(0)

@@ -11,7 +11,6 @@ Progressive growing (Karras et al. 2018) begins with the smallest resolution and
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from nanogen.models.adversarial.styles import (
     faded_images,
     r1_penalty,
 )
-from nanogen.models.base import GenerativeModel, Update, check_counts
+from nanogen.models.base import GenerativeModel, Update, check_counts, check_nonnegative
 from nanogen.models.recipe import Recipe, large
 from nanogen.random import Generator
 
@@ -74,8 +73,7 @@ class StyleGAN(GenerativeModel):
             check_counts(progressive=progressive)
         if not 0 <= mixing <= 1:
             raise ValueError(f"mixing must be a probability, got {mixing!r}")
-        if not 0 <= penalty < math.inf:
-            raise ValueError(f"penalty must be a finite number ≥ 0, got {penalty!r}")
+        check_nonnegative(penalty=penalty)
         rng = rng or Generator(0)
         self.latent, self.mixing, self.penalty, self.progressive = latent, mixing, penalty, progressive
         grows = progressive > 0

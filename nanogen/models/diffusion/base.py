@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
@@ -19,7 +18,7 @@ from nanogen.autograd import Tensor, no_grad
 from nanogen.backend import Array, array_module, device_of, resident, to_numpy
 from nanogen.data.images import Images
 from nanogen.distributions import Normal, unscale_levels
-from nanogen.models.base import GenerativeModel, check_counts, progress
+from nanogen.models.base import GenerativeModel, check_counts, check_nonnegative, progress
 from nanogen.models.diffusion.schedule import NoiseSchedule
 from nanogen.random import Generator
 
@@ -109,8 +108,7 @@ class Diffusion(GenerativeModel):
             raise ValueError("eta is DDIM's: give steps too")
         if not 0 <= eta <= 1:
             raise ValueError(f"eta must be in [0, 1], got {eta}")
-        if not 0 <= guidance < math.inf:
-            raise ValueError(f"guidance must be a finite number of at least 0, got {guidance}")
+        check_nonnegative(guidance=guidance)
         if guidance and not self.guidable:
             raise ValueError(f"guidance {guidance} needs a model with classes and label_dropout above 0")
         return (self.T if steps is None else len(ddim_times(self.T, steps)) - 1) * (2 if guidance else 1)

@@ -170,10 +170,8 @@ class BinomialDiffusion(GenerativeModel):
     def ancestral(self, n: int, rng: Generator, labels: Any = None) -> Iterator[tuple[int, Tensor]]:
         """x_T ~ Bern(½), then x_{t−1} ~ p_θ(x_{t−1} | x_t) down to x_0.  Yields (t, x_t) for t = T … 0."""
         check_counts(n=n)
-        x, given = (
-            signs(Tensor(np.zeros((n, *self.image_shape), self.dtype)).to(self.device), rng),
-            self.condition(labels, n),
-        )
+        x = signs(Tensor(np.zeros((n, *self.image_shape), self.dtype)).to(self.device), rng)
+        given = self.condition(labels, n)
         yield self.T, x
         for t in progress(range(self.T, 0, -1), "sampling step"):
             with no_grad():

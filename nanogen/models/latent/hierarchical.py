@@ -29,7 +29,7 @@ from nanogen.backend import to_numpy
 from nanogen.data.images import Images
 from nanogen.distributions import Normal, kl_divergence
 from nanogen.functional.normalization import mean_over_ranks
-from nanogen.models.base import check_counts
+from nanogen.models.base import check_counts, check_nonnegative
 from nanogen.models.latent.base import LatentModel
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Linear, Module
@@ -87,8 +87,7 @@ class HierarchicalVAE(LatentModel):
         check_counts(levels_of_latents=levels_of_latents, latent=latent, hidden=hidden)
         rng = rng or Generator(0)
         super().__init__(image_shape, levels, channels, stages, decoder, classes, 2 * latent, latent, rng)
-        if not 0 <= free_bits < math.inf:
-            raise ValueError(f"free_bits must be a finite number ≥ 0, got {free_bits!r}")
+        check_nonnegative(free_bits=free_bits)
         self.T, self.latent, self.free_bits = levels_of_latents, latent, free_bits
         self.upwards = [Transition(latent, hidden, rng) for _ in range(self.T - 1)]
         self.downwards = [Transition(latent, hidden, rng) for _ in range(self.T - 1)]

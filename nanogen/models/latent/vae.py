@@ -19,7 +19,7 @@ from nanogen import functional as F
 from nanogen.autograd import Tensor
 from nanogen.distributions import Categorical, Normal
 from nanogen.factories import zeros
-from nanogen.models.base import check_choice, check_counts
+from nanogen.models.base import check_choice, check_counts, check_nonnegative
 from nanogen.models.latent.base import LatentModel
 from nanogen.models.latent.posteriors import POSTERIORS, Draws, NormalMixture
 from nanogen.models.recipe import Recipe, large
@@ -65,8 +65,7 @@ class VAE(LatentModel):
     ):  # fmt: skip
         check_counts(latent=latent, components=components, categories=categories)
         check_choice(posterior=(posterior, tuple(POSTERIORS)))
-        if not 0 <= beta < math.inf:
-            raise ValueError(f"beta must be a finite number ≥ 0, got {beta!r}")
+        check_nonnegative(beta=beta)
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be a finite number > 0, got {temperature!r}")
         codes = POSTERIORS[posterior](

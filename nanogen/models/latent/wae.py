@@ -10,7 +10,6 @@ maximum mean discrepancy (`mmd`, algorithm 2), or comes from a discriminator of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,7 @@ from nanogen.backend import array_module
 from nanogen.distributed import rank, size
 from nanogen.functional.normalization import mean_over_ranks
 from nanogen.models.adversarial.objectives import discriminator_loss, generator_loss
-from nanogen.models.base import Update, check_choice, check_counts
+from nanogen.models.base import Update, check_choice, check_counts, check_nonnegative
 from nanogen.models.latent.autoencoder import Autoencoder
 from nanogen.models.recipe import Recipe, large
 from nanogen.nn import Linear, Module
@@ -59,8 +58,7 @@ class WAE(Autoencoder):
         super().__init__(image_shape, levels, latent, channels, stages, decoder, classes, rng)
         check_counts(discriminator_steps=discriminator_steps, hidden=hidden)
         check_choice(penalty=(penalty, ("mmd", "adversarial")))
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"weight must be a finite number ≥ 0, got {weight!r}")
+        check_nonnegative(weight=weight)
         self.penalty, self.weight, self.discriminator_steps = penalty, weight, discriminator_steps
         self.loss_unit += ", with the penalty"
         if penalty == "adversarial":
