@@ -23,8 +23,8 @@ ABOUT_KERNELS = ("kernels", "compiled", "cuda", "museum", "products", "parity", 
 # What they check is the same however operations compute: commands, data, files, pages, encodings, signals, processes,
 # signatures, tables, functions of arrays.  That models train without kernels is in test_training.
 WITHOUT_OPERATIONS = (
-    "book", "checkpoint", "cli", "code_lines", "compare", "data", "data_download", "data_folder", "distributed", "known",
-    "locales", "malformed", "page", "pictures", "readme", "runs", "stopping", "testing", "testing_examples",
+    "book", "checkpoint", "cli", "code_lines", "compare", "data", "data_download", "data_folder", "distributed",
+    "known", "locales", "malformed", "page", "pictures", "readme", "runs", "stopping", "testing", "testing_examples",
     "testing_families", "testing_mistakes", "testing_own", "testing_reverse", "torch_signatures",
 )  # fmt: skip
 if not importlib.util.find_spec("nanogen.kernels"):  # the core is complete without the annex
