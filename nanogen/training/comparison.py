@@ -342,7 +342,7 @@ def plot_quality(found: dict[str, Any]) -> bytes | None:
     for i, name in enumerate(names):
         row, distance = shown[name], shown[name]["evaluation"]["quality"][FRECHET]
         color = colors.get(row["family"], "black")
-        label = FAMILIES.get(row["family"], row["family"]) + ", of a given image" * row["given"]
+        label = FAMILIES.get(row["family"], row["family"]) + (", of a given image" if row["given"] else "")
         style = {"color": color, "mfc": "none" if row["given"] else color, "label": label}
         margin = (distance["high"] - distance["low"]) / 2
         left.errorbar(distance["value"], i, xerr=margin, fmt="o", linewidth=0.6, capsize=2, **style)
