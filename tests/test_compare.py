@@ -230,7 +230,7 @@ def test_files_of_numbers(tmp_path: Path) -> None:
     found = numbers()
     found["data"] = "/a/<b>|&.npz"
     paths = comparison.write(found, tmp_path)
-    assert [path.name for path in paths] == ["compare.md", "quality.png", "index.html"]
+    assert [path.name for path in paths] == ["compare.md", "scatter.png", "index.html"]
     text = (tmp_path / "index.html").read_text()
     page = Reader(text)
     for group in groups(found):
@@ -250,7 +250,7 @@ def test_files_of_numbers(tmp_path: Path) -> None:
     for model in comparison.finished(found).values():
         model |= {"sample_seconds": None, "samples": None}
     comparison.write(found, tmp_path)
-    assert not (tmp_path / "quality.png").exists()
+    assert not (tmp_path / "scatter.png").exists()
 
 
 @pytest.mark.parametrize("contents", ["", "[]", "{}", "[" * 100_000, "\xff", "version", "models", "samples", "levels"])

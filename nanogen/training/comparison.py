@@ -304,8 +304,8 @@ def page(found: dict[str, Any], folder: Path) -> str:
             columns.append(f"<div><h3>{html.escape(FAMILIES.get(family, family))}</h3>\n{''.join(strips)}</div>\n")
     samples = [figure(picture_file(folder, "real images"), "real images")]
     samples += ['<div class="families">\n', *columns, "</div>\n"]
-    file = folder / "quality.png"
-    plot = figure(file, "Fréchet distance and seconds of a sample") if file.is_file() else ""
+    scatter = folder / "scatter.png"
+    plot = figure(scatter, "Fréchet distance and seconds of a sample") if scatter.is_file() else ""
     body = [
         f"<p>{html.escape(about(found))}</p>\n",
         section("Families", in_html(whole)) if len(whole[0]) > 1 else "",
@@ -321,9 +321,8 @@ def picture_file(folder: Path, name: str) -> Path:
     return folder / "pictures" / f"{name.replace(' ', '-')}.png"
 
 
-def plot_quality(found: dict[str, Any]) -> bytes | None:
-    """Each model's Fréchet distance beside its seconds per sample, as PNG, the fastest at the top, a colour for each
-    family.  None if nothing was measured."""
+def plot_scatter(found: dict[str, Any]) -> bytes | None:
+    """Fréchet distance against seconds per sample, a colour for each family, as PNG.  None if nothing was measured."""
     from matplotlib.figure import Figure  # slow to import
 
     shown = {
@@ -334,47 +333,73 @@ def plot_quality(found: dict[str, Any]) -> bytes | None:
     if not shown:
         return None
     figure = Figure(figsize=(9, 6), dpi=130, layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    axes = figure.subplots()
     real = next(iter(shown.values()))["evaluation"]["floor"][FRECHET]
-    left.axvspan(max(real["low"], 1e-3), real["high"], color="0.9", label="real images, 95 %")
-    colors = {family: f"C{i}" for i, family in enumerate(FAMILIES)}
-    names = sorted(shown, key=lambda name: shown[name]["sample_seconds"])
-    for i, name in enumerate(names):
-        row, distance = shown[name], shown[name]["evaluation"]["quality"][FRECHET]
-        color = colors.get(row["family"], "black")
-        label = FAMILIES.get(row["family"], row["family"]) + (", of a given image" if row["given"] else "")
-        style = {"color": color, "mfc": "none" if row["given"] else color, "label": label}
-        margin = (distance["high"] - distance["low"]) / 2
-        left.errorbar(distance["value"], i, xerr=margin, fmt="o", linewidth=0.6, capsize=2, **style)
-        right.plot(row["sample_seconds"], i, "o", **style)
-    left.set(
-        xlabel="Fréchet distance, with its 95 % interval", xscale="log", yticks=range(len(names)), yticklabels=names
-    )
-    left.invert_yaxis()
-    right.set(xlabel="CPU seconds per sample", xscale="log")
-    for axis in (left.xaxis, right.xaxis):
-        axis.set_major_formatter("{x:g}")
-        axis.axes.grid(alpha=0.3)
-    left.xaxis.set_minor_formatter("{x:g}")
-    handles, labels = left.get_legend_handles_labels()
-    legend = dict(zip(labels, handles, strict=True))  # each family once
-    figure.legend(legend.values(), legend, loc="outside lower center", ncols=4, fontsize="small")
+    axes.axhspan(max(real["low"], 1e-3), real["high"], color="0.9", label="real images, 95 %")
+    for i, (family, text) in enumerate(FAMILIES.items()):
+        some = {name: row for name, row in shown.items() if row["family"] == family}
+        for given in (False, True):
+            names = [name for name in some if some[name]["given"] == given]
+            x = [some[name]["sample_seconds"] for name in names]
+            estimates = [some[name]["evaluation"]["quality"][FRECHET] for name in names]
+            margins = [(e["high"] - e["low"]) / 2 for e in estimates]
+            if names:
+                face, label = ("none", f"{text}, of a given image") if given else (f"C{i}", text)
+                axes.errorbar(x, [e["value"] for e in estimates], margins, fmt="o", color=f"C{i}", mfc=face,
+                              label=label, linewidth=0.6, capsize=2)  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set(xlabel="CPU seconds per sample", ylabel="Fréchet distance, with its 95 % interval")
+    axes.margins(x=0.2)  # room for names
+    axes.set_ylim(bottom=1)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=4, fontsize="small")
+    figure.draw_without_rendering()  # settles the layout, in which names get their places
+    places = {
+        name: (row["sample_seconds"], row["evaluation"]["quality"][FRECHET]["value"]) for name, row in shown.items()
+    }
+    write_names(axes, places)
     contents = io.BytesIO()
     figure.savefig(contents)
     return contents.getvalue()
 
 
+def write_names(axes: Any, points: dict[str, tuple[float, float]]) -> None:
+    """Write the names beside points: each at the nearest of some places where it is on no other name or point."""
+    pixels = {name: axes.transData.transform(at) for name, at in points.items()}
+    high, across = 18, 9  # pixels of a name's line and of a letter, at most
+    taken = [(x - 6, x + 6, y - 6, y + 6) for x, y in pixels.values()]
+    for name, (x, y) in sorted(pixels.items(), key=lambda item: -item[1][1]):
+        wide = across * len(name)
+        tried = [(dx, dy * high / 2) for dy in sorted(range(-24, 25), key=abs) for dx in (10, -10 - wide)]
+        boxes = [(x + dx, x + dx + wide, y + dy - high / 2, y + dy + high / 2) for dx, dy in tried]
+        free = [box for box in boxes if not any(overlap(box, other) for other in taken)]
+        box = (free or boxes)[0]
+        taken.append(box)
+        right = box[0] > x
+        place = axes.transData.inverted().transform((box[0] if right else box[1], (box[2] + box[3]) / 2))
+        axes.annotate(name, points[name], place, fontsize="small", va="center", ha="left" if right else "right",
+                      arrowprops={"arrowstyle": "-", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0})  # fmt: skip
+
+
+def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether two boxes (left, right, bottom, top) have a point in common."""
+    return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
+
+
 def write(found: dict[str, Any], folder: Path) -> list[Path]:
     """Write `compare.md`, the pictures and `index.html` to the folder of a comparison.  Returns the paths."""
-    paths = [folder / "compare.md", folder / "quality.png", folder / "index.html"]
+    paths = [folder / "compare.md", folder / "scatter.png", folder / "index.html"]
     write_atomically(paths[0], markdown(found).encode(errors="replace"))  # a path need not be valid text
     strips = {name: (row["samples"], row["levels"]) for name, row in finished(found).items() if row["samples"]}
     strips["real images"] = found["real"], found["levels"]
     for name, (images, levels) in strips.items():
         save_picture(grid(unpacked(images), levels, SHOWN // 2), picture_file(folder, name))
-    if (plot := plot_quality(found)) is None:
+    if (scatter := plot_scatter(found)) is None:
         paths.pop(1).unlink(missing_ok=True)
     else:
-        write_atomically(paths[1], plot)
+        write_atomically(paths[1], scatter)
     write_atomically(paths[-1], page(found, folder).encode(errors="replace"))
     return paths
