@@ -488,7 +488,6 @@ def test_stopped_while_it_compiles(number: int, status: int, tmp_path: Path) -> 
     while not (started := Path(f"{command}.processes")).exists() or not started.read_text().endswith("\n"):
         assert ours.poll() is None, ours.stderr.read()  # type: ignore[union-attr]
         time.sleep(0.02)
-    time.sleep(0.5)  # until Popen has returned: before, nobody knows the processes
     ours.send_signal(number)
     ours.communicate()
     assert ours.returncode == status
@@ -511,6 +510,28 @@ def test_a_handler_of_sigterm_stays(afresh: Path, monkeypatch: pytest.MonkeyPatc
     assert seen[1:] == [signal.SIG_IGN, own]
     with pytest.raises(SystemExit, match="143"):
         seen[0](signal.SIGTERM, None)
+
+
+def test_a_signal_before_the_process_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the start of a process and the return of Popen nobody could kill it: a signal waits, then ends it."""
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *arguments: Any, **settings: Any):
+            super().__init__(*arguments, **settings)
+            started.append(self)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build.output_of(["sleep", "60"])
+        assert started[0].wait(5) == -signal.SIGKILL
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        started[0].kill()
 
 
 def test_what_a_killed_process_left(afresh: Path) -> None:

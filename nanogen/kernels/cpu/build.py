@@ -157,15 +157,20 @@ def output_of(command: list[str], **environment: str) -> bytes:
     Raises:
         subprocess.SubprocessError: it failed, or took too long.
     """
-    with tempfile.TemporaryFile() as said:  # a pipe would stay open as long as any process has it
+    with tempfile.TemporaryFile() as said, contextlib.ExitStack() as held:
+        # Not a pipe, which would stay open as long as any process has it.
         how: Any = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said, "start_new_session": True}
-        with subprocess.Popen(command, **how, env=os.environ | environment) as process:
-            try:
-                status = process.wait(SECONDS)
-            except BaseException:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                raise
+        # Signals wait until the process is known here: one that came in between would leave it running.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [SIGTERM, signal.SIGINT])
+        held.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
+        process = held.enter_context(subprocess.Popen(command, **how, env=os.environ | environment))
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            status = process.wait(SECONDS)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
         said.seek(0)
         if status:
             raise subprocess.SubprocessError(f"{command[0]} failed\n{said.read().decode(errors='replace')}".strip())

@@ -16,5 +16,4 @@ def _(params, grads, means, squares, *, betas, eps, correction, rate):
     read = [np.ascontiguousarray(g) for g in grads]
     addresses, sizes = np.array([*map(address, [*read, *changed])]), np.array([g.size for g in read])
     settings = map(float, (*betas, eps, correction, rate))
-    call("adam", changed[0], addresses, sizes, len(read), int(sizes.sum()), *settings)
-    return None
+    return call("adam", changed[0], addresses, sizes, len(read), int(sizes.sum()), *settings)

@@ -30,7 +30,6 @@ def update(name: str, read: list[Array], changed: list[list[Array]], *settings: 
         sizes = [*(array.size for array in some), *[0] * missing]
         blocks = min(-(-max(sizes) // THREADS), 1024)
         launch(SOURCE, name, (blocks,), (THREADS,), *arrays, *sizes, *numbers)
-    return None
 
 
 @adam.kernel("cuda")
