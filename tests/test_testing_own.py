@@ -291,10 +291,6 @@ def mixture(n: int) -> NormalMixture:
     return NormalMixture(T(np.log(rows(0.2, 0.8))), D.Normal(T(means), T(stds)))
 
 
-def r1(d: Any, real: Any) -> Any:
-    return r1_penalty(d(real), real).data
-
-
 def vae_loss(recon: Any, x: Any, mean: Any, log_variance: Any) -> Any:
     n, d = x.shape
     model = small(VAE, (1, 1, d), latent=mean.shape[1], beta=2.0)
@@ -415,7 +411,7 @@ RIGHT = {
     "attention: keep": (F.scaled_dot_product_attention, {"mask": "keep", **IN}),
     "gradients: conv2d": gradient(
         lambda x, w: F.conv2d(x, w, stride=(2, 1), padding=(1, 0)), (2, "c", 4, 3), (2, "c", 2, 3)),
-    "gradients: conv2d, 3 × 3": gradient(
+    "gradients: conv2d, with bias": gradient(
         lambda x, w, b: F.conv2d(x, w, b, padding=1), (2, "c", 3, 2), (2, "c", 3, 3), (2,)),
     "gradients: conv2d, many channels": gradient(
         lambda x, w, b: wide_conv2d(x, w, b, 1, (1, 0)), (2, 1, 3, 3), (1, 1, 3, 3), (1,)),
@@ -517,7 +513,8 @@ RIGHT = {
        for kind in ("wasserstein", "hinge")},
     "gradient_penalty": lambda d, real, fake: gradient_penalty(d, T(real), T(fake), GENERATOR),
     "gradient_penalty: of slopes at images": (
-        lambda d, real, fake: r1(d, T(real, requires_grad=True)), {"at": "real", "target": 0, "weight": 0.5}),
+        lambda d, real, fake: r1_penalty(d(x := T(real, requires_grad=True)), x).data,
+        {"at": "real", "target": 0, "weight": 0.5}),
     "sgd": optimiser(optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
     "sgd: dampening": optimiser(optim.SGD, lr=0.1, momentum=0.9, dampening=0.3),
     "adam": optimiser(optim.Adam, lr=0.1, weight_decay=0.1),
