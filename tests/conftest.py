@@ -20,10 +20,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # PyTorch's threads would w
 sys.path.append(str(Path(__file__).parents[1]))  # `benchmarks`, and `tests` itself, are not installed
 
 ABOUT_KERNELS = ("kernels", "compiled", "cuda", "museum", "products", "parity", "philox", "strict")
-# What they check is the same however operations compute: data, files, pages, encodings, signals, processes, signatures,
-# tables, functions of arrays.  That runs do without kernels is in test_training and test_cli.
+# What they check is the same however operations compute: commands, data, files, pages, encodings, signals, processes,
+# signatures, tables, functions of arrays.  That models train without kernels is in test_training.
 WITHOUT_OPERATIONS = (
-    "book", "checkpoint", "code_lines", "compare", "data", "data_download", "data_folder", "distributed", "known",
+    "book", "checkpoint", "cli", "code_lines", "compare", "data", "data_download", "data_folder", "distributed", "known",
     "locales", "malformed", "page", "pictures", "readme", "runs", "stopping", "testing", "testing_examples",
     "testing_families", "testing_mistakes", "testing_own", "testing_reverse", "torch_signatures",
 )  # fmt: skip

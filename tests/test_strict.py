@@ -372,6 +372,7 @@ def without_kernels() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("without_kernels")
+@pytest.mark.by_default(model=KINDS)
 @pytest.mark.parametrize("model", TINY)
 def test_a_run_on_the_stand_in_is_the_run_on_the_cpu(model: str, cp: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """Training, sampling and loss, to all digits that are logged: the same draws, and NumPy underneath both."""
@@ -397,6 +398,7 @@ def test_a_run_moves_between_devices(cp: Any, tmp_path: Path, monkeypatch: Any) 
     assert here.advance()["loss"].item() == there.advance()["loss"].item()
 
 
+@pytest.mark.by_default(model=KINDS)
 @pytest.mark.parametrize("model", TINY)
 def test_a_captured_step_is_the_step(model: str, cp: Any, tmp_path: Path) -> None:
     """A run whose step is captured as a graph, and launched, gives the losses and the numbers of the run whose kernels
@@ -612,6 +614,7 @@ def test_a_missing_gpu_is_one_line(missing: str, monkeypatch: Any, capsys: Any, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
 def test_the_benchmark_of_the_gpu_runs(cp: Any, monkeypatch: Any) -> None:
     """`benchmarks/cuda.py` from end to end, ours on the stand-in and PyTorch's on the CPU: both compute the same loss,
     and there is a row for each training step and the sampling step, and for each as a graph."""

@@ -54,13 +54,13 @@ class SpectralNorm(Module):
         """σ = uᵀ W v with v ← Wᵀu/‖Wᵀu‖ and, in training, then u ← Wv/‖Wv‖.  Miyato et al. 2018, algorithm 1.
 
         The gradient holds u and v fixed; at the singular vectors, where σ is stationary in them, that is exact."""
-        w, u = self.matrix(), self.u.data[:, None]
+        w, u = self.matrix(), self.u.data[None]
         fixed = w.detach()
-        v = Tensor(unit((fixed.transpose(0, 1) @ Tensor(u)).data))
+        v = Tensor(unit((Tensor(u) @ fixed).data).T)
         if self.training:
-            u[...] = unit((fixed @ v).data)  # in place: a captured CUDA graph uses the same memory
+            u[...] = unit((fixed @ v).data).T  # in place: a captured CUDA graph uses the same memory
             changes.note(self.u.data)
-        return (Tensor(u.T.copy()) @ (w @ v)).reshape(())  # of a copy, which the next call does not change
+        return (Tensor(u.copy()) @ w @ v).reshape(())  # of a copy, which the next call does not change
 
     def forward(self, *inputs: Any) -> Tensor:
         normalised = copy.copy(self.layer)
@@ -71,7 +71,7 @@ class SpectralNorm(Module):
 
 def unit(x: Array) -> Array:
     """x / ‖x‖."""
-    return x / ((x**2).sum() ** 0.5 + 1e-12)
+    return x / ((x**2).sum(keepdims=True) ** 0.5 + 1e-12)
 
 
 class SelfAttention(Module):
