@@ -155,6 +155,7 @@ def check_gradients(
         mistakes=mistakes,
         run=run,
         examples=15,
+        shapes=True,
         where={
             f"where {name} is larger than 1": lambda *given, name=name: _size(shapes, given, name) > 1 for name in names
         },
