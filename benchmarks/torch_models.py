@@ -553,7 +553,7 @@ class UNet(Mirror):
 class TextBlock(Mirror):
     def forward(self, h: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         h = h + self.out(attend(*self.qkv(self.norm1(h)).chunk(3, dim=2), self.ours[0].heads, mask))
-        return h + self.narrow(F.gelu(self.wide(self.norm2(h))))
+        return h + self.narrow(F.gelu(self.wide(self.norm2(h)), approximate="tanh"))
 
 
 class TextEncoder(Mirror):
