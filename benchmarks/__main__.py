@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nanogen as ng
 from benchmarks import cuda, torch_models
-from benchmarks.steps import step_of_ours, step_of_theirs
+from benchmarks.steps import labels_of, step_of_ours, step_of_theirs
 from benchmarks.timing import SETTLING_AFTER_OPENBLAS, Comparison, compare, seconds
 from nanogen import functional as F
 from nanogen.backend import DEVICES, keep_freed_memory, use_threads
@@ -35,7 +35,8 @@ BATCH = 64
 NO_DROPOUT = {"dropout": 0.0}  # the two sides would drop different elements
 MODELS: dict[str, dict[str, Any]] = {
     "pixelcnn": NO_DROPOUT, "vae": {}, "gan": {}, "sagan": {}, "ddpm": {},
-    "ddpm transformer": {"network": "transformer"}, "gated-pixelcnn": NO_DROPOUT,
+    "ddpm transformer": {"network": "transformer"}, "ddpm text": {"classes": 10, "condition": "text"},
+    "gated-pixelcnn": NO_DROPOUT,
     "pixelrnn row": {**NO_DROPOUT, "cell": "row"}, "pixelrnn diagonal": {**NO_DROPOUT, "cell": "diagonal"},
 }  # fmt: skip
 
@@ -62,11 +63,11 @@ def check_equal(name: str, ours: ng.models.GenerativeModel, images: np.ndarray) 
     Raises:
         AssertionError: they differ."""
     ours = torch_models.stirred(copy.deepcopy(ours).to(np.float64), 0.02)
-    theirs = torch_models.mirror(ours)
-
+    theirs = torch_models.mirror(copy.deepcopy(ours))  # captions count the images that they are made of
+    labels = labels_of(ours, len(images))
     for (part, loss_of, module), (torch_loss_of, _) in zip(ours.updates(), torch_models.updates(theirs), strict=True):
         keys, parameters = zip(*module.named_parameters(), strict=True)
-        a, b = loss_of(images, ng.Generator(1)), torch_loss_of(images, ng.Generator(1))
+        a, b = (f(images, ng.Generator(1), **labels) for f in (loss_of, torch_loss_of))
         assert abs(a.item() - b.item()) < 1e-9 * abs(b.item()), (name, part, a, b.item())
         torch_module = theirs if part == "loss" else getattr(theirs, part)
         named = torch_models.our_names(torch_module)
@@ -215,23 +216,25 @@ def engine_overhead() -> list[Comparison]:
 
 
 def sampling() -> list[Comparison]:
-    """One reverse step of diffusion on 16 images, with either network; 16 images of PixelCNN against the naive loop."""
+    """One reverse step of diffusion on 16 images, with each network; 16 images of PixelCNN against the naive loop."""
     rows = []
     found = models("28×28")
     images, t = random_images("28×28", 16), np.full(16, 500)
 
-    def torch_step(model: Any) -> None:
+    def torch_step(model: Any, given: Any) -> None:
         with torch.no_grad():
-            getattr(model, model.ours[0].network)(model.scaled(images), torch.from_numpy(t))
+            getattr(model, model.ours[0].network)(model.scaled(images), *map(torch.from_numpy, (t, *given.values())))
 
-    def our_step(ddpm: Any, x: Any) -> None:
+    def our_step(ddpm: Any, x: Any, given: Any) -> None:
         with ng.no_grad():
-            ddpm.predict_noise(x, t)
+            ddpm.predict_noise(x, t, **given)
 
-    for name in ("ddpm", "ddpm transformer"):
+    for name in ("ddpm", "ddpm transformer", "ddpm text"):
         ddpm, theirs = found[name], torch_models.both_formats(found[name])
-        x, sides = ddpm.scaled(images), [lambda m=m: torch_step(m) for m in theirs]
-        rows.append(compare(f"{name} sampling step, 28×28, batch 16", lambda m=ddpm, x=x: our_step(m, x), *sides))
+        x, given = ddpm.scaled(images), ddpm.condition(labels_of(ddpm, 16).get("labels"), 16)
+        sides = [lambda m=m, g=given: torch_step(m, g) for m in theirs]
+        ours = lambda m=ddpm, x=x, g=given: our_step(m, x, g)
+        rows.append(compare(f"{name} sampling step, 28×28, batch 16", ours, *sides))
         report(rows[-1])
     rows.append(pixelcnn_sampling(found["pixelcnn"]))
     report(rows[-1])

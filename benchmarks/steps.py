@@ -14,6 +14,11 @@ from benchmarks import torch_models
 from nanogen.backend import replay
 
 
+def labels_of(model: ng.models.GenerativeModel, n: int) -> dict[str, np.ndarray]:
+    """What the losses of a conditional model are given beside images, the classes in turn; others nothing."""
+    return {"labels": np.arange(n) % model.classes} if model.classes else {}
+
+
 def step_of_ours(
     model: ng.models.GenerativeModel,
     images: np.ndarray,
@@ -24,11 +29,12 @@ def step_of_ours(
     updates = model.updates()
     parameters = {name: list(part.parameters()) for name, _, part in updates}
     optimizers = {name: ng.optim.Adam(p, lr=1e-4) for name, p in parameters.items()}
+    labels = labels_of(model, len(images))
     rng, keys = ng.Generator(0, device), map(ng.Generator(0, device).stream, itertools.count())
 
     def work(levels: Any, rng: ng.Generator, numbers: list[Any]) -> None:
         for (name, loss_of, _), own in zip(updates, numbers, strict=True):
-            slopes = ng.grad(loss_of(levels, rng), parameters[name])
+            slopes = ng.grad(loss_of(levels, rng, **labels), parameters[name])
             for p, g in zip(parameters[name], slopes, strict=True):
                 p.grad = g
             optimizers[name].step(numbers=own)
@@ -50,14 +56,14 @@ def step_of_ours(
 
 def step_of_theirs(model: Any, images: np.ndarray, rng: Any = None) -> Callable[[], None]:
     """`rng` draws: ours on the host unless given.  On a GPU Adam is PyTorch's fused one, as ours is one kernel."""
-    updates = torch_models.updates(model)
+    updates, labels = torch_models.updates(model), labels_of(model.ours[0], len(images))
     on_gpu = next(model.parameters()).device.type == "cuda"
     optimizers = [torch.optim.Adam(p, lr=1e-4, fused=on_gpu or None) for _, p in updates]
     rng = rng or ng.Generator(0)
 
     def step() -> None:
         for (loss_of, parameters), optimizer in zip(updates, optimizers, strict=True):
-            for p, g in zip(parameters, torch.autograd.grad(loss_of(images, rng), parameters), strict=True):
+            for p, g in zip(parameters, torch.autograd.grad(loss_of(images, rng, **labels), parameters), strict=True):
                 p.grad = g
             optimizer.step()
 

@@ -39,6 +39,8 @@ def layers_of(module: ng.nn.Module) -> nn.Module:
         c, o, *kernel = module.weight.shape
         bias = module.bias is not None
         return nn.ConvTranspose2d(c, o, tuple(kernel), module.stride, module.padding, module.output_padding, bias=bias)
+    if isinstance(module, ng.nn.Embedding):
+        return nn.Embedding(module.num_embeddings, module.embedding_dim)
     if isinstance(module, ng.nn.Linear):
         return nn.Linear(module.weight.shape[1], module.weight.shape[0], module.bias is not None)
     if isinstance(module, ng.nn.LayerNorm):
@@ -508,12 +510,16 @@ class ResidualBlock(Mirror):
 
 class Attention(Mirror):
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        n, c, height, width = h.shape
-        heads = self.ours[0].heads
-        tokens = self.qkv(self.norm(h)).permute(0, 2, 3, 1).reshape(n, height * width, 3, heads, c // heads)
-        query, key, value = (tokens[:, :, i].permute(0, 2, 1, 3) for i in range(3))
-        seen = F.scaled_dot_product_attention(query, key, value).permute(0, 2, 1, 3)
-        return h + self.out(seen.reshape(n, height, width, c).permute(0, 3, 1, 2))
+        tokens = self.qkv(self.norm(h)).permute(0, 2, 3, 1)
+        seen = attend(*tokens.flatten(1, 2).chunk(3, dim=2), self.ours[0].heads)
+        return h + self.out(seen.reshape((*tokens.shape[:3], -1)).permute(0, 3, 1, 2))
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    split = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(*split, mask).transpose(1, 2).flatten(2)
 
 
 def sinusoids(t: torch.Tensor, channels: int, x: torch.Tensor) -> torch.Tensor:
@@ -523,20 +529,67 @@ def sinusoids(t: torch.Tensor, channels: int, x: torch.Tensor) -> torch.Tensor:
 
 
 class UNet(Mirror):
-    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, t: torch.Tensor, labels: Any = None) -> torch.Tensor:
         time = self.time2(F.silu(self.time1(sinusoids(t, self.ours[0].channels, x))))
+        if hasattr(self, "label"):
+            time = time + self.label(labels)
         h = self.first(x)
         kept = [h]
         for part in self.down:
             h = part(h, time) if isinstance(part, ResidualBlock) else part(h)
             kept.append(h)
-        h = self.middle2(self.attention(self.middle1(h, time)), time)
+        h = self.middle2(self.attend(self.middle1(h, time), labels), time)
         for part in self.up:
             if isinstance(part, ResidualBlock):
                 h = part(torch.cat([h, kept.pop()], dim=1), time)
             else:
                 h = part(F.interpolate(h, size=kept[-1].shape[2:]))
         return self.last(F.silu(self.norm(h)))
+
+    def attend(self, h: torch.Tensor, labels: Any) -> torch.Tensor:
+        return self.attention(h)
+
+
+class TextBlock(Mirror):
+    def forward(self, h: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        h = h + self.out(attend(*self.qkv(self.norm1(h)).chunk(3, dim=2), self.ours[0].heads, mask))
+        return h + self.narrow(F.gelu(self.wide(self.norm2(h)), approximate="tanh"))
+
+
+class TextEncoder(Mirror):
+    def __init__(self, ours: ng.nn.Module):
+        super().__init__(ours)
+        self.position = nn.Parameter(torch.zeros(ours.position.shape))
+
+    def forward(self, captions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        h = self.word(captions) + self.position
+        for block in self.blocks:
+            h = block(h, mask)
+        return self.norm(h)
+
+
+class CrossAttention(Mirror):
+    def forward(self, h: torch.Tensor, words: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        query = self.query(self.norm(h)).permute(0, 2, 3, 1)
+        seen = attend(query.flatten(1, 2), *self.key_value(words).chunk(2, dim=2), self.ours[0].heads, mask)
+        return h + self.out(seen.reshape(query.shape).permute(0, 3, 1, 2))
+
+
+class FirstWord(nn.Linear):
+    def __init__(self, ours: ng.nn.Linear):
+        super().__init__(*reversed(ours.weight.shape))
+
+    def forward(self, text: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return super().forward(text[0][:, 0])
+
+
+class TextUNet(UNet):
+    def forward(self, x: torch.Tensor, t: torch.Tensor, labels: Any = None) -> torch.Tensor:
+        mask = (labels != 0)[:, None, None]
+        return super().forward(x, t, (self.text(labels, mask), mask))
+
+    def attend(self, h: torch.Tensor, labels: Any) -> torch.Tensor:
+        return self.cross(self.attention(h), *labels)
 
 
 class Block(Mirror):
@@ -579,8 +632,10 @@ class DDPM(Mirror):
         for name in ("sqrt_alpha_bars", "sqrt_one_minus_alpha_bars"):
             self.register_buffer(name, torch.from_numpy(getattr(ours.schedule, name)), persistent=False)
 
-    def loss(self, images: np.ndarray, rng: ng.Generator) -> torch.Tensor:
+    def loss(self, images: np.ndarray, rng: ng.Generator, labels: Any = None) -> torch.Tensor:
+        """The labels, or captions made of them, are ours: on the host, with words left out by the same draws."""
         x0 = self.scaled(images)
+        given = map(self.placed, self.ours[0].training_condition(images, labels, rng).values())
         t = self.placed(rng.integers(1, self.ours[0].T + 1, len(images)))
         noise = self.normal(rng, images.shape).to(memory_format=self.memory_format)
         signal, spread = (
@@ -588,7 +643,7 @@ class DDPM(Mirror):
             for table in (self.sqrt_alpha_bars, self.sqrt_one_minus_alpha_bars)
         )
         network = getattr(self, self.ours[0].network)
-        return F.mse_loss(network(signal * x0 + spread * noise, t), noise)
+        return F.mse_loss(network(signal * x0 + spread * noise, t, *given), noise)
 
 
 class BinomialDiffusion(Mirror):
@@ -951,6 +1006,12 @@ PARTS: dict[type, type[Mirror]] = {
     ng.models.diffusion.unet.ResidualBlock: ResidualBlock,
     ng.models.diffusion.unet.Attention: Attention,
     ng.models.diffusion.unet.UNet: UNet,
+    ng.models.diffusion.captions.Captions: History,
+    ng.models.diffusion.text.Block: TextBlock,
+    ng.models.diffusion.text.TextEncoder: TextEncoder,
+    ng.models.diffusion.text.CrossAttention: CrossAttention,
+    ng.models.diffusion.text.FirstWord: FirstWord,
+    ng.models.diffusion.text.TextUNet: TextUNet,
     ng.models.diffusion.latent.LatentBlock: LatentBlock,
     ng.models.diffusion.latent.LatentNetwork: LatentNetwork,
     ng.models.Autoencoder: Autoencoder,

@@ -371,7 +371,8 @@ def test_a_block_of_the_encoder_by_hand() -> None:
     seen = [special.softmax(q[3, s] @ k[:, s].T / 2) @ v[:, s] for s in (slice(0, 4), slice(4, 8))]
     middle = h[0, 3] + layer(block.out, np.concatenate(seen))
     wide = layer(block.wide, norm(middle))
-    np.testing.assert_allclose(found, middle + layer(block.narrow, wide * stats.norm.cdf(wide)), rtol=1e-6, atol=1e-9)
+    gelu = wide * (1 + np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3))) / 2
+    np.testing.assert_allclose(found, middle + layer(block.narrow, gelu), rtol=1e-6, atol=1e-9)
 
 
 def test_each_image_has_its_own_caption() -> None:

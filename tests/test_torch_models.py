@@ -6,7 +6,6 @@ the weights travel by.  Weights, images and random numbers are the same on both 
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 
 import nanogen as ng
 from benchmarks import torch_models
+from benchmarks.__main__ import check_equal
 from nanogen.models import DDPM, GAN, SAGAN, VAE, PixelCNN
 
 SHAPE, RGB = (1, 6, 8), (3, 4, 4)
@@ -407,14 +407,16 @@ def test_losses_and_gradients_are_those_of_torch(name: str) -> None:
             np.testing.assert_allclose(g.data, slopes[key].numpy(), rtol=1e-7, atol=1e-9 * scale, err_msg=key)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("gan,")])
+SMALL = {"T": 20, "channels": 8, "heads": 2, "classes": 3}
+MIRRORED = {name: model for name, model in MODELS.items() if not name.startswith("gan,")} | {
+    "ddpm, labels": (DDPM, (SHAPE, 5), SMALL),
+    "ddpm, text": (DDPM, (SHAPE, 5), {**SMALL, "condition": "text"}),
+}
+
+
+@pytest.mark.parametrize("name", MIRRORED)
 def test_the_benchmarks_models_are_ours(name: str) -> None:
-    """What the benchmarks run in torch, which copies our layers one by one, has our losses."""
-    cls, given, settings = MODELS[name]
-    ours = torch_models.stirred(cls(*given, **settings).to(np.float64), 0.1)
-    theirs = torch_models.mirror(copy.deepcopy(ours)).double()
-    theirs.load_state_dict({key: torch.from_numpy(np.array(array)) for key, array in ours.state_dict().items()})
-    images = np.random.default_rng(1).integers(0, ours.levels, (6, *ours.image_shape)).astype(np.uint8)
-    for (_, loss_of, _), (torch_loss_of, _) in zip(ours.updates(), torch_models.updates(theirs), strict=True):
-        expected = torch_loss_of(images, ng.Generator(1)).item()
-        assert loss_of(images, ng.Generator(1)).item() == pytest.approx(expected, rel=1e-9)
+    """What the benchmarks run in torch, which copies our layers one by one, has our losses and gradients."""
+    cls, given, settings = MIRRORED[name]
+    ours = torch_models.stirred(cls(*given, **settings), 0.1)
+    check_equal(name, ours, np.random.default_rng(1).integers(0, ours.levels, (6, *ours.image_shape)).astype(np.uint8))

@@ -26,7 +26,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Array) -
 
 class Block(Module):
     """h + attention(norm(h)), then h + mlp(norm(h)).  Vaswani et al. 2017, section 3.1; norms first: Radford et al.
-    2019, section 2.3."""
+    2019, section 2.3, whose code has the GELU by tanh too."""
 
     def __init__(self, width: int, heads: int, rng: Generator):
         super().__init__()
@@ -37,7 +37,7 @@ class Block(Module):
     def forward(self, h: Tensor, mask: Array) -> Tensor:
         query, key, value = self.qkv(self.norm1(h)).split(h.shape[2], 2)
         h = h + self.out(attend(query, key, value, self.heads, mask))
-        return h + self.narrow(F.gelu(self.wide(self.norm2(h))))
+        return h + self.narrow(F.gelu(self.wide(self.norm2(h)), approximate="tanh"))
 
 
 class TextEncoder(Module):
