@@ -6,7 +6,14 @@ but slower.
 
 import importlib.util
 
+from nanogen.backend import OPERATIONS
+
 if importlib.util.find_spec("threadpoolctl"):
     import nanogen.kernels.cpu
 if importlib.util.find_spec("cupy"):
     import nanogen.kernels.cuda
+
+
+def registered() -> dict[str, list[str]]:
+    """The names of the operations that have kernels, with the devices of the kernels."""
+    return {operation.__name__: sorted(operation.kernels) for operation in OPERATIONS if operation.kernels}

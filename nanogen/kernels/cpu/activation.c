@@ -4,10 +4,7 @@
 
 #define EACH SHARED(n > 1 << 14) for (Int i = 0; i < n; i++)
 
-void add(const Real* x, const Real* y, Real* sum, Int n)
-{
-    EACH sum[i] = x[i] + y[i];
-}
+void add(const Real* x, const Real* y, Real* sum, Int n) { EACH sum[i] = x[i] + y[i]; }
 
 void relu(const Real* x, Real* y, Int n)
 {
