@@ -24,8 +24,8 @@ ABOUT_KERNELS = ("kernels", "compiled", "cuda", "museum", "products", "parity", 
 # signatures, tables, functions of arrays.  That models train without kernels is in test_training.
 WITHOUT_OPERATIONS = (
     "book", "checkpoint", "cli", "code_lines", "compare", "data", "data_download", "data_folder", "distributed",
-    "known", "locales", "malformed", "page", "pictures", "readme", "runs", "stopping", "testing", "testing_examples",
-    "testing_families", "testing_mistakes", "testing_own", "testing_reverse", "torch_signatures",
+    "evaluation", "known", "locales", "malformed", "page", "pictures", "readme", "runs", "stopping", "testing",
+    "testing_examples", "testing_families", "testing_mistakes", "testing_own", "testing_reverse", "torch_signatures",
 )  # fmt: skip
 if not importlib.util.find_spec("nanogen.kernels"):  # the core is complete without the annex
     collect_ignore = [f"test_{name}.py" for name in (*ABOUT_KERNELS, *WITHOUT_OPERATIONS)]
