@@ -44,7 +44,7 @@ def measured(model: ng.models.VAE, rng: ng.Generator) -> list[float]:
     with ng.no_grad():
         posterior = model.encode(images)
         codes = np.concatenate([posterior.rsample(rng).data for _ in range(DRAWS)])
-        kl = model.terms(images, rng)[1].mean().item()
+        kl = model.terms(images, lambda q: model.codes.draws(q, rng))[1].mean().item()
     found = mutual_information_gap(codes, np.tile(factors, (DRAWS, 1)))
     return [found.value, *found.gaps, found.information.max(0).sum(), kl]
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import nanogen as ng
+from benchmarks import disentangling
 from nanogen.data import load
 from nanogen.data.known import Shapes
 from nanogen.metrics import binned, mutual_information, mutual_information_gap
@@ -202,3 +203,16 @@ def test_shapes_in_a_file_are_a_data_set(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert {image.tobytes() for image in (*train.images, *test.images)} == {
         image.tobytes() for image in Shapes().images(Shapes().all_factors())
     }
+
+
+def test_what_the_benchmark_measures() -> None:
+    """The last number is the mean over the pictures of KL(q(z|x) ‖ N(0, I)) = ½ Σ (μ² + σ² − 1 − log σ²); the gap is the
+    mean of the factors'; an untrained code tells next to nothing of them."""
+    model = ng.models.VAE((1, 12, 12), disentangling.SOURCE.levels, latent=3, channels=4, stages=1)
+    gap, *gaps, told, kl = disentangling.measured(model, ng.Generator(0))
+    with ng.no_grad():
+        q = model.encode(disentangling.SOURCE.images(disentangling.SOURCE.all_factors()))
+    mean, std = q.mean.numpy(), q.std.numpy()
+    assert kl == pytest.approx((mean**2 + std**2 - 1 - 2 * np.log(std)).sum(1).mean() / 2, rel=1e-4)
+    assert gap == pytest.approx(np.mean(gaps), abs=1e-9)
+    assert 0 <= told < 1
