@@ -206,8 +206,8 @@ def test_shapes_in_a_file_are_a_data_set(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_what_the_benchmark_measures() -> None:
-    """The last number is the mean over the pictures of KL(q(z|x) ‖ N(0, I)) = ½ Σ (μ² + σ² − 1 − log σ²); the gap is the
-    mean of the factors'; an untrained code tells next to nothing of them."""
+    """The last number is the mean over the pictures of KL(q(z|x) ‖ N(0, I)) = ½ Σ (μ² + σ² − 1 − log σ²).  The gap is
+    the mean of the factors'.  An untrained code tells next to nothing of them."""
     model = ng.models.VAE((1, 12, 12), disentangling.SOURCE.levels, latent=3, channels=4, stages=1)
     gap, *gaps, told, kl = disentangling.measured(model, ng.Generator(0))
     with ng.no_grad():
