@@ -37,7 +37,7 @@ def device_module(device: str) -> ModuleType:
         RuntimeError: `cuda` without CuPy or without a GPU, with what to install.
     """
     if device not in DEVICES:
-        raise ValueError(f"device must be one of {DEVICES}, got {device!r}")
+        raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
     if device == "cpu":
         return np
     try:

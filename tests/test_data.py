@@ -58,6 +58,8 @@ def test_digits_are_scikit_learns() -> None:
 def test_bad_names() -> None:
     """An unknown data set or split is refused with the names there are and the nearest one; a set that can't be
     downloaded is too, with what else can be done."""
+    with pytest.raises(ValueError, match="got 'no/folder', which is not there"):
+        data.load("no/folder")
     with pytest.raises(ValueError, match=r"digits, mnist, fashion-mnist.*'cifar' \(did you mean 'cifar10'"):
         data.load("cifar")
     with pytest.raises(ValueError, match=r"train, test.*'valid'"):

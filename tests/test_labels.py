@@ -405,11 +405,11 @@ def test_labels_the_model_has_no_class_for(tmp_path: Path, capsys: pytest.Captur
     labels = {"train_labels": np.arange(50) % 3, "test_labels": np.arange(50) % 4}
     np.savez(tmp_path / "more.npz", **arrays, **labels)
     for more, word in (
-        (["--set", "classes=9"], "classes=9 needs labels below 9, but digits has 9"),
+        (["--set", "classes=9"], "classes=9 needs labels below 9, but digits has label 9"),
         (["--set", "classes=11"], "classes=11 must be classes=10: digits has the labels 0 … 9"),
         (["--set", "classes=5", "--data", str(tmp_path / "more.npz")], "must be classes=4"),
         (["--set", "classes=3", "--data", str(tmp_path / "bare.npz")], "has none"),
-        (["--set", "classes=3", "--data", str(tmp_path / "more.npz")], "has 3"),
+        (["--set", "classes=3", "--data", str(tmp_path / "more.npz")], "has label 3"),
         (["--set", "classes=-1"], "classes must be an integer in 0"),
         (["--set", "classes=x"], "classes must be an integer, got 'x'"),
     ):

@@ -284,6 +284,7 @@ def test_a_network_that_sees_too_little() -> None:
 
 def test_the_names_are_listed() -> None:
     assert {*CHECKERS, "PropertyError", "UsageError", "blind_spot", "check_all", "checks_for"} <= set(dir(testing))
+    assert testing.__all__ == dir(testing)
 
 
 def test_random_numbers_go_on_as_before() -> None:

@@ -150,7 +150,6 @@ def load(
         found = named(split, folder) if named else read_file(canonical(str(name)), split)
         return found if size is None else shrunk(found, size)
     close = difflib.get_close_matches(str(name), DATASETS, n=1)
-    raise ValueError(
-        f"data must be one of {', '.join(DATASETS)}, a folder of pictures, or an .npz or .npy file, got {str(name)!r}"
-        + (f" (did you mean {close[0]!r}?)" if close else "")
-    )
+    hint = f" (did you mean {close[0]!r}?)" if close else "" if path.exists() else ", which is not there"
+    known = f"{', '.join(DATASETS)}, a folder of pictures, or an .npz or .npy file"
+    raise ValueError(f"data must be one of {known}, got {str(name)!r}{hint}")

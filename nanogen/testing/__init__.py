@@ -45,6 +45,8 @@ _FILES = (
 
 def __getattr__(name: str) -> Any:
     """The checkers and what belongs to them, at their first use."""
+    if name == "__all__":
+        return __dir__()
     public: dict[str, Any] = {"gradcheck": gradcheck}
     if name.startswith("check") or name in ("PropertyError", "UsageError", "blind_spot"):
         public |= _checkers()

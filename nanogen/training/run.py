@@ -131,7 +131,9 @@ def check_labels(images: Images, classes: int) -> None:
     if images.labels is None:
         raise ValueError(f"classes={classes} needs labels, but {images.name} has none")
     if images.labels.max() >= classes:
-        raise ValueError(f"classes={classes} needs labels below {classes}, but {images.name} has {images.labels.max()}")
+        raise ValueError(
+            f"classes={classes} needs labels below {classes}, but {images.name} has label {images.labels.max()}"
+        )
 
 
 def check_classes(classes: int, *splits: Images) -> None:

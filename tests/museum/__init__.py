@@ -196,7 +196,7 @@ enumeration, by quadrature, by an identity, by a second implementation (SciPy, t
 power is stated and which must reject a deliberately wrong sampler. No test compares the code with itself.
 
     python -m pytest                                    # what to run at each change, in three processes
-    python -m pytest --hypothesis-profile=ci -m "not museum and not torture"    # all: what CI runs
+    python -m pytest --hypothesis-profile=ci -m "not museum and not torture and not (stand_in and full)"    # CI
     python -m pytest tests/test_schedule.py             # one part
     python -m pytest --hypothesis-profile=thorough      # 500 new examples per property instead of 5
     python -m pytest --hypothesis-profile=random --hypothesis-seed=1    # 20 others, determined by the seed
@@ -215,10 +215,10 @@ same examples on every run, so a failing test keeps failing until the code chang
 
 The last three full runs with `--hypothesis-profile=random`, with seeds 22 to 24 (2026-11-21), had no failures.
 
-The last run of `-m torture` on stopping: 200 processes were killed with kill -9 at random moments, 22 of them while
+The last run of `-m torture` on stopping: 200 processes were killed with kill -9 at random moments, 27 of them while
 writing a file. Every run was readable, and after resuming ended with the same bytes as a run that was never killed. A
 disk of 256 KiB (tmpfs) filled up while a checkpoint was written; the earlier checkpoints stayed intact. Mounting a disk
-needs root. 200 commands got Ctrl-C or SIGTERM at random moments: 172 of them were not done, and ended with one line.
+needs root. 200 commands got Ctrl-C or SIGTERM at random moments: 173 of them were not done, and ended with one line.
 
 ## Malformed inputs
 
