@@ -86,7 +86,7 @@ class GatedPixelCNN(AutoregressiveModel):
     """
 
     summary = "pixel by pixel, gated, without a blind spot (van den Oord et al. 2016b)"
-    small = Recipe(steps=1000, lr=3e-3, model={"dropout": 0.35})
+    small = Recipe(steps=800, lr=5e-3, threads=2, model={"dropout": 0.35})
     large = large(steps=3000, lr=1e-3, model={"channels": 48, "dropout": 0.0})
 
     def __init__(

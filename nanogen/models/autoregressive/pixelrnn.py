@@ -151,7 +151,7 @@ class PixelRNN(AutoregressiveModel):
     """
 
     summary = "pixel by pixel, recurrent (van den Oord et al. 2016)"
-    small = Recipe(steps=800, lr=3e-3, model={"hidden": 48})
+    small = Recipe(steps=550, lr=6e-3, threads=2, model={"hidden": 48})
     large = large(steps=2000, lr=1e-3, model={"hidden": 32, "dropout": 0.0})
 
     def __init__(
