@@ -27,7 +27,8 @@ WITHOUT_OPERATIONS = (
     "evaluation", "known", "locales", "malformed", "page", "pictures", "readme", "runs", "stopping", "testing",
     "testing_examples", "testing_families", "testing_mistakes", "testing_own", "testing_reverse", "torch_signatures",
 )  # fmt: skip
-if not importlib.util.find_spec("nanogen.kernels"):  # the core is complete without the annex
+KERNELS = importlib.util.find_spec("nanogen.kernels")
+if not KERNELS:  # the core is complete without the annex
     collect_ignore = [f"test_{name}.py" for name in (*ABOUT_KERNELS, *WITHOUT_OPERATIONS)]
 
 slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
@@ -45,7 +46,7 @@ def no_downloads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     The folder has the compiled kernels, or the first command that a test starts would say that it compiles them."""
     cache = tmp_path_factory.mktemp("cache")
-    if importlib.util.find_spec("nanogen.kernels"):
+    if KERNELS:
         build = importlib.import_module("nanogen.kernels.cpu.build")
         with FileLock(tmp_path_factory.getbasetemp().parent / "compiling.lock"):  # one process compiles for all
             libraries = [build.library(real) for real in build.REAL]
@@ -73,8 +74,10 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[Any]) -> None:
-    """Cases that `by_default` does not name are `full`."""
+    """Cases that `by_default` does not name are `full`; without kernels, so is what trains a classifier."""
     for item in items:
+        if not KERNELS and item.get_closest_marker("classifier"):
+            item.add_marker("full")
         kept = {name: values for mark in item.iter_markers("by_default") for name, values in mark.kwargs.items()}
         if any(item.callspec.params[name] not in values for name, values in kept.items()):
             item.add_marker("full")

@@ -401,6 +401,7 @@ def test_each_image_has_its_own_caption() -> None:
 # Runs
 
 
+@pytest.mark.classifier
 def test_a_run_with_prompts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

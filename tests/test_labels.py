@@ -436,6 +436,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.classifier
 @pytest.mark.usefixtures("no_pictures")
 def test_a_conditional_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`--label` draws images of that class, without it of any; what is evaluated is the likelihood given the test

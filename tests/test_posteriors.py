@@ -454,6 +454,7 @@ def test_the_kl_falls_as_beta_rises() -> None:
     assert ends[1] > ends[2] + 0.2
 
 
+@pytest.mark.classifier
 @pytest.mark.parametrize("posterior", ["mixture", "categorical"])
 @pytest.mark.usefixtures("no_pictures")
 def test_from_the_command_line(posterior: str, tmp_path: Path) -> None:
