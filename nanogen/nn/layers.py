@@ -115,23 +115,24 @@ class MaskedConv2d(Conv2d):
         if colors < 1 or min(in_channels, out_channels) < colors:
             raise ValueError(f"MaskedConv2d: needs a channel for each of {colors} colours in and out")
         super().__init__(in_channels, out_channels, kernel, padding="same", bias=bias, rng=rng)
+        self.sees_all = mask == "B" and kernel == (1, 1) and colors == 1
         self.mask: Tensor
         self.register_buffer("mask", Tensor(causal_mask(mask, self.weight.shape, colors)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         above, left = self.weight.shape[2] // 2, self.weight.shape[3] // 2
-        seen = (self.weight * self.mask)[:, :, : above + 1]  # without the rows below, which have the weight 0
+        # without the rows below, which have the weight 0; half of a PixelCNN's layers see all of their only pixel
+        seen = self.weight if self.sees_all else (self.weight * self.mask)[:, :, : above + 1]
         return F.conv2d(x, seen, self.bias, padding=(left, left, above, 0))
 
 
 def causal_mask(mask: str, shape: tuple[int, ...], colors: int) -> np.ndarray:
     """1 for the weights of `shape` (O, C, KH, KW) that see the past, 0 for the others: float32."""
-    outputs, inputs, height, width = shape
+    height, width = shape[2:]
     allowed = np.zeros(shape, np.float32)
     allowed[:, :, : height // 2] = 1  # the rows above
     allowed[:, :, height // 2, : width // 2] = 1  # the same row, to the left
-    color_out = np.arange(outputs)[:, None] * colors // outputs
-    color_in = np.arange(inputs)[None] * colors // inputs
+    color_out, color_in = np.ix_(*(np.arange(channels) * colors // channels for channels in shape[:2]))
     allowed[:, :, height // 2, width // 2] = color_in < color_out if mask == "A" else color_in <= color_out
     return allowed
 
