@@ -28,7 +28,8 @@ BETAS = np.linspace(0.01, 0.4, 12)
 # Settings besides the conventions: {checker: (always, further ones, tried in turn)}
 SETTINGS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     "check_reverse_step": ({"betas": BETAS, "returns": "given"}, [
-        {}, {"method": "ddim"}, {"method": "ddim", "eta": 0.7}, {"method": "ddim", "clip": True}]),
+        {}, {"method": "ddim"}, {"method": "ddim", "eta": 0.7}, {"method": "ddim", "clip": True},
+        {"method": "ddim", "prediction": "x0"}, {"method": "ddim", "times": (11, 7, 4, 0)}]),
     "check_sgd": ({}, [{"momentum": 0.9, "weight_decay": 0.1}, {"momentum": 0.8, "dampening": 0.3},
                        {"momentum": 0.7, "nesterov": True}]),
     "check_adam": ({"lr": 0.01, "weight_decay": 0.1}, [{}, {"weight_decay": 0.0}]),

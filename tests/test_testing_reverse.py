@@ -29,6 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "posterior": {"method": "ancestral", "variance": "posterior"},
     "ddim": {"method": "ddim"},
     "ddim with noise": {"method": "ddim", "eta": 0.7},
+    "ddim of x0": {"method": "ddim", "prediction": "x0"},
 }
 
 
@@ -90,8 +91,35 @@ def test_right_steps_and_samplers_pass(kind: str) -> None:
     check_diffusion_sampler(sampler_of(rule(**settings)), betas=BETAS, **settings)
 
 
+def test_a_step_to_the_next_of_few_times() -> None:
+    """The step to t − 1, where the times skip some, is named; and the predicted noise in place of fresh noise."""
+    skipping = rule("a single step", method="ddim")
+    with pytest.raises(PropertyError) as caught:
+        check_reverse_step(step_of(skipping), method="ddim", times=[11, 7, 3, 0], betas=BETAS)
+    assert caught.value.looks_like == ("to t − 1, not to the next of the times",)
+    with pytest.raises(PropertyError) as caught:
+        check_reverse_step(lambda e, t, x: (f := rule().step(t, t - 1, x, e))[0] + f[1] * e, betas=BETAS)
+    assert caught.value.looks_like == ("the predicted noise once more in place of z",)
+
+
+def test_a_small_mistake_beside_large_noise() -> None:
+    """η in place of η² in the direction moves the mean by a thousandth of the noise at most times of 1,000."""
+    S = Tables(np.linspace(1e-4, 0.02, 1000))
+    usual = {"method": "ddim", "prediction": "noise", "variance": "beta", "eta": 0.5, "clip": False}
+    with pytest.raises(PropertyError) as caught:
+        check_reverse_step(step_of(Rule(S, **usual, wrong="eta once in direction")), method="ddim", eta=0.5)
+    assert caught.value.looks_like == ("η in place of η² in the direction",)
+
+
+# made where times skip some, and seen beside the step itself: the test above
+ELSEWHERE = ("a single step", "output again")
+
+
 @pytest.mark.mistakes
-@pytest.mark.parametrize(("text", "flag"), STEP_MISTAKES.items(), ids=STEP_MISTAKES)
+@pytest.mark.parametrize(
+    ("text", "flag"), [(t, f) for t, f in STEP_MISTAKES.items() if f not in ELSEWHERE],
+    ids=[t for t, f in STEP_MISTAKES.items() if f not in ELSEWHERE],
+)  # fmt: skip
 def test_a_wrong_step_is_refused_and_named(text: str, flag: str) -> None:
     """In the first kind of step where it can be made; alone, and within a sampler."""
     kind = next(kinds_of(flag))

@@ -63,7 +63,7 @@ def _discriminator(
 ) -> Callable[..., Any]:
     """A loss made of the terms real(x) and fake(x), by default those of the kind."""
 
-    def loss(x: Any, y: Any, *, kind: str, outputs: str, halves: str) -> Any:
+    def loss(x: Any, y: Any, *, kind: str, outputs: str, halves: str, **_: Any) -> Any:
         if kind not in kinds or (outputs_are and outputs != outputs_are):
             return None
         x, y = _given(x, kind, outputs), _given(y, kind, outputs)
@@ -79,8 +79,11 @@ def _scores(draw: Draw, sizes: tuple[int, ...], *, kind: str, outputs: str) -> n
     return _sigmoid(x) if outputs == "probabilities" and kind in _CROSS else x
 
 
-def _real_and_fake(draw: Draw, *, kind: str, outputs: str, halves: str) -> dict[str, np.ndarray]:
+def _real_and_fake(draw: Draw, *, kind: str, outputs: str, halves: str, batches: str) -> dict[str, np.ndarray]:
+    if batches not in ("any", "equal"):
+        raise ValueError(f"check_discriminator_loss: batches must be 'any' or 'equal', got {batches!r}")
     n, m = draw.sizes((1, 4), (1, 5))
+    m = n if batches == "equal" else m
     return {name: _scores(draw, (k, 1), kind=kind, outputs=outputs) for name, k in (("real", n), ("fake", m))}
 
 
@@ -125,6 +128,9 @@ DISCRIMINATOR_MISTAKES = {
     "min instead of max": _discriminator(
         lambda x: np.minimum(0, 1 - x), lambda x: np.minimum(0, 1 + x), kinds=("hinge",)
     ),
+    "a sigmoid before the hinge": _discriminator(
+        lambda x: _relu(1 - _sigmoid(x)), lambda x: _relu(1 + _sigmoid(x)), kinds=("hinge",)
+    ),
     "max of the mean instead of the mean of max": lambda x, y, *, kind, halves, **_: (
         None if kind != "hinge" else (_relu(np.mean(1 - x)) + _relu(np.mean(1 + y))) / (1 + (halves == "mean"))
     ),
@@ -162,13 +168,18 @@ DISCRIMINATOR_MISTAKES = {
     tags=("adversarial", "gan"),
 )
 def check_discriminator_loss(
-    loss: Any, *, kind: str = "non-saturating", outputs: str = "logits", halves: str = "sum", **options: Any
+    loss: Any,
+    *,
+    kind: str = "non-saturating",
+    outputs: str = "logits",
+    halves: str = "sum",
+    batches: str = "any",
+    **options: Any,
 ) -> None:
     """What a discriminator, or critic, minimises.
 
     The function is called as loss(real, fake): the discriminator's outputs for images (N, 1) and for samples (M, 1).
-    It returns one number, means over the batches.  The batches may differ in size; where yours must not, say so by
-    `lambda real, fake: mine(real[:k], fake[:k])` for a k of your own.
+    It returns one number, means over the batches, which differ in size unless batches="equal".
 
     Args:
         kind: "non-saturating" (which is that of minimax, too): −E log D(x) − E log(1 − D(G(z)));
@@ -178,6 +189,7 @@ def check_discriminator_loss(
         outputs: of cross-entropies: whether "logits" d or "probabilities" D = sigmoid(d) are handed over.
         halves: whether the loss is the "sum" of the images' and the samples' term, or their "mean", half of that: the ½
             of least squares in Mao et al. and the average in pix2pix.
+        batches: "any", or "equal" for a loss that adds both terms before one mean.
 
     Equation: as above.  Goodfellow et al. 2014, eq. 1; Mao et al. 2017, eq. 2; Lim & Ye 2017; Arjovsky et al. 2017.
 
@@ -212,9 +224,13 @@ def _generator(
         "log D(G(z)), without the minus": _generator(lambda x: -_softplus(-x), ("minimax",)),
         "the hinge of the discriminator: max(0, 1 − d)": _generator(lambda x: _relu(1 - x), ("hinge", "wasserstein")),
         "max(0, −d)": _generator(lambda x: _relu(-x), ("hinge", "wasserstein")),
+        "−max(0, d)": _generator(lambda x: -_relu(x), ("hinge", "wasserstein")),
         "the target 0 in place of 1": _generator(lambda x: x**2, ("least squares",)),
         "the target −1 in place of 1": _generator(lambda x: (x + 1) ** 2, ("least squares",)),
         "the absolute value instead of the square": _generator(lambda x: np.abs(x - 1), ("least squares",)),
+        "the square of the mean instead of the mean of squares": _generator(
+            lambda x: x - 1, ("least squares",), lambda x: np.mean(x) ** 2
+        ),
         "a sigmoid before the square": _generator(lambda x: (_sigmoid(x) - 1) ** 2, ("least squares",)),
         "sigmoid missing: logits taken for probabilities": _generator(
             lambda x: -np.log(x), ("non-saturating",), outputs_are="logits"
@@ -328,6 +344,7 @@ def _penalty(
     differentiable: float = 1.0,
     draw: Any = None,
     law: Any = None,
+    gradient: Any = lambda critic, x: critic.gradient(x),
 ) -> Callable[..., Any]:
     """The penalty at x̂ = point(real, fake, ε).  ε drawn wrongly: draw(rng, real), or the law of the penalty."""
 
@@ -353,10 +370,10 @@ def _penalty(
                 if at != "between":
                     return None
                 x = point(real, fake, e)
-            return each(_critic.gradient(x), norm, target, sided)
+            return each(gradient(_critic, x), norm, target, sided)
 
         if form == "drawn" and not _matters(real, fake, _critic, at):
-            found = each(_critic.gradient(fake if at == "fake" else real), norm, target, sided)
+            found = each(gradient(_critic, fake if at == "fake" else real), norm, target, sided)
             if point is not None and at != "between":
                 return None
             total: Any = weight * mean(found)
@@ -456,6 +473,9 @@ def _run_penalty(f: Any, inputs: dict[str, Any], *, form: str, at: str, **_: Any
             draw=lambda rng, real: rng.standard_normal((len(real), *[1] * (real.ndim - 1)))
         ),
         "ε = ½, in the middle": _penalty(draw=lambda rng, real: np.full((1,) * real.ndim, 0.5)),
+        "the gradient of log σ(d), not of d": _penalty(
+            gradient=lambda critic, x: critic.gradient(x) * _sigmoid(-critic(x)).reshape(-1, *[1] * (x.ndim - 1))
+        ),
         "10 times as much: right if weight=10 was meant": lambda *inputs, weight, **given: (
             _penalty()(*inputs, weight=10 * weight, **given) if weight == 1 else None
         ),

@@ -242,6 +242,7 @@ POSTERIOR_MISTAKES = {
         lambda S: S.beta * np.sqrt(S.bar) / (1 - S.bar), lambda S: np.sqrt(S.alpha), lambda S: S.beta
     ),
     "β_t in place of the posterior variance": _posterior(variance=lambda S: S.beta),
+    "posterior variance with 1 − α_t in place of 1 − ᾱ_t": _posterior(variance=lambda S: 1 - S.before),
     "posterior variance without β_t": _posterior(variance=lambda S: (1 - S.before) / (1 - S.bar)),
     "posterior standard deviation in place of the variance": _posterior(variance=lambda S: np.sqrt(S.posterior)),
     "log of the standard deviation in place of the log variance": _posterior(log=lambda v: np.log(v) / 2),
@@ -407,6 +408,7 @@ CONVERSION_MISTAKES = {
     "multiplied by √(1 − ᾱ_t) instead of divided": _direct(lambda x, x0, a, s: s * (x - a * x0), ("x0", "noise")),
     "v given back for ε": _direct(lambda x, v, a, s: v, ("v", "noise")),
     "√ᾱ_t v − √(1 − ᾱ_t) x_t in place of their sum": _direct(lambda x, v, a, s: a * v - s * x, ("v", "noise")),
+    "the score of σ = √((1 − ᾱ_t)/ᾱ_t): −ε √ᾱ_t/√(1 − ᾱ_t)": _direct(lambda x, e, a, s: -e * a / s, ("noise", "score")),
     "the score not divided: −ε": _direct(lambda x, e, a, s: -e, ("noise", "score")),
 }
 

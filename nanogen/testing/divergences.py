@@ -366,7 +366,7 @@ def check_categorical_kl(kl: Any, *, given: str = "logits", reduction: str = "no
     The function is called as kl(q, p), both of the shape (N, K) for K classes.
 
     Args:
-        given: what q and p are: "logits", "probabilities" or "log_probabilities".
+        given: what q and p are: "logits", "probabilities" (of 0.0005 at least) or "log_probabilities".
         reduction: "none": kl returns (N,); the "sum" or the "mean" over N.
 
     Equation: Σ_k q_k (log q_k − log p_k).  Kullback & Leibler 1951.

@@ -59,8 +59,8 @@ class Draw:
         return (self.rng().permutation(size).reshape(shape) - size // 2) / 10 + 0.05
 
     def probabilities(self, *shape: int) -> np.ndarray:
-        """Positive numbers that sum to 1 over the last axis."""
-        weights = self.positives(*shape)
+        """Positive numbers that sum to 1 over the last axis; some are as small as a thousandth."""
+        weights = self.positives(*shape) ** self.pick(1.0, 2.0)
         return weights / weights.sum(-1, keepdims=True)
 
     def _array(

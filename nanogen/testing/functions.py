@@ -360,6 +360,13 @@ def check_attention_gradient(gradient: Any, *, mask: str = "none", **options: An
 # Times
 
 
+def _times_to_embed(draw: Draw, *, dim: int, scale: float, **_: Any) -> dict[str, Any]:
+    if dim < 4 or dim % 2:
+        raise ValueError(f"check_timestep_embedding: dim must be an even number of at least 4, got {dim}")
+    t = draw.integers(0, 9, draw.integer(1, 5)) * draw.pick(1, 10, 111)
+    return {"t": t if scale == 1 else t / scale}
+
+
 def _embedding(**wrong: Any) -> Callable[..., Any]:
     def function(t: Any, *, dim: int, order: str, last: str, period: float, scale: float) -> Any:
         half = dim // 2
@@ -387,9 +394,7 @@ def _embedding(**wrong: Any) -> Callable[..., Any]:
 @checker(
     equation="sin(t f_i) and cos(t f_i), f_i = period^(−i / (dim/2 − 1)), or period^(−i / (dim/2))",
     source="Vaswani et al. 2017, section 3.5; Ho et al. 2020",
-    inputs=lambda draw, *, scale, **_: {
-        "t": (lambda t: t if scale == 1 else t / scale)(draw.integers(0, 9, draw.integer(1, 5)) * draw.pick(1, 10, 111))
-    },
+    inputs=_times_to_embed,
     truth=_embedding(),
     atol=3e-5,  # frequencies of single precision
     mistakes={

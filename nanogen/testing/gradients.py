@@ -16,7 +16,10 @@ STEP = 1e-3  # of differences whose error is of the order STEP⁴
 
 
 def _slopes(f: Callable[..., Any], arrays: list[np.ndarray], i: int, weigh: Callable[[Any], float], step: float) -> Any:
-    """∂⟨c, f⟩/∂arrays[i] by central differences with two steps, which cancel the error of the order step²."""
+    """∂⟨c, f⟩/∂arrays[i] by central differences with two steps, which cancel the error of the order step².
+
+    Where f bends within a step (a norm of numbers that are nearly equal), a tenth of it is taken: then a hundredth
+    changes less than the tenth did.  Rounding does the opposite."""
     slope = np.zeros(arrays[i].shape)
     for place in np.ndindex(slope.shape):
 
@@ -25,8 +28,13 @@ def _slopes(f: Callable[..., Any], arrays: list[np.ndarray], i: int, weigh: Call
             there[i][place] += by
             return weigh(f(*there))
 
-        near, far = ((moved(h) - moved(-h)) / (2 * h) for h in (step, 2 * step))
-        slope[place] = (4 * near - far) / 3
+        def difference(h: float, moved: Callable[[float], float] = moved) -> float:
+            near, far = ((moved(by) - moved(-by)) / (2 * by) for by in (h, 2 * h))
+            return (4 * near - far) / 3
+
+        slope[place], finer = difference(step), difference(step / 10)
+        if (change := abs(finer - slope[place])) > 1e-6 * (1 + abs(finer)):
+            slope[place] = finer if abs(difference(step / 100) - finer) < change / 10 else slope[place]
     return slope
 
 

@@ -133,7 +133,7 @@ def check_cross_entropy(
     The function is called as loss(x, labels): x (N, K), labels (N,) int64 in 0 … K − 1.  Labels repeat.
 
     Args:
-        given: what x is: "logits", "probabilities" or "log_probabilities".
+        given: what x is: "logits", "probabilities" (of 0.001 at least, yours may clamp below) or "log_probabilities".
         labels_as: "indices", or "one-hot": float64 (N, K).
         reduction: "none": loss returns (N,); the "sum" or the "mean" over N.
         smoothing: ε of label smoothing, over all K classes.
@@ -179,7 +179,7 @@ _sigmoid = lambda x: 0.5 * (1 + np.tanh(0.5 * x))
         lambda shape: {
             "x": draw.reals(*shape) * draw.pick(1.0, 3.0, *[900.0] * large)
             if given == "logits"
-            else _sigmoid(draw.reals(*shape)),
+            else _sigmoid(draw.reals(*shape) * draw.pick(1.0, 2.0)),
             "y": draw.integers(0, 1, *shape).astype(float) if draw.integer(0, 1) else draw.integers(0, 10, *shape) / 10,
         }
     )(draw.sizes((1, 4), (1, 4))),
@@ -233,7 +233,7 @@ def check_binary_cross_entropy(
     between.
 
     Args:
-        given: what x is: "logits" or "probabilities".
+        given: what x is: "logits" or "probabilities" (of 0.002 … 0.998, yours may clamp beyond).
         reduction: "none": (N, D); "sample": the sum over D, (N,); "sum" or "mean" of all; "batchmean": the sum over D,
             averaged over N.
         large: some logits are hundreds and more, whose exponentials overflow or underflow.

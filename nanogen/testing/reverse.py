@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,17 +16,20 @@ from nanogen.testing.schedules import TIMES, Tables, precision, tables
 from nanogen.testing.trial import to_numpy
 
 Z = 5.5  # standard errors: a right sampler is refused once in 25 million comparisons
-COPIES = 4000
+COPIES = 16_000
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Independent draws (K, N, …) or (N, …): each entry normal, with these means and standard deviations."""
+    """Independent draws (K, N, …) or (N, …): each entry normal, with these means and standard deviations.
+
+    along: what a wrong mean may be off by a multiple of, besides the expected mean."""
 
     mean: np.ndarray
     std: np.ndarray
     text: str = ""
     slack: float = 1e-4
+    along: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.text or f"mean {np.ravel(self.mean)[0]:.4g}, standard deviation {np.ravel(self.std)[0]:.4g}"
@@ -55,11 +58,11 @@ class Draws:
         if abs(spread - 1) > Z / math.sqrt(2 * z.size) + blur:
             s = std[~still].mean()
             return f"expected the standard deviation {s:.5g}, got {s * spread:.5g}"
-        pull = (mean - mean.mean())[~still]
-        pull = pull / max(np.abs(pull).max(initial=0.0), 1e-12)
-        drift = (z * pull).sum() / math.sqrt(max((pull**2).sum(), 1e-12))
-        if abs(drift) > Z + blur * math.sqrt(z.size):
-            return f"the distance from the expected mean grows with it ({drift:.1f} standard errors)"
+        for name, other in {"the expected mean": mean, **self.along}.items():
+            pull = (other - other.mean())[~still]
+            drift = (z * pull).sum() / max(math.sqrt((pull**2).sum()), 1e-12)
+            if abs(drift) > Z + blur * math.sqrt(z.size):
+                return f"the distance from the expected mean grows with {name} ({drift:.1f} standard errors)"
         return None
 
 
@@ -84,6 +87,8 @@ class Rule:
         """Mean and standard deviation of x_s: i the index of t, j that of s, −1 for the clean sample."""
         S, wrong = self.S, self.wrong
         bar = S.bar[i]
+        if wrong == "a single step" and j >= 0:
+            j = i - 1
         before = S.bar[j] if j >= 0 else (1.0 if self.final == "one" else S.bar[0])
         if wrong == "bar before is now":
             before = bar
@@ -117,18 +122,23 @@ class Rule:
                 sigma2 = self.eta * (1 - before) / (1 - bar) * (1 - bar / before)
             elif wrong == "sigma of beta":
                 sigma2 = self.eta**2 * (1 - bar / before)
+            elif wrong == "sigma of bar":
+                sigma2 = self.eta**2 * (1 - bar)
             elif wrong == "sigma ratio":
                 sigma2 = self.eta**2 * (1 - bar) / max(1 - before, 1e-12) * (1 - bar / before)
             rest = max(1 - before - sigma2, 0.0)
             if wrong == "sigma not in direction":
                 rest = 1 - before
+            elif wrong == "eta once in direction":
+                rest = max(1 - before - sigma2 / max(self.eta, 1e-12), 0.0)
             elif wrong == "sigma once in direction":
                 rest = max(1 - before - math.sqrt(sigma2), 0.0)
             elif wrong == "direction now":
                 rest = max(1 - bar - sigma2, 0.0)
             direction = rest if wrong == "direction no root" else math.sqrt(rest)
             signal = before if wrong == "signal no root" else bar**0.5 if wrong == "signal now" else math.sqrt(before)
-            mean = signal * x0 + direction * eps
+            along = output if wrong == "direction of the output" and self.prediction != "noise" else eps
+            mean = signal * x0 + direction * along
             if wrong == "direction minus":
                 mean = signal * x0 - direction * eps
         std = float(np.sqrt(sigma2)) if j >= 0 or (self.method == "ddim" and self.final != "one") else 0.0
@@ -142,6 +152,8 @@ class Rule:
             std = std**2
         elif wrong == "root of std":
             std = std**0.5
+        elif wrong == "log variance" and std:
+            std = abs(2 * math.log(std))
         elif wrong == "unit noise" and std:
             std = 1.0
         elif wrong == "no noise at the second last" and j == 0:
@@ -175,11 +187,15 @@ STEP_MISTAKES = {
     "the two coefficients of the posterior mean swapped": "coefficients swapped",
     "ᾱ_{t−1} without its root (of x̂_0)": "coefficient no root",
     "ᾱ_t in place of ᾱ_{t−1}": "bar before is now",
+    "to t − 1, not to the next of the times": "a single step",
     "η in place of η²": "eta once",
     "σ² without (1 − ᾱ_s)/(1 − ᾱ_t)": "sigma of beta",
+    "σ = η √(1 − ᾱ_t)": "sigma of bar",
     "σ² with (1 − ᾱ_t)/(1 − ᾱ_s), upside down": "sigma ratio",
     "σ² not subtracted in the direction: √(1 − ᾱ_s)": "sigma not in direction",
     "σ in place of σ² in the direction": "sigma once in direction",
+    "η in place of η² in the direction": "eta once in direction",
+    "the direction along the output as it is, not along ε̂": "direction of the output",
     "√(1 − ᾱ_t) in place of √(1 − ᾱ_s) in the direction": "direction now",
     "the direction without its root": "direction no root",
     "the direction subtracted": "direction minus",
@@ -191,6 +207,8 @@ STEP_MISTAKES = {
     "σ² z in place of σ z: the variance for the standard deviation": "variance for std",
     "√σ z in place of σ z": "root of std",
     "z not scaled by σ": "unit noise",
+    "log σ² in place of σ": "log variance",
+    "the predicted noise once more in place of z": "output again",
 }
 
 
@@ -208,7 +226,11 @@ def _stepped(wrong: str = "") -> Callable[..., Any]:
         mean, std = rule.step(i, int(j) - (given["time"] == "1…T"), x, output)
         if given["returns"] == "mean":
             return mean
-        return mean + std * noise if given["returns"] == "given" else Draws(mean, np.full_like(mean, std))
+        if given["returns"] == "given":
+            return mean + std * (output if wrong == "output again" else noise)
+        if wrong == "output again":
+            mean, std = mean + std * output, 0.0
+        return Draws(mean, np.full_like(mean, std), along={"the output": output, "x_t": x})
 
     return truth
 
@@ -315,7 +337,7 @@ def check_reverse_step(
         returns: "drawn": as above.  "given": the function is called as step(output, t, x, noise).  "mean": it returns
             the mean, without noise.
         times: the falling times of a sampler with fewer steps, such as scheduler.timesteps: x_s is at the next of them.
-            By default all.
+            By default all.  With few steps, or returns="given", small mistakes of the noise stand out more.
         {settings}
 
     Equation: ancestral μ̃_t(x_t, x̂_0) + σ_t z (which is (x_t − β_t/√(1 − ᾱ_t) ε)/√α_t + σ_t z), Ho et al. 2020,

@@ -201,6 +201,8 @@ def derived(beta: np.ndarray, first: str = "second", wrong: str = "") -> dict[st
         "before the same": bar,
         "before repeated": np.append(bar[:1], bar[:-1]),
         "before after": np.append(bar[1:], 0.0),
+        "before at the end": np.append(bar[:-1], 1.0),
+        "before next": np.append(bar[1:], 1.0),
         "before shifted twice": np.append([1.0, 1.0], bar[:-2]),
     }.get(wrong, np.append(1.0, bar[:-1]))
     ratio = (1 - before) / (1 - bar)
@@ -210,6 +212,7 @@ def derived(beta: np.ndarray, first: str = "second", wrong: str = "") -> dict[st
         "variance bars": beta * before / bar,
         "variance upside": beta * (1 - bar) / (1 - before),
         "variance alpha": S.alpha * ratio,
+        "variance by beta": 1 - before,
         "variance rooted": np.sqrt(beta * ratio),
         "variance beta": beta,
     }.get(wrong, beta * ratio)
@@ -278,11 +281,14 @@ _ARRAY_MISTAKES = {
     "ᾱ_t in place of ᾱ_{t−1}": "before the same",
     "ᾱ_1 in place of ᾱ_0 = 1 at t = 1": "before repeated",
     "ᾱ_{t+1} in place of ᾱ_{t−1}": "before after",
+    "ᾱ_0 = 1 at the end: ᾱ_{t+1} in place of ᾱ_{t−1}": "before next",
+    "ᾱ_0 = 1 at the end: ᾱ_t in place of ᾱ_{t−1}": "before at the end",
     "ᾱ_{t−2} in place of ᾱ_{t−1}": "before shifted twice",
     "posterior variance without β": "variance no beta",
     "posterior variance with its ratio upside down, (1 − ᾱ_t)/(1 − ᾱ_{t−1})": "variance upside",
     "posterior variance of ᾱ_{t−1}/ᾱ_t, not of 1 − ᾱ": "variance bars",
     "posterior variance with α in place of β": "variance alpha",
+    "posterior variance with 1 − α_t in place of 1 − ᾱ_t": "variance by beta",
     "posterior standard deviation in place of the variance": "variance rooted",
     "β_t in place of the posterior variance": "variance beta",
     "log variance: of the variance limited at 1e-5 from below": "log all floored",

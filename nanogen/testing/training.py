@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -452,6 +453,15 @@ def _averaged(wrong: str = "") -> Callable[..., Any]:
     return truth
 
 
+def _averaged_inputs(draw: Draw, *, decay: float, warmup: str, **_: Any) -> dict[str, Any]:
+    """With a warm-up sometimes so many steps that it ends: (1 + n)/(10 + n) = d at n = (10 d − 1)/(1 − d)."""
+    n = draw.integer(3, 5)
+    if warmup.startswith(("(", "n")):
+        n += draw.pick(0, min(math.ceil(10 * decay / (1 - decay)), 1000))
+    parameters = draw.reals(n, *draw.sizes((1, 2), (1, 3)))
+    return {"parameters": parameters, "buffers": draw.reals(n, draw.integer(1, 3)) + 2}
+
+
 def _run_average(f: Any, inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
     found = f(inputs["parameters"], inputs["buffers"])
     parts = list(found) if isinstance(found, tuple | list) else [found]
@@ -462,10 +472,7 @@ def _run_average(f: Any, inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
     name="moving average",
     equation="a ← d·a + (1 − d)·x after each step, from a = x_0",
     source="Polyak & Juditsky 1992",
-    inputs=lambda draw, **_: {
-        "parameters": draw.reals(n := draw.integer(3, 5), *draw.sizes((1, 2), (1, 3))),
-        "buffers": draw.reals(n, draw.integer(1, 3)) + 2,
-    },
+    inputs=_averaged_inputs,
     truth=_averaged(),
     mistakes={
         "d and 1 − d swapped": _averaged("reversed"),

@@ -349,8 +349,10 @@ class Trial(Diagnosis):
             return
 
     def where(self) -> str:
-        """The narrowest condition outside of which the function was right."""
+        """The narrowest condition outside of which the function was right; of draws none, since noise hides faults."""
         best, text = len(self.cases), ""
+        if self.draws:
+            return text
         for condition, holds in self.property.where.items():
             inside = [case for case in self.cases if holds(*case.inputs.values(), **self.conventions)]
             outside = [case for case in self.cases if not any(case is other for other in inside)]
