@@ -124,6 +124,9 @@ def check_softmax(softmax: Any, *, axis: int = -1, log: bool = False, large: boo
             lambda x, axis: log_sum_exp(x, axis) - math.log(x.shape[axis])
         ),
         "overflows: the largest is not taken away first": _along(lambda x, axis: np.log(np.exp(x).sum(axis))),
+        "underflows: the largest of all is taken away, not that of each sum": _along(
+            lambda x, axis: np.log(np.exp(x - x.max()).sum(axis)) + x.max()
+        ),
         "the largest not added again": _along(lambda x, axis: log_sum_exp(x, axis) - x.max(axis)),
         "the largest added twice": _along(lambda x, axis: log_sum_exp(x, axis) + x.max(axis)),
         "the sum of the logarithms: Σ x": _along(lambda x, axis: x.sum(axis)),

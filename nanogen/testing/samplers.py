@@ -136,7 +136,7 @@ def check_normal_sampler(sample: Any, *, scale: str = "std", **options: Any) -> 
     conventions={"scale": ("log_scale", "scale")},
 )
 def check_logistic_sampler(sample: Any, *, scale: str = "log_scale", **options: Any) -> None:
-    """Draws from a logistic distribution, before any rounding to levels.
+    """Draws from a logistic distribution, before any rounding to levels and clamping to [−1, 1].
 
     The function is called as sample(mean, scale), both (12000,) with equal entries, and returns one draw for each.
 
@@ -233,7 +233,7 @@ def _mixture_inputs(draw: Draw, *, scale: str) -> dict[str, Any]:
     tags=("sampler", "mixture"),
 )
 def check_mixture_sampler(sample: Any, *, scale: str = "log_scale", **options: Any) -> None:
-    """Draws from a mixture of logistic distributions, before any rounding to levels.
+    """Draws from a mixture of logistic distributions, before any rounding to levels and clamping to [−1, 1].
 
     The function is called as sample(logits, means, scales), all (12000, M) with equal rows, and returns (12000,).
 

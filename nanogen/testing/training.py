@@ -70,7 +70,7 @@ def _sgd(wrong: str = "") -> Callable[..., Any]:
                         x = x - lr * (v + weight_decay * x)
                         first = False
                     continue
-                d = grads[s] + (0.0 if wrong == "decay apart" else weight_decay * x)
+                d = grads[s] + (0.0 if wrong in ("decay apart", "no decay") else weight_decay * x)
                 if wrong == "decay apart":
                     x = x * (1 - lr * weight_decay)
                 if wrong == "decay minus":
@@ -115,6 +115,7 @@ _SGD_NEEDS = {
     "nesterov not gradient": "nesterov",
     "decay apart": "decay",
     "decay minus": "decay",
+    "no decay": "decay",
     "old velocity": "momentum",
     "decay halved": "decay",
     "decay twice": "decay",
@@ -141,6 +142,7 @@ LATE = {"where a parameter's gradient comes late": lambda *inputs, **_: inputs[-
         "Nesterov: μ v without g": _sgd("nesterov not gradient"),
         "the decay outside of the velocity": _sgd("decay apart"),
         "the decay's sign turned round": _sgd("decay minus"),
+        "the decay left out": _sgd("no decay"),
         "half of the decay": _sgd("decay halved"),
         "twice the decay: the gradient of λ‖x‖², not of ½ λ‖x‖²": _sgd("decay twice"),
         "the step by the velocity from before this gradient": _sgd("old velocity"),
@@ -210,15 +212,9 @@ def _adam(wrong: str = "") -> Callable[..., Any]:
                         x = x * (1 - lr * weight_decay)
                     continue
                 t += 1
-                k = (
-                    s + 1
-                    if wrong == "shared step"
-                    else t - 1
-                    if wrong == "step from 0"
-                    else t + 1
-                    if wrong == "step late"
-                    else t
-                )
+                updates = sum(3 if u >= inputs[-1] else 2 for u in range(s)) + int(name[-1]) + 1
+                counts = {"shared step": s + 1, "step from 0": t - 1, "step late": t + 1, "first step": 1}
+                k = {**counts, "each parameter": updates}.get(wrong, t)
                 g = grads[s]
                 inside = weight_decay and (not decoupled or wrong == "decay inside")
                 if inside:
@@ -250,7 +246,11 @@ def _adam(wrong: str = "") -> Callable[..., Any]:
                     root = np.sqrt(v) / c2 + eps
                 elif wrong == "multiplied correction":
                     root = np.sqrt(v * c2) + eps
+                elif wrong == "eps minus":
+                    root = np.sqrt(v / c2) - eps
                 step = lr * (g if wrong == "gradient" else m / c1) / root
+                if wrong == "both multiplied":
+                    step = lr * m * c1 / (np.sqrt(v * c2) + eps)
                 if wrong == "uphill":
                     step = -step
                 x = x - step
@@ -282,7 +282,11 @@ _ADAM_MISTAKES = {
     "no bias correction of the second moment": "no second",
     "the bias correction by one step count for all parameters, though a gradient came late": "shared step",
     "the bias correction one step late, βᵗ⁺¹": "step late",
+    "the bias correction by a count that each parameter's update raises": "each parameter",
+    "the bias correction of the first step at all steps": "first step",
+    "m and v multiplied by 1 − βᵗ instead of divided": "both multiplied",
     "ε inside the root": "eps inside",
+    "√v̂ − ε in place of √v̂ + ε": "eps minus",
     "ε added before the bias correction: (√v + ε)/√(1 − β₂ᵗ)": "eps before",
     "the root of v missing": "no root",
     "g in place of m̂ in the step": "gradient",
