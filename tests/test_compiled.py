@@ -164,6 +164,7 @@ def test_a_blas_without_such_a_function(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @given(SEEDS, st.sampled_from([100, 3000, 50_000]), st.booleans(), st.integers(2, 3))
+@example(8, 50_000, True, 2)  # pieces by columns
 def test_products_in_pieces(seed: int, small: int, kernels: bool, count: int) -> None:
     """The products of a convolution of pixels, of integers exactly, in pieces of every height, width and depth, and in
     groups of those."""

@@ -422,7 +422,7 @@ def _averaged(wrong: str = "") -> Callable[..., Any]:
         def average(values: Any, copied: bool) -> Any:
             a = np.zeros_like(values[0], dtype=float) if start == "zeros" else np.array(values[0], float)
             for n, x in enumerate(values[1:], 1):
-                d = _decay_at(n, decay, warmup)
+                d = _decay_at(n, 1 - 1e-9 if wrong == "no end" else decay, warmup)
                 if wrong == "reversed":
                     d = 1 - d
                 if wrong == "late":
@@ -486,6 +486,9 @@ def _run_average(f: Any, inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
         "x added without 1 − d": _averaged("sum"),
         "a not multiplied by d": _averaged("no decay"),
         "a + (1 − d)(a − x): away from the parameters": _averaged("step minus"),
+        "the warm-up never ends: d is not limited": lambda *x, warmup, **k: (
+            _averaged("no end")(*x, warmup=warmup, **k) if warmup not in ("none", "unbiased") else None
+        ),
         "divided by 1 − dⁿ, though it starts at the parameters": lambda *x, warmup, start, **k: (
             None
             if start == "zeros" or warmup != "none"
