@@ -460,8 +460,8 @@ def _averaged(wrong: str = "") -> Callable[..., Any]:
 def _averaged_inputs(draw: Draw, *, decay: float, warmup: str, **_: Any) -> dict[str, Any]:
     """With a warm-up sometimes so many steps that it ends: (1 + n)/(10 + n) = d at n = (10 d − 1)/(1 − d)."""
     n = draw.integer(3, 5)
-    if warmup.startswith(("(", "n")):
-        n += draw.pick(0, min(math.ceil(10 * decay / (1 - decay)), 1000))
+    if warmup not in ("none", "unbiased"):
+        n += draw.pick(0, math.ceil(10 * decay / max(1 - decay, 0.01)))
     parameters = draw.reals(n, *draw.sizes((1, 2), (1, 3)))
     return {"parameters": parameters, "buffers": draw.reals(n, draw.integer(1, 3)) + 2}
 
