@@ -423,3 +423,35 @@ def test_without_hypothesis() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "the checkers need hypothesis: pip install 'nanogen[testing]'"
+
+
+def test_the_gradient_of_a_norm_of_equal_numbers() -> None:
+    """It bends within √ε of equal numbers, where differences need a shorter step than elsewhere.  Found in a right
+    gradient that was refused."""
+
+    def norm(x: np.ndarray) -> np.ndarray:
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+    def gradient(x: np.ndarray, c: np.ndarray) -> np.ndarray:
+        h = norm(x)
+        inner = c - c.mean(-1, keepdims=True) - h * (c * h).mean(-1, keepdims=True)
+        return inner / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+    for seed in range(4):
+        testing.check_gradients(norm, gradient, [("n", "d")], seed=seed)
+        with pytest.raises(testing.PropertyError):
+            testing.check_gradients(norm, lambda x, c: 1.001 * gradient(x, c), [("n", "d")], seed=seed)
+
+
+def test_a_loss_of_equal_batches() -> None:
+    hinge = lambda real, fake: (np.maximum(0, 1 - real) + np.maximum(0, 1 + fake)).mean()
+    testing.check_discriminator_loss(hinge, kind="hinge", batches="equal")
+    with pytest.raises(testing.PropertyError):
+        testing.check_discriminator_loss(hinge, kind="hinge")
+    with pytest.raises(ValueError, match="batches"):
+        testing.check_discriminator_loss(hinge, batches="same")
+
+
+def test_embeddings_of_an_odd_number() -> None:
+    with pytest.raises(ValueError, match="even number"):
+        testing.check_timestep_embedding(lambda t: t, dim=5)
