@@ -141,11 +141,28 @@ def _(rng):
     n = lambda *shape: rng.integers(-4, 5, shape).astype(float)
     shapes = {"rows": ((5, 3), (4, 3)), "tokens": ((2, 5, 3), (4, 3)), "images": ((2, 3, 4, 5), (6, 5)),
               "number": ((3,), (2, 3)), "large": ((3, 400, 64), (48, 64)), "empty": ((0, 3), (2, 3)),
+              "few": ((5, 300), (290, 300)), "odd-groups": ((67, 3), (4, 3)),
               "vector": ((2, 3), (3,))}  # fmt: skip
     made = [Sample(name, [n(*x), n(*w), n(*w[:-1])], {}) for name, (x, w) in shapes.items()]
     return [
         *made, Sample("no-bias", [n(2, 5, 3), n(4, 3), np.array(0.0)], {}),
         Sample("odd-bias", [n(5, 3), n(4, 3), n(1)], {}), Sample("integers", [np.ones((2, 3), int)] * 2 + [n(2)], {}),
+    ]  # fmt: skip
+
+
+@samples("gated_residual", declines="empty|two|shared|other|integers")
+def _(rng):
+    shapes = {
+        "tokens": (2, 5, 3), "one": (1, 1, 1), "large": (4, 40, 64), "single": (3, 1, 4), "channel": (2, 5, 1),
+        "empty": (0, 5, 3),
+    }  # fmt: skip
+    gates = {name: (shape[0], 1, shape[2]) for name, shape in shapes.items()}
+    of = lambda *all: [rng.normal(size=shape) for shape in all]
+    return [
+        *(Sample(name, of(shape, gates[name], shape), {}) for name, shape in shapes.items()),
+        Sample("two", of((2, 3), (1, 3), (2, 3)), {}), Sample("shared", of((2, 5, 3), (1, 1, 3), (2, 5, 3)), {}),
+        Sample("other", of((2, 5, 3), (2, 1, 3), (2, 1, 3)), {}),
+        Sample("integers", [np.ones(shape, int) for shape in ((2, 5, 3), (2, 1, 3), (2, 5, 3))], {}),
     ]  # fmt: skip
 
 

@@ -22,26 +22,20 @@ def register(device: str, elementwise: Callable[..., Any]) -> None:
 
     relu_gradient.kernel(device)(lambda g, y: elementwise("relu_gradient", g, y))
 
-    @leaky_relu.kernel(device)
-    class LeakyRelu:
-        def forward(x, *, negative_slope):
-            out = elementwise("leaky_relu", x, settings=(negative_slope,))
-            return out if out is NotImplemented else (out, None)
-
-        def gradient(g, saved, x, *, negative_slope, wanted):
-            return [elementwise("leaky_relu_gradient", g, x, settings=(negative_slope,))]
-
-    def gate_by(operation: Any, a: float, b: float, covers: Callable[..., bool]) -> None:
-        """Register x · sigmoid(a x + b x³)."""
+    def with_gradient(operation: Any, name: str, settings_of: Callable[..., Any]) -> None:
+        """Register `name` and `name`_gradient.  `settings_of` the operation's parameters: None if it declines them."""
 
         @operation.kernel(device)
-        class Gated:
+        class Elementwise:
             def forward(x, **how):
-                out = elementwise("sigmoid_gated", x, settings=(a, b)) if covers(**how) else NotImplemented
+                given = settings_of(**how)
+                out = NotImplemented if given is None else elementwise(name, x, settings=given)
                 return out if out is NotImplemented else (out, None)
 
             def gradient(g, saved, x, *, wanted, **how):
-                return [elementwise("sigmoid_gated_gradient", g, x, settings=(a, b))]
+                return [elementwise(f"{name}_gradient", g, x, settings=settings_of(**how))]
 
-    gate_by(silu, 1.0, 0.0, lambda: True)
-    gate_by(gelu, (8 / math.pi) ** 0.5, 0.044715 * (8 / math.pi) ** 0.5, lambda approximate: approximate == "tanh")
+    cubic = (8 / math.pi) ** 0.5, 0.044715 * (8 / math.pi) ** 0.5
+    with_gradient(leaky_relu, "leaky_relu", lambda negative_slope: (negative_slope,))
+    with_gradient(silu, "sigmoid_gated", lambda: (1.0, 0.0))  # x · sigmoid(a x + b x³)
+    with_gradient(gelu, "sigmoid_gated", lambda approximate: cubic if approximate == "tanh" else None)

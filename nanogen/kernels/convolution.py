@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from nanogen.backend import Array, array_module
@@ -43,6 +43,16 @@ def channels_last(x: Array) -> Array:
     return array_module(x).ascontiguousarray(x.transpose(0, 2, 3, 1))
 
 
+def rows_of(x: Array) -> Array:
+    """(N, C, *) to a contiguous (N, P, C) of P pixels; a view if the memory has that layout already."""
+    return array_module(x).ascontiguousarray(x.reshape(*x.shape[:2], math.prod(x.shape[2:])).swapaxes(1, 2))
+
+
+def images_of(rows: Array, shape: tuple[int, ...]) -> Array:
+    """The inverse of `rows_of`."""
+    return rows.swapaxes(1, 2).reshape(shape)
+
+
 def flip_kernel(w: Array) -> Array:
     """The kernel of the adjoint: both spatial axes flipped, input and output channels swapped."""
     return w[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
@@ -58,9 +68,7 @@ def full_padding(kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> P
 def register(device: str, on: Functions) -> None:
     """Register the device's kernels of convolution, its two adjoints, and convolution with a bias."""
 
-    def forward(
-        x: Array, w: Array, bias: Array | None, stride: Pair, padding: Pair, dilation: Pair, size: Pair | None
-    ) -> Array:  # fmt: skip
+    def forward(x: Array, w: Array, bias: Any, stride: Pair, padding: Pair, dilation: Pair, size: Any) -> Array:
         (o, c), kernel = w.shape[:2], w.shape[2:]
         size = size or output_size(x.shape[2:], kernel, stride, padding, dilation)
         if F := tiling(kernel, stride, dilation, (c, o)):
@@ -87,9 +95,7 @@ def register(device: str, on: Functions) -> None:
             return flip_kernel(on.im2col(y, None, None, x, kernel, stride, around, dilation, x.shape[2:])[1])
         return on.im2col(x, None, None, y, kernel, stride, padding, dilation, size)[1]
 
-    def gradients(
-        x: Array, w: Array, g: Array, wanted: Sequence[bool], stride: Pair, padding: Pair, dilation: Pair
-    ) -> list[Any]:  # fmt: skip
+    def gradients(x: Array, w: Array, g: Array, wanted: Any, stride: Pair, padding: Pair, dilation: Pair) -> list[Any]:
         kernel, how = w.shape[2:], (stride, padding, dilation)
         F, around = tiling(kernel, stride, dilation, w.shape[:2]), full_padding(kernel, *how)
         if all(wanted[:2]) and F:

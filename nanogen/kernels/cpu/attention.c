@@ -30,13 +30,11 @@ static void softmax_of(
     PRODUCT(0, 1, is.queries, keys, is.depth, scale, GIVEN(query), GIVEN(key), x, keys);
     for (Int i = 0; mask && i < is.queries * keys; i++) x[i] += mask[m * is.queries * keys + i];
     for (Real* log_sum = logs + m * is.queries; log_sum < logs + (m + 1) * is.queries; log_sum++, x += keys) {
-        Real top = x[0], sum = 0;
+        Real top = largest_of(x, keys), sum = 0;
         if (known) {
             for (Int j = 0; j < keys; j++) x[j] = exponential(x[j] - *log_sum);
             continue;
         }
-        PRAGMA(omp simd reduction(max : top))
-        for (Int j = 1; j < keys; j++) top = x[j] > top ? x[j] : top;
         PRAGMA(omp simd reduction(+ : sum))
         for (Int j = 0; j < keys; j++) sum += x[j] = exponential(x[j] - top);
         for (Int j = 0; j < keys; j++) x[j] *= 1 / sum;

@@ -18,7 +18,7 @@ from nanogen.kernels.cpu.products import gemm_address
 
 def heads_of(x: np.ndarray) -> np.ndarray:
     """(…, L, d) as (N, heads, L, d) whose rows the BLAS can read in place."""
-    x = np.expand_dims(x, tuple(range(x.ndim - 2, 2)))
+    x = x if x.ndim == 4 else x.reshape(*x.shape[:-2], *[1] * (4 - x.ndim), *x.shape[-2:])
     readable = x.strides[3] == x.itemsize and x.strides[2] >= x.shape[3] * x.itemsize
     return x if readable else np.array(x, order="C")
 

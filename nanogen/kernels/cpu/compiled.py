@@ -78,4 +78,4 @@ def elementwise(name: str, *arrays: np.ndarray, settings: tuple[float, ...] = ()
     given = [np.ascontiguousarray(a.transpose(order)) if a.ndim else a for a in arrays]
     out = np.empty(given[0].shape, given[0].dtype)
     call(name, *given, *map(float, settings), out, out.size)
-    return out.transpose(np.argsort(order)) if out.ndim else out
+    return out.transpose([order.index(axis) for axis in range(out.ndim)]) if out.ndim else out

@@ -180,13 +180,6 @@ static void add_patches(const Real* patches, Size of, Places at, Int ow, Lines l
                  x + m * of.h * of.w * of.c);
 }
 
-static void add_bias(const Real* bias, Int pixels, Int c, Real* y)
-{
-    SHARED(pixels * c > 1 << 14)
-    for (Int i = 0; i < pixels; i++)
-        for (Int q = 0; q < c; q++) y[i * c + q] += bias[q];
-}
-
 // The functions that Python calls, with x (n, h, w, c) and y (n, oh, ow, o).  The images are split into groups, which
 // run in parallel; the loops of a single group do.  A group processes its images in chunks.  It has its own memory and
 // its own sum of the kernel's gradients, so results do not depend on the number of threads.
@@ -204,12 +197,6 @@ static Int begin(const Job* is, Int group)
     return least(is->n, chunks * group / is->groups * is->images);
 }
 
-#define EACH_GROUP(is, work)                                               \
-    if (is.groups == 1) { /* then the inner loops are parallel */ \
-        Int group = 0;                                                     \
-        work;                                                              \
-    } else                                                                 \
-        SHARED(1) for (Int group = 0; group < is.groups; group++) work
 #define EACH_CHUNK(is)                                                                                           \
     for (Int from = begin(&is, group), end = begin(&is, group + 1), n = least(is.images, end - from); from < end; \
          from += n, n = least(is.images, end - from))
@@ -222,20 +209,6 @@ static Real* zeros_in(const Job* is, Real* memory)
 {
     Int row = most(is->c, is->o);
     return memset(memory + is->memory - (1 + is->images * is->lines) * row, 0, row * sizeof(Real));
-}
-
-// `count` products c = a b: a is (m, k), or (k, m) if transposed; b is (k, n).  They are added to c if `more`.
-static void multiply(
-    Int gemm, Int count, int transposed, Int m, Int n, Int k, Piece piece, const Real* a, const Real* b, int more,
-    Real* c)
-{
-    Product is = {m, n, k, transposed, 0, transposed ? m : k, n};
-    Int rows = (m + piece.height - 1) / piece.height, columns = (n + piece.width - 1) / piece.width;
-    SHARED(count * m * n * k > 1 << 17)
-    for (Int p = 0; p < count * rows * columns; p++) {
-        Int q = p / columns / rows, i = p / columns % rows * piece.height, j = p % columns * piece.width;
-        multiply_piece((Gemm)gemm, is, piece, a + q * m * k, b + q * k * n, i, j, 0, k, more, c + q * m * n);
-    }
 }
 
 // If kernels G g (t², C, O) are given, out = Aᵀ [(G g) (Bᵀ x)] + bias.  If y is given, gradients = Σ (A y)ᵀ (Bᵀ x).
@@ -255,13 +228,13 @@ static void group_of_winograd(
         Size of_y = {n, is.oh, is.ow, is.o};
         tiles(x + from * is.h * is.w * is.c, (Size){n, is.h, is.w, is.c}, in, t, lines, zeros, of_x);
         if (kernels) {
-            multiply(gemm, t * t, 0, rows, is.o, channels, is.forward, of_x, kernels, 0, products);
+            multiply(gemm, t * t, 0, 0, rows, is.o, channels, is.forward, of_x, kernels, 0, products);
             put_tiles(products, of_y, in, t, lines, bias ? bias : zeros, outside, out + at_y);
         }
         if (y) {
             gradient_tiles(y + at_y, of_y, in, t, lines, zeros, products);
             Real* sums = gradients + group * size;
-            multiply(gemm, t * t, 1, is.o, channels, rows, is.weight, products, of_x, more, sums);
+            multiply(gemm, t * t, 1, 0, is.o, channels, rows, is.weight, products, of_x, more, sums);
         }
     }
 }
@@ -296,12 +269,12 @@ static void group_of_winograd_adjoint(
             Size of_x = {n, is.h, is.w, is.c};
             Size of_out = {n, is.oh, is.ow, is.o};
             gradient_tiles(y + from * is.oh * is.ow * is.o, of_out, in, t, lines, zeros, of_y);
-            multiply(gemm, t * t, 0, rows, channels, is.o, is.back, of_y, kernels, 0, products);
+            multiply(gemm, t * t, 0, 0, rows, channels, is.o, is.back, of_y, kernels, 0, products);
             add_tiles(products, of_x, in, t, lines, outside, out + from * image);
             if (x) {
                 tiles(x + from * image, of_x, in, t, lines, zeros, products);
                 Real* sums = gradients + group * size;
-                multiply(gemm, t * t, 1, is.o, channels, rows, is.weight, of_y, products, more, sums);
+                multiply(gemm, t * t, 1, 0, is.o, channels, rows, is.weight, of_y, products, more, sums);
             }
         }
     }
@@ -335,10 +308,10 @@ static void group_of_im2col(
         const Real* of_x = as_it_is ? images + lines.first * is.w * is.c : memory;
         if (!as_it_is) patches(images, (Size){n, is.h, is.w, is.c}, at, is.ow, lines, memory);
         if (kernel) {
-            multiply(gemm, 1, 0, rows, is.o, row, is.forward, of_x, kernel, 0, out + at_y);
+            multiply(gemm, 1, 0, 0, rows, is.o, row, is.forward, of_x, kernel, 0, out + at_y);
             if (bias) add_bias(bias, rows, is.o, out + at_y);
         }
-        if (y) multiply(gemm, 1, 1, is.o, row, rows, is.weight, y + at_y, of_x, more, gradients + group * is.o * row);
+        if (y) multiply(gemm, 1, 1, 0, is.o, row, rows, is.weight, y + at_y, of_x, more, gradients + group * is.o * row);
     }
 }
 
@@ -365,7 +338,7 @@ static void group_of_col2im(
         EACH_PART(is, is.oh)
         {
             const Real* of_y = y + (from * is.oh + lines.first) * is.ow * is.o;
-            multiply(gemm, 1, 0, n * lines.count * is.ow, row, is.o, is.back, of_y, kernel, 0, memory);
+            multiply(gemm, 1, 0, 0, n * lines.count * is.ow, row, is.o, is.back, of_y, kernel, 0, memory);
             add_patches(memory, (Size){n, is.h, is.w, is.c}, at, is.ow, lines, out + from * image);
         }
         if (bias) add_bias(bias, n * is.h * is.w, is.c, out + from * image);

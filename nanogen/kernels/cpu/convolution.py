@@ -18,22 +18,11 @@ from nanogen.backend import Array
 from nanogen.kernels.convolution import Functions, channels_last, register
 from nanogen.kernels.cpu.compiled import call, covers
 from nanogen.kernels.cpu.products import aligned, aligned_empty, gemm_address, kernels_for_small, matmul, piece
-from nanogen.kernels.winograd import Pair, Tiling, avoid_conflicts, kernel_gradient, tile_counts, transformed_kernel
-
-
-def l2_cache_bytes(file: str = "/sys/devices/system/cpu/cpu0/cache/index2/size") -> int:
-    """The size of a core's L2 cache, clipped to 512 KiB … 2 MiB.  Linux writes it into the file as, say, 2048K."""
-    try:
-        with open(file, encoding="ascii") as size:
-            kibibytes = int(size.read().strip().removesuffix("K"))
-    except (OSError, ValueError):
-        kibibytes = 1024
-    return min(max(kibibytes, 512), 2048) << 10
-
+from nanogen.kernels.winograd import Pair, Tiling, kernel_gradient, tile_counts, transformed_kernel
 
 BLOCKS = 4  # the number of groups of images is a multiple of this, or 1
 GROUPS = -(-(os.cpu_count() or 1) // BLOCKS) * BLOCKS  # at most: one per thread, rounded up
-CHUNK_BYTES = l2_cache_bytes() // 2  # of a thread's chunk of images: half of the L2 cache
+CHUNK_BYTES = 1 << 19  # of a thread's chunk of images: half of an L2 cache, or less
 
 
 class Job(NamedTuple):
@@ -120,7 +109,7 @@ def im2col(
 ) -> Any:  # fmt: skip
     (n, c, *_), o, dtype = x.shape, len(w) if w is not None else y.shape[1], x.dtype
     job = im2col_job(x.shape, (n, o, *size), kernel, stride, padding, dilation, dtype)
-    columns: Any = None if w is None else aligned(avoid_conflicts(w).transpose(2, 3, 1, 0))
+    columns: Any = None if w is None else aligned(w.transpose(2, 3, 1, 0))
     out: Any = None if w is None else np.empty((n, *size, o), dtype)
     sums: Any = None if y is None else np.empty((job.groups, o, *kernel, c), dtype)
     job.run("im2col", rows(x), rows(y), columns, contiguous(bias), out, sums)

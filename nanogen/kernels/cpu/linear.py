@@ -1,49 +1,45 @@
-"""Linear layers: the product of rows with the weights, plus the bias."""
+"""Linear layers: the product of rows with the weights, plus the bias.  See linear.c."""
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 
-from nanogen.functional.conv import convolve_with_bias
 from nanogen.functional.matrix import affine
-from nanogen.kernels.cpu.convolution import has_images
-from nanogen.kernels.cpu.products import matmul
-from nanogen.kernels.cpu.threads import blas_threads
+from nanogen.kernels.cpu.compiled import call
+from nanogen.kernels.cpu.convolution import BLOCKS, GROUPS, has_images
+from nanogen.kernels.cpu.products import gemm_address, kernels_for_small, piece
 
-LARGE = 1 << 16  # numbers
-FORWARD, GRADIENT = convolve_with_bias.kernels["cpu"]  # that `convolution` has registered
-POINTWISE = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "size": None}
+
+@functools.lru_cache(4096)
+def rows_job(rows: int, k: int, m: int, transposed: bool) -> np.ndarray:
+    """`Rows` of linear.c.  A group's rows are at least as large as the weights, whose gradient it writes."""
+    groups = min(GROUPS, rows // 16, rows * (k + m) // (k * m)) // BLOCKS * BLOCKS or 1
+    small, deep = kernels_for_small(), -(-rows // groups)
+    forward, weight = piece(BLOCKS, deep, m, k, False, transposed, small), piece(BLOCKS, k, m, deep, True, False, small)
+    return np.array([rows, k, m, transposed, groups, *forward[:3], *weight[:3]], np.int64)
+
+
+def run(a: np.ndarray, b: np.ndarray | None, w: np.ndarray | None, bias: np.ndarray | None, m: int) -> list[Any]:
+    """Rows a (…, k) times w (k, m), or wᵀ plus a bias; the sums of aᵀ b for rows b (…, m), and of a."""
+    a, k = np.ascontiguousarray(a), a.shape[-1]
+    job = rows_job(a.size // k, k, m, bias is not None)
+    out = None if w is None else np.empty((*a.shape[:-1], m), a.dtype)
+    sums = None if b is None else np.empty((job[4], k * m + k), a.dtype)
+    given = [x if x is None else np.ascontiguousarray(x) for x in (b, w, bias)]
+    call("linear", a, *given, out, sums, gemm_address(a.dtype.char), job)
+    return [out, None, None] if sums is None else [out, sums[0, : k * m].reshape(k, m), sums[0, k * m :]]
 
 
 @affine.kernel("cpu")
 class Affine:
-    """By plain products with one thread, else as a convolution of pixels; forward that is faster even then, except for
-    its beginning."""
-
     def forward(x, w, b):
         if not has_images(x, w, b) or not x.size or x.ndim < 2 or w.ndim != 2 or b.shape not in ((), w.shape[:1]):
             return NotImplemented
-        if x.size > LARGE or blas_threads()[0]() > 1:
-            out = FORWARD(as_pixels(x), w[:, :, None, None], np.broadcast_to(b, len(w)), **POINTWISE)[0]
-            return out.transpose(0, 2, 3, 1).reshape(*x.shape[:-1], len(w)), None
-        out = matmul(x.reshape(-1, x.shape[-1]), w.T)
-        out += b
-        return out.reshape(*x.shape[:-1], len(w)), None
+        return run(x, None, w, b if b.ndim else np.full(len(w), b), len(w))[0], None
 
     def gradient(g, saved, x, w, b, *, wanted):
-        if blas_threads()[0]() > 1:
-            images, kernel = [as_pixels(g), None, as_pixels(x)], w[:, :, None, None]
-            dx, dw, db = GRADIENT(*images, kernel, b, wanted=wanted, **POINTWISE)
-            dx = None if dx is None else dx.transpose(0, 2, 3, 1).reshape(x.shape)
-            dw = None if dw is None else dw[..., 0, 0]
-        else:
-            rows = g.reshape(-1, len(w))
-            dx = matmul(rows, w).reshape(x.shape) if wanted[0] else None
-            dw = matmul(rows.T, x.reshape(-1, x.shape[-1])) if wanted[1] else None
-            db = matmul(np.ones((1, len(rows)), g.dtype), rows)[0] if wanted[2] else None
+        dx, dw, db = run(g, x if any(wanted[1:]) else None, w if wanted[0] else None, None, w.shape[1])
         return [dx, dw, db if b.ndim or db is None else db.sum()]
-
-
-def as_pixels(x: np.ndarray) -> np.ndarray:
-    """(N, …, C) as images (N, C, 1, …)."""
-    return x.reshape(len(x), 1, -1, x.shape[-1]).transpose(0, 3, 1, 2)

@@ -107,11 +107,9 @@ void combine(
     const Real* g, const Real* x, Int n, Int p, Int c, const Real* mean, const Real* factor, const Real* slope,
     const Real* offset, Real* dx)
 {
-    IMAGES
-    {
-        Int at = m * p * c, k = m * c;
-        combine_of(g + at, x + at, p, c, mean + k, factor + k, slope + k, offset + k, dx + at);
-    }
+    Int each = p * c;
+    IMAGES combine_of(
+        g + m * each, x + m * each, p, c, mean + m * c, factor + m * c, slope + m * c, offset + m * c, dx + m * each);
 }
 
 // Groups within an image (group and layer norm): all steps for one image.

@@ -9,27 +9,16 @@ take as much memory as the images.  Images have the shape (N, P, C) here: P pixe
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from nanogen.distributed import mean_over_ranks
 from nanogen.functional.normalization import moments_of, normalize_groups, normalize_last
+from nanogen.kernels.convolution import images_of, rows_of
 from nanogen.kernels.cpu.compiled import call, covers
 
 Array = np.ndarray
-
-
-def rows_of(x: Array, like: Array) -> Array:
-    """(N, C, *) to a contiguous (N, P, C) with the dtype of `like`; a view if the memory has that layout already."""
-    rows = x.reshape(*x.shape[:2], math.prod(x.shape[2:])).swapaxes(1, 2)
-    return np.ascontiguousarray(rows, like.dtype)
-
-
-def images_of(rows: Array, shape: tuple[int, ...]) -> Array:
-    """The inverse of `rows_of`."""
-    return rows.swapaxes(1, 2).reshape(shape)
 
 
 def scratch(rows: Array) -> Array:
@@ -51,7 +40,7 @@ def batch_stride(weight: Array) -> int:
 def _(x):
     if not covers(x) or not x.size:
         return NotImplemented
-    rows, count = rows_of(x, x), x.size // x.shape[1]
+    rows, count = rows_of(x), x.size // x.shape[1]
     near = centred_sums(rows, np.zeros(x.shape[1], x.dtype))[0] / count
     rest, squares = centred_sums(rows, near) / count  # so that the mean of equal numbers is exact
     return near + rest, np.maximum(squares - rest**2, 0)
@@ -69,7 +58,7 @@ class NormalizeGroups:
     def forward(input, weight, bias, *, groups, eps, over_batch, gated, moments):
         if not covers(input, weight, bias) or not input.size or (over_batch and groups != input.shape[1]):
             return NotImplemented
-        rows, weight, bias = rows_of(input, input), np.ascontiguousarray(weight), np.ascontiguousarray(bias)
+        rows, weight, bias = rows_of(input), np.ascontiguousarray(weight), np.ascontiguousarray(bias)
         (n, _, c), out = rows.shape, np.empty(rows.shape, rows.dtype)
         if over_batch:
             mean, variance = moments or moments_of(input)
@@ -83,9 +72,9 @@ class NormalizeGroups:
         return images_of(out, input.shape), (mean, rstd)
 
     def gradient(g, saved, input, weight, bias, *, groups, eps, over_batch, gated, moments, wanted):
-        rows, weight, bias = rows_of(input, input), np.ascontiguousarray(weight), np.ascontiguousarray(bias)
+        rows, weight, bias = rows_of(input), np.ascontiguousarray(weight), np.ascontiguousarray(bias)
         work = over_the_batch if over_batch else in_each_image
-        dx, *others = work(rows_of(g, input), *saved, rows, weight, bias, groups, gated)
+        dx, *others = work(rows_of(g), *saved, rows, weight, bias, groups, gated)
         return [images_of(dx, input.shape), *others]
 
 

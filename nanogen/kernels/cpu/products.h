@@ -25,6 +25,32 @@ INLINE void multiply_piece(
     }
 }
 
+// `count` products c = a b: a is (m, k), or (k, m) if transposed; b likewise.  They are added to c if `more`.
+static inline void multiply(
+    Int gemm, Int count, int transposed_a, int transposed_b, Int m, Int n, Int k, Piece piece, const Real* a,
+    const Real* b, int more, Real* c)
+{
+    Product is = {m, n, k, transposed_a, transposed_b, transposed_a ? m : k, transposed_b ? k : n};
+    Int rows = (m + piece.height - 1) / piece.height, columns = (n + piece.width - 1) / piece.width;
+    SHARED(count * m * n * k > 1 << 17)
+    for (Int p = 0; p < count * rows * columns; p++) {
+        Int q = p / columns / rows, i = p / columns % rows * piece.height, j = p % columns * piece.width;
+        multiply_piece((Gemm)gemm, is, piece, a + q * m * k, b + q * k * n, i, j, 0, k, more, c + q * m * n);
+    }
+}
+
+static inline void add_bias(const Real* bias, Int pixels, Int c, Real* y)
+{
+    SHARED(pixels * c > 1 << 14)
+    for (Int i = 0; i < pixels; i++)
+        for (Int q = 0; q < c; q++) y[i * c + q] += bias[q];
+}
+
+// `work` for each group.  Several groups run in parallel; of a single one the inner loops do.
+#define EACH_GROUP(is, work) \
+    if (is.groups == 1) { Int group = 0; work; } else \
+    SHARED(1) for (Int group = 0; group < is.groups; group++) work
+
 // The sum of the groups' results, in order; each has `size` elements.  `out` may be the same memory as `sums`.
 static inline void add_groups(Int groups, Int size, const Real* sums, Real* out)
 {

@@ -12,10 +12,7 @@ from nanogen.functional.matrix import matrix_product
 from nanogen.kernels.cpu.compiled import covers
 from nanogen.kernels.cpu.threads import blas, blas_function, single_threaded
 
-Shape = tuple[int, ...]
-
 CACHE_LINE = 64  # bytes
-WORTH_A_LINE = 1 << 14  # bytes
 SMALL = 10**6  # multiplications; up to this OpenBLAS's AVX-512 kernels read matrices in place, beyond it copies
 
 
@@ -25,14 +22,12 @@ def matmul(a, b):
     return single_threaded(np.matmul, a, b) if covers(a, b) else NotImplemented
 
 
-def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
-    """np.empty(shape, dtype), aligned to a cache line unless it is so small that it does not matter.
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """np.empty(shape, dtype), aligned to a cache line.
 
     OpenBLAS's kernels for small matrices read the second factor in place, 64 bytes at a time.  NumPy's arrays are not
     aligned, so each read touches two cache lines: 105 to 120 GFLOP/s instead of 150 to 170 (Intel)."""
     count = math.prod(shape) * dtype.itemsize
-    if count < WORTH_A_LINE:
-        return np.empty(shape, dtype)
     memory = np.empty(count + CACHE_LINE, np.uint8)
     start = -ctypes.addressof(ctypes.c_char.from_buffer(memory.data)) % CACHE_LINE
     return np.ndarray(shape, dtype, memory, start)

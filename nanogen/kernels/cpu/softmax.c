@@ -4,14 +4,6 @@
 
 #define ROWS SHARED(rows * k > 1 << 13) for (Int r = 0; r < rows; r++)
 
-INLINE Real largest_of(const Real* x, Int k)
-{
-    Real top = k ? x[0] : 0;
-    PRAGMA(omp simd reduction(max : top))
-    for (Int q = 1; q < k; q++) top = x[q] > top ? x[q] : top;
-    return top;
-}
-
 INLINE int known(Int label, Int k) { return 0 <= label && label < k; }  // other labels would read outside of the row
 
 void cross_entropy(const Real* logits, const Int* labels, Int rows, Int k, Real* largest, Real* total, Real* loss)

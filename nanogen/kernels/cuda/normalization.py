@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from nanogen.backend import Array, array_module
 from nanogen.distributed import mean_over_ranks
 from nanogen.functional.normalization import moments_of, normalize_groups
+from nanogen.kernels.convolution import images_of, rows_of
 from nanogen.kernels.cuda.launch import THREADS, covers, cuda_source, launch
 
 SOURCE = cuda_source("normalization")
 FETCHED = 8  # float32 numbers that a GPU loads in one transaction
-
-
-def rows_of(x: Array) -> Array:
-    """(N, C, *) to a contiguous (N, P, C); a view if the memory has that layout already."""
-    return array_module(x).ascontiguousarray(x.reshape(*x.shape[:2], math.prod(x.shape[2:])).swapaxes(1, 2))
-
-
-def images_of(rows: Array, shape: tuple[int, ...]) -> Array:
-    """The inverse of `rows_of`."""
-    return rows.swapaxes(1, 2).reshape(shape)
 
 
 def launch_sizes(images: int, channels: int, each: int) -> tuple[int, tuple[int, int], tuple[int, int]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nanogen import functional as F
-from nanogen.autograd import Tensor
+from nanogen.autograd import Tensor, composite
 from nanogen.backend import Array, resident
 from nanogen.models.diffusion.unet import sinusoidal_embedding, zeroed
 from nanogen.nn import Dropout, Embedding, Linear, Module
@@ -50,6 +50,12 @@ def adaptive_layer_norm(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return F.layer_norm(h, h.shape[2:], 1.0 + scale, shift, EPS)
 
 
+@composite
+def gated_residual(h, gate, branch):
+    """h + gate · branch for tokens (N, L, C), with the gates (N, 1, C) of each image.  Figure 3."""
+    return h + gate * branch
+
+
 class Block(Module):
     """h → h + gate · attention(adaLN(h)), then h → h + gate · mlp(adaLN(h)); all scales, shifts and gates by time and
     label.  At the start the gates are 0, and the block the identity: adaLN-zero.  Peebles & Xie 2023, figure 3."""
@@ -75,8 +81,8 @@ class Block(Module):
     def forward(self, h: Tensor, condition: Tensor, rng: Generator | None = None) -> Tensor:
         """Tokens (N, L, C) to tokens; the condition is (N, 1, C)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.condition(condition).chunk(6, 2)
-        h = h + gate1 * self.attention(adaptive_layer_norm(h, scale1, shift1))
-        return h + gate2 * self.mlp(adaptive_layer_norm(h, scale2, shift2), rng)
+        h = gated_residual(h, gate1, self.attention(adaptive_layer_norm(h, scale1, shift1)))
+        return gated_residual(h, gate2, self.mlp(adaptive_layer_norm(h, scale2, shift2), rng))
 
 
 class Transformer(Module):
