@@ -97,20 +97,20 @@ def test_job(seed: int, small: bool, n: int, c: int, o: int, lines: int, line: i
 @example(0, True, True, 64, 300, 300)  # a weight of more numbers than the rows
 @example(0, True, False, 5000, 1, 1)
 def test_rows_job(seed: int, small: bool, transposed: bool, rows: int, k: int, m: int) -> None:
-    """As many groups as threads could need, if each has as many numbers as the weights, and 16 rows at least; products
-    are cut as `piece` says."""
+    """As many groups as threads could need, an even number, if each has as many numbers as the weights, and 128 rows at
+    least; products are cut as `piece` says, for all threads where there is one group."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linear, "GROUPS", cores := [4, 8, 12][seed % 3])
         patch.setattr(linear, "kernels_for_small", lambda: small)
         found = linear.rows_job.__wrapped__(rows, k, m, transposed).tolist()
-    groups = found[4]
+    groups, least = found[4], max(128, k * m / (k + m))  # rows of a group
     assert found[:4] == [rows, k, m, transposed]
-    least = max(16, k * m / (k + m))
-    assert groups in range(4, cores + 1, 4) or (groups == 1 and rows < 4 * least)
+    assert groups in (1, *range(2, cores + 1, 2))
     assert groups == 1 or rows >= groups * least
-    assert groups >= cores - 3 or rows < (groups + 4 if groups > 1 else 4) * least
-    forward = products.piece(4, -(-rows // groups), m, k, False, transposed, small)
-    weight = products.piece(4, k, m, -(-rows // groups), True, False, small)
+    assert groups == cores or rows < (groups // 2 * 2 + 2) * least
+    count = 4 if groups > 1 else 1
+    forward = products.piece(count, -(-rows // groups), m, k, False, transposed, small)
+    weight = products.piece(count, k, m, -(-rows // groups), True, False, small)
     assert found[5:] == [*forward[:3], *weight[:3]]
 
 

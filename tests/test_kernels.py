@@ -141,7 +141,7 @@ def _(rng):
     n = lambda *shape: rng.integers(-4, 5, shape).astype(float)
     shapes = {"rows": ((5, 3), (4, 3)), "tokens": ((2, 5, 3), (4, 3)), "images": ((2, 3, 4, 5), (6, 5)),
               "number": ((3,), (2, 3)), "large": ((3, 400, 64), (48, 64)), "empty": ((0, 3), (2, 3)),
-              "few": ((5, 300), (290, 300)), "odd-groups": ((67, 3), (4, 3)),
+              "few": ((5, 300), (290, 300)), "odd-groups": ((517, 3), (4, 3)),
               "vector": ((2, 3), (3,))}  # fmt: skip
     made = [Sample(name, [n(*x), n(*w), n(*w[:-1])], {}) for name, (x, w) in shapes.items()]
     return [
