@@ -4,6 +4,8 @@ passes, a wrong one is refused and named."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -161,6 +163,28 @@ def test_a_sampler_that_starts_ends_or_draws_otherwise_is_refused_and_named(text
     with pytest.raises(PropertyError) as caught:
         check_diffusion_sampler(sampler_of(rule(), **SAMPLERS[text]), betas=BETAS)
     assert caught.value.looks_like == (text,)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_images_may_be_clamped_and_rounded_at_the_end(whole: bool) -> None:
+    """One value of a hundred leaves [−1, 1]: with so little noise the data do not become N(0, I).  An end that is off
+    by 1.5 levels of 255 is refused all the same."""
+    betas, left = np.linspace(0.001, 0.015, 12), []
+
+    def sampler(off: float) -> Callable[..., np.ndarray]:
+        def sample(network: Any, n: int, S: int) -> np.ndarray:
+            x = sampler_of(replace(rule(method="ddim"), S=Tables(betas)))(network, n, S) + off
+            left.append((np.abs(x) > 1).mean())
+            images = (np.clip(x, -1, 1) + 1) / 2 * 255
+            return images.astype(np.uint8) if whole else images
+
+        return sample
+
+    check = partial(check_diffusion_sampler, method="ddim", steps=12, betas=betas, pixels=(0, 255))
+    check(sampler(0.0))
+    with pytest.raises(PropertyError, match="to the end"):
+        check(sampler(-1.5 * 2 / 255))
+    assert min(left) > 0.01
 
 
 def test_draws_of_times() -> None:

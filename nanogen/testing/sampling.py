@@ -68,7 +68,8 @@ def _run_sampler(
 ) -> dict[str, Any]:
     record = Recorder(tables(given["betas"], given["alphas_cumprod"]), prediction, int(time == "1…T"))
     many = () if method == "ancestral" and steps is None else (inputs["S"],)
-    last = np.array(to_numpy(f(record.network(), inputs["n"], *many)), float)
+    returned = to_numpy(f(record.network(), inputs["n"], *many))
+    last = np.array(returned, float)
     if not record.times:
         raise UsageError("check_diffusion_sampler: the sampler did not call the network that it was given")
     low, high = pixels
@@ -78,7 +79,8 @@ def _run_sampler(
     path = [x.reshape(inputs["n"], -1) for x in (*record.inputs, last)]
     if len({x.shape for x in path}) > 1:
         raise UsageError("check_diffusion_sampler: the network was asked for batches of several sizes")
-    inputs["_record"].update(times=np.array(record.times), path=np.stack(path), outputs=record.outputs)
+    level = 2 / (high - low) if returned.dtype.kind in "iu" else 0.0
+    inputs["_record"].update(times=np.array(record.times), path=np.stack(path), outputs=record.outputs, level=level)
     return {
         "times asked": np.array(record.times),
         "x at the first time": path[0],
@@ -94,6 +96,7 @@ class Steps:
     times: np.ndarray
     path: np.ndarray
     outputs: list[np.ndarray]
+    level: float  # from one whole number to the next, where the sampler returns such
     shift: int
     stride: int = 0  # if not 0, s = t − stride, whatever the next time
     stop: int = -1  # what the last step goes to
@@ -119,7 +122,10 @@ class Steps:
                 if np.ptp(z, axis=0).max() > small or np.abs(z).max() < 0.01 * std:
                     return "the samples' noise differs, or there is none"
                 continue
-            said = Draws(mean, np.full_like(mean, std), slack=1e-3).refuse(got[k])
+            end = k + 1 == len(where)
+            if end and np.abs(got[k]).max() <= 1 + 1e-6:  # images may be clamped, and rounded to whole numbers
+                mean = np.clip(mean, -1, 1)
+            said = Draws(mean, np.full_like(mean, std), slack=1e-3 + end * self.level).refuse(got[k])
             shift, size = (
                 shift + (((got[k] - mean) / std).sum() if std > 1e-6 else 0.0),
                 size + got[k].size * (std > 1e-6),
@@ -153,7 +159,7 @@ def _sampled(
             return expected | {"x at the first time": None, "the steps": None}
         stride = T // S if wrong == "stride" else 0
         rule = rule_of(given, "" if wrong == "stride" else wrong)
-        steps = Steps(rule, _record["times"], _record["path"], _record["outputs"], shift, stride, **noise)
+        steps = Steps(rule, **_record, shift=shift, stride=stride, **noise)
         if stops:
             steps = replace(steps, stop=int(right[-1]))
         return expected | {"x at the first time": Draws(np.array(start[0]), np.array(start[1])), "the steps": steps}
@@ -261,7 +267,7 @@ def check_diffusion_sampler(
         method, prediction, variance, eta, clip, final: as in check_reverse_step.
         steps: the S to try.  Default for "ddim": some that do not divide T.
         spacing: of the times, as in check_time_grid.
-        pixels: what the sampler returns −1 and 1 as.
+        pixels: what the sampler returns −1 and 1 as.  It may clamp its images to them, and round to whole numbers.
         betas, alphas_cumprod, time: as in check_q_sample.  Few steps (T = 20) are checked fastest and best.
 
     Equation: x_T ~ N(0, I), then the steps of check_reverse_step.  Ho et al. 2020, algorithm 2; Song et al. 2021.
