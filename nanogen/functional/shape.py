@@ -161,8 +161,8 @@ def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int 
         sizes = list(size)
     if sum(sizes) != length:
         raise ValueError(f"split: sizes {sizes} do not add up to {length}, the length of axis {dim}")
-    ends = itertools.accumulate(sizes)
-    return tuple(tensor[(slice(None),) * dim + (slice(end - n, end),)] for n, end in zip(sizes, ends, strict=True))
+    before, ends = (slice(None),) * dim, itertools.accumulate(sizes)
+    return tuple(index(tensor, key=(*before, slice(end - n, end))) for n, end in zip(sizes, ends))
 
 
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:

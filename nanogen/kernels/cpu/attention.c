@@ -21,25 +21,30 @@ INLINE void times(
         ROW_MAJOR, NO_TRANSPOSE + ta, NO_TRANSPOSE + tb, rows, columns, deep, scale, a, lda, b, ldb, 0, c, ldc);
 }
 
-// The softmax of scale · Q Kᵀ + mask.  `logs`: the logarithm of each row's sum of exponentials, if `known`.
+// Scores are kept transposed, a row for each key.  Their sums over the keys are then sums of rows, which vector units
+// add without adding up their own lanes: a third faster with 50 keys, twice as fast with 16 (Intel).
+#define EACH_SCORE(work) \
+    for (Int j = 0; j < is.keys; j++) { \
+        Real* row = x + j * is.queries; \
+        PRAGMA(omp simd) \
+        for (Int i = 0; i < is.queries; i++) { work; } \
+    }
+
+// softmax(scale · K Qᵀ + mask) over the keys.  `logs`: the logarithm of each query's sum of exponentials, if `known`.
 static void softmax_of(
     Real* logs, const Real* query, const Real* key, const Real* mask, double scale, Int gemm, Attention is, Int m,
-    int known, Real* x)
+    int known, Real* sums, Real* x)
 {
-    Int keys = is.keys;
-    PRODUCT(0, 1, is.queries, keys, is.depth, scale, GIVEN(query), GIVEN(key), x, keys);
-    for (Int i = 0; mask && i < is.queries * keys; i++) x[i] += mask[m * is.queries * keys + i];
-    for (Real* log_sum = logs + m * is.queries; log_sum < logs + (m + 1) * is.queries; log_sum++, x += keys) {
-        Real top = largest_of(x, keys), sum = 0;
-        if (known) {
-            for (Int j = 0; j < keys; j++) x[j] = exponential(x[j] - *log_sum);
-            continue;
-        }
-        PRAGMA(omp simd reduction(+ : sum))
-        for (Int j = 0; j < keys; j++) sum += x[j] = exponential(x[j] - top);
-        for (Int j = 0; j < keys; j++) x[j] *= 1 / sum;
-        *log_sum = top + (Real)log(sum);
-    }
+    Int size = is.queries * is.keys;
+    Real* log_sum = logs + m * is.queries;
+    PRODUCT(0, 1, is.keys, is.queries, is.depth, scale, GIVEN(key), GIVEN(query), x, is.queries);
+    for (Int i = 0; mask && i < size; i++) x[i] += mask[m * size + i];
+    if (known) { EACH_SCORE(row[i] = exponential(row[i] - log_sum[i])) return; }
+    for (Int i = 0; i < is.queries; i++) log_sum[i] = x[i], sums[i] = 0;
+    EACH_SCORE(log_sum[i] = row[i] > log_sum[i] ? row[i] : log_sum[i])
+    EACH_SCORE(sums[i] += row[i] = exponential(row[i] - log_sum[i]))
+    for (Int i = 0; i < is.queries; i++) log_sum[i] += (Real)log(sums[i]), sums[i] = 1 / sums[i];
+    EACH_SCORE(row[i] *= sums[i])
 }
 
 #define EACH_HEAD SHARED(is.images * is.heads * size * is.depth > 1 << 15) \
@@ -53,10 +58,10 @@ void attention(
     Int size = is.queries * is.keys;
     EACH_HEAD
     {
-        Real* p = malloc(size * sizeof(Real));
-        softmax_of(logs, query, key, mask, scale, gemm, is, m, 0, p);
-        PRODUCT(0, 0, is.queries, is.width, is.keys, 1, p, is.keys, GIVEN(value), MADE(out, is.queries, is.width));
-        free(p);
+        Real *sums = malloc((is.queries + size) * sizeof(Real)), *p = sums + is.queries;
+        softmax_of(logs, query, key, mask, scale, gemm, is, m, 0, sums, p);
+        PRODUCT(1, 0, is.queries, is.width, is.keys, 1, p, is.queries, GIVEN(value), MADE(out, is.queries, is.width));
+        free(sums);
     }
 }
 
@@ -65,21 +70,18 @@ void attention_gradient(
     const Attention* of, const Real* g, Real* dquery, Real* dkey, Real* dvalue)
 {
     const Attention is = *of;
-    Int size = is.queries * is.keys, keys = is.keys;
+    Int queries = is.queries, keys = is.keys, size = queries * keys;
     EACH_HEAD
     {
-        Real *p = malloc(2 * size * sizeof(Real)), *d = p + size;
-        softmax_of(logs, query, key, mask, scale, gemm, is, m, 1, p);
-        PRODUCT(0, 1, is.queries, keys, is.width, 1, GIVEN(g), GIVEN(value), d, keys);
-        for (Int i = 0; i < size; i += keys) {
-            Real sum = 0;
-            PRAGMA(omp simd reduction(+ : sum))
-            for (Int j = i; j < i + keys; j++) sum += d[j] * p[j];
-            for (Int j = i; j < i + keys; j++) d[j] = p[j] * (d[j] - sum);
-        }
-        PRODUCT(1, 0, keys, is.width, is.queries, 1, p, keys, GIVEN(g), MADE(dvalue, keys, is.width));
-        PRODUCT(0, 0, is.queries, is.depth, keys, scale, d, keys, GIVEN(key), MADE(dquery, is.queries, is.depth));
-        PRODUCT(1, 0, keys, is.depth, is.queries, scale, d, keys, GIVEN(query), MADE(dkey, keys, is.depth));
-        free(p);
+        Real *sums = malloc((queries + 2 * size) * sizeof(Real)), *x = sums + queries, *d = x + size;
+        softmax_of(logs, query, key, mask, scale, gemm, is, m, 1, sums, x);
+        PRODUCT(0, 1, keys, queries, is.width, 1, GIVEN(value), GIVEN(g), d, queries);
+        memset(sums, 0, queries * sizeof(Real));
+        EACH_SCORE(sums[i] += row[i] * d[j * queries + i])
+        EACH_SCORE(d[j * queries + i] = row[i] * (d[j * queries + i] - sums[i]))
+        PRODUCT(0, 0, keys, is.width, queries, 1, x, queries, GIVEN(g), MADE(dvalue, keys, is.width));
+        PRODUCT(1, 0, queries, is.depth, keys, scale, d, queries, GIVEN(key), MADE(dquery, queries, is.depth));
+        PRODUCT(0, 0, keys, is.depth, queries, scale, d, queries, GIVEN(query), MADE(dkey, keys, is.depth));
+        free(sums);
     }
 }

@@ -49,12 +49,12 @@ def _function(real: str, name: str) -> Any:
 
 def address(array: np.ndarray) -> int:
     """The address of a contiguous array."""
-    if not array.flags.c_contiguous:
-        raise ValueError(f"not contiguous: shape {array.shape}, strides {array.strides}")
     try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # twice as fast, for writable arrays
-    except (TypeError, ValueError):
-        return array.ctypes.data
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]  # fast, if writable
+    except (TypeError, ValueError) as error:
+        if array.flags.c_contiguous:
+            return array.ctypes.data
+        raise ValueError(f"not contiguous: shape {array.shape}, strides {array.strides}") from error
 
 
 def _after_fork() -> None:
