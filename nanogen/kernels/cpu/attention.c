@@ -22,7 +22,7 @@ INLINE void times(
 }
 
 // Scores are kept transposed, a row for each key.  Their sums over the keys are then sums of rows, which vector units
-// add without adding up their own lanes: a third faster with 50 keys, twice as fast with 16 (Intel).
+// add without adding up their own lanes: forward, a third faster with 49 keys, twice as fast with 16 (Intel).
 #define EACH_SCORE(work) \
     for (Int j = 0; j < is.keys; j++) { \
         Real* row = x + j * is.queries; \
@@ -30,7 +30,7 @@ INLINE void times(
         for (Int i = 0; i < is.queries; i++) { work; } \
     }
 
-// softmax(scale · K Qᵀ + mask) over the keys.  `logs`: the logarithm of each query's sum of exponentials, if `known`.
+// softmax(scale · K Qᵀ + maskᵀ) over the keys.  `logs`: the logarithm of each query's sum of exponentials, if `known`.
 static void softmax_of(
     Real* logs, const Real* query, const Real* key, const Real* mask, double scale, Int gemm, Attention is, Int m,
     int known, Real* sums, Real* x)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from nanogen.functional.matrix import attention
-from nanogen.kernels.cpu.compiled import address, call
+from nanogen.kernels.cpu.compiled import call
 from nanogen.kernels.cpu.convolution import has_images
 from nanogen.kernels.cpu.products import gemm_address
 
@@ -29,7 +29,7 @@ def run(name: str, logs: np.ndarray, given: list, mask: np.ndarray | None, scale
     (n, heads, length, depth), (_, _, keys, width) = given[0].shape, given[2].shape
     strides = [stride // x.itemsize for x in given for stride in x.strides[:3]]
     numbers = np.array([n, heads, length, keys, depth, width, *strides, 0, 0, 0][:18], np.int64)
-    query, key, value, *g = [address(x[:1, :1, :1]) for x in given]
+    query, key, value, *g = [x.ctypes.data for x in given]
     made = [np.empty((n, x.shape[2], heads, wide), x.dtype) for x, wide in zip(given, widths, strict=False)]
     added = 0 if mask is None else mask.ctypes.data
     call(name, logs, query, key, value, added, float(scale), gemm_address(logs.dtype.char), numbers, *g, *made)

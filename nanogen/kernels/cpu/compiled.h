@@ -17,14 +17,6 @@ extern int threads;  // of parallel loops, see compiled.c
 INLINE Int least(Int a, Int b) { return a < b ? a : b; }
 INLINE Int most(Int a, Int b) { return a > b ? a : b; }
 
-INLINE Real largest_of(const Real* x, Int k)
-{
-    Real top = k ? x[0] : 0;
-    PRAGMA(omp simd reduction(max : top))
-    for (Int q = 1; q < k; q++) top = x[q] > top ? x[q] : top;
-    return top;
-}
-
 // eˣ − less, for `less` 0 or 1: eˣ = 2ⁿ eʳ with n = round(x / ln 2), so |r| ≤ ln 2 / 2.  ln 2 is split in two: n times
 // its first part is exact.  Cody & Waite 1980, chapter 6.  Eight terms of eʳ have an error below 6e-9, a tenth of a
 // float's last bit.  Doubles use libm.

@@ -57,7 +57,7 @@ class GatedResidual:
         if not covers(h, gate, branch) or not h.size or h.shape != branch.shape or gate.shape != own:
             return NotImplemented
         h, gate, branch = map(np.ascontiguousarray, (h, gate, branch))
-        out, zero = np.empty_like(h), np.zeros(gate.shape, gate.dtype)
+        out, zero = np.empty_like(h), np.zeros_like(gate)
         call("combine", h, branch, *h.shape, zero, zero + 1, gate, zero, out)
         return out, None
 

@@ -2,6 +2,14 @@
 
 #include "cpu/compiled.h"
 
+INLINE Real largest_of(const Real* x, Int k)
+{
+    Real top = k ? x[0] : 0;
+    PRAGMA(omp simd reduction(max : top))
+    for (Int q = 1; q < k; q++) top = x[q] > top ? x[q] : top;
+    return top;
+}
+
 #define ROWS SHARED(rows * k > 1 << 13) for (Int r = 0; r < rows; r++)
 
 INLINE int known(Int label, Int k) { return 0 <= label && label < k; }  // other labels would read outside of the row
